@@ -1,0 +1,342 @@
+/*
+ * uniprefill: token-dropping prefill behind a plain C interface.
+ *
+ * Two levels. The OPERATORS are what another engine links to drop tokens in its own prefill: they work on memory and a
+ * stream that the caller owns, allocate nothing and never wait for the device. The MODEL RUNNER loads a model directory
+ * and carries out StepPlans; it is what this project's own engine uses.
+ *
+ * Conventions
+ *   - Every function returns an up_status. On anything but UP_OK, up_last_error() of the same thread says which operation
+ *     failed, in which phase and with which numbers. Outputs are untouched on failure unless said otherwise.
+ *   - Parameters are structs whose first field is their size: set `size = sizeof(struct)` and zero the rest. Fields added
+ *     later are zero for older callers, and zero means the old behaviour.
+ *   - Strides count elements, sizes count bytes. Indices are int32. Row-major unless strides say otherwise.
+ *   - Device pointers must be aligned to 16 bytes. Streams are the backend's own type behind void *; NULL is its default.
+ *   - Operators may be called from any thread; calls that share a workspace must be ordered by the caller. A runner is
+ *     used by one thread at a time; separate runners are independent. Handles may be destroyed in any order.
+ *   - No exception leaves the library, and no input makes it read or write out of bounds.
+ */
+#ifndef UNIPREFILL_H
+#define UNIPREFILL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define UP_API __attribute__((visibility("default")))
+#else
+#define UP_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define UP_ABI_VERSION 1
+
+/* The ABI version of the library that was loaded; compare with UP_ABI_VERSION. */
+UP_API int32_t up_abi_version(void);
+
+typedef enum up_status {
+  UP_OK = 0,
+  UP_INVALID_ARGUMENT = 1,
+  UP_UNSUPPORTED_MODEL = 2,
+  UP_UNSUPPORTED_DTYPE = 3,
+  UP_CORRUPT_FILE = 4,
+  UP_OUT_OF_MEMORY = 5,
+  UP_DEVICE_LOST = 6,
+  UP_LAUNCH_FAILED = 7,
+  UP_INTERNAL = 8,
+  UP_INVALID_PLAN = 9
+} up_status;
+
+typedef struct up_error {
+  up_status status;
+  const char *operation; /* "up_model_open" */
+  const char *phase;     /* "read header" */
+  const char *detail;    /* names and numbers */
+} up_error;
+
+/* The last failure on this thread; its strings live until the next failing call on this thread. */
+UP_API up_error up_last_error(void);
+
+/* "UP_INVALID_ARGUMENT" for 1, and so on; "UP_UNKNOWN" for a number that is none. */
+UP_API const char *up_status_name(int32_t status);
+
+typedef enum up_dtype { UP_F32 = 0, UP_BF16 = 1, UP_F16 = 2, UP_F64 = 3 } up_dtype;
+
+/*
+ * Where operators run. UP_REFERENCE is plain loops in double precision on host memory: slow, and the oracle of the other
+ * backends. UP_CUDA is loaded from libuniprefill_cuda.so when first asked for.
+ */
+typedef enum up_backend { UP_REFERENCE = 0, UP_CUDA = 1 } up_backend;
+
+/* UP_OK when the backend can run here; otherwise up_last_error() says what is missing. */
+UP_API up_status up_backend_available(up_backend backend);
+
+/* ------------------------------------------------------------------------------------------------ operators ------ */
+
+/*
+ * K or V of several requests: paged when `pages` is given, strided otherwise.
+ *   paged:   element (row r, head h, i) of request b at
+ *            data + pages[b * pages_stride + r / page_size] * page_stride + (r % page_size) * row_stride
+ *                 + h * head_stride + i
+ *   strided: element at data + b * page_stride + r * row_stride + h * head_stride + i
+ */
+typedef struct up_kv {
+  const void *data;
+  const int32_t *pages;
+  int64_t pages_stride;
+  int64_t page_stride;
+  int64_t row_stride;
+  int64_t head_stride;
+  int32_t page_size; /* 16, 32, 64 or 128; ignored when pages is NULL */
+  int32_t page_count; /* pages (or requests, when strided) that `data` holds: an index beyond it is clamped away */
+} up_kv;
+
+typedef enum up_rule { UP_RULE_EXCLUSIVE = 0, UP_RULE_REFERENCE = 1 } up_rule;
+
+/*
+ * Scores the last `last_q` queries of each request against all its keys, sums the attention mass of each block of
+ * `block` rows over queries and heads, and keeps the blocks that hold a share p of it.
+ *
+ * A request with `lengths[b]` rows has its queries at rows lengths[b] - q_rows + (0 … q_rows-1), q_rows =
+ * min(last_q, lengths[b]); queries are [requests, last_q, heads, head_dim], a short request's at the front.
+ */
+typedef struct up_selection {
+  size_t size;
+  up_dtype dtype; /* of queries and keys: bf16 or f16; the reference also takes f32 and f64 */
+  int32_t requests;
+  int32_t heads;
+  int32_t kv_heads;
+  int32_t head_dim; /* 64, 128 or 256 */
+  int32_t max_rows; /* capacity: no length exceeds it */
+  int32_t block;    /* 64 */
+  int32_t sink;
+  int32_t last_q; /* at most 128 */
+  up_rule rule;
+  float scale;
+  float soft_cap; /* 0: none */
+  const void *queries;
+  int64_t query_request_stride;
+  int64_t query_row_stride;
+  int64_t query_head_stride;
+  up_kv keys;
+  const int32_t *lengths; /* [requests], on the device; clamped to [0, max_rows] there */
+  const uint64_t *p_q32;  /* [requests], on the device; p in unsigned Q32, at most 1 << 32 */
+
+  /* Outputs, on the device. */
+  uint64_t *masses;      /* [requests, blocks(max_rows)], 40 fractional bits; may be NULL */
+  uint32_t *bitmaps;     /* [requests, words(max_rows)], words = ceil(blocks / 32) */
+  int32_t *kept;         /* [requests, max_rows]: ascending indices of the rows kept */
+  int32_t *kept_lengths; /* [requests] */
+  int32_t *fallbacks;    /* [requests]: 1 when scores were not finite and everything was kept; may be NULL */
+} up_selection;
+
+UP_API up_status up_selection_workspace(up_backend backend, const up_selection *p, size_t *bytes);
+UP_API up_status up_select(up_backend backend, const up_selection *p, void *workspace, size_t workspace_bytes, void *stream);
+
+/* target[i, :] = source[indices[i], :] for i < *count, rows of `row_bytes` (a multiple of 16). */
+typedef struct up_gather {
+  size_t size;
+  int32_t max_rows;    /* capacity of target and indices */
+  int32_t source_rows; /* indices are clamped to it */
+  int64_t row_bytes;
+  int64_t source_stride_bytes;
+  int64_t target_stride_bytes;
+  const void *source;
+  const int32_t *indices;
+  const int32_t *count; /* on the device */
+  void *target;
+} up_gather;
+
+UP_API up_status up_gather_rows(up_backend backend, const up_gather *p, void *stream);
+
+/*
+ * Attention of prefill rows. Query row i of the batch sees the keys lo[i] … hi[i] (both inclusive, compacted indices of
+ * its request); lo and hi are monotone within a request. Rows of request b are row_starts[b] … row_starts[b+1]-1.
+ */
+typedef struct up_prefill_attention {
+  size_t size;
+  up_dtype dtype;
+  int32_t requests;
+  int32_t max_query_rows; /* capacity over the batch */
+  int32_t max_key_rows;   /* capacity per request */
+  int32_t heads;
+  int32_t kv_heads;
+  int32_t head_dim;
+  float scale;
+  float soft_cap;
+  const void *queries; /* [rows, heads, head_dim] */
+  int64_t query_row_stride;
+  int64_t query_head_stride;
+  up_kv keys;
+  up_kv values;
+  const int32_t *row_starts; /* [requests + 1], on the device */
+  const int32_t *lo;         /* [rows], on the device; NULL: all 0 */
+  const int32_t *hi;         /* [rows], on the device; a row with hi < lo gives zeros */
+  void *output;              /* [rows, heads, head_dim] */
+  int64_t output_row_stride;
+  int64_t output_head_stride;
+} up_prefill_attention;
+
+UP_API up_status up_prefill_attention_workspace(up_backend backend, const up_prefill_attention *p, size_t *bytes);
+UP_API up_status up_attend_prefill(up_backend backend, const up_prefill_attention *p, void *workspace,
+                                   size_t workspace_bytes, void *stream);
+
+/* One query row per request; request b sees keys begin[b] … end[b]-1. */
+typedef struct up_decode_attention {
+  size_t size;
+  up_dtype dtype;
+  int32_t requests; /* capacity; requests with end <= begin give zeros */
+  int32_t max_key_rows;
+  int32_t heads;
+  int32_t kv_heads;
+  int32_t head_dim;
+  float scale;
+  float soft_cap;
+  const void *queries; /* [requests, heads, head_dim] */
+  int64_t query_row_stride;
+  int64_t query_head_stride;
+  up_kv keys;
+  up_kv values;
+  const int32_t *begin; /* [requests], on the device; NULL: all 0 */
+  const int32_t *end;   /* [requests], on the device */
+  void *output;
+  int64_t output_row_stride;
+  int64_t output_head_stride;
+} up_decode_attention;
+
+UP_API up_status up_decode_attention_workspace(up_backend backend, const up_decode_attention *p, size_t *bytes);
+UP_API up_status up_attend_decode(up_backend backend, const up_decode_attention *p, void *workspace,
+                                  size_t workspace_bytes, void *stream);
+
+/* --------------------------------------------------------------------------------------------- model runner ------ */
+
+typedef struct up_model up_model;
+typedef struct up_runner up_runner;
+
+typedef struct up_drop_schedule {
+  size_t size;
+  int32_t drop_layer_count;
+  const int32_t *drop_layers; /* ascending, full-attention layers, not the last layer */
+  up_rule rule;
+  int32_t block;
+  int32_t sink;
+  int32_t last_q;
+  int32_t window_by_original; /* 0: sliding windows count kept rows */
+} up_drop_schedule;
+
+typedef enum up_kernels {
+  UP_KERNELS_AUTO = 0, /* the fastest this processor runs */
+  UP_KERNELS_PORTABLE = 1,
+  UP_KERNELS_AVX2 = 2,
+  UP_KERNELS_AVX512_BF16 = 3,
+  UP_KERNELS_REFERENCE = 4 /* plain loops in double precision */
+} up_kernels;
+
+/* Reads config.json and maps every *.safetensors of a Hugging Face model directory; checks names, dtypes and shapes. */
+UP_API up_status up_model_open(const char *directory, up_model **out);
+UP_API void up_model_close(up_model *model);
+
+typedef struct up_model_info {
+  size_t size;
+  int32_t layers;
+  int32_t hidden_size;
+  int32_t vocab_size;
+  int32_t heads;
+  int32_t kv_heads;
+  int32_t head_dim;
+  int32_t max_positions;
+  uint64_t fingerprint; /* of config and weights: names, shapes and a sample of the bytes */
+} up_model_info;
+
+UP_API up_status up_model_describe(const up_model *model, up_model_info *out);
+
+typedef struct up_runner_options {
+  size_t size;
+  up_drop_schedule schedule; /* its size 0: no drop layers */
+  int32_t page_size;         /* rows; a multiple of 64 */
+  int32_t slabs;
+  int32_t slots;
+  int32_t max_rows_per_step;
+  int32_t max_tokens; /* of one slot, prompt and output */
+  int32_t threads;    /* 0: the processors of this process */
+  up_kernels kernels;
+} up_runner_options;
+
+/* A model may be closed while runners made from it live; they keep what they need. */
+UP_API up_status up_runner_create(const up_model *model, const up_runner_options *options, up_runner **out);
+UP_API void up_runner_destroy(up_runner *runner);
+
+typedef struct up_table_info {
+  int32_t segment;
+  int32_t kind; /* 0 full, 1 sliding, 2 carry */
+  int32_t layers;
+  int32_t slabs_per_page;
+} up_table_info;
+
+typedef struct up_runner_info {
+  size_t size;
+  int64_t slab_bytes;
+  int32_t layers_per_slab;
+  int32_t table_count;
+  up_table_info tables[96];
+  int32_t threads;
+  up_kernels kernels; /* what UP_KERNELS_AUTO became */
+} up_runner_info;
+
+UP_API up_status up_runner_describe(const up_runner *runner, up_runner_info *out);
+
+typedef struct up_sampling {
+  float temperature; /* 0: greedy */
+  int32_t top_k;     /* 0: off */
+  float top_p;
+  float min_p;
+  float frequency_penalty;
+  float presence_penalty;
+  float repetition_penalty;
+  uint64_t seed;
+  int32_t min_tokens;
+  int32_t stop_count;
+  const int32_t *stop_tokens;
+  int32_t bias_count;
+  const int32_t *bias_tokens;
+  const float *bias_values;
+  int32_t allowed_count; /* -1: all are allowed */
+  const int32_t *allowed_tokens;
+  int32_t logprobs; /* -1: none; n: the sampled token and the n most likely */
+} up_sampling;
+
+typedef struct up_slot_content {
+  size_t size;
+  int32_t slot;
+  int32_t token_count;
+  const int32_t *tokens; /* the prompt, then output so far */
+  int32_t prompt_length;
+  int32_t drops;              /* 0: never drops */
+  const uint64_t *p_q32;      /* [drop layers] */
+  int32_t bitmap_count;       /* selections already decided */
+  const int32_t *bitmap_words; /* [bitmap_count]: words of each */
+  const uint32_t *bitmaps;    /* one after another */
+  up_sampling sampling;
+  int32_t return_logits;
+} up_slot_content;
+
+/* Copies everything it needs. */
+UP_API up_status up_slot_open(up_runner *runner, const up_slot_content *content);
+UP_API up_status up_slot_close(up_runner *runner, int32_t slot);
+
+/*
+ * Runs one step and waits for it. `plan` holds the bytes of a StepPlan ("UPPL", version 1); `*result` points to the bytes
+ * of a StepResult ("UPSR", version 1), owned by the runner and valid until its next step. A plan that does not hold
+ * together is UP_INVALID_PLAN, named by section and record, and changes nothing.
+ */
+UP_API up_status up_step(up_runner *runner, const uint8_t *plan, size_t plan_bytes, const uint8_t **result,
+                         size_t *result_bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,57 @@
+/**
+ * A growable list of 32-bit integers: the columns of a StepPlan and a StepResult.
+ *
+ * `data` may be longer than `length`. Pushing reallocates only when the capacity is exceeded, so a list that is cleared
+ * and refilled every step stops allocating once it has seen its largest step.
+ */
+export class IntList {
+  data: Int32Array
+  length = 0
+
+  constructor(capacity = 16) {
+    this.data = new Int32Array(capacity)
+  }
+
+  static from(values: ArrayLike<number>): IntList {
+    const list = new IntList(Math.max(1, values.length))
+    list.data.set(values)
+    list.length = values.length
+    return list
+  }
+
+  clear(): void {
+    this.length = 0
+  }
+
+  push(value: number): void {
+    if (this.length === this.data.length) this.grow(this.length + 1)
+    this.data[this.length++] = value
+  }
+
+  push2(a: number, b: number): void {
+    this.push(a)
+    this.push(b)
+  }
+
+  push3(a: number, b: number, c: number): void {
+    this.push(a)
+    this.push(b)
+    this.push(c)
+  }
+
+  pushAll(values: ArrayLike<number>, start = 0, end = values.length): void {
+    const count = end - start
+    if (this.length + count > this.data.length) this.grow(this.length + count)
+    for (let i = start; i < end; i++) this.data[this.length++] = values[i]!
+  }
+
+  toArray(): Array<number> {
+    return Array.from(this.data.subarray(0, this.length))
+  }
+
+  private grow(needed: number): void {
+    const bigger = new Int32Array(Math.max(needed, this.data.length * 2))
+    bigger.set(this.data.subarray(0, this.length))
+    this.data = bigger
+  }
+}
