@@ -231,8 +231,7 @@ typedef enum up_kernels {
   UP_KERNELS_AUTO = 0, /* the fastest this processor runs */
   UP_KERNELS_PORTABLE = 1,
   UP_KERNELS_AVX2 = 2,
-  UP_KERNELS_AVX512_BF16 = 3,
-  UP_KERNELS_REFERENCE = 4 /* plain loops in double precision */
+  UP_KERNELS_AVX512_BF16 = 3
 } up_kernels;
 
 /* Reads config.json and maps every *.safetensors of a Hugging Face model directory; checks names, dtypes and shapes. */

@@ -1,0 +1,114 @@
+import type { ExecutorInfo, SamplingParameters } from "@uniprefill/executor/Executor"
+import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { Context, type Effect, Schema, type Scope, type Stream } from "effect"
+
+/**
+ * Token ids in, a stream of text out: the Effect shell over the serving loop. One engine serves one model.
+ */
+export class Engine extends Context.Service<
+  Engine,
+  {
+    readonly model: EngineModel
+    /**
+     * Queues a request and returns its output. The effect succeeds once the request has been accepted, so an overloaded
+     * engine answers with an error and not with a stream. Closing the scope before the stream's end aborts the request at
+     * the next commit; afterwards it owns nothing.
+     */
+    readonly generate: (
+      request: GenerateRequest,
+    ) => Effect.Effect<Stream.Stream<GenerateEvent, EngineError>, EngineError, Scope.Scope>
+    readonly status: Effect.Effect<EngineStatus>
+    /** Refuses new requests with `Draining`; completes when the running ones have finished. */
+    readonly drain: Effect.Effect<void>
+  }
+>()("@uniprefill/engine/Engine") {}
+
+export interface EngineModel {
+  readonly spec: ModelSpec
+  readonly executor: ExecutorInfo
+  /** Longest prompt + output, in tokens. */
+  readonly maxModelLen: number
+  /** Whether a drop schedule is in force. */
+  readonly drops: boolean
+}
+
+export interface GenerateRequest {
+  /** The shell's own name of the request; unique among those running. */
+  readonly requestId: string
+  readonly prompt: Int32Array
+  /** Undefined: as many as fit. */
+  readonly maxTokens: number | undefined
+  readonly sampling: SamplingParameters
+  /** The output ends before (or after, with `includeStop`) the first of these strings to appear. */
+  readonly stop: ReadonlyArray<string>
+  readonly includeStop: boolean
+  readonly skipSpecialTokens: boolean
+  /** False serves this request dense. */
+  readonly drop: boolean
+  /** Raises p of every drop layer to at least this. */
+  readonly minP: number | undefined
+  /** Lower is sooner. */
+  readonly priority: number
+}
+
+/** What a request produced since the last event. */
+export type GenerateEvent =
+  | {
+      readonly _tag: "Output"
+      /** Token ids sampled; may be ahead of `text` while a character or a possible stop string is incomplete. */
+      readonly tokens: ReadonlyArray<number>
+      /** Text that is now certain. */
+      readonly text: string
+      /** One entry per token when asked for: the sampled token first, then the most likely ones. */
+      readonly logprobs: ReadonlyArray<ReadonlyArray<readonly [token: number, logprob: number]>>
+    }
+  | {
+      readonly _tag: "Finished"
+      readonly reason: "stop" | "length" | "abort"
+      /** The stop string or stop token id that ended it. */
+      readonly stopReason: string | number | null
+      readonly promptTokens: number
+      readonly completionTokens: number
+      readonly cachedTokens: number
+      /** Rows kept in each segment as a share of the prompt: 1 first, then one ratio per selection; [1] when dense. */
+      readonly kept: ReadonlyArray<number>
+      /** The bitmaps behind `kept`, one per selection: bit b is block b of the set before it. */
+      readonly bitmaps: ReadonlyArray<Uint32Array>
+      readonly times: RequestTimes
+    }
+
+/** Integer µs on the engine's clock. */
+export interface RequestTimes {
+  readonly arrivedMicros: number
+  readonly firstScheduledMicros: number
+  readonly firstTokenMicros: number
+  readonly finishedMicros: number
+}
+
+export interface EngineStatus {
+  readonly running: number
+  readonly waiting: number
+  readonly draining: boolean
+  /** Slabs in use and in all. */
+  readonly slabsUsed: number
+  readonly slabs: number
+  /** Time since the last commit while work waits, in µs; 0 when idle. */
+  readonly stalledMicros: number
+  /** The step that is running, 0 when none. */
+  readonly stepInFlight: number
+}
+
+/**
+ * Why a request was refused or ended: `TooLong` could never fit, `QueueFull` and `Draining` are for now, `Failed` is the
+ * executor's fault.
+ */
+export class EngineError extends Schema.TaggedError<EngineError>()("EngineError", {
+  reason: Schema.Literals(["InvalidRequest", "TooLong", "QueueFull", "Draining", "Failed"]),
+  /** The request field at fault, or null. */
+  field: Schema.NullOr(Schema.String),
+  detail: Schema.String,
+}) {
+  override get message(): string {
+    return this.detail
+  }
+}
