@@ -1,0 +1,51 @@
+import { Effect, FileSystem, Option, Schema, SchemaIssue } from "effect"
+import { jsonFault } from "./JsonFault.ts"
+import { ModelError } from "./ModelError.ts"
+
+/** A whole text file, or none when it does not exist. Fails with `Unreadable`. */
+export const readText = Effect.fnUntraced(function* (file: string) {
+  const fileSystem = yield* FileSystem.FileSystem
+  return yield* fileSystem.readFileString(file).pipe(
+    Effect.map(Option.some),
+    Effect.catchTag("PlatformError", (error) =>
+      error.reason._tag === "NotFound"
+        ? Effect.succeedNone
+        : Effect.fail(new ModelError({ reason: "Unreadable", file, field: null, detail: error.message })),
+    ),
+  )
+})
+
+/** The JSON value of a file, or none when it does not exist. Fails with `Unreadable` or `InvalidJson`, naming the place. */
+export const readJson = Effect.fnUntraced(function* (file: string) {
+  const text = yield* readText(file)
+  return Option.isNone(text) ? Option.none<unknown>() : Option.some(yield* parseJson(file, text.value))
+})
+
+/** Fails with `InvalidJson`, naming line and column. */
+export const parseJson = (file: string, text: string): Effect.Effect<unknown, ModelError> =>
+  Effect.try({
+    try: (): unknown => JSON.parse(text),
+    catch: () => new ModelError({ reason: "InvalidJson", file, field: null, detail: `not JSON: ${jsonFault(text)}` }),
+  })
+
+const formatIssue = SchemaIssue.makeFormatterStandardSchemaV1()
+
+/**
+ * Decodes a file's JSON value; keys that the schema does not list are refused when `strict`.
+ * Fails with `InvalidField`, naming the field and its value.
+ */
+export const decodeJson = <S extends Schema.ConstraintDecoder<unknown>>(
+  schema: S,
+  file: string,
+  json: unknown,
+  strict = false,
+): Effect.Effect<S["Type"], ModelError> =>
+  Schema.decodeUnknownEffect(schema, { onExcessProperty: strict ? "error" : "ignore" })(json).pipe(
+    Effect.mapError((error) => {
+      const { message, path = [] } = formatIssue(error.issue).issues[0]!
+      const keys = path.map((key) => String(typeof key === "object" ? key.key : key))
+      const value = keys.reduce<unknown>((parent, key) => (parent as Record<string, unknown> | null)?.[key], json)
+      const detail = value === undefined ? message : `${message}, got ${JSON.stringify(value).slice(0, 80)}`
+      return new ModelError({ reason: "InvalidField", file, field: keys.join(".") || null, detail })
+    }),
+  )
