@@ -1,0 +1,59 @@
+import { Result, Schema } from "effect"
+import { intBetween, optional } from "./Field.ts"
+import { type Decoded, decodeRequest, InvalidRequest } from "./InvalidRequest.ts"
+import { requestLimits } from "./Limits.ts"
+import { Prompt, promptsOf } from "./Prompt.ts"
+import { samplingFields } from "./SamplingFields.ts"
+import { findUnsupported, unsupportedFields } from "./Unsupported.ts"
+
+/** Output tokens when a completion request names no number. */
+export const defaultMaxTokens = 16
+
+/** `POST /v1/completions`. Null and absent mean the same for every field but `prompt`. */
+export const CompletionRequest = Schema.Struct({
+  ...samplingFields,
+  prompt: Prompt,
+  max_tokens: optional(intBetween(1, 0x7fff_ffff)),
+  logprobs: optional(intBetween(0, requestLimits.logprobs)),
+  echo: optional(Schema.Boolean),
+  best_of: optional(intBetween(1, requestLimits.n)),
+})
+export type CompletionRequest = typeof CompletionRequest.Type
+
+const decode = decodeRequest(CompletionRequest)
+
+const refuse = (param: string, message: string) => Result.fail(new InvalidRequest({ param, message }))
+
+/** Decodes the parsed body of `POST /v1/completions`, with the rules that span fields. */
+export const decodeCompletionRequest = (body: unknown): Result.Result<Decoded<CompletionRequest>, InvalidRequest> => {
+  const decoded = decode(body)
+  if (Result.isFailure(decoded)) return decoded
+  const unsupported = findUnsupported(body as object)
+  if (unsupported !== undefined) return Result.fail(unsupported)
+
+  const request = decoded.success.value
+  const n = request.n ?? 1
+  const prompts = promptsOf(request.prompt).length
+  if (prompts === 0) return refuse("prompt", "prompt is an empty list")
+  if (prompts * n > requestLimits.choices) {
+    return refuse("n", `${prompts} prompts × n = ${n} exceeds ${requestLimits.choices} answers in one request`)
+  }
+  if (request.best_of !== undefined && request.best_of !== null && request.best_of !== n) {
+    return refuse("best_of", `best_of = ${request.best_of} is not supported: leave it out or give n = ${n}`)
+  }
+  if (request.stream_options && request.stream !== true) {
+    return refuse("stream_options", "stream_options is only allowed when stream is true")
+  }
+  if (request.echo === true && typeof request.logprobs === "number") {
+    return refuse("echo", "echo together with logprobs is not supported by this server")
+  }
+  if (request.uniprefill?.report === true && prompts > 1) {
+    return refuse("uniprefill.report", `uniprefill.report takes a single prompt, got ${prompts}`)
+  }
+  const maxTokens = request.max_tokens ?? defaultMaxTokens
+  if ((request.min_tokens ?? 0) > maxTokens) {
+    return refuse("min_tokens", `min_tokens = ${request.min_tokens} exceeds max_tokens = ${maxTokens}`)
+  }
+  const unknownFields = decoded.success.unknownFields.filter((name) => !unsupportedFields.includes(name))
+  return Result.succeed({ value: request, unknownFields })
+}
