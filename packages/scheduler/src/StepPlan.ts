@@ -19,7 +19,7 @@ export class StepPlan {
 
   /** `[slot]`: leave the decode set. The last member takes the place of the one that leaves. */
   readonly leaves = new IntList()
-  /** `[slot, table, pages]`: keep the table's first `pages` pages, give back the rest. */
+  /** `[slot, table, pages]`: keep the first `pages` pages that the table still holds, give back the rest. */
   readonly trims = new IntList()
   /** `[slot, table, pages]`: give back the first `pages` pages that the table still holds (sliding windows). */
   readonly windowFrees = new IntList()

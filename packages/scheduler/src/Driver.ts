@@ -1,0 +1,230 @@
+import { lastSegment } from "@uniprefill/model/KvLayout"
+import { InvariantViolation } from "./InvariantViolation.ts"
+import { checkIntegrity } from "./Invariants.ts"
+import { Request, type FinishReason, type Submission } from "./Request.ts"
+import { Scheduler, type SchedulerConfig } from "./Scheduler.ts"
+import { StepPlan } from "./StepPlan.ts"
+import { TokenFlag, type StepResult } from "./StepResult.ts"
+
+export interface DriverConfig extends SchedulerConfig {
+  /** Longest prompt + output of a request, in tokens. */
+  readonly maxModelLen: number
+  /** Requests that may wait. */
+  readonly maxWaiting: number
+  /** Prompt tokens that may wait. */
+  readonly maxWaitingTokens: number
+}
+
+/**
+ * What the loop tells its shell, called synchronously from within its methods. `openSlot`, `closeSlot` and `submit` are to
+ * be carried out by the executor in the order of the calls.
+ */
+export interface DriverSink {
+  /** Give the executor the content of `request`'s slot: its tokens and its bitmaps. */
+  readonly openSlot: (request: Request) => void
+  readonly closeSlot: (slot: number) => void
+  /** Run a step. The plan is the loop's own and valid until the step is done. */
+  readonly submit: (plan: StepPlan) => void
+  readonly token: (request: Request, token: number, index: number, flags: number) => void
+  readonly selected: (request: Request, segment: number, bitmap: Uint32Array, kept: number, flags: number) => void
+  /** Nothing is owned any more, and nothing more is said of this request. */
+  readonly finished: (request: Request, reason: FinishReason) => void
+}
+
+export type SubmitOutcome =
+  | { readonly _tag: "Queued"; readonly request: Request }
+  /** Never: the request exceeds what this configuration can hold. */
+  | { readonly _tag: "TooLong"; readonly detail: string }
+  /** Not now: try again later. */
+  | { readonly _tag: "QueueFull"; readonly detail: string }
+
+/**
+ * The serving loop as a pure state machine: events in, each with the time; calls to the sink out. The engine and the
+ * simulator drive the same one.
+ *
+ * Nothing is planned but in `tick`, so a shell applies all events of an instant and then calls it once.
+ */
+export class Driver {
+  readonly scheduler: Scheduler
+  private readonly config: DriverConfig
+  private readonly sink: DriverSink
+  private readonly requests = new Map<number, Request>()
+  /** Ended requests that a step in flight still holds work of. */
+  private readonly ending: Array<Request> = []
+  private readonly plan = new StepPlan()
+  private nextRequest = 1
+  private nextStep = 1
+  private inFlight: StepPlan | null = null
+  private readonly commitSink
+
+  constructor(config: DriverConfig, sink: DriverSink) {
+    this.config = config
+    this.sink = sink
+    this.scheduler = new Scheduler(config)
+    this.commitSink = {
+      token: (request: Request, token: number, index: number, flags: number) => this.onToken(request, token, index, flags),
+      selected: sink.selected,
+    }
+  }
+
+  /** Requests that have a slot. */
+  get running(): number {
+    return this.requests.size - this.scheduler.waiting.length
+  }
+
+  get waiting(): number {
+    return this.scheduler.waiting.length
+  }
+
+  /** The step being run, 0 when none is. */
+  get stepInFlight(): number {
+    return this.inFlight?.stepId ?? 0
+  }
+
+  /** Queues a request or says why not. Nothing is kept of a refused one. */
+  submit(submission: Submission, nowMicros: number): SubmitOutcome {
+    const { config, scheduler } = this
+    const { promptLength } = submission
+    if (!Number.isSafeInteger(promptLength) || promptLength < 1) {
+      return { _tag: "TooLong", detail: `a prompt has at least 1 token, this one ${promptLength}` }
+    }
+    if (promptLength >= config.maxModelLen) {
+      return {
+        _tag: "TooLong",
+        detail: `the prompt has ${promptLength} tokens; with one token of output the model takes ${config.maxModelLen}`,
+      }
+    }
+    const maxTokens = submission.maxTokens ?? config.maxModelLen - promptLength
+    if (promptLength + maxTokens > config.maxModelLen) {
+      return {
+        _tag: "TooLong",
+        detail: `${promptLength} prompt tokens and ${maxTokens} output tokens make ${promptLength + maxTokens}; the model takes ${config.maxModelLen}`,
+      }
+    }
+    if (scheduler.waiting.length >= config.maxWaiting) {
+      return { _tag: "QueueFull", detail: `${scheduler.waiting.length} requests are waiting, at most ${config.maxWaiting} may` }
+    }
+    if (scheduler.waitingTokens + promptLength > config.maxWaitingTokens && scheduler.waiting.length > 0) {
+      return {
+        _tag: "QueueFull",
+        detail: `${scheduler.waitingTokens} prompt tokens are waiting, at most ${config.maxWaitingTokens} may`,
+      }
+    }
+    const drops = submission.drops && lastSegment(config.layout) > 0 && promptLength >= config.schedule.minPromptTokens
+    const request = this.fitted(submission, maxTokens, drops, nowMicros)
+    const need = scheduler.memory.worstCase(request)
+    if (need > config.slabs) {
+      return {
+        _tag: "TooLong",
+        detail: `${promptLength} prompt tokens and ${request.maxTokens} output tokens may need ${need} slabs of memory; there are ${config.slabs}`,
+      }
+    }
+    this.nextRequest++
+    this.requests.set(request.id, request)
+    scheduler.enqueue(request)
+    return { _tag: "Queued", request }
+  }
+
+  /** Ends a request from outside: at once, or when the step that holds work of it is done. Unknown ids are ignored. */
+  abort(id: number): void {
+    const request = this.requests.get(id)
+    if (request !== undefined && request.endReason === null) this.end(request, "abort")
+  }
+
+  /** Ends a request whose text reached a stop string with its first `outputs` output tokens. */
+  finish(id: number, outputs: number): void {
+    const request = this.requests.get(id)
+    if (request === undefined || request.endReason !== null) return
+    if (outputs > request.outputs) {
+      throw new InvariantViolation("a request finishes within its output", { id, outputs, committed: request.outputs })
+    }
+    request.outputs = outputs
+    this.end(request, "stop")
+  }
+
+  /** Takes the result of the step in flight. */
+  stepDone(result: StepResult): void {
+    const plan = this.inFlight
+    if (plan === null || result.stepId !== plan.stepId) {
+      throw new InvariantViolation("results come in the order of steps", {
+        result: result.stepId,
+        expected: plan?.stepId ?? "none",
+      })
+    }
+    this.inFlight = null
+    this.scheduler.commit(plan, result, this.commitSink)
+    for (const request of this.ending.splice(0)) this.release(request)
+  }
+
+  /**
+   * The step in flight failed. Everything with a slot ends with reason `error`, so the executor is left with no open slot;
+   * waiting requests stay. The step's number is used again.
+   */
+  stepFailed(): void {
+    const plan = this.inFlight
+    if (plan === null) throw new InvariantViolation("a step fails while it is in flight")
+    this.inFlight = null
+    this.nextStep = plan.stepId
+    this.scheduler.memory.pool.committed(plan.stepId)
+    this.ending.length = 0
+    for (const request of [...this.requests.values()]) {
+      if (request.phase === "waiting") continue
+      request.endReason ??= "error"
+      this.release(request)
+    }
+    this.scheduler.memory.pool.committed(plan.stepId - 1)
+  }
+
+  /** Plans and submits the next step if none is in flight and there is work. */
+  tick(nowMicros: number): void {
+    if (this.inFlight !== null || !this.scheduler.hasWork) return
+    if (!this.scheduler.plan(this.plan, this.nextStep, nowMicros, this.sink.openSlot)) return
+    this.nextStep++
+    this.inFlight = this.plan
+    this.sink.submit(this.plan)
+  }
+
+  /** Throws InvariantViolation when the books do not balance. */
+  checkIntegrity(): void {
+    checkIntegrity(this.scheduler, this.config, [...this.requests.values()])
+  }
+
+  /** As many output tokens as asked for; when none were asked for, as many as the memory can hold. */
+  private fitted(submission: Submission, maxTokens: number, drops: boolean, nowMicros: number): Request {
+    const make = (tokens: number) => new Request(this.nextRequest, submission, tokens, drops, this.config.layout, nowMicros)
+    const fits = (tokens: number) => this.scheduler.memory.worstCase(make(tokens)) <= this.config.slabs
+    if (submission.maxTokens !== undefined || fits(maxTokens)) return make(maxTokens)
+    let low = 1
+    let high = maxTokens
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2)
+      if (fits(middle)) low = middle
+      else high = middle - 1
+    }
+    return make(low)
+  }
+
+  private onToken(request: Request, token: number, index: number, flags: number): void {
+    this.sink.token(request, token, index, flags)
+    if (request.endReason !== null) return
+    if ((flags & TokenFlag.nonFinite) !== 0) this.end(request, "error")
+    else if ((flags & TokenFlag.stop) !== 0) this.end(request, "stop")
+    else if (request.outputs === request.maxTokens) this.end(request, "length")
+  }
+
+  private end(request: Request, reason: FinishReason): void {
+    request.endReason = reason
+    if (this.inFlight !== null && request.lastStep === this.inFlight.stepId) {
+      this.scheduler.retire(request)
+      this.ending.push(request)
+    } else this.release(request)
+  }
+
+  private release(request: Request): void {
+    const { slot } = request
+    this.scheduler.remove(request)
+    this.requests.delete(request.id)
+    if (slot >= 0) this.sink.closeSlot(slot)
+    this.sink.finished(request, request.endReason!)
+  }
+}

@@ -1,0 +1,127 @@
+import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { roundDown } from "@uniprefill/units/Units"
+import type { CostModel } from "./CostModel.ts"
+import type { Memory } from "./Memory.ts"
+import type { Request } from "./Request.ts"
+import type { StepLoad } from "./StepLoad.ts"
+
+/** Rows are cut at multiples of this from a segment's first row, whatever the budget. */
+export const chunkRows = 64
+
+/** A piece of prefill that fits a step. */
+export interface PrefillChunk {
+  readonly rows: number
+  readonly lastSegment: number
+}
+
+/**
+ * The largest piece of a request's prefill that keeps the step within `budgetMicros`, or null when not even the smallest
+ * does. Leaves the piece's work in `load`.
+ *
+ * Costs grow with rows, so the number of rows is found by bisection. A piece that completes its segment runs on through
+ * the next ones, counted with every row kept, as far as the budget allows.
+ */
+export const largestChunk = (
+  request: Request,
+  layout: KvLayout,
+  load: StepLoad,
+  costs: CostModel,
+  budgetMicros: number,
+  rowsLeft: number,
+  memory: Memory,
+): PrefillChunk | null => {
+  const segment = request.segment
+  const remaining = request.prefillRows(segment) - request.computedRows
+  const most = remaining <= rowsLeft ? remaining : roundDown(rowsLeft, chunkRows)
+  if (most <= 0) return null
+
+  const fits = (rows: number): boolean => {
+    addChunk(request, layout, load, rows, 1)
+    const within = costs.stepMicros(load) <= budgetMicros
+    addChunk(request, layout, load, rows, -1)
+    return within
+  }
+  let rows = most
+  if (!fits(most)) {
+    let low = 0
+    let high = Math.floor((most - 1) / chunkRows)
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2)
+      if (fits(middle * chunkRows)) low = middle
+      else high = middle - 1
+    }
+    if (low === 0) return null
+    rows = low * chunkRows
+  }
+  addChunk(request, layout, load, rows, 1)
+  return { rows, lastSegment: runOn(request, layout, load, costs, budgetMicros, rows, memory) }
+}
+
+/** The smallest piece, whatever it costs: what a step with nothing else to do, or a starved prompt, is given. */
+export const smallestChunk = (request: Request, layout: KvLayout, load: StepLoad, rowsLeft: number): PrefillChunk | null => {
+  const rows = Math.min(chunkRows, request.prefillRows(request.segment) - request.computedRows)
+  if (rows > rowsLeft) return null
+  addChunk(request, layout, load, rows, 1)
+  return { rows, lastSegment: endSegment(request, layout) }
+}
+
+/** Whether `rows` more rows complete the segment that the request is in. */
+export const completesSegment = (request: Request, rows: number): boolean =>
+  request.computedRows + rows === request.prefillRows(request.segment)
+
+const endSegment = (request: Request, layout: KvLayout): number =>
+  request.drops ? request.segment : layout.segments.length - 1
+
+/** Adds (or takes away) a piece of the request's current segment, and the selection after it where it completes it. */
+const addChunk = (request: Request, layout: KvLayout, load: StepLoad, rows: number, sign: 1 | -1): void => {
+  const first = request.computedRows
+  load.items += sign
+  if (!request.drops) {
+    for (let s = 0; s < layout.segments.length; s++) {
+      const all = request.prefillRows(s)
+      load.addRows(sign, s, first, rows, all, all)
+    }
+    return
+  }
+  addSegment(request, load, request.segment, first, rows, sign)
+  if (completesSegment(request, rows)) addScoring(request, layout, load, request.segment, sign)
+}
+
+const addSegment = (request: Request, load: StepLoad, segment: number, first: number, rows: number, sign: 1 | -1): void =>
+  load.addRows(
+    sign,
+    segment,
+    first,
+    rows,
+    request.prefillRows(segment),
+    segment === 0 ? 0 : request.prefillRows(segment - 1),
+  )
+
+const addScoring = (request: Request, layout: KvLayout, load: StepLoad, segment: number, sign: 1 | -1): void => {
+  if (segment < layout.segments.length - 1) load.scoredRows[segment]! += sign * request.rowsOf(segment)
+}
+
+const runOn = (
+  request: Request,
+  layout: KvLayout,
+  load: StepLoad,
+  costs: CostModel,
+  budgetMicros: number,
+  rows: number,
+  memory: Memory,
+): number => {
+  let last = endSegment(request, layout)
+  if (!request.drops || !completesSegment(request, rows)) return last
+  while (last + 1 < layout.segments.length) {
+    const next = last + 1
+    addSegment(request, load, next, 0, request.prefillRows(next), 1)
+    addScoring(request, layout, load, next, 1)
+    if (costs.stepMicros(load) > budgetMicros || !memory.reserveRun(request, rows, next)) {
+      addSegment(request, load, next, 0, request.prefillRows(next), -1)
+      addScoring(request, layout, load, next, -1)
+      break
+    }
+    last = next
+  }
+  return last
+}

@@ -1,0 +1,97 @@
+import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { IntList } from "./IntList.ts"
+
+/**
+ * - `waiting`: in the queue, owns nothing;
+ * - `prefill`: has a slot; `segment` and `computedRows` say how far it is;
+ * - `decode`: one row a step;
+ * - `finished`: owns nothing.
+ */
+export type RequestPhase = "waiting" | "prefill" | "decode" | "finished"
+
+export type FinishReason = "stop" | "length" | "abort" | "error"
+
+/** What is known of a request when it is submitted. Lengths only, never text. */
+export interface Submission {
+  /** Prompt tokens, ≥ 1. */
+  readonly promptLength: number
+  /** Output tokens at most; undefined for as many as fit. */
+  readonly maxTokens?: number | undefined
+  /** False: serve dense whatever the schedule. */
+  readonly drops: boolean
+  /** Lower is sooner; used by policies that look at it. */
+  readonly priority?: number | undefined
+}
+
+/** A request's progress and what it owns. Mutated by the Scheduler alone. */
+export class Request {
+  readonly id: number
+  readonly promptLength: number
+  readonly maxTokens: number
+  readonly drops: boolean
+  readonly priority: number
+  readonly arrivedMicros: number
+
+  phase: RequestPhase = "waiting"
+  slot = -1
+  stateSlot = -1
+  /** The segment being computed, or the last one. A request that does not drop passes all segments at once: 0. */
+  segment = 0
+  /** Rows of that segment that planned steps have computed. */
+  computedRows = 0
+  /** |S_i| for every set decided so far; [0] is the prompt's length. */
+  readonly keptRows: Array<number>
+  /** Bitmap of each decided selection. */
+  readonly bitmaps: Array<Uint32Array> = []
+  /** Output tokens committed. */
+  outputs = 0
+  /** Output tokens committed or sampled by a step in flight. */
+  plannedOutputs = 0
+  /** Output tokens that the slot was opened with: rows that follow the kept rows of every set. */
+  replayedOutputs = 0
+  /** Decode rows planned since the slot was opened. */
+  decodeRows = 0
+  /** Place in the scheduler's list of decoding requests, −1 outside it. */
+  decodeIndex = -1
+  /** Decode rows that can be appended before some table needs a page. */
+  rowsUntilPage = 0
+  /** Slabs of each table, page after page, pages given back at the front left out. */
+  readonly tables: ReadonlyArray<IntList>
+  /** Pages given back at the front of each table (sliding windows). */
+  readonly freedPages: Int32Array
+  ownedSlabs = 0
+  /** Slabs set aside for the rest of this request. */
+  reservedSlabs = 0
+  /** The last step that holds work of this request; 0 when none does. */
+  lastStep = 0
+  /** A step in flight completes a segment or samples the first token: nothing more is planned before it commits. */
+  awaitsCommit = false
+  /** Set when the request ends while a step in flight still holds work of it. */
+  endReason: FinishReason | null = null
+  firstScheduledMicros = -1
+  /** When prefill work of this request was planned last. */
+  lastServedMicros: number
+
+  constructor(id: number, submission: Submission, maxTokens: number, drops: boolean, layout: KvLayout, nowMicros: number) {
+    this.id = id
+    this.promptLength = submission.promptLength
+    this.maxTokens = maxTokens
+    this.drops = drops
+    this.priority = submission.priority ?? 0
+    this.arrivedMicros = nowMicros
+    this.lastServedMicros = nowMicros
+    this.keptRows = [submission.promptLength]
+    this.tables = layout.tables.map(() => new IntList(4))
+    this.freedPages = new Int32Array(layout.tables.length)
+  }
+
+  /** Rows that prefill computes in a segment: the kept rows and the replayed output. */
+  prefillRows(segment: number): number {
+    return this.rowsOf(segment) + this.replayedOutputs
+  }
+
+  /** |S_i|; the last known set stands in for those not decided yet (sets are nested: an upper bound). */
+  rowsOf(segment: number): number {
+    return this.keptRows[Math.min(segment, this.keptRows.length - 1)]!
+  }
+}

@@ -1,0 +1,406 @@
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { keptRows } from "@uniprefill/model/Selection"
+import type { CostModel } from "./CostModel.ts"
+import { InvariantViolation } from "./InvariantViolation.ts"
+import { Memory } from "./Memory.ts"
+import type { Policy } from "./Policy.ts"
+import { completesSegment, largestChunk, smallestChunk, type PrefillChunk } from "./Prefill.ts"
+import type { Request } from "./Request.ts"
+import { StepLoad } from "./StepLoad.ts"
+import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
+import { SelectionFlag, type StepResult } from "./StepResult.ts"
+
+/** What the scheduler is told once. */
+export interface SchedulerConfig {
+  readonly layout: KvLayout
+  readonly schedule: DropSchedule
+  /** Slabs of the pool. */
+  readonly slabs: number
+  readonly slots: number
+  /** Slots for recurrent states; 0 for models without such layers. */
+  readonly stateSlots: number
+  /** Prefill and decode rows of one step; at least slots + 64. */
+  readonly maxRowsPerStep: number
+  readonly costModel: CostModel
+  readonly policy: Policy
+  /** Predicted time that a step may take while requests decode. */
+  readonly stepBudgetMicros: number
+  /** The same while none does. */
+  readonly idleStepBudgetMicros: number
+  /** A prompt that has waited longer than this for its next piece gets one minimum chunk whatever the budget. */
+  readonly maxPrefillWaitMicros: number
+}
+
+/** What committing a step reveals, called in the order in which it happened. */
+export interface CommitSink {
+  /** A request got an output token; `index` counts its output from 0. */
+  readonly token: (request: Request, token: number, index: number, flags: number) => void
+  /** A selection was made: `kept` rows of the set before it stay. */
+  readonly selected: (request: Request, segment: number, bitmap: Uint32Array, kept: number, flags: number) => void
+}
+
+/**
+ * Continuous batching with token-dropping prefill.
+ *
+ * A step holds every decoding request's row and as much prefill as its time budget allows:
+ *
+ *     waiting ─admit─▶ prefill: segment 0 in chunks ─select─▶ segment 1 … ─▶ first token ─▶ decode ─▶ finished
+ *
+ * `plan` fills a StepPlan and moves progress ahead; `commit` takes the step's result. What a step in flight decides
+ * (a kept set) stops its request until the commit, so with one or two steps in flight the plans are the same kind.
+ */
+export class Scheduler {
+  readonly memory: Memory
+  /** In order of arrival. */
+  readonly waiting: Array<Request> = []
+  /** Admitted, prompt not done; in order of admission. */
+  readonly prefilling: Array<Request> = []
+  /** The decode set. */
+  readonly decoding: Array<Request> = []
+  /** Prompt tokens of `waiting`. */
+  waitingTokens = 0
+  /** Predicted time of the last plan. */
+  plannedMicros = 0
+  /** Times that a starved prompt was given a chunk beyond the budget. */
+  overBudgetChunks = 0
+  private readonly config: SchedulerConfig
+  private readonly load: StepLoad
+  private readonly bySlot: Array<Request | null>
+  private readonly joining: Array<Request> = []
+  private readonly leaving: Array<Request> = []
+  /** Their last row is planned: they leave the decode set with the next plan, unless they are gone by then. */
+  private readonly expiring: Array<Request> = []
+
+  constructor(config: SchedulerConfig) {
+    if (config.maxRowsPerStep < config.slots + 64) {
+      throw new RangeError(`maxRowsPerStep must be at least slots + 64 = ${config.slots + 64}, got ${config.maxRowsPerStep}`)
+    }
+    this.config = config
+    this.memory = new Memory(config.layout, config.slabs, config.slots, config.stateSlots, config.maxRowsPerStep)
+    this.load = new StepLoad(config.layout.segments.length)
+    this.bySlot = new Array<Request | null>(config.slots).fill(null)
+  }
+
+  enqueue(request: Request): void {
+    this.waiting.push(request)
+    this.waitingTokens += request.promptLength
+  }
+
+  /** Whether a plan made now would hold any work. */
+  get hasWork(): boolean {
+    return this.decoding.length + this.joining.length + this.waiting.length + this.prefilling.length > 0
+  }
+
+  /**
+   * Fills `plan`, which is cleared first, and returns whether it holds work. `opened` is called for each request that
+   * gets its slot, before any step refers to it.
+   */
+  plan(plan: StepPlan, stepId: number, nowMicros: number, opened: (request: Request) => void): boolean {
+    plan.clear(stepId)
+    for (const request of this.expiring) if (this.leaveDecode(request)) this.leaving.push(request)
+    this.expiring.length = 0
+    for (const request of this.leaving) {
+      plan.leaves.push(request.slot)
+      request.lastStep = stepId
+    }
+    this.leaving.length = 0
+    this.memory.begin(plan)
+    this.planDecodes(plan, stepId)
+    this.load.clearPrefill()
+    if (this.waiting.length > 0 || this.prefilling.length > 0) this.planPrefill(plan, stepId, nowMicros, opened)
+    if (this.decoding.length === 0 && plan.items.length === 0) {
+      return plan.leaves.length + plan.trims.length + plan.windowFrees.length > 0
+    }
+    this.plannedMicros = this.config.costModel.stepMicros(this.load)
+    return true
+  }
+
+  /** Applies a step's result. `plan` is the plan it answers; requests that have ended meanwhile are skipped. */
+  commit(plan: StepPlan, result: StepResult, sink: CommitSink): void {
+    this.memory.pool.committed(plan.stepId)
+    this.commitSelections(result, sink)
+    this.commitItems(plan)
+    const { data, length } = result.tokens
+    for (let i = 0; i < length; i += 3) {
+      const request = this.bySlot[data[i]!]
+      if (request === null || request === undefined) {
+        throw new InvariantViolation("a token belongs to an open slot", { slot: data[i], step: plan.stepId })
+      }
+      if (request.endReason !== null) continue
+      sink.token(request, data[i + 1]!, request.outputs++, data[i + 2]!)
+    }
+  }
+
+  /** Takes a request that no step in flight holds out of every list and gives back what it owns. */
+  remove(request: Request): void {
+    if (request.phase === "waiting") {
+      this.waiting.splice(this.waiting.indexOf(request), 1)
+      this.waitingTokens -= request.promptLength
+    } else {
+      this.leaveDecode(request)
+      removeFrom(this.prefilling, request)
+      removeFrom(this.joining, request)
+      removeFrom(this.leaving, request)
+      this.bySlot[request.slot] = null
+      this.memory.release(request)
+    }
+    request.phase = "finished"
+  }
+
+  /** Takes a request out of the plans to come while steps in flight still hold work of it. */
+  retire(request: Request): void {
+    removeFrom(this.prefilling, request)
+    removeFrom(this.joining, request)
+    if (this.leaveDecode(request)) this.leaving.push(request)
+  }
+
+  requestAt(slot: number): Request | null {
+    return this.bySlot[slot] ?? null
+  }
+
+  // ---------------------------------------------------------------------------------------------------- decode
+
+  private planDecodes(plan: StepPlan, stepId: number): void {
+    const { load, decoding } = this
+    for (const request of this.joining) {
+      plan.joins.push2(request.slot, -1)
+      request.decodeIndex = decoding.length
+      decoding.push(request)
+      load.decodeRows++
+      for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! += request.prefillRows(s)
+    }
+    this.joining.length = 0
+    for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! += decoding.length
+    for (let i = 0; i < decoding.length; i++) {
+      const request = decoding[i]!
+      if (request.rowsUntilPage === 0) this.growDecode(request, plan)
+      request.rowsUntilPage--
+      request.decodeRows++
+      request.lastStep = stepId
+      if (++request.plannedOutputs === request.maxTokens) this.expiring.push(request)
+    }
+  }
+
+  /** Grants the pages for the next decode row and counts the rows until the next page. */
+  private growDecode(request: Request, plan: StepPlan): void {
+    const { layout } = this.config
+    let least = Number.MAX_SAFE_INTEGER
+    for (let t = 0; t < layout.tables.length; t++) {
+      const table = layout.tables[t]!
+      if (table.kind === "carry") continue
+      const rows = request.prefillRows(table.segment) + request.decodeRows
+      if (table.kind === "sliding") this.memory.slide(request, t, rows, plan)
+      this.memory.grow(request, t, rows + 1, plan)
+      const held = Math.floor(rows / layout.pageSize + 1) * layout.pageSize
+      least = Math.min(least, held - rows)
+    }
+    request.rowsUntilPage = least
+  }
+
+  private leaveDecode(request: Request): boolean {
+    const { decoding, load } = this
+    if (request.decodeIndex < 0) return false
+    const last = decoding.pop()!
+    if (last !== request) {
+      decoding[request.decodeIndex] = last
+      last.decodeIndex = request.decodeIndex
+    }
+    request.decodeIndex = -1
+    load.decodeRows--
+    for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! -= request.prefillRows(s) + request.decodeRows
+    return true
+  }
+
+  // --------------------------------------------------------------------------------------------------- prefill
+
+  private planPrefill(plan: StepPlan, stepId: number, nowMicros: number, opened: (request: Request) => void): void {
+    const { config, load } = this
+    const budget = load.decodeRows > 0 ? config.stepBudgetMicros : config.idleStepBudgetMicros
+    let rowsLeft = config.maxRowsPerStep - load.decodeRows
+    let startSegment = -1
+    for (const request of this.queue(nowMicros)) {
+      if (request.awaitsCommit || (startSegment >= 0 && request.segment !== startSegment)) continue
+      if (request.phase === "waiting" && !this.admit(request, plan, nowMicros, opened)) break
+      let chunk = largestChunk(request, config.layout, load, config.costModel, budget, rowsLeft, this.memory)
+      if (chunk === null && startSegment < 0) {
+        const starved = nowMicros - request.lastServedMicros > config.maxPrefillWaitMicros
+        if (load.decodeRows > 0 && !starved) break
+        chunk = smallestChunk(request, config.layout, load, rowsLeft)
+        if (load.decodeRows > 0) this.overBudgetChunks++
+      }
+      if (chunk === null) break
+      startSegment = request.segment
+      rowsLeft -= chunk.rows
+      this.addItem(request, chunk, plan, stepId, nowMicros)
+    }
+  }
+
+  /** Prompts in the order in which they are served. In order of arrival it is read as it goes, so a long queue is free. */
+  private *queue(nowMicros: number): Generator<Request> {
+    const { order, name } = this.config.policy
+    if (order === undefined) {
+      yield* this.prefilling.slice()
+      for (let i = 0; i < this.waiting.length; ) {
+        const request = this.waiting[i]!
+        yield request
+        // Admission takes it out of the list, and the next one moves up.
+        if (this.waiting[i] === request) i++
+      }
+      return
+    }
+    const arrived = [...this.prefilling, ...this.waiting].sort((a, b) => a.id - b.id)
+    const views = arrived.map(({ id, promptLength, priority, arrivedMicros, segment, computedRows }) => ({
+      id,
+      promptLength,
+      priority,
+      arrivedMicros,
+      segment,
+      computedRows,
+    }))
+    const rest = new Map(arrived.map((request) => [request.id, request]))
+    for (const id of order(views, nowMicros)) {
+      const request = rest.get(id)
+      if (request === undefined) throw new Error(`policy ${name} ordered request ${id}, which is not queued`)
+      rest.delete(id)
+      yield request
+    }
+    yield* rest.values()
+  }
+
+  private admit(request: Request, plan: StepPlan, nowMicros: number, opened: (request: Request) => void): boolean {
+    if (!this.memory.admit(request)) return false
+    removeFrom(this.waiting, request)
+    this.waitingTokens -= request.promptLength
+    this.prefilling.push(request)
+    this.bySlot[request.slot] = request
+    request.phase = "prefill"
+    request.firstScheduledMicros = nowMicros
+    opened(request)
+    this.memory.openState(request, plan)
+    return true
+  }
+
+  private addItem(request: Request, chunk: PrefillChunk, plan: StepPlan, stepId: number, nowMicros: number): void {
+    const { layout } = this.config
+    const { segment, computedRows } = request
+    const end = computedRows + chunk.rows
+    const completes = completesSegment(request, chunk.rows)
+    const item = plan.itemCount
+    plan.items.push(request.slot)
+    plan.items.push2(computedRows, chunk.rows)
+    plan.items.push2(segment, chunk.lastSegment)
+    for (let s = segment; s <= chunk.lastSegment; s++) {
+      this.growSegment(request, s, s === segment || !request.drops ? end : request.prefillRows(s), plan)
+    }
+    request.computedRows = end
+    request.lastStep = stepId
+    request.lastServedMicros = nowMicros
+    if (!completes) return
+    const last = layout.segments.length - 1
+    const samples = chunk.lastSegment === last
+    if (samples) {
+      plan.samples.push2(item, request.slot)
+      request.plannedOutputs++
+    }
+    if (request.drops && segment < last) request.awaitsCommit = true
+    else if (samples) this.startDecoding(request)
+  }
+
+  private growSegment(request: Request, segment: number, rows: number, plan: StepPlan): void {
+    const { full, sliding, carry } = this.config.layout.segments[segment]!
+    if (full >= 0) this.memory.grow(request, full, rows, plan)
+    if (sliding >= 0) {
+      this.memory.slide(request, sliding, request.segment === segment || !request.drops ? request.computedRows : 0, plan)
+      this.memory.grow(request, sliding, rows, plan)
+    }
+    if (carry >= 0 && request.drops) this.memory.grow(request, carry, rows, plan)
+  }
+
+  /** The prompt is done: all carries are given back and the request decodes from the next plan on. */
+  private startDecoding(request: Request): void {
+    const { layout } = this.config
+    request.phase = "decode"
+    request.segment = layout.segments.length - 1
+    request.rowsUntilPage = 0
+    removeFrom(this.prefilling, request)
+    for (let t = 0; t < layout.tables.length; t++) {
+      const { kind, segment } = layout.tables[t]!
+      this.memory.trim(request, t, kind === "carry" ? 0 : request.prefillRows(segment))
+    }
+    this.memory.settle(request)
+    if (request.plannedOutputs < request.maxTokens) this.joining.push(request)
+  }
+
+  // ---------------------------------------------------------------------------------------------------- commit
+
+  private commitSelections(result: StepResult, sink: CommitSink): void {
+    const { schedule } = this.config
+    const { data, length } = result.selections
+    for (let i = 0; i < length; ) {
+      const slot = data[i]!
+      const segment = data[i + 1]!
+      const flags = data[i + 2]!
+      const words = data[i + 3]!
+      const bitmap = new Uint32Array(words)
+      for (let w = 0; w < words; w++) bitmap[w] = data[i + 4 + w]!
+      i += 4 + words
+      const request = this.bySlot[slot]
+      if (request === null || request === undefined || request.endReason !== null) continue
+      if (segment + 1 < request.keptRows.length) {
+        if ((flags & SelectionFlag.replayed) === 0) {
+          throw new InvariantViolation("a decided selection is replayed, not scored again", { id: request.id, segment })
+        }
+        continue
+      }
+      if (segment + 1 !== request.keptRows.length) {
+        throw new InvariantViolation("selections come in the order of segments", { id: request.id, segment })
+      }
+      const kept = keptRows(bitmap, { rows: request.rowsOf(segment), ...schedule })
+      request.bitmaps.push(bitmap)
+      request.keptRows.push(kept)
+      sink.selected(request, segment, bitmap, kept, flags)
+    }
+  }
+
+  private commitItems(plan: StepPlan): void {
+    const { data, length } = plan.items
+    const last = this.config.layout.segments.length - 1
+    for (let i = 0; i < length; i += sectionWidths.items) {
+      const request = this.bySlot[data[i + ItemField.slot]!]
+      if (request === null || request === undefined || request.endReason !== null || !request.awaitsCommit) continue
+      const lastSegment = data[i + ItemField.lastSegment]!
+      if (request.keptRows.length < Math.min(lastSegment, last - 1) + 2) {
+        throw new InvariantViolation("an item that completes a segment returns its selection", {
+          id: request.id,
+          lastSegment,
+          selections: request.keptRows.length - 1,
+        })
+      }
+      request.awaitsCommit = false
+      if (lastSegment === last) this.startDecoding(request)
+      else this.enterSegment(request, lastSegment + 1)
+    }
+  }
+
+  /** Every segment before `segment` is done: their carries but the one that feeds it are given back. */
+  private enterSegment(request: Request, segment: number): void {
+    const { layout } = this.config
+    for (let t = 0; t < layout.tables.length; t++) {
+      const table = layout.tables[t]!
+      const done = table.segment < segment - (table.kind === "carry" ? 1 : 0)
+      if (done) this.memory.trim(request, t, table.kind === "carry" ? 0 : request.prefillRows(table.segment))
+    }
+    // A fused item's last carry was granted for every row of the set before it.
+    const feeding = layout.segments[segment - 1]!.carry
+    this.memory.trim(request, feeding, request.prefillRows(segment - 1))
+    request.segment = segment
+    request.computedRows = 0
+    this.memory.settle(request)
+  }
+}
+
+const removeFrom = (list: Array<Request>, request: Request): void => {
+  const index = list.indexOf(request)
+  if (index >= 0) list.splice(index, 1)
+}

@@ -1,0 +1,47 @@
+/**
+ * The work of one step in the terms that its time depends on, per segment. Sums of integers, so that adding a piece and
+ * taking it away again leaves exactly what was there.
+ */
+export class StepLoad {
+  /** Rows that decode: each passes every layer. */
+  decodeRows = 0
+  /** Keys that decode rows see in the segment's full-attention layers, summed over rows. */
+  readonly decodeKeys: Float64Array
+  /** Prefill rows that pass the segment's layers. */
+  readonly rows: Float64Array
+  /** (query, key) pairs of those rows in the segment's own full-attention layers. */
+  readonly pairs: Float64Array
+  /** Pairs at the drop layer through which the rows enter the segment; 0 for segment 0. */
+  readonly entryPairs: Float64Array
+  /** Rows scored by the selection after the segment. */
+  readonly scoredRows: Float64Array
+  /** Prefill items. */
+  items = 0
+
+  constructor(segments: number) {
+    this.decodeKeys = new Float64Array(segments)
+    this.rows = new Float64Array(segments)
+    this.pairs = new Float64Array(segments)
+    this.entryPairs = new Float64Array(segments)
+    this.scoredRows = new Float64Array(segments)
+  }
+
+  clearPrefill(): void {
+    this.items = 0
+    this.rows.fill(0)
+    this.pairs.fill(0)
+    this.entryPairs.fill(0)
+    this.scoredRows.fill(0)
+  }
+
+  /**
+   * Adds (`sign` 1) or takes away (−1) rows first … first + rows − 1 of a segment. `previousRows` is how many rows the
+   * set before it has, `ownRows` how many this one has: at the entry layer a row sees its share of the previous set.
+   */
+  addRows(sign: 1 | -1, segment: number, first: number, rows: number, ownRows: number, previousRows: number): void {
+    const pairs = rows * first + (rows * (rows + 1)) / 2
+    this.rows[segment]! += sign * rows
+    this.pairs[segment]! += sign * pairs
+    if (segment > 0) this.entryPairs[segment]! += sign * Math.floor((pairs * previousRows) / Math.max(1, ownRows))
+  }
+}
