@@ -16,7 +16,7 @@ import { Failure, task } from "./Terminal.mjs"
 const stampFile = `${cacheFolder}/build.json`
 
 /** Folders in `packages/*` and `apps/*` that are no part of what they build. */
-const notInput = new Set(["dist", "build", "node_modules", "test", "workspace"])
+const notInput = new Set(["dist", "build", ".turbo", "node_modules", "test"])
 
 /** @returns {{ typescript: string[]; native: string }} Folders whose package.json has a build script. */
 const workspaces = () => ({
@@ -34,7 +34,7 @@ const inputs = () => {
   const shared = ["package-lock.json", "tsconfig.base.json", "turbo.json"].map((name) => inRoot(name))
   return (
     signature([...typescript, ...shared], (name) => notInput.has(name)) +
-    signature([native], (name) => name === "build")
+    signature([native], (name) => name === "build" || name === ".turbo")
   )
 }
 

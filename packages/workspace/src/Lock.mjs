@@ -19,7 +19,9 @@ const identity = (pid) => {
   }
   try {
     const stat = fs.readFileSync(`/proc/${pid}/stat`, "utf8")
-    return `${pid} ${stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]}`
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ")
+    // A killed process that nobody waited for is still listed, as a zombie.
+    return fields[0] === "Z" || fields[0] === "X" ? undefined : `${pid} ${fields[19]}`
   } catch {
     return `${pid}`
   }
