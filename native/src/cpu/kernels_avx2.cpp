@@ -1,0 +1,7 @@
+#include "kernels.h"
+
+namespace up::cpu {
+
+const Kernels *avx2_kernels() { return nullptr; }
+
+}  // namespace up::cpu

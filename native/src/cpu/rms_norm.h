@@ -1,0 +1,36 @@
+// Root-mean-square normalisation of rows.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels.h"
+
+namespace up::cpu {
+
+// Below this many elements an elementwise kernel runs on the calling thread.
+constexpr int64_t elementwise_serial_work = 1 << 14;
+
+template <class Simd>
+void rms_norm(const float *x, int rows, int width, const float *weight, float eps, bf16 *out) {
+  using F = typename Simd::F;
+#pragma omp parallel for schedule(static) if (static_cast<int64_t>(rows) * width >= elementwise_serial_work)
+  for (int row = 0; row < rows; ++row) {
+    const float *from = x + static_cast<ptrdiff_t>(row) * width;
+    bf16 *to = out + static_cast<ptrdiff_t>(row) * width;
+    F squares = Simd::set(0);
+    for (int i = 0; i < width; i += 16) {
+      const F v = Simd::load_n(from + i, width - i);
+      squares = Simd::fma(v, v, squares);
+    }
+    const F factor = Simd::set(1.0f / std::sqrt(Simd::sum(squares) / static_cast<float>(width) + eps));
+    for (int i = 0; i < width; i += 16) {
+      const F v = Simd::mul(Simd::load_n(from + i, width - i), factor);
+      Simd::store_bf16_n(to + i, Simd::mul(v, Simd::load_n(weight + i, width - i)), width - i);
+    }
+  }
+}
+
+}  // namespace up::cpu
