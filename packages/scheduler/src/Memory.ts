@@ -52,7 +52,7 @@ export class Memory {
     let carries = 0
     for (let t = 0; t < this.layout.tables.length; t++) {
       const table = this.layout.tables[t]!
-      if (table.kind !== "carry") slabs += this.mostPages(table, finalRows(table.segment)) * table.slabsPerPage
+      if (table.kind !== "carry") slabs += Math.max(request.tables[t]!.length, this.mostSlabs(table, finalRows(table.segment)))
     }
     // While segment i is computed, the carry it reads and the carry it writes are both held.
     if (request.drops && !decoding) {
@@ -150,9 +150,11 @@ export class Memory {
     slabs.data.copyWithin(0, count, slabs.length)
     slabs.length -= count
     request.freedPages[tableIndex]! += pages
-    // The window moves on: as many pages will be needed at its other end.
-    request.reservedSlabs += count
-    this.reserved += count
+    // The window moves on: pages will be needed at its other end.
+    const most = this.mostSlabs(table, request.rowsOf(table.segment) + request.maxTokens - 1)
+    const needed = Math.max(0, most - slabs.length) - Math.max(0, most - slabs.length - count)
+    request.reservedSlabs += needed
+    this.reserved += needed
     plan.windowFrees.push3(request.slot, tableIndex, pages)
   }
 
@@ -193,11 +195,12 @@ export class Memory {
     return pagesFor(request.rowsOf(segment) + request.replayedOutputs, this.layout.pageSize) * this.layout.tables[table]!.slabsPerPage
   }
 
-  /** A sliding table holds at most its window and one chunk. */
-  private mostPages(table: Table, rows: number): number {
+  /** A sliding table that is filled chunk by chunk holds at most its window and one chunk. */
+  private mostSlabs(table: Table, rows: number): number {
     const all = pagesFor(rows, this.layout.pageSize)
-    if (table.kind !== "sliding") return all
-    return Math.min(all, pagesFor(table.window + this.maxRowsPerStep, this.layout.pageSize) + 1)
+    if (table.kind !== "sliding") return all * table.slabsPerPage
+    const within = pagesFor(table.window + this.maxRowsPerStep, this.layout.pageSize) + 1
+    return Math.min(all, within) * table.slabsPerPage
   }
 }
 

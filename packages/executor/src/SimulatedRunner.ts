@@ -1,0 +1,133 @@
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import { lastSegment, type KvLayout } from "@uniprefill/model/KvLayout"
+import { keptRows } from "@uniprefill/model/Selection"
+import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { SelectionFlag, StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
+import type { KeepModel } from "./KeepModel.ts"
+
+export interface SimulatedOptions {
+  readonly layout: KvLayout
+  readonly schedule: DropSchedule
+  readonly keep: KeepModel
+  /** The token that output number `index` of the request with this `key` is, and whether it ends the output. */
+  readonly token: (key: number, index: number) => { readonly token: number; readonly stop: boolean }
+}
+
+export interface SimulatedContent {
+  readonly slot: number
+  /** Names the request to the keep and token models. */
+  readonly key: number
+  readonly promptLength: number
+  /** Output tokens that the slot is opened with. */
+  readonly outputs: number
+  readonly drops: boolean
+  readonly bitmaps: ReadonlyArray<Uint32Array>
+}
+
+interface Slot {
+  readonly content: SimulatedContent
+  readonly kept: Array<number>
+  readonly bitmaps: Array<Uint32Array>
+  segment: number
+  computed: number
+  outputs: number
+}
+
+/**
+ * Carries out StepPlans without a model: keeps count of rows, makes selections up and samples made-up tokens. What it
+ * returns has the form and order of a real step's result.
+ */
+export class SimulatedRunner {
+  private readonly options: SimulatedOptions
+  private readonly slots = new Map<number, Slot>()
+  private readonly decodeSet: Array<number> = []
+  private readonly result = new StepResult()
+
+  constructor(options: SimulatedOptions) {
+    this.options = options
+  }
+
+  openSlot(content: SimulatedContent): void {
+    if (this.slots.has(content.slot)) throw new Error(`slot ${content.slot} is open`)
+    this.slots.set(content.slot, {
+      content,
+      kept: [content.promptLength],
+      bitmaps: [...content.bitmaps],
+      segment: 0,
+      computed: 0,
+      outputs: content.outputs,
+    })
+  }
+
+  closeSlot(slot: number): void {
+    if (!this.slots.delete(slot)) throw new Error(`slot ${slot} is not open`)
+    this.leave(slot)
+  }
+
+  get openSlots(): number {
+    return this.slots.size
+  }
+
+  /** The result is the runner's own, valid until the next step. */
+  step(plan: StepPlan): StepResult {
+    const { result } = this
+    result.clear(plan.stepId)
+    for (let i = 0; i < plan.leaves.length; i++) this.leave(plan.leaves.data[i]!)
+    for (let i = 0; i < plan.joins.length; i += 2) this.decodeSet.push(plan.joins.data[i]!)
+    for (const slot of this.decodeSet) this.sample(slot)
+    for (let i = 0; i < plan.items.length; i += sectionWidths.items) this.advance(plan.items.data.subarray(i, i + 5))
+    for (let i = 0; i < plan.samples.length; i += 2) this.sample(plan.samples.data[i + 1]!)
+    return result
+  }
+
+  private advance(item: Int32Array): void {
+    const slot = this.open(item[ItemField.slot]!)
+    const { layout } = this.options
+    const first = item[ItemField.firstSegment]!
+    const last = item[ItemField.lastSegment]!
+    if (slot.content.drops && first !== slot.segment) throw new Error(`item starts at segment ${first}, not ${slot.segment}`)
+    if (item[ItemField.firstRow] !== slot.computed) throw new Error(`item starts at row ${item[1]}, not ${slot.computed}`)
+    slot.computed += item[ItemField.rows]!
+    if (!slot.content.drops || slot.computed < this.rowsOf(slot)) return
+    for (let segment = first; segment <= last; segment++) {
+      if (segment < lastSegment(layout)) this.select(slot, segment)
+      slot.segment = segment + 1
+      slot.computed = 0
+    }
+  }
+
+  private rowsOf(slot: Slot): number {
+    return slot.kept[slot.kept.length - 1]! + slot.content.outputs
+  }
+
+  private select(slot: Slot, segment: number): void {
+    const shape = { rows: slot.kept[segment]!, ...this.options.schedule }
+    const replayed = slot.bitmaps[segment]
+    const bitmap = replayed ?? this.options.keep.select(slot.content.key, segment, shape)
+    if (replayed === undefined) slot.bitmaps.push(bitmap)
+    slot.kept.push(keptRows(bitmap, shape))
+    const flags = replayed === undefined ? 0 : SelectionFlag.replayed
+    this.result.selections.push3(slot.content.slot, segment, flags)
+    this.result.selections.push(bitmap.length)
+    this.result.selections.pushAll(bitmap)
+  }
+
+  private sample(slotId: number): void {
+    const slot = this.open(slotId)
+    const { token, stop } = this.options.token(slot.content.key, slot.outputs++)
+    this.result.tokens.push3(slotId, token, stop ? TokenFlag.stop : 0)
+  }
+
+  private open(slot: number): Slot {
+    const open = this.slots.get(slot)
+    if (open === undefined) throw new Error(`slot ${slot} is not open`)
+    return open
+  }
+
+  private leave(slot: number): void {
+    const at = this.decodeSet.indexOf(slot)
+    if (at < 0) return
+    const last = this.decodeSet.pop()!
+    if (last !== slot) this.decodeSet[at] = last
+  }
+}

@@ -1,0 +1,89 @@
+/**
+ * Host time of one step for N requests that all decode: tick (plan) + stepDone (commit), with a sink that does nothing.
+ * Run: node --conditions=source --expose-gc test/bench/steadyDecode.ts [requests ...]
+ */
+import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
+import { segmentWork } from "@uniprefill/model/Work"
+import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import { Driver } from "@uniprefill/scheduler/Driver"
+import { fcfs } from "@uniprefill/scheduler/Policy"
+import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { StepResult } from "@uniprefill/scheduler/StepResult"
+import { deepSchedule, deepSpec } from "../simulation/Models.ts"
+import { testTable } from "../simulation/VirtualServer.ts"
+
+const steps = 20_000
+
+const measure = (requests: number, waiting: number) => {
+  const layout = makeKvLayout(deepSpec, deepSchedule, { pageSize: 128, kvElementBytes: 2, carryElementBytes: 4 })
+  let plan: StepPlan | null = null
+  const driver = new Driver(
+    {
+      layout,
+      schedule: deepSchedule,
+      slabs: 4_000_000,
+      slots: requests,
+      stateSlots: 0,
+      maxRowsPerStep: 8192,
+      costModel: new RooflineCostModel(segmentWork(deepSpec, layout, { weight: 2, kv: 2 }), testTable, 128),
+      policy: fcfs,
+      stepBudgetMicros: 1_000_000_000,
+      idleStepBudgetMicros: 1_000_000_000,
+      maxPrefillWaitMicros: 1_000_000_000,
+      maxModelLen: 200_000,
+      maxWaiting: 100_000,
+      maxWaitingTokens: 1_000_000_000,
+    },
+    {
+      openSlot: () => {},
+      closeSlot: () => {},
+      submit: (submitted) => {
+        plan = submitted
+      },
+      token: () => {},
+      selected: () => {},
+      finished: () => {},
+    },
+  )
+  for (let i = 0; i < requests + waiting; i++) driver.submit({ promptLength: 16, drops: false, maxTokens: 50_000 }, 0)
+  const result = new StepResult()
+  let now = 0
+  driver.tick(now)
+  result.clear(plan!.stepId)
+  for (let i = 0; i < plan!.samples.length; i += 2) result.tokens.push3(plan!.samples.data[i + 1]!, 5, 0)
+  driver.stepDone(result)
+  // Every request decodes from here on: the result of a step is always the same but for its number.
+  const tokens: Array<number> = []
+  for (let slot = 0; slot < requests; slot++) tokens.push(slot, 5, 0)
+  const steady = () => {
+    driver.tick(now)
+    now += 1000
+    steadyResult.stepId = plan!.stepId
+    driver.stepDone(steadyResult)
+  }
+  const steadyResult = new StepResult()
+  steadyResult.tokens.pushAll(tokens)
+  for (let i = 0; i < steps; i++) steady()
+  const micros: Array<number> = []
+  const heapBefore = (globalThis.gc?.(), process.memoryUsage().heapUsed)
+  for (let batch = 0; batch < 21; batch++) {
+    const start = process.hrtime.bigint()
+    for (let i = 0; i < steps / 20; i++) steady()
+    micros.push(Number(process.hrtime.bigint() - start) / 1000 / (steps / 20))
+  }
+  const heapBytesPerStep = (process.memoryUsage().heapUsed - heapBefore) / (21 * (steps / 20))
+  micros.sort((a, b) => a - b)
+  console.log(
+    JSON.stringify({
+      requests,
+      waiting,
+      decoding: driver.scheduler.decoding.length,
+      medianMicrosPerStep: Number(micros[10]!.toFixed(2)),
+      heapBytesPerStep: Math.round(heapBytesPerStep),
+    }),
+  )
+}
+
+const counts = process.argv.slice(2).map(Number)
+for (const requests of counts.length > 0 ? counts : [1, 64, 256]) measure(requests, 0)
+measure(64, 4096)

@@ -1,0 +1,242 @@
+import { pagesFor } from "@uniprefill/units/Units"
+import { fc, test } from "@fast-check/vitest"
+import { randomKeep } from "@uniprefill/executor/KeepModel"
+import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
+import { segmentWork } from "@uniprefill/model/Work"
+import { describe, expect, it } from "vitest"
+import { deepSchedule, deepSpec, hybridSchedule, hybridSpec } from "./Models.ts"
+import { testTable, VirtualServer } from "./VirtualServer.ts"
+
+const slabsOfRows = (server: VirtualServer, rows: ReadonlyArray<number>): number =>
+  server.layout.tables.reduce(
+    (sum, table) =>
+      sum + (table.kind === "full" ? pagesFor(rows[table.segment]!, server.layout.pageSize) * table.slabsPerPage : 0),
+    0,
+  )
+
+describe("a request's memory", () => {
+  it("is, after the last selection, exactly the pages of its kept rows", () => {
+    const server = new VirtualServer({ spec: deepSpec, schedule: deepSchedule })
+    const request = server.submit({ promptLength: 8192, drops: true, maxTokens: 200 })
+    while (request.outputs === 0) expect(server.step()).toBe(true)
+    expect(request.keptRows).toHaveLength(4)
+    expect(request.keptRows[3]).toBeLessThan(8192 / 2)
+    expect(request.ownedSlabs).toBe(slabsOfRows(server, request.keptRows))
+    expect(server.driver.scheduler.memory.pool.used).toBe(request.ownedSlabs)
+    const dense = slabsOfRows(server, [8192, 8192, 8192, 8192])
+    expect(request.ownedSlabs).toBeLessThan(dense * 0.8)
+    while (request.outputs < 100) server.step()
+    expect(request.ownedSlabs).toBe(
+      slabsOfRows(
+        server,
+        request.keptRows.map((rows) => rows + 99),
+      ),
+    )
+    server.drain()
+    expect(server.ended.get(request.id)).toBe("length")
+  })
+
+  it("is given back in every state it can be aborted in", () => {
+    for (const steps of [0, 1, 2, 5, 9, 12]) {
+      for (const inFlight of [false, true]) {
+        const server = new VirtualServer({
+          spec: deepSpec,
+          schedule: deepSchedule,
+          config: { idleStepBudgetMicros: 100_000 },
+        })
+        const request = server.submit({ promptLength: 8192, drops: true, maxTokens: 1000 })
+        for (let i = 0; i < steps; i++) server.step()
+        if (inFlight) server.step(() => server.driver.abort(request.id))
+        else server.driver.abort(request.id)
+        expect(server.ended.get(request.id)).toBe("abort")
+        server.drain(1)
+      }
+    }
+  })
+})
+
+describe("co-processing", () => {
+  /** Four requests decode; an 8K prompt arrives. Returns the predicted cost of every step until its first token. */
+  const costsBeside = (stepBudgetMicros: number): Array<number> => {
+    const server = new VirtualServer({ spec: deepSpec, schedule: deepSchedule, config: { stepBudgetMicros } })
+    for (let i = 0; i < 4; i++) server.submit({ promptLength: 100, drops: true, maxTokens: 5000 })
+    for (let i = 0; i < 3; i++) server.step()
+    const long = server.submit({ promptLength: 8192, drops: true, maxTokens: 2 })
+    const real = new RooflineCostModel(
+      segmentWork(deepSpec, server.layout, { weight: 2, kv: 2 }),
+      testTable,
+      deepSchedule.lastQ,
+    )
+    const costs: Array<number> = []
+    server.inspect = (plan, micros) => {
+      expect(plan.stepId).toBeGreaterThan(0)
+      expect(real.stepMicros(server.driver.scheduler["load"])).toBe(micros)
+      costs.push(micros)
+    }
+    while (!server.firstTokenAt.has(long.id)) server.step()
+    expect(server.driver.scheduler.overBudgetChunks).toBe(0)
+    expect(server.driver.scheduler.decoding.length).toBeGreaterThanOrEqual(4)
+    return costs
+  }
+
+  it("keeps every step within its budget while an 8K prompt prefills beside decodes", () => {
+    const costs = costsBeside(50_000)
+    expect(costs.length).toBeGreaterThan(5)
+    expect(Math.max(...costs)).toBeLessThanOrEqual(50_000)
+  })
+
+  it("would not without chunks: the same prompt in one step stalls the decodes", () => {
+    expect(Math.max(...costsBeside(Number.MAX_SAFE_INTEGER))).toBeGreaterThan(50_000 * 10)
+  })
+
+  it("gives a starved prompt one smallest chunk beyond the budget", () => {
+    const server = new VirtualServer({
+      spec: deepSpec,
+      schedule: deepSchedule,
+      config: { stepBudgetMicros: 1, maxPrefillWaitMicros: 20_000 },
+    })
+    server.submit({ promptLength: 64, drops: true, maxTokens: 5000 })
+    server.step()
+    const prompt = server.submit({ promptLength: 640, drops: true, maxTokens: 1 })
+    while (!server.ended.has(prompt.id)) server.step()
+    expect(server.driver.scheduler.overBudgetChunks).toBe(10)
+  })
+
+  it("computes a short prompt in one step, selections and first token included", () => {
+    const server = new VirtualServer({ spec: deepSpec, schedule: deepSchedule })
+    const request = server.submit({ promptLength: 1100, drops: true, maxTokens: 1 })
+    server.step()
+    expect(request.keptRows).toHaveLength(4)
+    expect(server.ended.get(request.id)).toBe("length")
+    server.drain(1)
+  })
+})
+
+describe("submission", () => {
+  it("refuses what could never fit, naming both numbers", () => {
+    const server = new VirtualServer({ spec: deepSpec, schedule: deepSchedule, config: { slabs: 500, maxModelLen: 4096 } })
+    const submit = (promptLength: number, maxTokens?: number) =>
+      server.driver.submit({ promptLength, drops: true, maxTokens }, 0)
+    expect(submit(4096)).toMatchObject({ _tag: "TooLong", detail: expect.stringMatching(/4096 tokens.*4096/) })
+    expect(submit(4000, 97)).toMatchObject({ _tag: "TooLong", detail: expect.stringMatching(/4097.*4096/) })
+    expect(submit(4000, 90)).toMatchObject({ _tag: "TooLong", detail: expect.stringMatching(/\d+ slabs.*500/) })
+    expect(submit(0)).toMatchObject({ _tag: "TooLong" })
+    expect(submit(100)._tag).toBe("Queued")
+    server.drain(100_000)
+  })
+
+  it("answers a full queue with how full it is", () => {
+    const server = new VirtualServer({
+      spec: deepSpec,
+      schedule: deepSchedule,
+      config: { maxWaiting: 2, maxWaitingTokens: 1000 },
+    })
+    const submit = (promptLength: number) => server.driver.submit({ promptLength, drops: true, maxTokens: 1 }, 0)
+    expect(submit(900)._tag).toBe("Queued")
+    expect(submit(101)).toMatchObject({ _tag: "QueueFull", detail: expect.stringMatching(/900.*1000/) })
+    expect(submit(100)._tag).toBe("Queued")
+    expect(submit(1)).toMatchObject({ _tag: "QueueFull", detail: expect.stringMatching(/2 requests.*2/) })
+    server.drain()
+  })
+})
+
+describe("failure of a step", () => {
+  it("ends what had a slot, keeps what waited, and leaks nothing", () => {
+    const server = new VirtualServer({ spec: deepSpec, schedule: deepSchedule, config: { slots: 2 } })
+    const running = [1, 2].map(() => server.submit({ promptLength: 3000, drops: true, maxTokens: 5 }))
+    const waiting = server.submit({ promptLength: 500, drops: true, maxTokens: 5 })
+    server.step()
+    server.driver.tick(server.now)
+    server.driver.stepFailed()
+    expect(running.map((request) => server.ended.get(request.id))).toEqual(["error", "error"])
+    expect(server.driver.waiting).toBe(1)
+    server["submitted"] = null
+    server.drain()
+    expect(server.ended.get(waiting.id)).toBe("length")
+  })
+})
+
+const submissions = fc.array(
+  fc.record({
+    at: fc.integer({ min: 0, max: 30 }),
+    promptLength: fc.oneof(fc.integer({ min: 1, max: 300 }), fc.integer({ min: 1000, max: 6000 })),
+    maxTokens: fc.integer({ min: 1, max: 300 }),
+    drops: fc.boolean(),
+    abortAfter: fc.option(fc.integer({ min: 0, max: 40 }), { nil: undefined }),
+    abortInFlight: fc.boolean(),
+    stopAt: fc.option(fc.integer({ min: 0, max: 50 }), { nil: undefined }),
+  }),
+  { minLength: 1, maxLength: 12 },
+)
+
+describe.each([
+  { name: "full attention", spec: deepSpec, schedule: deepSchedule },
+  { name: "full, sliding and recurrent layers", spec: hybridSpec, schedule: hybridSchedule },
+])("any mix of requests ($name)", ({ spec, schedule }) => {
+  test.prop(
+    {
+      arrivals: submissions,
+      pageSize: fc.constantFrom(64, 128, 192),
+      slots: fc.integer({ min: 1, max: 6 }),
+      keep: fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 1, maxLength: 3 }),
+      slabFactor: fc.double({ min: 1, max: 3, noNaN: true }),
+      budget: fc.constantFrom(2_000, 20_000, 200_000),
+    },
+    { numRuns: 60 },
+  )("ends every request, emits every token once and leaks nothing", (run) => {
+    const stops = new Map<number, number | undefined>()
+    const make = (slabs: number) =>
+      new VirtualServer({
+        spec,
+        schedule,
+        pageSize: run.pageSize,
+        keep: randomKeep(7, run.keep),
+        stopAt: (key, index) => stops.get(key) === index,
+        config: {
+          slabs,
+          slots: run.slots,
+          stateSlots: run.slots,
+          maxRowsPerStep: 1024,
+          stepBudgetMicros: run.budget,
+          idleStepBudgetMicros: run.budget * 5,
+        },
+      })
+    const probe = make(1_000_000)
+    const largest = Math.max(
+      ...run.arrivals.map((arrival) => probe.driver.scheduler.memory.worstCase(probe.submit(arrival))),
+    )
+    const server = make(Math.ceil(largest * run.slabFactor))
+    const requests: Array<{ id: number; arrival: (typeof run.arrivals)[number] }> = []
+    const aborts: Array<{ id: number; step: number; inFlight: boolean }> = []
+    for (let step = 0; ; step++) {
+      for (const arrival of run.arrivals.filter((one) => one.at === step)) {
+        const { id } = server.submit(arrival)
+        stops.set(id, arrival.stopAt)
+        requests.push({ id, arrival })
+        if (arrival.abortAfter !== undefined) {
+          aborts.push({ id, step: step + arrival.abortAfter, inFlight: arrival.abortInFlight })
+        }
+      }
+      const due = aborts.filter((abort) => abort.step === step)
+      for (const { id, inFlight } of due) if (!inFlight) server.driver.abort(id)
+      const worked = server.step(() => {
+        for (const { id, inFlight } of due) if (inFlight) server.driver.abort(id)
+      })
+      if (!worked) for (const { id } of due) server.driver.abort(id)
+      if (!worked && step > 30) break
+      expect(step).toBeLessThan(20_000)
+    }
+    server.drain(1)
+    for (const { id, arrival } of requests) {
+      const reason = server.ended.get(id)
+      const tokens = server.outputs.get(id)?.length ?? 0
+      if (reason === "abort") expect(arrival.abortAfter).toBeDefined()
+      else if (reason === "stop") expect(tokens).toBe(arrival.stopAt! + 1)
+      else {
+        expect(reason).toBe("length")
+        expect(tokens).toBe(arrival.maxTokens)
+      }
+      expect(server.outputs.get(id) ?? []).toEqual(Array.from({ length: tokens }, (_, i) => (id * 31 + i) % 1000))
+    }
+  })
+})
