@@ -43,7 +43,9 @@ const onSignal = (signal) => {
  * @param {NodeJS.Signals | null} signal
  */
 const exitCodeOf = (code, signal) =>
-  signal === null ? (code ?? 1) : 128 + ({ SIGHUP: 1, SIGINT: 2, SIGKILL: 9, SIGTERM: 15 }[String(signal)] || 0)
+  signal === null
+    ? (code ?? 1)
+    : 128 + ({ SIGHUP: 1, SIGINT: 2, SIGKILL: 9, SIGTERM: 15 }[/** @type {string} */ (signal)] || 0)
 
 /**
  * @typedef {object} ChildOptions

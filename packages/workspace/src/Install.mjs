@@ -35,11 +35,17 @@ const libc = () => {
   return process.platform !== "linux" ? "" : report.getReport().header.glibcVersionRuntime ? "glibc" : "musl"
 }
 
-/** @param {LockedPackage} entry */
-const fitsPlatform = (entry) => {
+/**
+ * Whether a package is made for this platform in particular. Other optional packages may be absent rightly: they may
+ * belong to one that is for another platform.
+ *
+ * @param {LockedPackage} entry
+ */
+const isForThisPlatform = (entry) => {
   const allows = (/** @type {string | string[] | undefined} */ list, /** @type {string} */ value) =>
     list === undefined || [list].flat().includes(value)
   return (
+    (entry.os !== undefined || entry.cpu !== undefined) &&
     allows(entry.os, process.platform) &&
     allows(entry.cpu, process.arch) &&
     (entry.libc === undefined || allows(entry.libc, libc()))
@@ -59,7 +65,7 @@ const installedPackages = (wanted) => {
   for (const [place, entry] of Object.entries(wanted)) {
     if (!place.includes("node_modules/") || entry.link) continue
     const found = account.packages[place]
-    if (found === undefined && entry.optional && !fitsPlatform(entry)) continue
+    if (found === undefined && entry.optional && !isForThisPlatform(entry)) continue
     if (found === undefined || found.version !== entry.version || found.integrity !== entry.integrity) return undefined
     if (!fs.existsSync(inRoot(place, "package.json"))) return undefined
     present.push(place)
@@ -74,6 +80,9 @@ const linksAreWhole = (wanted) =>
     if (!/^node_modules\/(@[^/]+\/)?[^/]+$/.test(place) || !fs.existsSync(inRoot(place))) return true
     return Object.keys(entry.bin || {}).every((name) => fs.existsSync(inRoot("node_modules/.bin", name)))
   })
+
+/** @type {(a: string, b: string) => number} */
+const compare = (a, b) => (a < b ? -1 : 1)
 
 const dependencyFields = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"]
 
@@ -93,15 +102,17 @@ const manifestsAreLocked = (wanted) => {
   return folders.every((folder) => {
     const manifest = readJson(inRoot(folder, "package.json"))
     if (manifest === undefined) return true
-    const locked = wanted[folder]
+    const entry = wanted[folder]
     return (
-      locked !== undefined &&
+      entry !== undefined &&
       dependencyFields.every((field) => {
         const sorted = (/** @type {Record<string, string> | undefined} */ map) =>
-          Object.entries(map || {})
-            .sort()
-            .join()
-        return sorted(manifest[field]) === sorted(locked[field])
+          JSON.stringify(
+            Object.entries(map || {})
+              .map(String)
+              .sort(compare),
+          )
+        return sorted(manifest[field]) === sorted(entry[field])
       })
     )
   })

@@ -3,14 +3,14 @@ import { inRoot } from "./Paths.mjs"
 import { Failure } from "./Terminal.mjs"
 
 /** What the product runs on; npm and these scripts run on any Node from 20. */
-const minimum = [22, 19]
+const minimum = { major: 22, minor: 19 }
 
 const bundled = inRoot("node_modules/.bin/node")
 
 /** @param {string} version */
 const isEnough = (version) => {
   const [major = 0, minor = 0] = version.split(".").map(Number)
-  return major > minimum[0] || (major === minimum[0] && minor >= minimum[1])
+  return major > minimum.major || (major === minimum.major && minor >= minimum.minor)
 }
 
 /**
@@ -22,7 +22,7 @@ export const runtimeNode = () => {
   if (probe.status === 0 && isEnough(probe.stdout.trim())) return bundled
   if (isEnough(process.versions.node)) return process.execPath
   throw new Failure(
-    `uniprefill runs on Node ${minimum.join(".")} or newer; this is Node ${process.versions.node}, ` +
+    `uniprefill runs on Node ${minimum.major}.${minimum.minor} or newer; this is Node ${process.versions.node}, ` +
       `and the copy that is installed on Linux x86-64 does not run here (${process.platform} ${process.arch}).`,
     "Install Node 24 (https://nodejs.org), put it first on PATH and run the command again.",
   )

@@ -1,6 +1,6 @@
 /** What people see: one line that moves on a terminal, one plain line per task elsewhere. */
 
-const live = process.stderr.isTTY === true && process.env.CI !== "true"
+const live = process.stderr.isTTY && process.env.CI !== "true"
 
 /** Something went wrong that a person can act on: what happened, and in `advice` what to do next. */
 export class Failure extends Error {
