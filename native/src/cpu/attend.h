@@ -46,11 +46,11 @@ struct Attend {
   using F = typename Simd::F;
 
   // Turns one row of dot products with the keys from `first_key` on into powers of two in bf16.
-  [[gnu::always_inline]] static inline void softmax_row(const float *dots, const ScoreScale &scale, int first_key,
+  [[gnu::always_inline]] static inline void softmax_row(const float *dots, const ScoreScale<Simd> &scale, int first_key,
                                                         AttendRows &rows, int row, int head_dim, bf16 *powers) {
     F score[tile_keys / 16];
 #pragma GCC unroll 8
-    for (int v = 0; v < tile_keys / 16; ++v) score[v] = scale.template operator()<Simd>(Simd::load(dots + v * 16));
+    for (int v = 0; v < tile_keys / 16; ++v) score[v] = scale(Simd::load(dots + v * 16));
     const int lo = rows.lo[row] - first_key, hi = rows.hi[row] - first_key;
     if (lo > 0 || hi < tile_keys - 1) {
 #pragma GCC unroll 8
@@ -89,7 +89,7 @@ struct Attend {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < W; ++v) acc[r][v] = Simd::load(output + r * head_dim + v * 16);
-    dot_tile<Simd, R, W>(powers, tile_keys, values, head_dim * 2, 32, keys / 2, acc);
+    dot_tile<Simd>(powers, tile_keys, values, head_dim * 2, 32, keys / 2, acc);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
       if (seen >> r & 1) {
@@ -110,7 +110,7 @@ struct Attend {
   // One strip of R rows from `row` on against one tile of keys.
   template <int R>
   static void strip(AttendRows &rows, int row, const bf16 *keys, const bf16 *values, int first_key, int head_dim,
-                    const ScoreScale &scale) {
+                    const ScoreScale<Simd> &scale) {
     unsigned seen = 0;
     int last = -1;
     for (int r = 0; r < R; ++r)
@@ -141,7 +141,7 @@ struct Attend {
 
   template <int R>
   static void strip_of_rows(int count, AttendRows &rows, int row, const bf16 *keys, const bf16 *values, int first_key,
-                            int head_dim, const ScoreScale &scale) {
+                            int head_dim, const ScoreScale<Simd> &scale) {
     if constexpr (R > 1)
       if (count < R) return strip_of_rows<R - 1>(count, rows, row, keys, values, first_key, head_dim, scale);
     strip<R>(rows, row, keys, values, first_key, head_dim, scale);
@@ -160,7 +160,7 @@ struct Attend {
   static void run(const AttendTask &task, const AttentionShape &shape) {
     const Attention &group = *task.group;
     const int head_dim = shape.head_dim, heads_per_kv = shape.heads / shape.kv_heads, count = task.end - task.begin;
-    const ScoreScale scale(shape);
+    const ScoreScale<Simd> scale(shape);
     AttendRows rows;
     int first = INT32_MAX, last = -1;
     for (int i = 0; i < count; ++i) {

@@ -7,6 +7,14 @@
 
 namespace up::cpu {
 
+template <class Simd, int R, int W>
+[[gnu::always_inline]] inline void zero_tile(typename Simd::F (&acc)[R][W]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < W; ++v) acc[r][v] = Simd::set(0);
+}
+
 // acc[r][v] += Σ_p a[r, pair p] · b[p, vector v], in order of p. Each (row, lane) is its own chain of sums, so a row's
 // result does not depend on R.
 //

@@ -48,19 +48,18 @@ struct Gemm {
   template <int R, int W>
   static void tile(const bf16 *a, int lda, const bf16 *panel, int k, int slices, bool accumulate, float *out, int ldo,
                    int columns) {
+    const int slice = k / slices;
     F total[R][W];
-    for (int s = 0; s < slices; ++s) {
-      const int begin = s * (k / slices);
+    zero_tile<Simd>(total);
+    dot_tile<Simd>(a, lda, panel, W * 32, 32, slice / 2, total);
+    for (int begin = slice; begin < k; begin += slice) {
       F acc[R][W];
+      zero_tile<Simd>(acc);
+      dot_tile<Simd>(a + begin, lda, panel + static_cast<size_t>(begin) * W * 16, W * 32, 32, slice / 2, acc);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < W; ++v) acc[r][v] = Simd::set(0);
-      dot_tile<Simd, R, W>(a + begin, lda, panel + static_cast<size_t>(begin) * W * 16, W * 32, 32, k / slices / 2, acc);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < W; ++v) total[r][v] = s == 0 ? acc[r][v] : Simd::add(total[r][v], acc[r][v]);
+        for (int v = 0; v < W; ++v) total[r][v] = Simd::add(total[r][v], acc[r][v]);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)

@@ -35,13 +35,13 @@ struct Score {
   };
 
   // Adds the keys [first_key, last_key] of a tile to the sums of their blocks.
-  [[gnu::always_inline]] static inline bool add_row(const float *dots, const ScoreScale &scale, int first_key,
+  [[gnu::always_inline]] static inline bool add_row(const float *dots, const ScoreScale<Simd> &scale, int first_key,
                                                     int last_key, int block, float *greatest, float *sum) {
     F score[tile_keys / 16];
     bool finite = true;
 #pragma GCC unroll 8
     for (int v = 0; v < tile_keys / 16; ++v) {
-      score[v] = scale.template operator()<Simd>(Simd::load(dots + v * 16));
+      score[v] = scale(Simd::load(dots + v * 16));
       finite &= Simd::all_finite(Simd::keep_lanes(score[v], 0, last_key - first_key - v * 16, 0));
     }
     for (int b = first_key / block; b <= last_key / block; ++b) {
@@ -72,7 +72,7 @@ struct Score {
   // R queries from the one at row `row` on against the tile of keys from `first_key` on.
   template <int R>
   static bool strip(const bf16 *queries, int head_dim, int row, const bf16 *keys, int first_key, int block,
-                    const ScoreScale &scale, BlockSums &sums, int query) {
+                    const ScoreScale<Simd> &scale, BlockSums &sums, int query) {
     alignas(64) float dots[R][tile_keys];
     dot_keys<Simd, R>(queries, head_dim, keys, dots);
     bool finite = true;
@@ -87,7 +87,7 @@ struct Score {
 
   template <int R>
   static bool strip_of_rows(int count, const bf16 *queries, int head_dim, int row, const bf16 *keys, int first_key,
-                            int block, const ScoreScale &scale, BlockSums &sums, int query) {
+                            int block, const ScoreScale<Simd> &scale, BlockSums &sums, int query) {
     if constexpr (R > 1)
       if (count < R)
         return strip_of_rows<R - 1>(count, queries, head_dim, row, keys, first_key, block, scale, sums, query);
@@ -113,7 +113,7 @@ struct Score {
   static bool head(const bf16 *queries, int q_rows, const KvPages &pages, int rows, int block,
                    const AttentionShape &shape, int head, uint64_t *masses) {
     const int head_dim = shape.head_dim, blocks = (rows + block - 1) / block;
-    const ScoreScale scale(shape);
+    const ScoreScale<Simd> scale(shape);
     const int skipped = std::max(0, q_rows - rows);  // queries before row 0 see nothing
     queries += static_cast<ptrdiff_t>(skipped) * shape.heads * head_dim;
     q_rows -= skipped;

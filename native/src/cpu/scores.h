@@ -15,11 +15,8 @@ template <class Simd, int R>
 #pragma GCC unroll 1
   for (int first = 0; first < tile_keys / 16; first += W) {
     typename Simd::F acc[R][W];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < W; ++v) acc[r][v] = Simd::set(0);
-    dot_tile<Simd, R, W>(queries, head_dim, keys + static_cast<ptrdiff_t>(first) * 16 * head_dim, 32, head_dim * 16,
+    zero_tile<Simd>(acc);
+    dot_tile<Simd>(queries, head_dim, keys + static_cast<ptrdiff_t>(first) * 16 * head_dim, 32, head_dim * 16,
                          head_dim / 2, acc);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -29,6 +26,7 @@ template <class Simd, int R>
 }
 
 // From a dot product to a score whose power of two is the softmax numerator.
+template <class Simd>
 struct ScoreScale {
   float factor;  // log2(e) · scale without a cap
   float cap;     // log2(e) · soft_cap, or 0
@@ -39,7 +37,6 @@ struct ScoreScale {
         cap(shape.soft_cap * log2_e),
         inner(shape.soft_cap == 0 ? 0 : shape.scale / shape.soft_cap) {}
 
-  template <class Simd>
   [[gnu::always_inline]] typename Simd::F operator()(typename Simd::F dot) const {
     if (cap == 0) return Simd::mul(dot, Simd::set(factor));
     return Simd::mul(Simd::set(cap), tanh<Simd>(Simd::mul(dot, Simd::set(inner))));
