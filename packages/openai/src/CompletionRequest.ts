@@ -16,6 +16,7 @@ export const CompletionRequest = Schema.Struct({
   max_tokens: optional(intBetween(1, 0x7fff_ffff)),
   logprobs: optional(intBetween(0, requestLimits.logprobs)),
   echo: optional(Schema.Boolean),
+  add_special_tokens: optional(Schema.Boolean),
   best_of: optional(intBetween(1, requestLimits.n)),
 })
 export type CompletionRequest = typeof CompletionRequest.Type

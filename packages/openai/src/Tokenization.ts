@@ -9,6 +9,7 @@ const model = optional(stringUpTo(requestLimits.modelLength))
 export const TokenizeRequest = Schema.Struct({
   model,
   prompt: Schema.String,
+  add_special_tokens: optional(Schema.Boolean),
   return_token_strs: optional(Schema.Boolean),
 })
 export type TokenizeRequest = typeof TokenizeRequest.Type

@@ -1,0 +1,42 @@
+import { readFileSync } from "node:fs"
+import { Engine } from "@uniprefill/engine/Engine"
+import type { ModelList } from "@uniprefill/openai/Model"
+import { Effect } from "effect"
+import { HttpServerResponse } from "effect/http"
+import { PrometheusMetrics } from "effect/observability"
+import { apiError } from "./ApiError.ts"
+import { describeModel, ServedModel } from "./ServedModel.ts"
+
+const packageJson = new URL("../package.json", import.meta.url)
+
+export const version = (JSON.parse(readFileSync(packageJson, "utf8")) as { version: string }).version
+
+export const versionRoute = Effect.succeed(HttpServerResponse.jsonUnsafe({ version }))
+
+/** The process answers. Whether it also serves is `/ready`'s to say. */
+export const healthRoute = Effect.succeed(HttpServerResponse.jsonUnsafe({ status: "ok" }))
+
+/** 503 while draining, after repeated failures of the executor, and when work waits but no step has committed for `stallSeconds`. */
+export const readyRoute = Effect.fnUntraced(function* (stallSeconds: number) {
+  const engine = yield* Engine
+  const status = yield* engine.status
+  const { running, waiting, draining, stalledMicros, stepInFlight } = status
+  if (draining) return yield* apiError(503, `draining: ${running} requests still run`)
+  if (!status.healthy) return yield* apiError(503, `unhealthy: ${status.failures} steps failed, ${status.lastFailure}`)
+  if (stalledMicros > stallSeconds * 1e6) {
+    const step = stepInFlight === 0 ? "no step is running" : `step ${stepInFlight} is running`
+    const seconds = Math.floor(stalledMicros / 1e6)
+    return yield* apiError(503, `stalled: no step has finished for ${seconds} s, ${step}, ${waiting} requests wait`)
+  }
+  return HttpServerResponse.jsonUnsafe({ status: "ready", running, waiting })
+})
+
+export const modelsRoute = Effect.gen(function* () {
+  const served = yield* ServedModel
+  const list: ModelList = { object: "list", data: served.names.map((name) => describeModel(served, name)) }
+  return HttpServerResponse.jsonUnsafe(list)
+})
+
+export const metricsRoute = Effect.map(PrometheusMetrics.format(), (text) =>
+  HttpServerResponse.text(text, { contentType: "text/plain; version=0.0.4; charset=utf-8" }),
+)

@@ -1,0 +1,115 @@
+import { Engine, EngineError, type GenerateEvent, type GenerateRequest } from "@uniprefill/engine/Engine"
+import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { Effect, Exit, Layer, Scope, Stream } from "effect"
+
+/**
+ * An engine for tests of what is above it. Answers `maxTokens` tokens ` 0 1 2 …`, `delayMs` apart; what it was asked and
+ * which requests were given up is open to the test.
+ */
+export class FakeEngine {
+  delayMs = 0
+  /** What requests are refused with, once `capacity` of them have been taken. */
+  refuse: EngineError | undefined
+  capacity = 0
+  /** Fails an answer after this many tokens. */
+  failAfter = Number.POSITIVE_INFINITY
+  /** Ends an answer after this many tokens without a `Finished`. */
+  vanishAfter = Number.POSITIVE_INFINITY
+  stalledMicros = 0
+  draining = false
+  lastFailure: string | null = null
+  readonly requests: Array<GenerateRequest> = []
+  readonly aborted: Array<string> = []
+  readonly running = new Set<string>()
+  readonly #idle: Array<() => void> = []
+
+  get layer(): Layer.Layer<Engine> {
+    return Layer.succeed(Engine, {
+      model: { spec: {} as ModelSpec, executor: {} as never, maxModelLen: 4096, drops: true },
+      generate: (request) => this.#generate(request),
+      status: Effect.sync(() => ({
+        running: this.running.size,
+        waiting: this.stalledMicros > 0 ? 3 : 0,
+        draining: this.draining,
+        slabsUsed: 0,
+        slabs: 100,
+        stalledMicros: this.stalledMicros,
+        stepInFlight: this.stalledMicros > 0 ? 17 : 0,
+        healthy: this.lastFailure === null,
+        failures: this.lastFailure === null ? 0 : 3,
+        lastFailure: this.lastFailure,
+      })),
+      drain: Effect.callback<void>((resume) => {
+        this.draining = true
+        if (this.running.size === 0) resume(Effect.void)
+        else this.#idle.push(() => resume(Effect.void))
+      }),
+    })
+  }
+
+  #generate(
+    request: GenerateRequest,
+  ): Effect.Effect<Stream.Stream<GenerateEvent, EngineError>, EngineError, Scope.Scope> {
+    return Effect.suspend(() => {
+      if (this.refuse !== undefined && this.requests.length >= this.capacity) return Effect.fail(this.refuse)
+      if (this.draining) {
+        return Effect.fail(new EngineError({ reason: "Draining", field: null, detail: "the server is shutting down" }))
+      }
+      this.requests.push(request)
+      this.running.add(request.requestId)
+      const close = Effect.addFinalizer(() =>
+        Effect.sync(() => {
+          if (this.running.has(request.requestId)) this.aborted.push(request.requestId)
+          this.#finish(request.requestId)
+        }),
+      )
+      return Effect.as(close, this.#events(request))
+    })
+  }
+
+  #finish(requestId: string): void {
+    this.running.delete(requestId)
+    if (this.running.size === 0) for (const resume of this.#idle.splice(0)) resume()
+  }
+
+  #events(request: GenerateRequest): Stream.Stream<GenerateEvent, EngineError> {
+    const tokens = Array.from({ length: request.maxTokens ?? 8 }, (_, i) => i + 1000)
+    const broken = new EngineError({ reason: "Failed", field: null, detail: "step 12: device lost" })
+    const finished = Effect.sync((): GenerateEvent => {
+      this.#finish(request.requestId)
+      return {
+        _tag: "Finished",
+        reason: "length",
+        stopReason: null,
+        promptTokens: request.prompt.length,
+        completionTokens: tokens.length,
+        cachedTokens: 0,
+        kept: request.drop ? [1, 0.5, 0.25] : [1],
+        bitmaps: [],
+        times: { arrivedMicros: 0, firstScheduledMicros: 1500, firstTokenMicros: 12_000, finishedMicros: 20_000 },
+      }
+    })
+    const output = (token: number, i: number): Effect.Effect<GenerateEvent, EngineError> =>
+      Effect.gen({ self: this }, function* () {
+        if (this.delayMs > 0) yield* Effect.sleep(this.delayMs)
+        if (i >= this.failAfter) return yield* broken
+        const { logprobs } = request.sampling
+        const alternatives = Array.from({ length: logprobs }, (_, k) => [token + k, -0.5 - k] as const)
+        return {
+          _tag: "Output" as const,
+          tokens: [token],
+          text: ` ${i}`,
+          logprobs: logprobs < 0 ? [] : [[[token, -0.5] as const, ...alternatives]],
+        }
+      })
+    const outputs = Stream.mapEffect(Stream.fromIterable(tokens.entries()), ([i, token]) => output(token, i))
+    if (this.vanishAfter < tokens.length) return Stream.take(outputs, this.vanishAfter)
+    return Stream.concat(outputs, Stream.fromEffect(finished))
+  }
+}
+
+export const engineError = (reason: EngineError["reason"], detail: string, field: string | null = null): EngineError =>
+  new EngineError({ reason, field, detail })
+
+/** Closes a scope that a test opened. */
+export const closeScope = (scope: Scope.Closeable): Promise<void> => Effect.runPromise(Scope.close(scope, Exit.void))

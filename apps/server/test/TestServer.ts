@@ -1,0 +1,109 @@
+import { createRequire } from "node:module"
+import { connect } from "node:net"
+import { dirname } from "node:path"
+import { NodeServices } from "@effect/platform-node"
+import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
+import { Context, Effect, Layer, Logger, Scope } from "effect"
+import { HttpServer } from "effect/http"
+import OpenAI from "openai"
+import * as HttpApp from "uniprefill/HttpApp"
+import * as HttpListener from "uniprefill/HttpListener"
+import { ServedModel } from "uniprefill/ServedModel"
+import { type ServerLimits, serverLimits } from "uniprefill/ServerLimits"
+import { closeScope, FakeEngine } from "./FakeEngine.ts"
+
+export const modelDirectory = dirname(
+  createRequire(import.meta.url).resolve("@uniprefill/needle-10m-deep/package.json"),
+)
+
+const served = Layer.succeed(ServedModel, {
+  names: ["needle", "needle-alias"],
+  root: "models/needle",
+  createdSeconds: 1_700_000_000,
+  maxModelLen: 512,
+  vocabSize: 4096,
+  eosTokenIds: [1, 201],
+  generation: { temperature: 0, topP: undefined, topK: undefined, minP: undefined, repetitionPenalty: undefined },
+  scheduleP: 0.9,
+})
+
+export interface LogLine {
+  readonly message: string
+  readonly fields: Readonly<Record<string, unknown>>
+}
+
+export interface TestServer {
+  readonly url: string
+  readonly port: number
+  readonly engine: FakeEngine
+  readonly client: OpenAI
+  readonly logs: Array<LogLine>
+  readonly post: (path: string, body: unknown, headers?: Record<string, string>) => Promise<Response>
+  readonly close: () => Promise<void>
+}
+
+export interface TestServerOptions {
+  readonly apiKeys?: ReadonlyArray<string>
+  readonly limits?: Partial<ServerLimits>
+}
+
+/** The whole HTTP application over a fake engine and the embedded model's tokenizer, on a port of its own. */
+export const startServer = async (options: TestServerOptions = {}): Promise<TestServer> => {
+  const engine = new FakeEngine()
+  const logs: Array<LogLine> = []
+  const logger = Logger.map(Logger.formatStructured, ({ message, annotations }) => {
+    logs.push({ message: String(message), fields: annotations as Record<string, unknown> })
+  })
+  const limits = { ...serverLimits, ...options.limits }
+  const app = HttpApp.layer({ apiKeys: options.apiKeys ?? [], limits, stallSeconds: 60 }).pipe(
+    Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits })),
+    Layer.provide([engine.layer, served, Tokenizer.layer({ directory: modelDirectory })]),
+    Layer.provide(Logger.layer([logger])),
+    Layer.provide(NodeServices.layer),
+  )
+  const scope = Scope.makeUnsafe()
+  const context = await Effect.runPromise(Layer.buildWithScope(app, scope))
+  const { address } = Context.get(context, HttpServer.HttpServer)
+  const port = (address as { readonly port: number }).port
+  const url = `http://127.0.0.1:${port}`
+  return {
+    url,
+    port,
+    engine,
+    client: new OpenAI({ baseURL: `${url}/v1`, apiKey: options.apiKeys?.[0] ?? "none", maxRetries: 0 }),
+    logs,
+    post: (path, body, headers = {}) =>
+      fetch(`${url}${path}`, {
+        method: "POST",
+        headers: { "content-type": "application/json", ...headers },
+        body: typeof body === "string" ? body : JSON.stringify(body),
+      }),
+    close: () => closeScope(scope),
+  }
+}
+
+/** Sends raw bytes and returns everything that comes back until the server closes. */
+export const rawExchange = (port: number, bytes: string): Promise<string> =>
+  new Promise((resolve, reject) => {
+    let received = ""
+    const socket = connect(port, "127.0.0.1", () => socket.write(bytes))
+    socket.setEncoding("utf8")
+    socket.on("data", (chunk: string) => (received += chunk))
+    socket.on("close", () => resolve(received))
+    socket.on("error", reject)
+  })
+
+/** Waits until `condition` holds, at most two seconds. */
+export const eventually = async (condition: () => boolean): Promise<void> => {
+  const deadline = performance.now() + 2000
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error(`never became true: ${condition}`)
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+}
+
+export const collect = async <A>(stream: AsyncIterable<A>): Promise<Array<A>> => {
+  const items: Array<A> = []
+  for await (const item of stream) items.push(item)
+  return items
+}
