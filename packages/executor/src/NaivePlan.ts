@@ -1,0 +1,405 @@
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { ItemField, type Section, sectionWidths, StateOperation, type StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { pagesFor } from "@uniprefill/units/Units"
+import { ExecutorError } from "./Executor.ts"
+import type { NaiveSlot, PageTable } from "./NaiveSlot.ts"
+import type { SlabMemory } from "./SlabMemory.ts"
+import type { StateMemory } from "./StateMemory.ts"
+
+/** Everything a plan changes before rows are computed. A plan is applied to a fork, which is kept only when all of it holds. */
+export interface Books {
+  readonly slots: Map<number, NaiveSlot>
+  /** The decode set, in the order of its rows. */
+  readonly decode: Array<number>
+  readonly memory: SlabMemory
+  readonly states: StateMemory
+}
+
+export const forkBooks = (books: Books): Books => ({
+  slots: new Map([...books.slots].map(([id, slot]) => [id, slot.fork()])),
+  decode: books.decode.slice(),
+  memory: books.memory.fork(),
+  states: books.states.fork(),
+})
+
+export interface PlanLimits {
+  readonly layout: KvLayout
+  readonly schedule: DropSchedule
+  readonly vocab: number
+  readonly maxRowsPerStep: number
+  readonly maxTokens: number
+}
+
+export interface Item {
+  readonly slot: number
+  readonly firstRow: number
+  readonly rows: number
+  readonly firstSegment: number
+  readonly lastSegment: number
+}
+
+/** What is left to do once a plan has been found sound: changes of memory, then rows. */
+export interface Work {
+  /** Slabs granted: what they held is erased. */
+  readonly erase: ReadonlyArray<number>
+  readonly copies: ReadonlyArray<readonly [source: number, target: number]>
+  readonly states: ReadonlyArray<readonly [operation: number, slotState: number, stateSlot: number]>
+  readonly items: ReadonlyArray<Item>
+  readonly samples: ReadonlyArray<readonly [item: number, slot: number]>
+}
+
+/**
+ * Applies a plan's sections to the books, in their order, and checks every record against what the ones before it left.
+ *
+ * Mutates: books. Fails (throws) with ExecutorError `InvalidPlan`, naming section, record and numbers; the books are then
+ * half changed and must be thrown away.
+ */
+export const applyPlan = (books: Books, plan: StepPlan, limits: PlanLimits): Work =>
+  new PlanReader(books, plan, limits).read()
+
+class PlanReader {
+  private readonly books: Books
+  private readonly plan: StepPlan
+  private readonly limits: PlanLimits
+  private place = ""
+
+  constructor(books: Books, plan: StepPlan, limits: PlanLimits) {
+    this.books = books
+    this.plan = plan
+    this.limits = limits
+  }
+
+  read(): Work {
+    const { books } = this
+    const { memory, states } = books
+    const { layout } = this.limits
+    const erase: Array<number> = []
+    const copies: Array<[number, number]> = []
+    const stateWork: Array<[number, number, number]> = []
+
+    this.each("leaves", ([id]) => {
+      const at = books.decode.indexOf(id!)
+      this.check(at >= 0, `slot ${id} is not in the decode set`)
+      books.decode[at] = books.decode[books.decode.length - 1]!
+      books.decode.pop()
+    })
+    this.each("trims", ([id, t, pages]) => {
+      const table = this.table(id!, t!)
+      const { slabsPerPage } = layout.tables[t!]!
+      const held = table.slabs.length / slabsPerPage
+      this.check(pages! >= 0 && pages! <= held, `keeps ${pages} pages of ${held}`)
+      for (const slab of table.slabs.splice(pages! * slabsPerPage)) memory.release(slab)
+    })
+    this.each("windowFrees", ([id, t, pages]) => {
+      const table = this.table(id!, t!)
+      const { slabsPerPage, kind } = layout.tables[t!]!
+      const held = table.slabs.length / slabsPerPage
+      this.check(kind === "sliding", `table ${t} is ${kind}, not sliding`)
+      this.check(pages! >= 1 && pages! <= held, `gives back ${pages} pages of ${held}`)
+      for (const slab of table.slabs.splice(0, pages! * slabsPerPage)) memory.release(slab)
+      table.freedPages += pages!
+    })
+    this.each("drops", ([slab]) => {
+      this.slab(slab!)
+      this.check(memory.cached[slab!] === 1, `slab ${slab} is not cached`)
+      memory.drop(slab!)
+    })
+    this.each("retains", ([slab]) => {
+      this.slab(slab!)
+      this.check(!memory.isFree(slab!), `slab ${slab} is free`)
+      this.check(memory.cached[slab!] === 0, `slab ${slab} is cached already`)
+      memory.retain(slab!)
+    })
+    this.each("maps", ([id, t, slab]) => {
+      this.slab(slab!)
+      this.check(memory.cached[slab!] === 1, `slab ${slab} is not cached`)
+      this.table(id!, t!).slabs.push(slab!)
+      memory.hold(slab!)
+    })
+    this.countMappedRows()
+    this.each("grants", ([id, t, slab]) => {
+      this.slab(slab!)
+      this.check(memory.isFree(slab!), `slab ${slab} is not free`)
+      this.table(id!, t!).slabs.push(slab!)
+      memory.hold(slab!)
+      erase.push(slab!)
+    })
+    for (const [id, slot] of books.slots) {
+      for (const [t, { slabs }] of slot.tables.entries()) {
+        const { slabsPerPage } = layout.tables[t]!
+        const whole = slabs.length % slabsPerPage === 0
+        this.check(whole, `slot ${id} table ${t} holds ${slabs.length} slabs, pages have ${slabsPerPage}`)
+      }
+    }
+    this.each("copies", ([source, target]) => {
+      this.slab(source!)
+      this.slab(target!)
+      this.check(!memory.isFree(source!), `source slab ${source} is free`)
+      this.check(!memory.isFree(target!), `target slab ${target} is free`)
+      this.check(memory.readOnly[target!] === 0, `target slab ${target} is read-only`)
+      copies.push([source!, target!])
+    })
+    this.each("states", ([id, operation, stateSlot]) => {
+      const slot = this.slot(id!)
+      this.check(stateSlot! >= 0 && stateSlot! < states.count, `state slot ${stateSlot} of ${states.count}`)
+      const owner = states.owner[stateSlot!]!
+      this.check(owner < 0 || owner === id, `state slot ${stateSlot} belongs to slot ${owner}`)
+      if (operation === StateOperation.zero) {
+        if (slot.stateSlot >= 0) states.unbind(slot.stateSlot)
+        slot.stateSlot = stateSlot!
+        states.bind(stateSlot!, id!)
+      } else {
+        this.check(
+          operation === StateOperation.snapshot || operation === StateOperation.restore,
+          `operation ${operation}`,
+        )
+        this.check(slot.stateSlot >= 0, `slot ${id} has no state`)
+        this.check(owner < 0, `state slot ${stateSlot} is the slot's own`)
+        if (operation === StateOperation.snapshot) states.keep(slot.stateSlot, stateSlot!)
+        else {
+          this.check(states.kept[stateSlot!] === 1, `state slot ${stateSlot} holds no snapshot`)
+          states.resume(stateSlot!, slot.stateSlot)
+        }
+      }
+      stateWork.push([operation!, slot.stateSlot, stateSlot!])
+    })
+    this.each("joins", ([id, token]) => {
+      const slot = this.slot(id!)
+      this.check(!books.decode.includes(id!), `slot ${id} decodes already`)
+      this.check(slot.prefilled, `slot ${id} is not prefilled: ${slot.computed.join(", ")} rows`)
+      this.check(token! >= -1 && token! < this.limits.vocab, `token ${token} of ${this.limits.vocab}`)
+      if (token! >= 0) slot.nextToken = token!
+      this.check(slot.nextToken >= 0, `slot ${id} has sampled no token`)
+      books.decode.push(id!)
+    })
+    this.place = "decode set"
+    for (const id of books.decode) this.checkDecodeRow(id)
+    const items = this.readItems()
+    return { erase, copies, states: stateWork, items, samples: this.readSamples(items) }
+  }
+
+  private readItems(): ReadonlyArray<Item> {
+    const { books } = this
+    const items: Array<Item> = []
+    let rows = books.decode.length
+    this.each("items", (record) => {
+      const item: Item = {
+        slot: record[ItemField.slot]!,
+        firstRow: record[ItemField.firstRow]!,
+        rows: record[ItemField.rows]!,
+        firstSegment: record[ItemField.firstSegment]!,
+        lastSegment: record[ItemField.lastSegment]!,
+      }
+      this.check(!books.decode.includes(item.slot), `slot ${item.slot} is in the decode set`)
+      this.check(!items.some((other) => other.slot === item.slot), `slot ${item.slot} has two items`)
+      this.checkItem(item)
+      items.push(item)
+      rows += item.rows
+      this.check(rows <= this.limits.maxRowsPerStep, `${rows} rows in the step, at most ${this.limits.maxRowsPerStep}`)
+    })
+    return items
+  }
+
+  private checkItem({ slot: id, firstRow, rows, firstSegment, lastSegment }: Item): void {
+    const slot = this.slot(id)
+    const last = this.limits.layout.segments.length - 1
+    this.check(
+      firstSegment >= 0 && firstSegment <= lastSegment && lastSegment <= last,
+      `segments ${firstSegment} to ${lastSegment} of 0 to ${last}`,
+    )
+    const all = slot.prefillRows(firstSegment)
+    const end = firstRow + rows
+    const done = slot.computed[firstSegment]!
+    this.check(firstRow === done, `first row ${firstRow}, slot ${id} has computed ${done} of segment ${firstSegment}`)
+    this.check(rows >= 0 && end <= all, `rows ${firstRow} to ${end} of ${all}`)
+    if (!slot.drops) {
+      this.check(firstSegment === 0 && lastSegment === last, `slot ${id} does not drop: segments are 0 to ${last}`)
+      this.check(rows > 0, "no rows")
+      for (let segment = 0; segment <= last; segment++) this.checkPass(slot, id, segment, firstRow, end)
+      slot.computed[0] = end
+      return
+    }
+    this.check(
+      slot.selected === firstSegment,
+      `segment ${firstSegment}, slot ${id} has made ${slot.selected} selections`,
+    )
+    this.check(rows > 0 || firstSegment < last, "no rows, and no selection to make")
+    this.check(
+      end === all || firstSegment === lastSegment,
+      `runs on to segment ${lastSegment}, but ends at row ${end} of ${all}`,
+    )
+    this.check(rows > 0 || end === all, `no rows, and ${all - end} of segment ${firstSegment} are missing`)
+    this.checkPass(slot, id, firstSegment, firstRow, end)
+    for (let segment = firstSegment + 1; segment <= lastSegment; segment++) {
+      this.checkPass(slot, id, segment, 0, slot.prefillRows(segment))
+    }
+    slot.computed[firstSegment] = end
+  }
+
+  /** Pages that rows first … end − 1 of a segment write and read. */
+  private checkPass(slot: NaiveSlot, id: number, index: number, first: number, end: number): void {
+    const { layout } = this.limits
+    const segment = layout.segments[index]!
+    if (segment.full >= 0) this.checkRows(slot, id, segment.full, 0, first, end)
+    if (segment.sliding >= 0)
+      this.checkRows(slot, id, segment.sliding, this.firstVisible(slot, index, first), first, end)
+    if (segment.carry >= 0 && slot.drops) this.checkRows(slot, id, segment.carry, first, first, end)
+    if (index > 0 && slot.drops && first < end) {
+      const before = layout.segments[index - 1]!
+      const rows = slot.prefillRows(index - 1)
+      this.checkRows(slot, id, before.full, 0, rows, rows)
+      this.checkRows(slot, id, before.carry, 0, rows, rows)
+    }
+    if (layout.stateSlotBytes > 0) {
+      this.check(slot.stateSlot >= 0, `slot ${id} has no recurrent state`)
+      const absorbed = this.books.states.absorbed[slot.stateSlot]!
+      this.check(
+        absorbed[index] === first,
+        `state has absorbed ${absorbed[index]} rows of segment ${index}, next is ${first}`,
+      )
+    }
+  }
+
+  private checkDecodeRow(id: number): void {
+    const slot = this.slot(id)
+    const { layout, maxTokens } = this.limits
+    const position = slot.content.tokens.length + slot.decoded
+    this.check(position < maxTokens, `slot ${id} is at token ${position}, at most ${maxTokens}`)
+    for (const [index, segment] of layout.segments.entries()) {
+      const row = slot.prefillRows(index) + slot.decoded
+      if (segment.full >= 0) this.checkRows(slot, id, segment.full, 0, row, row + 1)
+      if (segment.sliding >= 0)
+        this.checkRows(slot, id, segment.sliding, this.firstVisible(slot, index, row), row, row + 1)
+    }
+  }
+
+  /** The table holds rows lo … end − 1, and those from `first` may be written. */
+  private checkRows(slot: NaiveSlot, id: number, t: number, lo: number, first: number, end: number): void {
+    const { pageSize, tables } = this.limits.layout
+    const { slabsPerPage, kind } = tables[t]!
+    const { slabs, freedPages } = slot.tables[t]!
+    const pages = freedPages + slabs.length / slabsPerPage
+    const name = `slot ${id} table ${t} (${kind})`
+    if (lo < end) {
+      this.check(
+        Math.floor(lo / pageSize) >= freedPages,
+        `${name}: row ${lo} is in page ${Math.floor(lo / pageSize)}, ${freedPages} were given back`,
+      )
+    }
+    this.check(
+      pagesFor(end, pageSize) <= pages,
+      `${name}: ${end} rows need ${pagesFor(end, pageSize)} pages, it holds ${pages}`,
+    )
+    for (let page = Math.floor(first / pageSize); page < pagesFor(end, pageSize) && first < end; page++) {
+      for (let i = 0; i < slabsPerPage; i++) {
+        const slab = slabs[(page - freedPages) * slabsPerPage + i]!
+        this.check(
+          this.books.memory.readOnly[slab] === 0,
+          `${name}: rows from ${first} would write slab ${slab}, which is shared`,
+        )
+      }
+    }
+  }
+
+  private firstVisible(slot: NaiveSlot, segment: number, row: number): number {
+    const { window } = this.limits.layout.tables[this.limits.layout.segments[segment]!.sliding]!
+    const kept = Math.max(0, row - window + 1)
+    // Counting original positions shows no more rows than counting kept ones.
+    if (this.limits.schedule.windowBy === "kept" || (slot.drops && slot.kept.length <= segment)) return kept
+    return visibleFrom(slot, segment, row, window)
+  }
+
+  /** Cached pages bring their rows: segment 0 of a slot that drops, every segment of one that does not. */
+  private countMappedRows(): void {
+    const { layout } = this.limits
+    for (const id of new Set(this.records("maps").map(([slot]) => slot!))) {
+      const slot = this.slot(id)
+      const tables = layout.tables.flatMap((table, t) =>
+        slot.drops ? (table.segment === 0 ? [t] : []) : table.kind === "carry" ? [] : [t],
+      )
+      const pages = Math.min(...tables.map((t) => pageCount(slot.tables[t]!, layout.tables[t]!.slabsPerPage)))
+      const rows = pages * layout.pageSize
+      const most = slot.prefillRows(0)
+      this.check(rows <= most, `maps ${rows} rows for slot ${id}, which has ${most}`)
+      slot.computed[0] = Math.max(slot.computed[0]!, rows)
+    }
+  }
+
+  private readSamples(items: ReadonlyArray<Item>): ReadonlyArray<readonly [number, number]> {
+    const samples: Array<[number, number]> = []
+    this.each("samples", ([index, id]) => {
+      const item = items[index!]
+      if (item === undefined) return this.fail(`item ${index} of ${items.length}`)
+      const source = this.slot(item.slot)
+      const target = this.slot(id!)
+      const last = this.limits.layout.segments.length - 1
+      const rows = source.prefillRows(item.firstSegment)
+      const ends = item.lastSegment === last && item.firstRow + item.rows === rows
+      this.check(
+        ends,
+        `item ${index} ends at row ${item.firstRow + item.rows} of ${rows} in segment ${item.lastSegment} of ${last}`,
+      )
+      this.check(!samples.some(([, other]) => other === id), `slot ${id} is sampled twice`)
+      if (target !== source) {
+        this.check(
+          target.computed.every((n) => n === 0),
+          `slot ${id} has rows of its own`,
+        )
+        const { tokens } = source.content
+        const same =
+          target.content.tokens.length === tokens.length && target.content.tokens.every((t, i) => t === tokens[i])
+        this.check(same, `slot ${id} holds other tokens than slot ${item.slot}`)
+      }
+      samples.push([index!, id!])
+    })
+    return samples
+  }
+
+  private records(section: Section): Array<ReadonlyArray<number>> {
+    const { data, length } = this.plan[section]
+    const width = sectionWidths[section]
+    this.place = section
+    this.check(length % width === 0, `${length} integers, records have ${width}`)
+    return Array.from({ length: length / width }, (_, i) => Array.from(data.subarray(i * width, (i + 1) * width)))
+  }
+
+  private each(section: Section, visit: (record: ReadonlyArray<number>) => void): void {
+    for (const [i, record] of this.records(section).entries()) {
+      this.place = `${section}[${i}]`
+      visit(record)
+    }
+  }
+
+  private slot(id: number): NaiveSlot {
+    return this.books.slots.get(id) ?? this.fail(`slot ${id} is not open`)
+  }
+
+  private table(id: number, table: number): PageTable {
+    return this.slot(id).tables[table] ?? this.fail(`table ${table} of ${this.limits.layout.tables.length}`)
+  }
+
+  private slab(slab: number): void {
+    this.check(slab >= 0 && slab < this.books.memory.count, `slab ${slab} of ${this.books.memory.count}`)
+  }
+
+  private check(holds: boolean, detail: string): void {
+    if (!holds) this.fail(detail)
+  }
+
+  private fail(detail: string): never {
+    const operation = `step ${this.plan.stepId}`
+    throw new ExecutorError({ reason: "InvalidPlan", operation, detail: `${this.place}: ${detail}` })
+  }
+}
+
+const pageCount = (table: PageTable, slabsPerPage: number): number =>
+  table.freedPages + Math.floor(table.slabs.length / slabsPerPage)
+
+/** First row of a segment whose original position lies in the window of `row`'s. */
+export const visibleFrom = (slot: NaiveSlot, segment: number, row: number, window: number): number => {
+  const position = slot.positionOf(segment, row)
+  let lo = row
+  while (lo > 0 && position - slot.positionOf(segment, lo - 1) < window) lo--
+  return lo
+}

@@ -1,0 +1,128 @@
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import { bitmapWords, blockCount, keptIndices, type SelectionShape } from "@uniprefill/model/Selection"
+import type { SlotContent } from "./Executor.ts"
+
+/** Slabs of one page table. Pages given back at the front keep their numbers: row r lives in page ⌊r / pageSize⌋ still. */
+export interface PageTable {
+  readonly slabs: Array<number>
+  freedPages: number
+}
+
+/** The rows of one segment's kept set S_i. */
+export interface KeptSet {
+  /** Original positions, ascending. */
+  readonly positions: Int32Array
+  /** The same rows as indices into the set before; for S_0 the positions themselves. */
+  readonly source: Int32Array
+  /** The selection that made it; null for S_0. */
+  readonly bitmap: Uint32Array | null
+}
+
+/** One open slot: content, page tables, kept sets and how far each segment is computed. */
+export class NaiveSlot {
+  readonly content: SlotContent
+  readonly tables: ReadonlyArray<PageTable>
+  /** Decided sets, S_0 first. Those that bitmaps of the content give are known from the start. */
+  readonly kept: Array<KeptSet>
+  /** Selections made by items so far; sets beyond are known but not reached yet. */
+  selected: number
+  /** Rows computed of each segment; a slot that does not drop counts in [0] alone. */
+  readonly computed: Array<number>
+  /** Decode rows appended to every table. */
+  decoded: number
+  /** Output tokens: those of the content, then those sampled here. */
+  readonly output: Array<number>
+  /** Token of the next decode row, −1 before there is one. */
+  nextToken: number
+  /** State slot that the slot's recurrent state lives in, −1 without. */
+  stateSlot: number
+
+  constructor(content: SlotContent, tables: number, segments: number, schedule: DropSchedule) {
+    this.content = content
+    this.tables = Array.from({ length: tables }, () => ({ slabs: [], freedPages: 0 }))
+    const all = Int32Array.from({ length: content.promptLength }, (_, i) => i)
+    this.kept = [{ positions: all, source: all, bitmap: null }]
+    this.selected = 0
+    this.computed = Array.from({ length: segments }, () => 0)
+    this.decoded = 0
+    this.output = Array.from(content.tokens.subarray(content.promptLength))
+    this.nextToken = -1
+    this.stateSlot = -1
+    for (const bitmap of content.bitmaps) this.addSet(bitmap, schedule)
+  }
+
+  /** A copy whose books can be changed without changing these. */
+  fork(): NaiveSlot {
+    const copy: NaiveSlot = Object.create(NaiveSlot.prototype)
+    return Object.assign(copy, this, {
+      tables: this.tables.map(({ slabs, freedPages }) => ({ slabs: slabs.slice(), freedPages })),
+      kept: this.kept.slice(),
+      computed: this.computed.slice(),
+      output: this.output.slice(),
+    })
+  }
+
+  get drops(): boolean {
+    return this.content.pQ32 !== null
+  }
+
+  /** Output tokens that the content brought: rows that follow the kept rows of every set. */
+  get replayed(): number {
+    return this.content.tokens.length - this.content.promptLength
+  }
+
+  /** Kept prompt rows of a segment; the last known set is an upper bound of those not decided yet. */
+  keptRows(segment: number): number {
+    return this.kept[this.drops ? Math.min(segment, this.kept.length - 1) : 0]!.positions.length
+  }
+
+  /** Rows that prefill computes in a segment. */
+  prefillRows(segment: number): number {
+    return this.keptRows(segment) + this.replayed
+  }
+
+  /** Original position of a row of a segment, decode rows included. */
+  positionOf(segment: number, row: number): number {
+    const { positions } = this.kept[this.drops ? segment : 0]!
+    return row < positions.length ? positions[row]! : this.content.promptLength + row - positions.length
+  }
+
+  shapeOf(segment: number, schedule: DropSchedule): SelectionShape {
+    const { block, sink, lastQ } = schedule
+    return { rows: this.keptRows(segment), block, sink, lastQ }
+  }
+
+  /** Appends the set that a bitmap over the last known one stands for. */
+  addSet(bitmap: Uint32Array, schedule: DropSchedule): void {
+    const before = this.kept[this.kept.length - 1]!
+    const source = keptIndices(bitmap, this.shapeOf(this.kept.length - 1, schedule))
+    this.kept.push({ positions: source.map((row) => before.positions[row]!), source, bitmap })
+  }
+
+  /** Whether every row of every segment is computed, so that the slot may decode. */
+  get prefilled(): boolean {
+    return this.drops
+      ? this.computed.every((rows, segment) => this.kept.length > segment && rows === this.prefillRows(segment))
+      : this.computed[0] === this.prefillRows(0)
+  }
+}
+
+/** What is wrong with the bitmaps of a content, or null. They are checked in order: each depends on the one before. */
+export const bitmapFault = (content: SlotContent, segments: number, schedule: DropSchedule): string | null => {
+  if (content.bitmaps.length === 0) return null
+  if (content.pQ32 === null) return `${content.bitmaps.length} bitmaps for a slot that does not drop`
+  if (content.bitmaps.length > segments - 1)
+    return `${content.bitmaps.length} bitmaps, the schedule selects ${segments - 1} times`
+  const slot = new NaiveSlot({ ...content, bitmaps: [] }, 0, segments, schedule)
+  for (const [i, bitmap] of content.bitmaps.entries()) {
+    const shape = slot.shapeOf(i, schedule)
+    if (bitmap.length !== bitmapWords(shape)) {
+      return `bitmap ${i} has ${bitmap.length} words, ${shape.rows} rows need ${bitmapWords(shape)}`
+    }
+    const blocks = blockCount(shape)
+    const extra = blocks % 32 === 0 ? 0 : bitmap[bitmap.length - 1]! >>> (blocks % 32)
+    if (extra !== 0) return `bitmap ${i} has bits beyond its ${blocks} blocks`
+    slot.addSet(bitmap, schedule)
+  }
+  return null
+}
