@@ -35,16 +35,16 @@ const moduleFile = (from: string, specifier: string, folderOf: ReadonlyMap<strin
   return folder === undefined ? undefined : `${folder}/src/${module.join("/")}.ts`
 }
 
-const forbiddenGlobals = new Set([
-  ...["Date", "performance", "Temporal", "Intl", "crypto", "console", "process", "globalThis", "window", "self"],
-  ...["setTimeout", "setInterval", "setImmediate", "queueMicrotask", "requestAnimationFrame", "fetch", "navigator"],
-  ...["eval", "Function", "Worker", "SharedArrayBuffer", "Atomics", "WeakRef", "FinalizationRegistry"],
-])
+const words = (text: string): ReadonlySet<string> => new Set(text.trim().split(/\s+/))
+
+const forbiddenGlobals = words(`
+  Date performance Temporal Intl crypto console process globalThis window self navigator fetch
+  setTimeout setInterval setImmediate queueMicrotask requestAnimationFrame
+  eval Function Worker SharedArrayBuffer Atomics WeakRef FinalizationRegistry
+`)
 
 /** Exact, or rounded correctly by IEEE 754. */
-const exactMath = new Set([
-  ...["abs", "ceil", "floor", "round", "trunc", "sign", "min", "max", "sqrt", "fround", "imul", "clz32"],
-])
+const exactMath = words("abs ceil floor round trunc sign min max sqrt fround imul clz32")
 
 const localeMethods = /^(toLocale\w*|localeCompare)$/
 
