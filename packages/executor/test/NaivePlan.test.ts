@@ -1,0 +1,268 @@
+import { ExecutorError, greedy, type SlotContent } from "@uniprefill/executor/Executor"
+import { makeNaiveModel, naiveSpec } from "@uniprefill/executor/NaiveModel"
+import { NaiveRunner } from "@uniprefill/executor/NaiveRunner"
+import { type DropSchedule, denseSchedule, pToQ32 } from "@uniprefill/model/DropSchedule"
+import { StateOperation, StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { beforeEach, describe, expect, it } from "vitest"
+import { logitsOf } from "./PlanWriter.ts"
+
+const schedule: DropSchedule = { ...denseSchedule, dropLayers: [{ layer: 0, p: 0.5 }], sink: 64, lastQ: 64 }
+const model = makeNaiveModel(naiveSpec({ layers: ["full", "full"], heads: 2, kvHeads: 1, headDim: 8, hidden: 16 }), 1)
+
+const tokens = Int32Array.from({ length: 200 }, (_, i) => (i * 7) % 64)
+const content = (slot: number, drop = true, length = 200): SlotContent => ({
+  slot,
+  tokens: tokens.slice(0, length),
+  promptLength: length,
+  pQ32: drop ? [pToQ32(0.5)] : null,
+  bitmaps: [],
+  sampling: greedy,
+  returnLogits: true,
+})
+
+// Two layers of 16 numbers a row and a carry of 16: every page is one slab. Tables: K/V 0, K/V 1, carry 0.
+const tables = { first: 0, second: 1, carry: 2 }
+
+let runner: NaiveRunner
+let stepId: number
+
+const planOf = (sections: Partial<Record<keyof typeof empty, ReadonlyArray<number>>>): StepPlan => {
+  const plan = new StepPlan()
+  plan.stepId = stepId + 1
+  for (const [name, values] of Object.entries(sections)) plan[name as keyof typeof empty].pushAll(values)
+  return plan
+}
+const empty = {
+  leaves: 0,
+  trims: 0,
+  windowFrees: 0,
+  drops: 0,
+  retains: 0,
+  maps: 0,
+  grants: 0,
+  copies: 0,
+  states: 0,
+  joins: 0,
+  items: 0,
+  samples: 0,
+}
+const run = (sections: Parameters<typeof planOf>[0]) => {
+  const result = runner.step(planOf(sections))
+  stepId++
+  return result
+}
+const refused = (sections: Parameters<typeof planOf>[0], detail: string) => {
+  const before = runner.checkIntegrity()
+  expect(() => runner.step(planOf(sections))).toThrow(
+    new ExecutorError({ reason: "InvalidPlan", operation: `step ${stepId + 1}`, detail }),
+  )
+  expect(runner.checkIntegrity()).toEqual(before)
+}
+/** Grants `pages` slabs from `from` on to a table of a slot. */
+const grant = (slot: number, table: number, from: number, pages: number) =>
+  Array.from({ length: pages }, (_, i) => [slot, table, from + i]).flat()
+
+beforeEach(() => {
+  runner = new NaiveRunner({ model, schedule, slabs: 40, slots: 4, maxRowsPerStep: 300, maxTokens: 201 })
+  stepId = 0
+  runner.openSlot(content(0))
+})
+
+describe("a refused plan names section, record and numbers, and changes nothing", () => {
+  const whole = () => [...grant(0, 0, 0, 4), ...grant(0, 2, 4, 4), ...grant(0, 1, 8, 4)]
+
+  it("numbers", () => {
+    const plan = planOf({})
+    plan.stepId = 3
+    expect(() => runner.step(plan)).toThrow("step 3: step id 3 after 0")
+    refused({ grants: [0, 0, 40] }, "grants[0]: slab 40 of 40")
+    refused({ grants: [0, 3, 0] }, "grants[0]: table 3 of 3")
+    refused({ grants: [1, 0, 0] }, "grants[0]: slot 1 is not open")
+    refused({ grants: [0, 0] }, "grants: 2 integers, records have 3")
+    refused({ items: [0, 0, 64, 0, 2] }, "items[0]: segments 0 to 2 of 0 to 1")
+    refused({ items: [0, 0, 201, 0, 0] }, "items[0]: rows 0 to 201 of 200")
+    refused({ samples: [0, 0] }, "samples[0]: item 0 of 0")
+  })
+
+  it("slabs that are not free", () => {
+    refused({ grants: [0, 0, 5, 0, 1, 5] }, "grants[1]: slab 5 is not free")
+    runner.openSlot(content(1))
+    run({ grants: grant(0, 0, 0, 1) })
+    refused({ grants: grant(1, 0, 0, 1) }, "grants[0]: slab 0 is not free")
+    runner.closeSlot(0)
+    run({ grants: grant(1, 0, 0, 1) })
+  })
+
+  it("rows without pages, out of order, or before their selection", () => {
+    refused({ items: [0, 0, 64, 0, 0] }, "items[0]: slot 0 table 0 (full): 64 rows need 1 pages, it holds 0")
+    const grants = whole()
+    refused({ grants, items: [0, 64, 64, 0, 0] }, "items[0]: first row 64, slot 0 has computed 0 of segment 0")
+    refused({ grants, items: [0, 0, 200, 1, 1] }, "items[0]: segment 1, slot 0 has made 0 selections")
+    refused({ grants, items: [0, 0, 64, 0, 1] }, "items[0]: runs on to segment 1, but ends at row 64 of 200")
+    refused({ grants, items: [0, 0, 64, 0, 0, 0, 64, 64, 0, 0] }, "items[1]: slot 0 has two items")
+    refused(
+      { grants, items: [0, 0, 200, 0, 0], samples: [0, 0] },
+      "samples[0]: item 0 ends at row 200 of 200 in segment 0 of 1",
+    )
+    refused({ grants, joins: [0, -1] }, "joins[0]: slot 0 is not prefilled: 0, 0 rows")
+  })
+
+  it("the K/V or carry that a later segment reads, given back too early", () => {
+    run({ grants: whole(), items: [0, 0, 200, 0, 0] })
+    const missing = "items[0]: slot 0 table 2 (carry): 200 rows need 4 pages, it holds 3"
+    refused({ trims: [0, 2, 3], items: [0, 0, 64, 1, 1] }, missing)
+    refused(
+      { trims: [0, 0, 0], items: [0, 0, 64, 1, 1] },
+      "items[0]: slot 0 table 0 (full): 200 rows need 4 pages, it holds 0",
+    )
+  })
+
+  it("too many rows or tokens", () => {
+    runner.openSlot(content(1))
+    const grants = [...whole(), ...grant(1, 0, 20, 4), ...grant(1, 2, 24, 4)]
+    refused({ grants, items: [0, 0, 200, 0, 0, 1, 0, 128, 0, 0] }, "items[1]: 328 rows in the step, at most 300")
+    run({ grants: whole(), items: [0, 0, 200, 0, 1], samples: [0, 0] })
+    run({ joins: [0, -1] })
+    refused({}, "decode set: slot 0 is at token 201, at most 201")
+    run({ leaves: [0] })
+    refused({ leaves: [0] }, "leaves[0]: slot 0 is not in the decode set")
+  })
+
+  it("writes to a page that the cache or another request reads", () => {
+    run({ grants: whole(), items: [0, 0, 100, 0, 0] })
+    refused(
+      { retains: [1], items: [0, 100, 28, 0, 0] },
+      "items[0]: slot 0 table 0 (full): rows from 100 would write slab 1, which is shared",
+    )
+    refused({ retains: [30] }, "retains[0]: slab 30 is free")
+    refused({ drops: [0] }, "drops[0]: slab 0 is not cached")
+    refused({ maps: [0, 0, 0] }, "maps[0]: slab 0 is not cached")
+    refused({ retains: [0], copies: [1, 0] }, "copies[0]: target slab 0 is read-only")
+  })
+})
+
+describe("memory", () => {
+  it("keeps cached pages when their request closes, and gives a second one the same rows", () => {
+    const all = (slot: number, from: number) => [
+      ...grant(slot, 0, from, 4),
+      ...grant(slot, 2, from + 4, 4),
+      ...grant(slot, 1, from + 8, 4),
+    ]
+    run({ grants: all(0, 0), items: [0, 0, 200, 0, 1], samples: [0, 0] })
+    run({ retains: [0, 1, 4, 5] })
+    runner.closeSlot(0)
+    expect(runner.checkIntegrity()).toEqual({ free: 36, held: 0, cached: 4 })
+
+    // Two pages of K/V and carry are found in the cache: the item begins at row 128.
+    runner.openSlot(content(1))
+    const hit = run({
+      maps: [1, 0, 0, 1, 0, 1, 1, 2, 4, 1, 2, 5],
+      grants: [...grant(1, 0, 10, 2), ...grant(1, 2, 12, 2), ...grant(1, 1, 14, 4)],
+      items: [1, 128, 72, 0, 1],
+      samples: [0, 1],
+    })
+    runner.openSlot(content(2))
+    const cold = run({ grants: all(2, 20), items: [2, 0, 200, 0, 1], samples: [0, 2] })
+    expect(logitsOf(hit).get(1)).toEqual(logitsOf(cold).get(2))
+
+    runner.closeSlot(1)
+    runner.closeSlot(2)
+    run({ drops: [0, 1, 4, 5] })
+    expect(runner.checkIntegrity()).toEqual({ free: 40, held: 0, cached: 0 })
+  })
+
+  it("only selects and goes on when every row of the first segment is cached", () => {
+    runner.closeSlot(0)
+    runner.openSlot(content(0, true, 192))
+    const first = run({
+      grants: [...grant(0, 0, 0, 3), ...grant(0, 2, 3, 3), ...grant(0, 1, 6, 3)],
+      items: [0, 0, 192, 0, 1],
+      samples: [0, 0],
+    })
+    run({ retains: [0, 1, 2, 3, 4, 5] })
+    runner.openSlot(content(1, true, 192))
+    const hit = run({
+      maps: [1, 0, 0, 1, 0, 1, 1, 0, 2, 1, 2, 3, 1, 2, 4, 1, 2, 5],
+      grants: grant(1, 1, 10, 3),
+      items: [1, 192, 0, 0, 1],
+      samples: [0, 1],
+    })
+    expect(logitsOf(hit).get(1)).toEqual(logitsOf(first).get(0))
+    expect(hit.selections.toArray().slice(1)).toEqual(first.selections.toArray().slice(1))
+  })
+
+  it("lets a second sequence of one prompt share full pages and copy the last one", () => {
+    runner.openSlot(content(1, false))
+    runner.openSlot(content(2, false))
+    runner.openSlot(content(3, false))
+    run({ grants: [...grant(1, 0, 0, 4), ...grant(1, 1, 4, 4)], items: [1, 0, 200, 0, 1], samples: [0, 1, 0, 2] })
+    run({
+      retains: [0, 1, 2, 4, 5, 6],
+      maps: [0, 1, 2].flatMap((page) => [2, 0, page, 2, 1, 4 + page]),
+      grants: [2, 0, 10, 2, 1, 11],
+      copies: [3, 10, 7, 11],
+      joins: [1, -1, 2, -1],
+    })
+    const { tokens, logits } = runner.step(
+      planOf({
+        leaves: [1, 2],
+        grants: [...grant(3, 0, 20, 4), ...grant(3, 1, 24, 4)],
+        items: [3, 0, 200, 0, 1],
+        samples: [0, 3],
+      }),
+    )
+    expect(tokens.length).toBe(3)
+    expect(logits.length).toBe(66)
+    expect(runner.outputOf(1)).toEqual(runner.outputOf(2))
+    expect(runner.outputOf(1)).toHaveLength(2)
+  })
+
+  it("restores a snapshot of recurrent state where it was taken", () => {
+    const hybrid = makeNaiveModel(naiveSpec({ layers: ["state", "full", "state"] }), 4)
+    runner = new NaiveRunner({ model: hybrid, slabs: 20, slots: 3, stateSlots: 4 })
+    stepId = 0
+    const { zero, snapshot, restore } = StateOperation
+    for (const slot of [0, 1]) runner.openSlot(content(slot, false))
+    run({ grants: grant(0, 0, 0, 4), states: [0, zero, 0], items: [0, 0, 64, 0, 0] })
+    refused({ states: [1, snapshot, 2] }, "states[0]: slot 1 has no state")
+    refused({ states: [1, zero, 0] }, "states[0]: state slot 0 belongs to slot 0")
+    run({ retains: [0], states: [0, snapshot, 2] })
+    const cold = run({ items: [0, 64, 136, 0, 0], samples: [0, 0] })
+    const grants = grant(1, 0, 10, 3)
+    refused(
+      { maps: [1, 0, 0], grants, states: [1, zero, 1], items: [1, 64, 136, 0, 0] },
+      "items[0]: state has absorbed 0 rows of segment 0, next is 64",
+    )
+    const hit = run({
+      maps: [1, 0, 0],
+      grants,
+      states: [1, zero, 1, 1, restore, 2],
+      items: [1, 64, 136, 0, 0],
+      samples: [0, 1],
+    })
+    expect(logitsOf(hit).get(1)).toEqual(logitsOf(cold).get(0))
+  })
+})
+
+describe("openSlot refuses", () => {
+  const opened = (change: Partial<SlotContent>) => () => runner.openSlot({ ...content(1), ...change })
+  it.each([
+    ["slot 0 is open", { slot: 0 }],
+    ["slot 4 of 4", { slot: 4 }],
+    ["promptLength 0 with 200 tokens", { promptLength: 0 }],
+    ["promptLength 201 with 200 tokens", { promptLength: 201 }],
+    ["202 tokens, at most 201", { tokens: new Int32Array(202), promptLength: 202 }],
+    ["token 64 of 64", { tokens: Int32Array.of(64), promptLength: 1 }],
+    ["pQ32 has 0 values, the schedule selects 1 times", { pQ32: [] }],
+    ["pQ32 8589934592 is not in 0 to 4294967296", { pQ32: [1n << 33n] }],
+    ["bitmap 0 has 2 words, 200 rows need 1", { bitmaps: [new Uint32Array(2)] }],
+    ["bitmap 0 has bits beyond its 4 blocks", { bitmaps: [Uint32Array.of(16)] }],
+    ["1 bitmaps for a slot that does not drop", { pQ32: null, bitmaps: [new Uint32Array(1)] }],
+    ["temperature -1 is not ≥ 0", { sampling: { ...greedy, temperature: -1 } }],
+    ["topP 0 is not in (0, 1]", { sampling: { ...greedy, topP: 0 } }],
+    ["allowedTokenIds is empty", { sampling: { ...greedy, allowedTokenIds: [] } }],
+    ["logitBias names token 64 of 64", { sampling: { ...greedy, logitBias: [[64, 1]] } }],
+  ] as ReadonlyArray<[string, Partial<SlotContent>]>)("%s", (message, change) => {
+    expect(opened(change)).toThrow(message)
+  })
+})
