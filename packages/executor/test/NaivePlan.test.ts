@@ -20,8 +20,7 @@ const content = (slot: number, drop = true, length = 200): SlotContent => ({
   returnLogits: true,
 })
 
-// Two layers of 16 numbers a row and a carry of 16: every page is one slab. Tables: K/V 0, K/V 1, carry 0.
-const tables = { first: 0, second: 1, carry: 2 }
+// Two layers of one K/V head of 8 and a carry of 16 numbers: every page is one slab. Tables: 0 and 1 K/V, 2 carry.
 
 let runner: NaiveRunner
 let stepId: number
