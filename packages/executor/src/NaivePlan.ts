@@ -291,15 +291,13 @@ class PlanReader {
       pagesFor(end, pageSize) <= pages,
       `${name}: ${end} rows need ${pagesFor(end, pageSize)} pages, it holds ${pages}`,
     )
-    for (let page = Math.floor(first / pageSize); page < pagesFor(end, pageSize) && first < end; page++) {
-      for (let i = 0; i < slabsPerPage; i++) {
-        const slab = slabs[(page - freedPages) * slabsPerPage + i]!
-        this.check(
-          this.books.memory.readOnly[slab] === 0,
-          `${name}: rows from ${first} would write slab ${slab}, which is shared`,
-        )
-      }
-    }
+    if (first >= end) return
+    const written = slabs.slice(
+      (Math.floor(first / pageSize) - freedPages) * slabsPerPage,
+      (pagesFor(end, pageSize) - freedPages) * slabsPerPage,
+    )
+    const shared = written.find((slab) => this.books.memory.readOnly[slab] === 1)
+    this.check(shared === undefined, `${name}: rows from ${first} would write slab ${shared}, which is shared`)
   }
 
   private firstVisible(slot: NaiveSlot, segment: number, row: number): number {

@@ -1,4 +1,4 @@
-import { ExecutorError, greedy, type SlotContent } from "@uniprefill/executor/Executor"
+import { type ExecutorError, greedy, type SlotContent } from "@uniprefill/executor/Executor"
 import { makeNaiveModel, naiveSpec } from "@uniprefill/executor/NaiveModel"
 import { NaiveRunner } from "@uniprefill/executor/NaiveRunner"
 import { type DropSchedule, denseSchedule, pToQ32 } from "@uniprefill/model/DropSchedule"
@@ -9,10 +9,10 @@ import { logitsOf } from "./PlanWriter.ts"
 const schedule: DropSchedule = { ...denseSchedule, dropLayers: [{ layer: 0, p: 0.5 }], sink: 64, lastQ: 64 }
 const model = makeNaiveModel(naiveSpec({ layers: ["full", "full"], heads: 2, kvHeads: 1, headDim: 8, hidden: 16 }), 1)
 
-const tokens = Int32Array.from({ length: 200 }, (_, i) => (i * 7) % 64)
+const prompt = Int32Array.from({ length: 200 }, (_, i) => (i * 7) % 64)
 const content = (slot: number, drop = true, length = 200): SlotContent => ({
   slot,
-  tokens: tokens.slice(0, length),
+  tokens: prompt.slice(0, length),
   promptLength: length,
   pQ32: drop ? [pToQ32(0.5)] : null,
   bitmaps: [],
@@ -50,12 +50,17 @@ const run = (sections: Parameters<typeof planOf>[0]) => {
   stepId++
   return result
 }
-const refused = (sections: Parameters<typeof planOf>[0], detail: string) => {
+/** Why the runner refuses a plan; its memory must be as before. */
+const refusal = (sections: Parameters<typeof planOf>[0]): string => {
   const before = runner.checkIntegrity()
-  expect(() => runner.step(planOf(sections))).toThrow(
-    new ExecutorError({ reason: "InvalidPlan", operation: `step ${stepId + 1}`, detail }),
-  )
-  expect(runner.checkIntegrity()).toEqual(before)
+  try {
+    runner.step(planOf(sections))
+  } catch (error) {
+    expect(runner.checkIntegrity()).toEqual(before)
+    expect(error).toMatchObject({ reason: "InvalidPlan", operation: `step ${stepId + 1}` })
+    return (error as ExecutorError).detail
+  }
+  throw new Error("the plan was carried out")
 }
 /** Grants `pages` slabs from `from` on to a table of a slot. */
 const grant = (slot: number, table: number, from: number, pages: number) =>
@@ -74,44 +79,48 @@ describe("a refused plan names section, record and numbers, and changes nothing"
     const plan = planOf({})
     plan.stepId = 3
     expect(() => runner.step(plan)).toThrow("step 3: step id 3 after 0")
-    refused({ grants: [0, 0, 40] }, "grants[0]: slab 40 of 40")
-    refused({ grants: [0, 3, 0] }, "grants[0]: table 3 of 3")
-    refused({ grants: [1, 0, 0] }, "grants[0]: slot 1 is not open")
-    refused({ grants: [0, 0] }, "grants: 2 integers, records have 3")
-    refused({ items: [0, 0, 64, 0, 2] }, "items[0]: segments 0 to 2 of 0 to 1")
-    refused({ items: [0, 0, 201, 0, 0] }, "items[0]: rows 0 to 201 of 200")
-    refused({ samples: [0, 0] }, "samples[0]: item 0 of 0")
+    expect(refusal({ grants: [0, 0, 40] })).toBe("grants[0]: slab 40 of 40")
+    expect(refusal({ grants: [0, 3, 0] })).toBe("grants[0]: table 3 of 3")
+    expect(refusal({ grants: [1, 0, 0] })).toBe("grants[0]: slot 1 is not open")
+    expect(refusal({ grants: [0, 0] })).toBe("grants: 2 integers, records have 3")
+    expect(refusal({ items: [0, 0, 64, 0, 2] })).toBe("items[0]: segments 0 to 2 of 0 to 1")
+    expect(refusal({ items: [0, 0, 201, 0, 0] })).toBe("items[0]: rows 0 to 201 of 200")
+    expect(refusal({ samples: [0, 0] })).toBe("samples[0]: item 0 of 0")
   })
 
   it("slabs that are not free", () => {
-    refused({ grants: [0, 0, 5, 0, 1, 5] }, "grants[1]: slab 5 is not free")
+    expect(refusal({ grants: [0, 0, 5, 0, 1, 5] })).toBe("grants[1]: slab 5 is not free")
     runner.openSlot(content(1))
     run({ grants: grant(0, 0, 0, 1) })
-    refused({ grants: grant(1, 0, 0, 1) }, "grants[0]: slab 0 is not free")
+    expect(refusal({ grants: grant(1, 0, 0, 1) })).toBe("grants[0]: slab 0 is not free")
     runner.closeSlot(0)
     run({ grants: grant(1, 0, 0, 1) })
   })
 
   it("rows without pages, out of order, or before their selection", () => {
-    refused({ items: [0, 0, 64, 0, 0] }, "items[0]: slot 0 table 0 (full): 64 rows need 1 pages, it holds 0")
+    expect(refusal({ items: [0, 0, 64, 0, 0] })).toBe(
+      "items[0]: slot 0 table 0 (full): 64 rows need 1 pages, it holds 0",
+    )
     const grants = whole()
-    refused({ grants, items: [0, 64, 64, 0, 0] }, "items[0]: first row 64, slot 0 has computed 0 of segment 0")
-    refused({ grants, items: [0, 0, 200, 1, 1] }, "items[0]: segment 1, slot 0 has made 0 selections")
-    refused({ grants, items: [0, 0, 64, 0, 1] }, "items[0]: runs on to segment 1, but ends at row 64 of 200")
-    refused({ grants, items: [0, 0, 64, 0, 0, 0, 64, 64, 0, 0] }, "items[1]: slot 0 has two items")
-    refused(
-      { grants, items: [0, 0, 200, 0, 0], samples: [0, 0] },
+    expect(refusal({ grants, items: [0, 64, 64, 0, 0] })).toBe(
+      "items[0]: first row 64, slot 0 has computed 0 of segment 0",
+    )
+    expect(refusal({ grants, items: [0, 0, 200, 1, 1] })).toBe("items[0]: segment 1, slot 0 has made 0 selections")
+    expect(refusal({ grants, items: [0, 0, 64, 0, 1] })).toBe(
+      "items[0]: runs on to segment 1, but ends at row 64 of 200",
+    )
+    expect(refusal({ grants, items: [0, 0, 64, 0, 0, 0, 64, 64, 0, 0] })).toBe("items[1]: slot 0 has two items")
+    expect(refusal({ grants, items: [0, 0, 200, 0, 0], samples: [0, 0] })).toBe(
       "samples[0]: item 0 ends at row 200 of 200 in segment 0 of 1",
     )
-    refused({ grants, joins: [0, -1] }, "joins[0]: slot 0 is not prefilled: 0, 0 rows")
+    expect(refusal({ grants, joins: [0, -1] })).toBe("joins[0]: slot 0 is not prefilled: 0, 0 rows")
   })
 
   it("the K/V or carry that a later segment reads, given back too early", () => {
     run({ grants: whole(), items: [0, 0, 200, 0, 0] })
     const missing = "items[0]: slot 0 table 2 (carry): 200 rows need 4 pages, it holds 3"
-    refused({ trims: [0, 2, 3], items: [0, 0, 64, 1, 1] }, missing)
-    refused(
-      { trims: [0, 0, 0], items: [0, 0, 64, 1, 1] },
+    expect(refusal({ trims: [0, 2, 3], items: [0, 0, 64, 1, 1] })).toBe(missing)
+    expect(refusal({ trims: [0, 0, 0], items: [0, 0, 64, 1, 1] })).toBe(
       "items[0]: slot 0 table 0 (full): 200 rows need 4 pages, it holds 0",
     )
   })
@@ -119,24 +128,25 @@ describe("a refused plan names section, record and numbers, and changes nothing"
   it("too many rows or tokens", () => {
     runner.openSlot(content(1))
     const grants = [...whole(), ...grant(1, 0, 20, 4), ...grant(1, 2, 24, 4)]
-    refused({ grants, items: [0, 0, 200, 0, 0, 1, 0, 128, 0, 0] }, "items[1]: 328 rows in the step, at most 300")
+    expect(refusal({ grants, items: [0, 0, 200, 0, 0, 1, 0, 128, 0, 0] })).toBe(
+      "items[1]: 328 rows in the step, at most 300",
+    )
     run({ grants: whole(), items: [0, 0, 200, 0, 1], samples: [0, 0] })
     run({ joins: [0, -1] })
-    refused({}, "decode set: slot 0 is at token 201, at most 201")
+    expect(refusal({})).toBe("decode set: slot 0 is at token 201, at most 201")
     run({ leaves: [0] })
-    refused({ leaves: [0] }, "leaves[0]: slot 0 is not in the decode set")
+    expect(refusal({ leaves: [0] })).toBe("leaves[0]: slot 0 is not in the decode set")
   })
 
   it("writes to a page that the cache or another request reads", () => {
     run({ grants: whole(), items: [0, 0, 100, 0, 0] })
-    refused(
-      { retains: [1], items: [0, 100, 28, 0, 0] },
+    expect(refusal({ retains: [1], items: [0, 100, 28, 0, 0] })).toBe(
       "items[0]: slot 0 table 0 (full): rows from 100 would write slab 1, which is shared",
     )
-    refused({ retains: [30] }, "retains[0]: slab 30 is free")
-    refused({ drops: [0] }, "drops[0]: slab 0 is not cached")
-    refused({ maps: [0, 0, 0] }, "maps[0]: slab 0 is not cached")
-    refused({ retains: [0], copies: [1, 0] }, "copies[0]: target slab 0 is read-only")
+    expect(refusal({ retains: [30] })).toBe("retains[0]: slab 30 is free")
+    expect(refusal({ drops: [0] })).toBe("drops[0]: slab 0 is not cached")
+    expect(refusal({ maps: [0, 0, 0] })).toBe("maps[0]: slab 0 is not cached")
+    expect(refusal({ retains: [0], copies: [1, 0] })).toBe("copies[0]: target slab 0 is read-only")
   })
 })
 
@@ -223,13 +233,12 @@ describe("memory", () => {
     const { zero, snapshot, restore } = StateOperation
     for (const slot of [0, 1]) runner.openSlot(content(slot, false))
     run({ grants: grant(0, 0, 0, 4), states: [0, zero, 0], items: [0, 0, 64, 0, 0] })
-    refused({ states: [1, snapshot, 2] }, "states[0]: slot 1 has no state")
-    refused({ states: [1, zero, 0] }, "states[0]: state slot 0 belongs to slot 0")
+    expect(refusal({ states: [1, snapshot, 2] })).toBe("states[0]: slot 1 has no state")
+    expect(refusal({ states: [1, zero, 0] })).toBe("states[0]: state slot 0 belongs to slot 0")
     run({ retains: [0], states: [0, snapshot, 2] })
     const cold = run({ items: [0, 64, 136, 0, 0], samples: [0, 0] })
     const grants = grant(1, 0, 10, 3)
-    refused(
-      { maps: [1, 0, 0], grants, states: [1, zero, 1], items: [1, 64, 136, 0, 0] },
+    expect(refusal({ maps: [1, 0, 0], grants, states: [1, zero, 1], items: [1, 64, 136, 0, 0] })).toBe(
       "items[0]: state has absorbed 0 rows of segment 0, next is 64",
     )
     const hit = run({

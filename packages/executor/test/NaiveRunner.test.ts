@@ -105,7 +105,7 @@ describe("NaiveRunner", () => {
           }
           for (const [slot, row] of logitsOf(result)) logits.get(slot)!.push(row)
           runner.checkIntegrity()
-          for (const slot of [...writer.requests.keys()]) {
+          for (const slot of Array.from(writer.requests.keys())) {
             if (!done(slot)) continue
             const { promptLength, pQ32, tokens } = contents[slot]!
             const output = runner.outputOf(slot)

@@ -62,7 +62,7 @@ export const selectBlocks = (
     total += masses[block]!
   }
   if (total === 0n) return keepAll()
-  candidates.sort((a, b) => (masses[a]! === masses[b]! ? b - a : masses[a]! > masses[b]! ? -1 : 1))
+  candidates.sort((a, b) => Number(masses[b]! - masses[a]!) || b - a)
   const threshold = (total * pQ32) >> 32n
   let before = 0n
   for (const block of candidates) {

@@ -60,7 +60,10 @@ const naiveSelection = ({
   const forced = all.filter((block) => !sorted.includes(block))
   const total = sorted.reduce((sum, block) => sum + masses[block]!, 0n)
   if (total === 0n) return all
-  const precedes = (a: number, b: number) => masses[a]! > masses[b]! || (masses[a]! === masses[b]! && a > b)
+  const precedes = (a: number, b: number) => {
+    const lead = masses[a]! - masses[b]!
+    return lead > 0n || (lead === 0n && a > b)
+  }
   const stays = (block: number) => {
     const before = sorted.filter((other) => precedes(other, block)).reduce((sum, other) => sum + masses[other]!, 0n)
     return before <= (total * pToQ32(p)) / (1n << 32n)
