@@ -31,11 +31,16 @@ export class VirtualServer {
   /** Called with each plan before it runs. */
   inspect: (plan: StepPlan, predictedMicros: number) => void = () => {}
   private readonly runner: SimulatedRunner
-  private submitted: StepPlan | null = null
+  /** What the executor is still to do, in order: opening and closing slots, and steps. */
+  private readonly orders: Array<(() => void) | { readonly plan: StepPlan; readonly micros: number }> = []
 
   constructor(options: VirtualOptions) {
     const { spec, schedule } = options
-    this.layout = makeKvLayout(spec, schedule, { pageSize: options.pageSize ?? 128, kvElementBytes: 2, carryElementBytes: 4 })
+    this.layout = makeKvLayout(spec, schedule, {
+      pageSize: options.pageSize ?? 128,
+      kvElementBytes: 2,
+      carryElementBytes: 4,
+    })
     this.config = {
       layout: this.layout,
       schedule,
@@ -48,6 +53,9 @@ export class VirtualServer {
       stepBudgetMicros: 50_000,
       idleStepBudgetMicros: 500_000,
       maxPrefillWaitMicros: 5_000_000,
+      protectAfter: 3,
+      protectAfterMicros: 60_000_000,
+      maxStepsInFlight: 1,
       maxModelLen: 131_072,
       maxWaiting: 1000,
       maxWaitingTokens: 10_000_000,
@@ -60,18 +68,22 @@ export class VirtualServer {
       token: (key, index) => ({ token: (key * 31 + index) % 1000, stop: options.stopAt?.(key, index) ?? false }),
     })
     this.driver = new Driver(this.config, {
-      openSlot: (request) =>
-        this.runner.openSlot({
+      openSlot: (request) => {
+        const content = {
           slot: request.slot,
           key: request.id,
           promptLength: request.promptLength,
           outputs: request.outputs,
           drops: request.drops,
-          bitmaps: request.bitmaps,
-        }),
-      closeSlot: (slot) => this.runner.closeSlot(slot),
+          bitmaps: [...request.bitmaps],
+        }
+        this.orders.push(() => this.runner.openSlot(content))
+      },
+      closeSlot: (slot) => {
+        this.orders.push(() => this.runner.closeSlot(slot))
+      },
       submit: (plan) => {
-        this.submitted = plan
+        this.orders.push({ plan, micros: this.driver.scheduler.plannedMicros })
       },
       token: (request, token, index) => {
         const output = this.outputs.get(request.id) ?? []
@@ -94,21 +106,36 @@ export class VirtualServer {
     return outcome.request
   }
 
-  /** Plans and runs one step; false when there is nothing to do. `during` happens while the step is in flight. */
+  /** Plans, and runs the oldest step; false when there is nothing to do. `during` happens while it is in flight. */
   step(during: () => void = () => {}): boolean {
     this.driver.tick(this.now)
-    const plan = this.submitted
-    if (plan === null) return false
-    this.submitted = null
-    const micros = this.driver.scheduler.plannedMicros
-    this.inspect(plan, micros)
-    const result = this.runner.step(plan)
     this.driver.checkIntegrity()
+    const next = this.runOrders()
+    if (next === null) return false
+    this.inspect(next.plan, next.micros)
+    const result = this.runner.step(next.plan)
     during()
-    this.now += Math.max(1, micros)
+    this.now += Math.max(1, next.micros)
     this.driver.stepDone(result)
     this.driver.checkIntegrity()
     return true
+  }
+
+  /** Opens and closes slots up to the next step, and returns that. */
+  private runOrders(): { readonly plan: StepPlan; readonly micros: number } | null {
+    for (;;) {
+      const order = this.orders.shift()
+      if (order === undefined) return null
+      if (typeof order !== "function") return order
+      order()
+    }
+  }
+
+  /** Fails the steps in flight, as an executor would. */
+  fail(): void {
+    for (let i = this.orders.length - 1; i >= 0; i--) if (typeof this.orders[i] !== "function") this.orders.splice(i, 1)
+    this.driver.stepFailed()
+    this.driver.checkIntegrity()
   }
 
   /** Runs until idle. Fails when that takes more than `limit` steps. */
@@ -116,6 +143,7 @@ export class VirtualServer {
     for (let steps = 0; this.step(); steps++) {
       if (steps >= limit) throw new Error(`not idle after ${limit} steps`)
     }
+    this.runOrders()
     if (this.driver.running !== 0 || this.driver.waiting !== 0) throw new Error("idle with requests left")
     const { pool, reserved } = this.driver.scheduler.memory
     if (pool.free !== pool.total || reserved !== 0) throw new Error(`leaked ${pool.used} slabs, ${reserved} reserved`)

@@ -114,7 +114,11 @@ describe("co-processing", () => {
 
 describe("submission", () => {
   it("refuses what could never fit, naming both numbers", () => {
-    const server = new VirtualServer({ spec: deepSpec, schedule: deepSchedule, config: { slabs: 500, maxModelLen: 4096 } })
+    const server = new VirtualServer({
+      spec: deepSpec,
+      schedule: deepSchedule,
+      config: { slabs: 500, maxModelLen: 4096 },
+    })
     const submit = (promptLength: number, maxTokens?: number) =>
       server.driver.submit({ promptLength, drops: true, maxTokens }, 0)
     expect(submit(4096)).toMatchObject({ _tag: "TooLong", detail: expect.stringMatching(/4096 tokens.*4096/) })
@@ -147,27 +151,47 @@ describe("failure of a step", () => {
     const waiting = server.submit({ promptLength: 500, drops: true, maxTokens: 5 })
     server.step()
     server.driver.tick(server.now)
-    server.driver.stepFailed()
+    server.fail()
     expect(running.map((request) => server.ended.get(request.id))).toEqual(["error", "error"])
     expect(server.driver.waiting).toBe(1)
-    server["submitted"] = null
     server.drain()
     expect(server.ended.get(waiting.id)).toBe("length")
   })
 })
 
-const submissions = fc.array(
-  fc.record({
-    at: fc.integer({ min: 0, max: 30 }),
-    promptLength: fc.oneof(fc.integer({ min: 1, max: 300 }), fc.integer({ min: 1000, max: 6000 })),
-    maxTokens: fc.integer({ min: 1, max: 300 }),
-    drops: fc.boolean(),
-    abortAfter: fc.option(fc.integer({ min: 0, max: 40 }), { nil: undefined }),
-    abortInFlight: fc.boolean(),
-    stopAt: fc.option(fc.integer({ min: 0, max: 50 }), { nil: undefined }),
-  }),
-  { minLength: 1, maxLength: 12 },
+const submissionsOf = (
+  lengths: { promptLength: fc.Arbitrary<number>; maxTokens: fc.Arbitrary<number> },
+  latestEnd: number,
+) =>
+  fc.array(
+    fc.record({
+      at: fc.integer({ min: 0, max: 30 }),
+      ...lengths,
+      drops: fc.boolean(),
+      abortAfter: fc.option(fc.integer({ min: 0, max: latestEnd }), { nil: undefined }),
+      abortInFlight: fc.boolean(),
+      stopAt: fc.option(fc.integer({ min: 0, max: latestEnd }), { nil: undefined }),
+    }),
+    { minLength: 1, maxLength: 12 },
+  )
+const submissions = fc.oneof(
+  submissionsOf(
+    {
+      promptLength: fc.oneof(fc.integer({ min: 1, max: 300 }), fc.integer({ min: 1000, max: 6000 })),
+      maxTokens: fc.integer({ min: 1, max: 300 }),
+    },
+    50,
+  ),
+  // Long outputs in little memory: requests preempt each other.
+  submissionsOf(
+    {
+      promptLength: fc.oneof(fc.integer({ min: 1, max: 100 }), fc.integer({ min: 1024, max: 1200 })),
+      maxTokens: fc.integer({ min: 300, max: 1500 }),
+    },
+    3000,
+  ),
 )
+let preemptions = 0
 
 describe.each([
   { name: "full attention", spec: deepSpec, schedule: deepSchedule },
@@ -177,10 +201,13 @@ describe.each([
     {
       arrivals: submissions,
       pageSize: fc.constantFrom(64, 128, 192),
-      slots: fc.integer({ min: 1, max: 6 }),
+      slots: fc.integer({ min: 1, max: 8 }),
       keep: fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 1, maxLength: 3 }),
-      slabFactor: fc.double({ min: 1, max: 3, noNaN: true }),
+      slabFactor: fc.double({ min: 1, max: 2, noNaN: true }),
       budget: fc.constantFrom(2_000, 20_000, 200_000),
+      maxStepsInFlight: fc.constantFrom(1 as const, 2 as const),
+      protectAfter: fc.integer({ min: 1, max: 4 }),
+      failAt: fc.option(fc.integer({ min: 0, max: 40 }), { nil: undefined }),
     },
     { numRuns: 60 },
   )("ends every request, emits every token once and leaks nothing", (run) => {
@@ -199,6 +226,8 @@ describe.each([
           maxRowsPerStep: 1024,
           stepBudgetMicros: run.budget,
           idleStepBudgetMicros: run.budget * 5,
+          maxStepsInFlight: run.maxStepsInFlight,
+          protectAfter: run.protectAfter,
         },
       })
     const probe = make(1_000_000)
@@ -219,6 +248,10 @@ describe.each([
       }
       const due = aborts.filter((abort) => abort.step === step)
       for (const { id, inFlight } of due) if (!inFlight) server.driver.abort(id)
+      if (step === run.failAt) {
+        server.driver.tick(server.now)
+        if (server.driver.stepInFlight !== 0) server.fail()
+      }
       const worked = server.step(() => {
         for (const { id, inFlight } of due) if (inFlight) server.driver.abort(id)
       })
@@ -227,10 +260,12 @@ describe.each([
       expect(step).toBeLessThan(20_000)
     }
     server.drain(1)
+    preemptions += server.driver.scheduler.preemptions
     for (const { id, arrival } of requests) {
       const reason = server.ended.get(id)
       const tokens = server.outputs.get(id)?.length ?? 0
-      if (reason === "abort") expect(arrival.abortAfter).toBeDefined()
+      if (reason === "error") expect(run.failAt).toBeDefined()
+      else if (reason === "abort") expect(arrival.abortAfter).toBeDefined()
       else if (reason === "stop") expect(tokens).toBe(arrival.stopAt! + 1)
       else {
         expect(reason).toBe("length")
@@ -239,4 +274,8 @@ describe.each([
       expect(server.outputs.get(id) ?? []).toEqual(Array.from({ length: tokens }, (_, i) => (id * 31 + i) % 1000))
     }
   })
+})
+
+it("the mixes above did preempt", () => {
+  expect(preemptions).toBeGreaterThan(10)
 })

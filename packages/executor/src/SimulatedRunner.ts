@@ -85,8 +85,10 @@ export class SimulatedRunner {
     const { layout } = this.options
     const first = item[ItemField.firstSegment]!
     const last = item[ItemField.lastSegment]!
-    if (slot.content.drops && first !== slot.segment) throw new Error(`item starts at segment ${first}, not ${slot.segment}`)
-    if (item[ItemField.firstRow] !== slot.computed) throw new Error(`item starts at row ${item[1]}, not ${slot.computed}`)
+    if (slot.content.drops && first !== slot.segment)
+      throw new Error(`item starts at segment ${first}, not ${slot.segment}`)
+    if (item[ItemField.firstRow] !== slot.computed)
+      throw new Error(`item starts at row ${item[1]}, not ${slot.computed}`)
     slot.computed += item[ItemField.rows]!
     if (!slot.content.drops || slot.computed < this.rowsOf(slot)) return
     for (let segment = first; segment <= last; segment++) {

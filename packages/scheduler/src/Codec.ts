@@ -55,7 +55,7 @@ export class Encoder {
     const words = this.words
     words[0] = magic
     words[1] = formatVersion
-    words[2] = stepId % 0x1_0000_0000 | 0
+    words[2] = (stepId % 0x1_0000_0000) | 0
     words[3] = Math.floor(stepId / 0x1_0000_0000)
     words[4] = extra
     let at = headerWords
@@ -76,13 +76,16 @@ const decode = <Name extends string>(
   names: ReadonlyArray<Name>,
   target: { readonly [N in Name]: IntList },
 ): { readonly stepId: number; readonly extra: number } => {
-  if (bytes.byteLength % 4 !== 0) throw new CodecError(`${what}: ${bytes.byteLength} bytes is not a whole number of words`)
+  if (bytes.byteLength % 4 !== 0)
+    throw new CodecError(`${what}: ${bytes.byteLength} bytes is not a whole number of words`)
   const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice()
   const words = new Int32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 4)
   const least = headerWords + names.length + 1
   if (words.length < least) throw new CodecError(`${what}: ${words.length} words, the shortest has ${least}`)
-  if (words[0] !== magic) throw new CodecError(`${what}: magic is 0x${(words[0]! >>> 0).toString(16)}, expected 0x${magic.toString(16)}`)
-  if (words[1] !== formatVersion) throw new CodecError(`${what}: version is ${words[1]}, this build reads ${formatVersion}`)
+  if (words[0] !== magic)
+    throw new CodecError(`${what}: magic is 0x${(words[0]! >>> 0).toString(16)}, expected 0x${magic.toString(16)}`)
+  if (words[1] !== formatVersion)
+    throw new CodecError(`${what}: version is ${words[1]}, this build reads ${formatVersion}`)
   let at = headerWords
   for (const name of names) {
     const count = words[at++]!

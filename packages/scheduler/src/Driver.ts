@@ -7,6 +7,8 @@ import { StepPlan } from "./StepPlan.ts"
 import { TokenFlag, type StepResult } from "./StepResult.ts"
 
 export interface DriverConfig extends SchedulerConfig {
+  /** 1 or 2: with 2 the plan for the next step is made while one runs. */
+  readonly maxStepsInFlight: 1 | 2
   /** Longest prompt + output of a request, in tokens. */
   readonly maxModelLen: number
   /** Requests that may wait. */
@@ -23,11 +25,11 @@ export interface DriverSink {
   /** Give the executor the content of `request`'s slot: its tokens and its bitmaps. */
   readonly openSlot: (request: Request) => void
   readonly closeSlot: (slot: number) => void
-  /** Run a step. The plan is the loop's own and valid until the step is done. */
+  /** Run a step after those submitted before. The plan is the loop's own and valid until the step is done. */
   readonly submit: (plan: StepPlan) => void
   readonly token: (request: Request, token: number, index: number, flags: number) => void
   readonly selected: (request: Request, segment: number, bitmap: Uint32Array, kept: number, flags: number) => void
-  /** Nothing is owned any more, and nothing more is said of this request. */
+  /** The request has ended and nothing more is said of it. What it owns is given back once no step in flight uses it. */
   readonly finished: (request: Request, reason: FinishReason) => void
 }
 
@@ -51,10 +53,10 @@ export class Driver {
   private readonly requests = new Map<number, Request>()
   /** Ended requests that a step in flight still holds work of. */
   private readonly ending: Array<Request> = []
-  private readonly plan = new StepPlan()
   private nextRequest = 1
   private nextStep = 1
-  private inFlight: StepPlan | null = null
+  private readonly inFlight: Array<StepPlan> = []
+  private readonly spare: Array<StepPlan> = [new StepPlan(), new StepPlan()]
   private readonly commitSink
 
   constructor(config: DriverConfig, sink: DriverSink) {
@@ -62,8 +64,11 @@ export class Driver {
     this.sink = sink
     this.scheduler = new Scheduler(config)
     this.commitSink = {
-      token: (request: Request, token: number, index: number, flags: number) => this.onToken(request, token, index, flags),
+      token: (request: Request, token: number, index: number, flags: number) =>
+        this.onToken(request, token, index, flags),
       selected: sink.selected,
+      openSlot: sink.openSlot,
+      closeSlot: sink.closeSlot,
     }
   }
 
@@ -76,9 +81,9 @@ export class Driver {
     return this.scheduler.waiting.length
   }
 
-  /** The step being run, 0 when none is. */
+  /** The oldest step being run, 0 when none is. */
   get stepInFlight(): number {
-    return this.inFlight?.stepId ?? 0
+    return this.inFlight[0]?.stepId ?? 0
   }
 
   /** Queues a request or says why not. Nothing is kept of a refused one. */
@@ -102,7 +107,10 @@ export class Driver {
       }
     }
     if (scheduler.waiting.length >= config.maxWaiting) {
-      return { _tag: "QueueFull", detail: `${scheduler.waiting.length} requests are waiting, at most ${config.maxWaiting} may` }
+      return {
+        _tag: "QueueFull",
+        detail: `${scheduler.waiting.length} requests are waiting, at most ${config.maxWaiting} may`,
+      }
     }
     if (scheduler.waitingTokens + promptLength > config.maxWaitingTokens && scheduler.waiting.length > 0) {
       return {
@@ -142,46 +150,50 @@ export class Driver {
     this.end(request, "stop")
   }
 
-  /** Takes the result of the step in flight. */
+  /** Takes the result of the oldest step in flight. */
   stepDone(result: StepResult): void {
-    const plan = this.inFlight
-    if (plan === null || result.stepId !== plan.stepId) {
+    const plan = this.inFlight.shift()
+    if (plan === undefined || result.stepId !== plan.stepId) {
       throw new InvariantViolation("results come in the order of steps", {
         result: result.stepId,
         expected: plan?.stepId ?? "none",
       })
     }
-    this.inFlight = null
     this.scheduler.commit(plan, result, this.commitSink)
-    for (const request of this.ending.splice(0)) this.release(request)
+    this.spare.push(plan)
+    this.releaseEnded()
   }
 
   /**
-   * The step in flight failed. Everything with a slot ends with reason `error`, so the executor is left with no open slot;
-   * waiting requests stay. The step's number is used again.
+   * The oldest step in flight failed, and with it those after it. Everything with a slot ends with reason `error`, so the
+   * executor is left with no open slot; waiting requests stay. The step's number is used again.
    */
   stepFailed(): void {
-    const plan = this.inFlight
-    if (plan === null) throw new InvariantViolation("a step fails while it is in flight")
-    this.inFlight = null
-    this.nextStep = plan.stepId
-    this.scheduler.memory.pool.committed(plan.stepId)
-    this.ending.length = 0
+    const failed = this.inFlight[0]
+    if (failed === undefined) throw new InvariantViolation("a step fails while it is in flight")
+    this.spare.push(...this.inFlight.splice(0))
+    this.scheduler.committed(this.nextStep - 1)
+    this.nextStep = failed.stepId
     for (const request of [...this.requests.values()]) {
       if (request.phase === "waiting") continue
-      request.endReason ??= "error"
-      this.release(request)
+      if (request.endReason === null) this.end(request, "error")
     }
-    this.scheduler.memory.pool.committed(plan.stepId - 1)
+    this.releaseEnded()
+    this.scheduler.committed(failed.stepId - 1)
   }
 
-  /** Plans and submits the next step if none is in flight and there is work. */
+  /** Plans and submits steps as long as fewer than the most are in flight and there is work. */
   tick(nowMicros: number): void {
-    if (this.inFlight !== null || !this.scheduler.hasWork) return
-    if (!this.scheduler.plan(this.plan, this.nextStep, nowMicros, this.sink.openSlot)) return
-    this.nextStep++
-    this.inFlight = this.plan
-    this.sink.submit(this.plan)
+    while (this.inFlight.length < this.config.maxStepsInFlight && this.scheduler.hasWork) {
+      const plan = this.spare.pop()!
+      if (!this.scheduler.plan(plan, this.nextStep, nowMicros, this.sink)) {
+        this.spare.push(plan)
+        return
+      }
+      this.nextStep++
+      this.inFlight.push(plan)
+      this.sink.submit(plan)
+    }
   }
 
   /** Throws InvariantViolation when the books do not balance. */
@@ -191,7 +203,8 @@ export class Driver {
 
   /** As many output tokens as asked for; when none were asked for, as many as the memory can hold. */
   private fitted(submission: Submission, maxTokens: number, drops: boolean, nowMicros: number): Request {
-    const make = (tokens: number) => new Request(this.nextRequest, submission, tokens, drops, this.config.layout, nowMicros)
+    const make = (tokens: number) =>
+      new Request(this.nextRequest, submission, tokens, drops, this.config.layout, nowMicros)
     const fits = (tokens: number) => this.scheduler.memory.worstCase(make(tokens)) <= this.config.slabs
     if (submission.maxTokens !== undefined || fits(maxTokens)) return make(maxTokens)
     let low = 1
@@ -214,10 +227,20 @@ export class Driver {
 
   private end(request: Request, reason: FinishReason): void {
     request.endReason = reason
-    if (this.inFlight !== null && request.lastStep === this.inFlight.stepId) {
+    if (this.scheduler.isInFlight(request) && request.phase !== "waiting") {
       this.scheduler.retire(request)
       this.ending.push(request)
     } else this.release(request)
+    this.sink.finished(request, reason)
+  }
+
+  private releaseEnded(): void {
+    for (let i = this.ending.length - 1; i >= 0; i--) {
+      const request = this.ending[i]!
+      if (this.scheduler.isInFlight(request)) continue
+      this.ending.splice(i, 1)
+      this.release(request)
+    }
   }
 
   private release(request: Request): void {
@@ -225,6 +248,5 @@ export class Driver {
     this.scheduler.remove(request)
     this.requests.delete(request.id)
     if (slot >= 0) this.sink.closeSlot(slot)
-    this.sink.finished(request, request.endReason!)
   }
 }

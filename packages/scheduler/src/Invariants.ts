@@ -9,7 +9,11 @@ import type { Request } from "./Request.ts"
  *
  * Cost: proportional to the slabs owned. For tests, and for an engine that has gone idle.
  */
-export const checkIntegrity = (scheduler: Scheduler, config: SchedulerConfig, requests: ReadonlyArray<Request>): void => {
+export const checkIntegrity = (
+  scheduler: Scheduler,
+  config: SchedulerConfig,
+  requests: ReadonlyArray<Request>,
+): void => {
   const { pool } = scheduler.memory
   const owners = new Map<number, number>()
   let owned = 0
@@ -29,7 +33,8 @@ export const checkIntegrity = (scheduler: Scheduler, config: SchedulerConfig, re
     }
     require(own === request.ownedSlabs, "owned slabs are counted", { id, own, counted: request.ownedSlabs })
     require(request.reservedSlabs >= 0, "a reservation is never negative", { id, reserved: request.reservedSlabs })
-    if (request.phase === "waiting") require(own === 0 && request.slot < 0, "a waiting request owns nothing", { id, own })
+    if (request.phase === "waiting")
+      require(own === 0 && request.slot < 0, "a waiting request owns nothing", { id, own })
     else slots++
     owned += own
     reserved += request.reservedSlabs
@@ -44,7 +49,10 @@ export const checkIntegrity = (scheduler: Scheduler, config: SchedulerConfig, re
     owned,
     total: pool.total,
   })
-  require(reserved === scheduler.memory.reserved, "reservations are counted", { reserved, counted: scheduler.memory.reserved })
+  require(reserved === scheduler.memory.reserved, "reservations are counted", {
+    reserved,
+    counted: scheduler.memory.reserved,
+  })
   require(reserved <= pool.free + pool.draining, "reservations are covered", { reserved, free: pool.free })
   require(scheduler.memory.slotsFree + slots === config.slots, "slots are conserved", { slots })
 }

@@ -10,9 +10,10 @@ import { StateOperation } from "./StepPlan.ts"
 /**
  * Who owns which slab, and what is set aside for whom.
  *
- * A request is admitted when everything it could still need is free and not reserved for another, every row of its last
- * known set kept. Sets are nested, so each selection shrinks the reservation and no grant ever exceeds it: an admitted
- * request never waits for memory.
+ * A request is admitted when the rest of its prefill, every row of its last known set kept, and one page of every class
+ * are free and not reserved for another. Sets are nested, so each selection shrinks the reservation and no grant of
+ * prefill exceeds it. Decoding beyond that page takes slabs that nobody has reserved; where there are none, the scheduler
+ * finds relief.
  */
 export class Memory {
   readonly pool: SlabPool
@@ -43,16 +44,26 @@ export class Memory {
     return this.freeStateSlots.length
   }
 
-  /** The most slabs that a request can own at one time from here on, those it owns now included. */
+  /** The most slabs that a request can own at one time from here to its end, those it owns now included. */
   worstCase(request: Request): number {
-    const finalRows = (segment: number) => request.rowsOf(segment) + request.maxTokens - 1
+    return this.most(request, request.maxTokens - 1)
+  }
+
+  /** The same to the end of its prefill and one page of decoding beyond. */
+  private prefillCase(request: Request): number {
+    return this.most(request, Math.min(request.maxTokens - 1, request.replayedOutputs + this.layout.pageSize))
+  }
+
+  private most(request: Request, outputRows: number): number {
+    const finalRows = (segment: number) => request.rowsOf(segment) + outputRows
     const segments = this.layout.segments.length
     const decoding = request.phase === "decode"
     let slabs = 0
     let carries = 0
     for (let t = 0; t < this.layout.tables.length; t++) {
       const table = this.layout.tables[t]!
-      if (table.kind !== "carry") slabs += Math.max(request.tables[t]!.length, this.mostSlabs(table, finalRows(table.segment)))
+      if (table.kind !== "carry")
+        slabs += Math.max(request.tables[t]!.length, this.mostSlabs(table, finalRows(table.segment)))
     }
     // While segment i is computed, the carry it reads and the carry it writes are both held.
     if (request.drops && !decoding) {
@@ -63,11 +74,21 @@ export class Memory {
     return slabs + carries
   }
 
-  /** Takes a slot and reserves the worst case; false, and nothing taken, when it does not fit now. */
-  admit(request: Request): boolean {
+  /** Slabs that are free and set aside for nobody. */
+  get unreserved(): number {
+    return this.pool.free - this.reserved
+  }
+
+  /** Whether a slot and what prefill needs are free and unreserved. */
+  canAdmit(request: Request): boolean {
     if (this.freeSlots.length === 0 || (this.hasStates && this.freeStateSlots.length === 0)) return false
-    const need = this.worstCase(request)
-    if (this.pool.free - this.reserved < need) return false
+    return this.prefillCase(request) <= this.unreserved
+  }
+
+  /** Takes a slot and reserves what prefill needs; false, and nothing taken, when it does not fit now. */
+  admit(request: Request): boolean {
+    if (!this.canAdmit(request)) return false
+    const need = this.prefillCase(request)
     request.slot = this.freeSlots.pop()!
     if (this.hasStates) request.stateSlot = this.freeStateSlots.pop()!
     request.reservedSlabs = need
@@ -97,12 +118,52 @@ export class Memory {
       slabs.push(slab)
       plan.grants.push3(request.slot, tableIndex, slab)
       request.ownedSlabs++
-      request.reservedSlabs--
-      this.reserved--
+      if (request.reservedSlabs > 0) {
+        request.reservedSlabs--
+        this.reserved--
+      } else if (request.phase !== "decode") {
+        throw new InvariantViolation("a grant of prefill stays within the reservation", {
+          id: request.id,
+          table: tableIndex,
+        })
+      }
     }
-    if (request.reservedSlabs < 0) {
-      throw new InvariantViolation("a grant stays within the reservation", { id: request.id, over: -request.reservedSlabs })
+  }
+
+  /** Slabs that the next decode row needs, over all tables. */
+  decodeNeed(request: Request): number {
+    const { pageSize } = this.layout
+    let need = 0
+    for (let t = 0; t < this.layout.tables.length; t++) {
+      const table = this.layout.tables[t]!
+      if (table.kind === "carry") continue
+      const held = request.freedPages[t]! * table.slabsPerPage + request.tables[t]!.length
+      const rows = request.prefillRows(table.segment) + request.decodeRows + 1
+      need += Math.max(0, pagesFor(rows, pageSize) * table.slabsPerPage - held)
     }
+    return need
+  }
+
+  /** Whether `need` slabs can be granted to a decoding request now; `soon`: once the steps in flight have committed. */
+  canGrow(request: Request, need: number, soon = false): boolean {
+    const own = Math.min(need, request.reservedSlabs)
+    const draining = soon ? this.pool.draining : 0
+    return need <= this.pool.free + draining && need - own <= this.unreserved + draining
+  }
+
+  /** Slabs that a piece of prefill takes: `rows` rows of its segment and all rows of those up to `lastSegment`. */
+  prefillNeed(request: Request, rows: number, lastSegment: number): number {
+    let need = 0
+    for (let t = 0; t < this.layout.tables.length; t++) {
+      const table = this.layout.tables[t]!
+      if (table.segment < request.segment || table.segment > lastSegment) continue
+      if (table.kind === "carry" && !request.drops) continue
+      const chunk = table.segment === request.segment || !request.drops
+      const end = chunk ? request.computedRows + rows : request.prefillRows(table.segment)
+      const held = request.freedPages[t]! * table.slabsPerPage + request.tables[t]!.length
+      need += Math.max(0, pagesFor(end, this.layout.pageSize) * table.slabsPerPage - held)
+    }
+    return need
   }
 
   /**
@@ -110,17 +171,10 @@ export class Memory {
    * carries of all its segments at once. False, and nothing set aside, when that is not free now.
    */
   reserveRun(request: Request, rows: number, lastSegment: number): boolean {
-    let need = 0
-    for (let t = 0; t < this.layout.tables.length; t++) {
-      const table = this.layout.tables[t]!
-      if (table.segment < request.segment || table.segment > lastSegment) continue
-      const end = table.segment === request.segment ? request.computedRows + rows : request.prefillRows(table.segment)
-      const held = request.freedPages[t]! * table.slabsPerPage + request.tables[t]!.length
-      need += Math.max(0, pagesFor(end, this.layout.pageSize) * table.slabsPerPage - held)
-    }
+    const need = this.prefillNeed(request, rows, lastSegment)
     const more = need - request.reservedSlabs
     if (more <= 0) return true
-    if (more > this.pool.free - this.reserved) return false
+    if (more > this.unreserved) return false
     request.reservedSlabs += more
     this.reserved += more
     return true
@@ -151,7 +205,9 @@ export class Memory {
     slabs.length -= count
     request.freedPages[tableIndex]! += pages
     // The window moves on: pages will be needed at its other end.
-    const most = this.mostSlabs(table, request.rowsOf(table.segment) + request.maxTokens - 1)
+    if (request.phase === "decode") return
+    const rows = request.prefillRows(table.segment) + this.layout.pageSize
+    const most = this.mostSlabs(table, rows)
     const needed = Math.max(0, most - slabs.length) - Math.max(0, most - slabs.length - count)
     request.reservedSlabs += needed
     this.reserved += needed
@@ -160,7 +216,7 @@ export class Memory {
 
   /** Sets the reservation to what the request can still need; called when that has shrunk. */
   settle(request: Request): void {
-    const reserved = this.worstCase(request) - request.ownedSlabs
+    const reserved = this.prefillCase(request) - request.ownedSlabs
     this.reserved += reserved - request.reservedSlabs
     request.reservedSlabs = reserved
   }
@@ -171,6 +227,7 @@ export class Memory {
       for (let i = 0; i < slabs.length; i++) this.releaseSlab(request, slabs.data[i]!)
       slabs.clear()
     }
+    request.freedPages.fill(0)
     this.reserved -= request.reservedSlabs
     request.reservedSlabs = 0
     if (request.slot >= 0) {
@@ -192,7 +249,10 @@ export class Memory {
   private carrySlabs(request: Request, segment: number): number {
     const table = this.layout.segments[segment]?.carry ?? -1
     if (table < 0) return 0
-    return pagesFor(request.rowsOf(segment) + request.replayedOutputs, this.layout.pageSize) * this.layout.tables[table]!.slabsPerPage
+    return (
+      pagesFor(request.rowsOf(segment) + request.replayedOutputs, this.layout.pageSize) *
+      this.layout.tables[table]!.slabsPerPage
+    )
   }
 
   /** A sliding table that is filled chunk by chunk holds at most its window and one chunk. */

@@ -9,6 +9,22 @@ export interface Policy {
    * that names the policy. Undefined: order of arrival, without the cost of asking.
    */
   readonly order?: (queue: ReadonlyArray<QueuedPrompt>, nowMicros: number) => ReadonlyArray<number>
+  /**
+   * Ids of running requests to preempt when memory runs out, first to go first. Those left out follow, the latest
+   * arrival first. A protected request is never the victim of one behind it, whatever is proposed.
+   */
+  readonly victims?: (running: ReadonlyArray<RunningRequest>, nowMicros: number) => ReadonlyArray<number>
+}
+
+/** A request that has a slot. */
+export interface RunningRequest {
+  readonly id: number
+  readonly promptLength: number
+  readonly priority: number
+  readonly arrivedMicros: number
+  /** Output tokens so far. */
+  readonly outputs: number
+  readonly ownedSlabs: number
 }
 
 /** A prompt that waits or is in prefill. Queues are given in order of arrival. */

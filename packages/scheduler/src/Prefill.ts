@@ -58,11 +58,26 @@ export const largestChunk = (
 }
 
 /** The smallest piece, whatever it costs: what a step with nothing else to do, or a starved prompt, is given. */
-export const smallestChunk = (request: Request, layout: KvLayout, load: StepLoad, rowsLeft: number): PrefillChunk | null => {
+export const smallestChunk = (
+  request: Request,
+  layout: KvLayout,
+  load: StepLoad,
+  rowsLeft: number,
+): PrefillChunk | null => {
   const rows = Math.min(chunkRows, request.prefillRows(request.segment) - request.computedRows)
   if (rows > rowsLeft) return null
   addChunk(request, layout, load, rows, 1)
   return { rows, lastSegment: endSegment(request, layout) }
+}
+
+/** Takes a piece's work out of `load` again. */
+export const takeBack = (request: Request, layout: KvLayout, load: StepLoad, chunk: PrefillChunk): void => {
+  addChunk(request, layout, load, chunk.rows, -1)
+  if (!request.drops) return
+  for (let segment = request.segment + 1; segment <= chunk.lastSegment; segment++) {
+    addSegment(request, load, segment, 0, request.prefillRows(segment), -1)
+    addScoring(request, layout, load, segment, -1)
+  }
 }
 
 /** Whether `rows` more rows complete the segment that the request is in. */
@@ -87,7 +102,14 @@ const addChunk = (request: Request, layout: KvLayout, load: StepLoad, rows: numb
   if (completesSegment(request, rows)) addScoring(request, layout, load, request.segment, sign)
 }
 
-const addSegment = (request: Request, load: StepLoad, segment: number, first: number, rows: number, sign: 1 | -1): void =>
+const addSegment = (
+  request: Request,
+  load: StepLoad,
+  segment: number,
+  first: number,
+  rows: number,
+  sign: 1 | -1,
+): void =>
   load.addRows(
     sign,
     segment,

@@ -2,7 +2,7 @@ import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
 
 /**
- * - `waiting`: in the queue, owns nothing;
+ * - `waiting`: in the queue, owns nothing; a preempted request waits again, its selections and output kept;
  * - `prefill`: has a slot; `segment` and `computedRows` say how far it is;
  * - `decode`: one row a step;
  * - `finished`: owns nothing.
@@ -64,15 +64,27 @@ export class Request {
   reservedSlabs = 0
   /** The last step that holds work of this request; 0 when none does. */
   lastStep = 0
-  /** A step in flight completes a segment or samples the first token: nothing more is planned before it commits. */
-  awaitsCommit = false
+  /** The step in flight that selects for this request: nothing more is planned before its commit. 0: none. */
+  awaitsStep = 0
+  /** Preempted while a step in flight holds work of it: it waits again once that has committed. */
+  preempting = false
+  preemptions = 0
+  /** Requests that arrived later and were admitted before this one. */
+  bypasses = 0
   /** Set when the request ends while a step in flight still holds work of it. */
   endReason: FinishReason | null = null
   firstScheduledMicros = -1
   /** When prefill work of this request was planned last. */
   lastServedMicros: number
 
-  constructor(id: number, submission: Submission, maxTokens: number, drops: boolean, layout: KvLayout, nowMicros: number) {
+  constructor(
+    id: number,
+    submission: Submission,
+    maxTokens: number,
+    drops: boolean,
+    layout: KvLayout,
+    nowMicros: number,
+  ) {
     this.id = id
     this.promptLength = submission.promptLength
     this.maxTokens = maxTokens
@@ -88,6 +100,19 @@ export class Request {
   /** Rows that prefill computes in a segment: the kept rows and the replayed output. */
   prefillRows(segment: number): number {
     return this.rowsOf(segment) + this.replayedOutputs
+  }
+
+  /** A preempted request gives up its place and keeps what it decided: prefill starts over, output included. */
+  restart(): void {
+    this.phase = "waiting"
+    this.preempting = false
+    this.segment = 0
+    this.computedRows = 0
+    this.replayedOutputs = this.outputs
+    this.plannedOutputs = this.outputs
+    this.decodeRows = 0
+    this.rowsUntilPage = 0
+    this.awaitsStep = 0
   }
 
   /** |S_i|; the last known set stands in for those not decided yet (sets are nested: an upper bound). */

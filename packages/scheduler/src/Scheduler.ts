@@ -5,7 +5,7 @@ import type { CostModel } from "./CostModel.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import { Memory } from "./Memory.ts"
 import type { Policy } from "./Policy.ts"
-import { completesSegment, largestChunk, smallestChunk, type PrefillChunk } from "./Prefill.ts"
+import { completesSegment, largestChunk, smallestChunk, takeBack, type PrefillChunk } from "./Prefill.ts"
 import type { Request } from "./Request.ts"
 import { StepLoad } from "./StepLoad.ts"
 import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
@@ -30,6 +30,18 @@ export interface SchedulerConfig {
   readonly idleStepBudgetMicros: number
   /** A prompt that has waited longer than this for its next piece gets one minimum chunk whatever the budget. */
   readonly maxPrefillWaitMicros: number
+  /** A request that was passed over or preempted this often is protected: served first, victim of nothing behind it. */
+  readonly protectAfter: number
+  /** A request this old is protected too. */
+  readonly protectAfterMicros: number
+}
+
+/** What planning does to slots, called before the step that the plan describes. */
+export interface PlanSink {
+  /** A request got its slot: no step refers to it yet. */
+  readonly openSlot: (request: Request) => void
+  /** The slot of a preempted request: no later step refers to it. */
+  readonly closeSlot: (slot: number) => void
 }
 
 /** What committing a step reveals, called in the order in which it happened. */
@@ -64,6 +76,9 @@ export class Scheduler {
   plannedMicros = 0
   /** Times that a starved prompt was given a chunk beyond the budget. */
   overBudgetChunks = 0
+  preemptions = 0
+  /** The last step whose result was applied. */
+  committedStep = 0
   private readonly config: SchedulerConfig
   private readonly load: StepLoad
   private readonly bySlot: Array<Request | null>
@@ -71,10 +86,16 @@ export class Scheduler {
   private readonly leaving: Array<Request> = []
   /** Their last row is planned: they leave the decode set with the next plan, unless they are gone by then. */
   private readonly expiring: Array<Request> = []
+  /** Preempted, with work in flight. */
+  private readonly preempting: Array<Request> = []
+  /** Scratch: requests whose next decode row needs a page. */
+  private readonly needy: Array<Request> = []
 
   constructor(config: SchedulerConfig) {
     if (config.maxRowsPerStep < config.slots + 64) {
-      throw new RangeError(`maxRowsPerStep must be at least slots + 64 = ${config.slots + 64}, got ${config.maxRowsPerStep}`)
+      throw new RangeError(
+        `maxRowsPerStep must be at least slots + 64 = ${config.slots + 64}, got ${config.maxRowsPerStep}`,
+      )
     }
     this.config = config
     this.memory = new Memory(config.layout, config.slabs, config.slots, config.stateSlots, config.maxRowsPerStep)
@@ -82,8 +103,11 @@ export class Scheduler {
     this.bySlot = new Array<Request | null>(config.slots).fill(null)
   }
 
+  /** Puts a request into the queue at its place in order of arrival. */
   enqueue(request: Request): void {
-    this.waiting.push(request)
+    let at = this.waiting.length
+    while (at > 0 && this.waiting[at - 1]!.id > request.id) at--
+    this.waiting.splice(at, 0, request)
     this.waitingTokens += request.promptLength
   }
 
@@ -92,14 +116,14 @@ export class Scheduler {
     return this.decoding.length + this.joining.length + this.waiting.length + this.prefilling.length > 0
   }
 
-  /**
-   * Fills `plan`, which is cleared first, and returns whether it holds work. `opened` is called for each request that
-   * gets its slot, before any step refers to it.
-   */
-  plan(plan: StepPlan, stepId: number, nowMicros: number, opened: (request: Request) => void): boolean {
+  /** Fills `plan`, which is cleared first, and returns whether it holds anything to do. */
+  plan(plan: StepPlan, stepId: number, nowMicros: number, sink: PlanSink): boolean {
     plan.clear(stepId)
     for (const request of this.expiring) if (this.leaveDecode(request)) this.leaving.push(request)
     this.expiring.length = 0
+    // Whoever must go goes first: from here on nothing in the plan is taken back.
+    this.relieveFront(nowMicros, sink)
+    this.growDecodes(plan, nowMicros, sink)
     for (const request of this.leaving) {
       plan.leaves.push(request.slot)
       request.lastStep = stepId
@@ -108,7 +132,7 @@ export class Scheduler {
     this.memory.begin(plan)
     this.planDecodes(plan, stepId)
     this.load.clearPrefill()
-    if (this.waiting.length > 0 || this.prefilling.length > 0) this.planPrefill(plan, stepId, nowMicros, opened)
+    if (this.waiting.length > 0 || this.prefilling.length > 0) this.planPrefill(plan, stepId, nowMicros, sink)
     if (this.decoding.length === 0 && plan.items.length === 0) {
       return plan.leaves.length + plan.trims.length + plan.windowFrees.length > 0
     }
@@ -117,8 +141,8 @@ export class Scheduler {
   }
 
   /** Applies a step's result. `plan` is the plan it answers; requests that have ended meanwhile are skipped. */
-  commit(plan: StepPlan, result: StepResult, sink: CommitSink): void {
-    this.memory.pool.committed(plan.stepId)
+  commit(plan: StepPlan, result: StepResult, sink: CommitSink & PlanSink): void {
+    this.committed(plan.stepId)
     this.commitSelections(result, sink)
     this.commitItems(plan)
     const { data, length } = result.tokens
@@ -130,51 +154,163 @@ export class Scheduler {
       if (request.endReason !== null) continue
       sink.token(request, data[i + 1]!, request.outputs++, data[i + 2]!)
     }
+    if (this.preempting.length > 0) this.requeuePreempted(sink)
+  }
+
+  /** Whether a step in flight holds work of the request. */
+  isInFlight(request: Request): boolean {
+    return request.lastStep > this.committedStep
+  }
+
+  /** Says that everything up to `stepId` is over, without a result: the steps in flight are void. */
+  committed(stepId: number): void {
+    this.committedStep = stepId
+    this.memory.pool.committed(stepId)
   }
 
   /** Takes a request that no step in flight holds out of every list and gives back what it owns. */
   remove(request: Request): void {
     if (request.phase === "waiting") {
-      this.waiting.splice(this.waiting.indexOf(request), 1)
+      removeFrom(this.waiting, request)
       this.waitingTokens -= request.promptLength
     } else {
-      this.leaveDecode(request)
-      removeFrom(this.prefilling, request)
-      removeFrom(this.joining, request)
+      this.retire(request)
       removeFrom(this.leaving, request)
+      removeFrom(this.preempting, request)
       this.bySlot[request.slot] = null
       this.memory.release(request)
     }
     request.phase = "finished"
   }
 
-  /** Takes a request out of the plans to come while steps in flight still hold work of it. */
+  /** Takes a request out of the plans to come; steps in flight may still hold work of it. */
   retire(request: Request): void {
     removeFrom(this.prefilling, request)
     removeFrom(this.joining, request)
     if (this.leaveDecode(request)) this.leaving.push(request)
   }
 
-  requestAt(slot: number): Request | null {
-    return this.bySlot[slot] ?? null
+  // ------------------------------------------------------------------------------------------- relief of memory
+
+  /** Protected requests come first, then all others; both in order of arrival. */
+  private isProtected(request: Request, nowMicros: number): boolean {
+    const { protectAfter, protectAfterMicros } = this.config
+    return (
+      request.bypasses + request.preemptions >= protectAfter || nowMicros - request.arrivedMicros > protectAfterMicros
+    )
+  }
+
+  private isBehind(request: Request, other: Request, nowMicros: number): boolean {
+    const guarded = this.isProtected(request, nowMicros)
+    if (guarded !== this.isProtected(other, nowMicros)) return !guarded
+    return request.id > other.id
+  }
+
+  /** The front protected request that waits may preempt anyone behind it, so that it finishes. */
+  private relieveFront(nowMicros: number, sink: PlanSink): void {
+    const front = this.waiting[0]
+    if (front === undefined || !this.isProtected(front, nowMicros)) return
+    while (!this.memory.canAdmit(front)) {
+      const victim = this.victimOf(front, nowMicros)
+      if (victim === null || victim === front || this.preempting.length > 0) return
+      this.preempt(victim, sink)
+    }
+  }
+
+  /** Finds the pages for the next row of every decoding request, the first in rank first; those without wait or go. */
+  private growDecodes(plan: StepPlan, nowMicros: number, sink: PlanSink): void {
+    const { needy, memory } = this
+    needy.length = 0
+    for (const request of this.decoding) if (request.rowsUntilPage === 0) needy.push(request)
+    for (const request of this.joining) needy.push(request)
+    if (needy.length > 1) needy.sort((a, b) => (this.isBehind(a, b, nowMicros) ? 1 : -1))
+    for (const request of needy) {
+      if (request.phase !== "decode" || request.preempting) continue
+      const need = memory.decodeNeed(request)
+      while (!memory.canGrow(request, need) && !memory.canGrow(request, need, true)) {
+        const victim = this.victimOf(request, nowMicros) ?? request
+        this.preempt(victim, sink)
+        if (victim === request) break
+      }
+      if (request.phase !== "decode" || request.preempting) continue
+      if (memory.canGrow(request, need)) this.growDecode(request, plan)
+      else if (this.leaveDecode(request)) {
+        // The slabs drain with a step in flight: sit this step out and join again.
+        this.leaving.push(request)
+        this.joining.push(request)
+      }
+    }
+  }
+
+  /** Who goes so that `request` can go on: the policy's choice, else the last in rank; never one ahead of a protected. */
+  private victimOf(request: Request, nowMicros: number): Request | null {
+    const running = this.bySlot.filter(
+      (one): one is Request => one !== null && one.endReason === null && !one.preempting,
+    )
+    const allowed = (one: Request) =>
+      one === request || this.isBehind(one, request, nowMicros) || !this.isProtected(one, nowMicros)
+    const { victims, name } = this.config.policy
+    if (victims !== undefined) {
+      const byId = new Map(running.map((one) => [one.id, one]))
+      for (const id of victims(running, nowMicros)) {
+        const one = byId.get(id)
+        if (one === undefined) throw new Error(`policy ${name} proposed request ${id} as a victim, which does not run`)
+        if (one !== request && allowed(one)) return one
+      }
+    }
+    let last: Request | null = null
+    for (const one of running) if (last === null || this.isBehind(one, last, nowMicros)) last = one
+    return last !== null && (last === request || this.isBehind(last, request, nowMicros)) ? last : null
+  }
+
+  private preempt(victim: Request, sink: PlanSink): void {
+    this.preemptions++
+    victim.preemptions++
+    victim.preempting = true
+    this.retire(victim)
+    this.preempting.push(victim)
+    this.requeuePreempted(sink)
+  }
+
+  private requeuePreempted(sink: PlanSink): void {
+    for (let i = this.preempting.length - 1; i >= 0; i--) {
+      const request = this.preempting[i]!
+      if (this.isInFlight(request)) continue
+      this.preempting.splice(i, 1)
+      if (request.endReason !== null) continue
+      removeFrom(this.leaving, request)
+      sink.closeSlot(request.slot)
+      this.bySlot[request.slot] = null
+      this.memory.release(request)
+      request.restart()
+      this.enqueue(request)
+    }
   }
 
   // ---------------------------------------------------------------------------------------------------- decode
 
   private planDecodes(plan: StepPlan, stepId: number): void {
-    const { load, decoding } = this
-    for (const request of this.joining) {
-      plan.joins.push2(request.slot, -1)
-      request.decodeIndex = decoding.length
-      decoding.push(request)
-      load.decodeRows++
-      for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! += request.prefillRows(s)
+    const { load, decoding, joining } = this
+    if (joining.length > 0) {
+      let stalled = 0
+      for (const request of joining) {
+        if (request.rowsUntilPage === 0) {
+          joining[stalled++] = request
+          continue
+        }
+        plan.joins.push2(request.slot, -1)
+        request.decodeIndex = decoding.length
+        decoding.push(request)
+        load.decodeRows++
+        for (let s = 0; s < load.decodeKeys.length; s++) {
+          load.decodeKeys[s]! += request.prefillRows(s) + request.decodeRows
+        }
+      }
+      joining.length = stalled
     }
-    this.joining.length = 0
     for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! += decoding.length
     for (let i = 0; i < decoding.length; i++) {
       const request = decoding[i]!
-      if (request.rowsUntilPage === 0) this.growDecode(request, plan)
       request.rowsUntilPage--
       request.decodeRows++
       request.lastStep = stepId
@@ -214,14 +350,15 @@ export class Scheduler {
 
   // --------------------------------------------------------------------------------------------------- prefill
 
-  private planPrefill(plan: StepPlan, stepId: number, nowMicros: number, opened: (request: Request) => void): void {
+  private planPrefill(plan: StepPlan, stepId: number, nowMicros: number, sink: PlanSink): void {
     const { config, load } = this
     const budget = load.decodeRows > 0 ? config.stepBudgetMicros : config.idleStepBudgetMicros
     let rowsLeft = config.maxRowsPerStep - load.decodeRows
     let startSegment = -1
     for (const request of this.queue(nowMicros)) {
-      if (request.awaitsCommit || (startSegment >= 0 && request.segment !== startSegment)) continue
-      if (request.phase === "waiting" && !this.admit(request, plan, nowMicros, opened)) break
+      if (request.awaitsStep > 0 || (startSegment >= 0 && request.segment !== startSegment)) continue
+      if (request.phase === "waiting" && !this.admit(request, plan, nowMicros, sink)) break
+      this.slideWindows(request, plan)
       let chunk = largestChunk(request, config.layout, load, config.costModel, budget, rowsLeft, this.memory)
       if (chunk === null && startSegment < 0) {
         const starved = nowMicros - request.lastServedMicros > config.maxPrefillWaitMicros
@@ -230,6 +367,11 @@ export class Scheduler {
         if (load.decodeRows > 0) this.overBudgetChunks++
       }
       if (chunk === null) break
+      if (this.memory.prefillNeed(request, chunk.rows, chunk.lastSegment) > this.memory.pool.free) {
+        // What is reserved still drains with a step in flight.
+        takeBack(request, config.layout, load, chunk)
+        break
+      }
       startSegment = request.segment
       rowsLeft -= chunk.rows
       this.addItem(request, chunk, plan, stepId, nowMicros)
@@ -241,7 +383,7 @@ export class Scheduler {
     const { order, name } = this.config.policy
     if (order === undefined) {
       yield* this.prefilling.slice()
-      for (let i = 0; i < this.waiting.length; ) {
+      for (let i = 0; i < this.waiting.length;) {
         const request = this.waiting[i]!
         yield request
         // Admission takes it out of the list, and the next one moves up.
@@ -258,8 +400,15 @@ export class Scheduler {
       segment,
       computedRows,
     }))
+    const arrivedIds = new Set(views.map((view) => view.id))
     const rest = new Map(arrived.map((request) => [request.id, request]))
+    for (const request of arrived) {
+      if (!this.isProtected(request, nowMicros)) continue
+      rest.delete(request.id)
+      yield request
+    }
     for (const id of order(views, nowMicros)) {
+      if (arrivedIds.has(id) && !rest.has(id)) continue
       const request = rest.get(id)
       if (request === undefined) throw new Error(`policy ${name} ordered request ${id}, which is not queued`)
       rest.delete(id)
@@ -268,15 +417,19 @@ export class Scheduler {
     yield* rest.values()
   }
 
-  private admit(request: Request, plan: StepPlan, nowMicros: number, opened: (request: Request) => void): boolean {
+  private admit(request: Request, plan: StepPlan, nowMicros: number, sink: PlanSink): boolean {
     if (!this.memory.admit(request)) return false
+    for (const other of this.waiting) {
+      if (other.id >= request.id) break
+      other.bypasses++
+    }
     removeFrom(this.waiting, request)
     this.waitingTokens -= request.promptLength
     this.prefilling.push(request)
     this.bySlot[request.slot] = request
     request.phase = "prefill"
-    request.firstScheduledMicros = nowMicros
-    opened(request)
+    if (request.firstScheduledMicros < 0) request.firstScheduledMicros = nowMicros
+    sink.openSlot(request)
     this.memory.openState(request, plan)
     return true
   }
@@ -303,17 +456,23 @@ export class Scheduler {
       plan.samples.push2(item, request.slot)
       request.plannedOutputs++
     }
-    if (request.drops && segment < last) request.awaitsCommit = true
+    if (request.drops && segment < last) request.awaitsStep = stepId
     else if (samples) this.startDecoding(request)
+  }
+
+  /** Gives back what the rows to come no longer see, before their own pages are looked for. */
+  private slideWindows(request: Request, plan: StepPlan): void {
+    for (const [segment, { sliding }] of this.config.layout.segments.entries()) {
+      if (sliding >= 0 && (segment === request.segment || !request.drops)) {
+        this.memory.slide(request, sliding, request.computedRows, plan)
+      }
+    }
   }
 
   private growSegment(request: Request, segment: number, rows: number, plan: StepPlan): void {
     const { full, sliding, carry } = this.config.layout.segments[segment]!
     if (full >= 0) this.memory.grow(request, full, rows, plan)
-    if (sliding >= 0) {
-      this.memory.slide(request, sliding, request.segment === segment || !request.drops ? request.computedRows : 0, plan)
-      this.memory.grow(request, sliding, rows, plan)
-    }
+    if (sliding >= 0) this.memory.grow(request, sliding, rows, plan)
     if (carry >= 0 && request.drops) this.memory.grow(request, carry, rows, plan)
   }
 
@@ -337,7 +496,7 @@ export class Scheduler {
   private commitSelections(result: StepResult, sink: CommitSink): void {
     const { schedule } = this.config
     const { data, length } = result.selections
-    for (let i = 0; i < length; ) {
+    for (let i = 0; i < length;) {
       const slot = data[i]!
       const segment = data[i + 1]!
       const flags = data[i + 2]!
@@ -368,7 +527,8 @@ export class Scheduler {
     const last = this.config.layout.segments.length - 1
     for (let i = 0; i < length; i += sectionWidths.items) {
       const request = this.bySlot[data[i + ItemField.slot]!]
-      if (request === null || request === undefined || request.endReason !== null || !request.awaitsCommit) continue
+      if (request === null || request === undefined || request.endReason !== null || request.preempting) continue
+      if (request.awaitsStep !== plan.stepId) continue
       const lastSegment = data[i + ItemField.lastSegment]!
       if (request.keptRows.length < Math.min(lastSegment, last - 1) + 2) {
         throw new InvariantViolation("an item that completes a segment returns its selection", {
@@ -377,7 +537,7 @@ export class Scheduler {
           selections: request.keptRows.length - 1,
         })
       }
-      request.awaitsCommit = false
+      request.awaitsStep = 0
       if (lastSegment === last) this.startDecoding(request)
       else this.enterSegment(request, lastSegment + 1)
     }

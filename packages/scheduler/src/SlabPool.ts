@@ -37,7 +37,8 @@ export class SlabPool {
   }
 
   take(): number {
-    if (this.freeCount === 0) throw new InvariantViolation("a slab is granted only when one is free", { total: this.total })
+    if (this.freeCount === 0)
+      throw new InvariantViolation("a slab is granted only when one is free", { total: this.total })
     const slab = this.stack[--this.freeCount]!
     this.taken[slab] = 1
     return slab
