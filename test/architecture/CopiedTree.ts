@@ -20,7 +20,8 @@ export class CopiedTree implements Disposable {
         recursive: true,
         filter: (file) => !leftOut.has(basename(file)) && !/\.(safetensors|txt)$/.test(file),
       })
-    for (const name of ["packages", "apps", "package.json", "tsconfig.base.json", ".oxlintrc.json"]) copy(name)
+    for (const name of ["packages", "apps", "package.json", "tsconfig.json", "tsconfig.base.json", ".oxlintrc.json"])
+      copy(name)
     symlinkSync(join(root, "node_modules"), join(this.root, "node_modules"))
   }
 

@@ -2,7 +2,7 @@ import { isBuiltin } from "node:module"
 import { posix } from "node:path"
 import { borderPackages, layers, unlayered } from "./Layers.ts"
 import type { Violation } from "./Violation.ts"
-import { packageOf, readWorkspaces, rootDevDependencies, type Workspace } from "./Workspaces.ts"
+import { packageOf, readReferences, readWorkspaces, rootDevDependencies, type Workspace } from "./Workspaces.ts"
 
 /**
  * Checks that packages depend on one another in one direction, declare what they import and import what they declare.
@@ -10,7 +10,7 @@ import { packageOf, readWorkspaces, rootDevDependencies, type Workspace } from "
  * Rules: `layer` a package without a place in the table; `direction` an import of a later or the same layer; `border` a
  * package that only apps may import; `escape` a relative import that leaves its package; `undeclared` an import that
  * package.json does not name; `unused` a dependency that nothing imports; `reference` tsconfig.json's references differ
- * from the workspace dependencies.
+ * from the workspace dependencies, or `tsc -b` passes a package by.
  */
 export const checkLayering = (root: string): ReadonlyArray<Violation> => {
   const workspaces = readWorkspaces(root)
@@ -20,6 +20,7 @@ export const checkLayering = (root: string): ReadonlyArray<Violation> => {
     ...checkImports(workspace, byName),
     ...checkTestImports(workspace, byName, shared),
     ...checkDependencies(workspace, byName),
+    ...checkProjects(root, workspace),
   ])
 }
 
@@ -99,3 +100,13 @@ const checkDependencies = (workspace: Workspace, byName: ReadonlyMap<string, Wor
   }
   return violations
 }
+
+/** `tsc -b` starts from the root's project and from the tests': both must lead to every package. */
+const checkProjects = (root: string, workspace: Workspace): ReadonlyArray<Violation> =>
+  workspace.references === undefined
+    ? []
+    : [".", "test"].flatMap((project): ReadonlyArray<Violation> => {
+        if (readReferences(root, project)?.includes(workspace.folder) !== false) return []
+        const file = posix.join(project, "tsconfig.json")
+        return [{ rule: "reference", file, line: 0, message: `${workspace.folder} is no reference` }]
+      })

@@ -38,7 +38,7 @@ const moduleFile = (from: string, specifier: string, folderOf: ReadonlyMap<strin
 const words = (text: string): ReadonlySet<string> => new Set(text.trim().split(/\s+/))
 
 const forbiddenGlobals = words(`
-  Date performance Temporal Intl crypto console process globalThis window self navigator fetch
+  Date performance Temporal Intl crypto console process globalThis fetch
   setTimeout setInterval setImmediate queueMicrotask requestAnimationFrame
   eval Function Worker SharedArrayBuffer Atomics WeakRef FinalizationRegistry
 `)

@@ -45,9 +45,16 @@ export const modulesIn = (root: string, folder: string): ReadonlyArray<string> =
 const parse = (root: string, files: ReadonlyArray<string>): ReadonlyArray<Source> =>
   files.map((file) => parseSource(file, readFileSync(join(root, file), "utf8")))
 
+/** Folders of the projects that `folder`'s tsconfig.json refers to; undefined without that file. */
+export const readReferences = (root: string, folder: string): ReadonlyArray<string> | undefined => {
+  const file = join(root, folder, "tsconfig.json")
+  if (!existsSync(file)) return undefined
+  const { references = [] } = readJson(file) as { references?: ReadonlyArray<{ path: string }> }
+  return references.map(({ path }) => posix(relative(root, join(root, folder, path))))
+}
+
 const readWorkspace = (root: string, folder: string): Workspace => {
   const manifest = readJson(join(root, folder, "package.json")) as Manifest
-  const tsconfig = join(root, folder, "tsconfig.json")
   const isTest = (file: string) => /\/(test|bench)\//.test(file)
   const files = modulesIn(root, folder)
   return {
@@ -58,11 +65,7 @@ const readWorkspace = (root: string, folder: string): Workspace => {
       ...manifest.optionalDependencies,
       ...manifest.peerDependencies,
     }),
-    references: existsSync(tsconfig)
-      ? ((readJson(tsconfig) as { references?: ReadonlyArray<{ path: string }> }).references ?? []).map(({ path }) =>
-          posix(relative(root, join(root, folder, path))),
-        )
-      : undefined,
+    references: readReferences(root, folder),
     sources: parse(
       root,
       files.filter((file) => !isTest(file)),

@@ -61,10 +61,10 @@ describe("planted violations", () => {
   for (const [, file, text] of plantedModules) tree.add(file, text)
   const manifest = { type: "module", dependencies: {} as Record<string, string> }
   tree.add("apps/studio/package.json", JSON.stringify({ ...manifest, name: "@uniprefill/planted-app" }))
-  tree.add("packages/planted/package.json", JSON.stringify({ ...manifest, name: "@uniprefill/planted" }))
-  const idle = { ...manifest, name: "@uniprefill/simulator", dependencies: { "@uniprefill/units": "0.1.0" } }
-  tree.add("packages/simulator/package.json", JSON.stringify(idle))
-  tree.add("packages/simulator/tsconfig.json", `{ "references": [{ "path": "../model" }] }`)
+  const planted = { ...manifest, name: "@uniprefill/planted", dependencies: { "@uniprefill/units": "0.1.0" } }
+  tree.add("packages/planted/package.json", JSON.stringify(planted))
+  tree.add("packages/planted/tsconfig.json", `{ "references": [{ "path": "../model" }] }`)
+  tree.add("tsconfig.json", `{ "files": [], "references": [{ "path": "packages/units" }] }`)
   const violations = [...checkLayering(tree.root), ...checkPureCore(tree.root)]
 
   it.each(plantedModules)("%s in %s is found", (rule, file) => {
@@ -77,16 +77,21 @@ describe("planted violations", () => {
   })
 
   it("a dependency that nothing imports is found", () => {
-    const file = "packages/simulator/package.json"
+    const file = "packages/planted/package.json"
     expect(violations).toContainEqual(expect.objectContaining({ rule: "unused", file }))
   })
 
   it("references that differ from the dependencies are found, both ways", () => {
-    const found = violations.filter(({ file }) => file === "packages/simulator/tsconfig.json")
+    const found = violations.filter(({ file }) => file === "packages/planted/tsconfig.json")
     expect(found.map(({ message }) => message)).toEqual([
       "packages/units is a dependency but no reference",
       "packages/model is a reference but no dependency",
     ])
+  })
+
+  it("a package that tsc -b would pass by is found", () => {
+    const message = "packages/planted is no reference"
+    expect(violations).toContainEqual({ rule: "reference", file: "tsconfig.json", line: 0, message })
   })
 
   it("names that only look like globals are not violations", () => {
