@@ -56,6 +56,22 @@ const removeOutputs = () => {
   }
 }
 
+/**
+ * What the failed tasks said, without turbo's and npm's own words; everything where no task is named.
+ *
+ * @param {string} output
+ */
+export const failureLines = (output) => {
+  const failed = (/^ *Failed: *(.*)$/m.exec(output) || [])[1] || ""
+  const prefixes = failed.split(/,\s*/).map((name) => `${name.replace("#", ":")}: `)
+  const lines = output.split("\n").flatMap((line) => {
+    const prefix = prefixes.find((each) => line.startsWith(each))
+    return prefix === undefined ? [] : [line.slice(prefix.length)]
+  })
+  const own = lines.filter((line) => !/^(npm (warn|error)|> |cache (miss|hit|bypass))|^\s*$/.test(line))
+  return own.length > 0 ? `${failed}\n${own.join("\n")}` : output.trim()
+}
+
 /** @param {(line: string) => void} latest */
 const build = async (latest) => {
   const node = runtimeNode()
@@ -68,19 +84,12 @@ const build = async (latest) => {
   writeJson(stampFile, { state: "building" })
   const { code, output } = await run(
     node,
-    [
-      inRoot("node_modules/turbo/bin/turbo"),
-      "run",
-      "build",
-      "--output-logs=errors-only",
-      "--log-prefix=task",
-      "--no-color",
-    ],
+    [inRoot("node_modules/turbo/bin/turbo"), "run", "build", "--output-logs=full", "--log-prefix=task", "--no-color"],
     { onLine: latest },
   )
   if (code !== 0) {
     writeJson(stampFile, { state: "failed" })
-    throw new Failure(`the build failed:\n${output.trim()}`)
+    throw new Failure(`the build failed in ${failureLines(output)}`)
   }
   writeJson(stampFile, { state: "done", inputs: before, outputs: outputs() })
 }
