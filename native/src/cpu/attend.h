@@ -80,10 +80,10 @@ struct Attend {
       Simd::store(out, Simd::flush(Simd::mul(Simd::load(out), factor)));
   }
 
-  // output[r, 16·W dims] += powers · values for the rows whose bit is set.
+  // output[r, 16·W dims] += powers · values.
   template <int R, int W>
   [[gnu::always_inline]] static inline void add_values(const bf16 *powers, const bf16 *values, int head_dim, int keys,
-                                                       unsigned seen, float *output) {
+                                                       float *output) {
     F acc[R][W];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -92,18 +92,16 @@ struct Attend {
     dot_tile<Simd>(powers, tile_keys, values, head_dim * 2, 32, keys / 2, acc);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-      if (seen >> r & 1) {
 #pragma GCC unroll 8
-        for (int v = 0; v < W; ++v) Simd::store(output + r * head_dim + v * 16, acc[r][v]);
-      }
+      for (int v = 0; v < W; ++v) Simd::store(output + r * head_dim + v * 16, acc[r][v]);
   }
 
   template <int R, int W>
   [[gnu::always_inline]] static inline void add_remaining_values(int vectors, const bf16 *powers, const bf16 *values,
-                                                                 int head_dim, int keys, unsigned seen, float *output) {
+                                                                 int head_dim, int keys, float *output) {
     if constexpr (W > 0) {
-      if (vectors == W) return add_values<R, W>(powers, values, head_dim, keys, seen, output);
-      add_remaining_values<R, W - 1>(vectors, powers, values, head_dim, keys, seen, output);
+      if (vectors == W) return add_values<R, W>(powers, values, head_dim, keys, output);
+      add_remaining_values<R, W - 1>(vectors, powers, values, head_dim, keys, output);
     }
   }
 
@@ -133,9 +131,9 @@ struct Attend {
     float *output = rows.output + row * head_dim;
     int dim = 0;
     for (; dim + W * 16 <= head_dim; dim += W * 16)
-      add_values<R, W>(powers[0], values + dim * 2, head_dim, visible, seen, output + dim);
+      add_values<R, W>(powers[0], values + dim * 2, head_dim, visible, output + dim);
     if (dim < head_dim)
-      add_remaining_values<R, W - 1>((head_dim - dim) / 16, powers[0], values + dim * 2, head_dim, visible, seen,
+      add_remaining_values<R, W - 1>((head_dim - dim) / 16, powers[0], values + dim * 2, head_dim, visible,
                                      output + dim);
   }
 
@@ -177,9 +175,6 @@ struct Attend {
     std::memset(rows.sums, 0, sizeof(float) * 16 * count);
     const int strips = (count + Simd::tile_rows - 1) / Simd::tile_rows;
     for (int key = first / tile_keys * tile_keys; key <= last; key += tile_keys) {
-      bool visible = false;
-      for (int i = 0; i < count && !visible; ++i) visible = rows.lo[i] < key + tile_keys && rows.hi[i] >= key;
-      if (!visible) continue;
       const bf16 *keys = key_group(group.kv, key, task.head, head_dim);
       const bf16 *values = value_group(group.kv, key, task.head, head_dim);
       for (int s = 0; s < strips; ++s) {
