@@ -1,0 +1,37 @@
+// Checks what a plan asks to be computed, once its memory sections have been applied: everything that execution then
+// relies on.
+#pragma once
+
+#include <vector>
+
+#include "runner/runner_state.h"
+#include "runner/step_codec.h"
+
+namespace up {
+
+// A piece of prefill.
+struct Item {
+  int slot;
+  int first_row;
+  int rows;
+  int first_segment;
+  int last_segment;
+  bool samples = false;
+};
+
+// A token that a member of the decode set goes on from instead of its last sampled one.
+struct ForcedToken {
+  int slot;
+  int token;
+};
+
+struct StepWork {
+  std::vector<Item> items;
+  std::vector<int> samples;  // item numbers, in the plan's order
+  std::vector<ForcedToken> forced;
+};
+
+// Fails with UP_INVALID_PLAN naming section, record and numbers.
+StepWork check_work(const RunnerState &state, const Plan &plan);
+
+}  // namespace up
