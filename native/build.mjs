@@ -74,6 +74,6 @@ if (!configured || readFileSync(stampFile, "utf8") !== stamp) {
 }
 run("cmake", ["--build", build, "--parallel", "2", "--target", test ? "all" : "runtime"])
 if (test) {
-  const result = run("ctest", ["--test-dir", build, "--output-on-failure"])
+  const result = run("ctest", ["--test-dir", build, "--output-on-failure", "--output-junit", "junit.xml"])
   if (quiet) process.stdout.write(`${result.stdout.toString().trim().split("\n").slice(-3).join("\n")}\n`)
 }
