@@ -151,8 +151,9 @@ const install = async () => {
   const options = ["--include=dev", "--include=optional", "--loglevel=error", "--no-audit", "--no-fund"]
   const { code, output } = await run(command, [...first, "ci", ...options], { onLine: () => {} })
   if (code !== 0) {
+    const withoutUsage = output.split("npm error Clean install a project")[0] || ""
     throw new Failure(
-      `npm ci failed with exit code ${code}:\n${output.trim()}`,
+      `npm ci failed with exit code ${code}:\n${withoutUsage.replace(/(\s*npm error)?\s*$/, "")}`,
       "If the registry could not be reached, check the network and run the command again: it picks up where this one " +
         "stopped.\nIf npm says that package.json and package-lock.json differ, run `npm install` and commit the lockfile.",
     )
