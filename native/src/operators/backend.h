@@ -46,6 +46,14 @@ typedef struct up_backend_table {
   up_status (*decode_attention_workspace)(const up_decode_attention *p, size_t *bytes, up_backend_error *error);
   up_status (*attend_decode)(const up_decode_attention *p, void *workspace, size_t workspace_bytes, void *stream,
                              up_backend_error *error);
+
+  up_status (*normalise)(const up_rms_norm *p, void *stream, up_backend_error *error);
+  up_status (*rotate_and_write)(const up_rope_write *p, void *stream, up_backend_error *error);
+  up_status (*activate)(const up_gated_activation *p, void *stream, up_backend_error *error);
+  up_status (*embed)(const up_embedding *p, void *stream, up_backend_error *error);
+
+  up_status (*sampler_workspace)(const up_sampler *p, size_t *bytes, up_backend_error *error);
+  up_status (*sample)(const up_sampler *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error);
 } up_backend_table;
 
 /* The one symbol of libuniprefill_cuda.so. Never NULL; what is missing on this machine is what `available` says. */
