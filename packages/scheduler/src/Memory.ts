@@ -204,6 +204,7 @@ export class Memory {
     slabs.data.copyWithin(0, count, slabs.length)
     slabs.length -= count
     request.freedPages[tableIndex]! += pages
+    plan.windowFrees.push3(request.slot, tableIndex, pages)
     // The window moves on: pages will be needed at its other end.
     if (request.phase === "decode") return
     const rows = request.prefillRows(table.segment) + this.layout.pageSize
@@ -211,7 +212,6 @@ export class Memory {
     const needed = Math.max(0, most - slabs.length) - Math.max(0, most - slabs.length - count)
     request.reservedSlabs += needed
     this.reserved += needed
-    plan.windowFrees.push3(request.slot, tableIndex, pages)
   }
 
   /** Sets the reservation to what the request can still need; called when that has shrunk. */

@@ -1,0 +1,163 @@
+/**
+ * Faults of the method's first implementation, each as a behaviour to have right, and each planted here to see that its
+ * test would find it. Numbers follow docs/decisions/select-then-attend.md.
+ */
+import { NaiveCompute } from "@uniprefill/executor/NaiveCompute"
+import { naiveForward } from "@uniprefill/executor/NaiveForward"
+import { makeNaiveModel, naiveSpec, type NaiveModel } from "@uniprefill/executor/NaiveModel"
+import { NaiveRunner } from "@uniprefill/executor/NaiveRunner"
+import { denseSchedule, pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
+import { afterEach, describe, expect, it, vi } from "vitest"
+import { type LoopAnswer, type LoopRequest, serve } from "./LoopServer.ts"
+import { promptOf } from "./Prompts.ts"
+
+const model = makeNaiveModel(naiveSpec({ layers: ["full", "full", "full", "full"], vocab: 64 }), 11)
+const schedule: DropSchedule = {
+  ...denseSchedule,
+  dropLayers: [
+    { layer: 0, p: 0.6 },
+    { layer: 2, p: 0.6 },
+  ],
+  block: 16,
+  sink: 16,
+  lastQ: 32,
+  minPromptTokens: 200,
+}
+const p = [pToQ32(0.6), pToQ32(0.6)]
+const long: LoopRequest = { prompt: promptOf(420, 64, 5), maxTokens: 4, pQ32: p }
+const short: LoopRequest = { prompt: promptOf(40, 64, 6), maxTokens: 40, pQ32: p }
+
+const run = async (
+  requests: ReadonlyArray<LoopRequest>,
+  over: Parameters<typeof serve>[3] = {},
+  at: DropSchedule = schedule,
+  of: NaiveModel = model,
+): Promise<ReadonlyArray<LoopAnswer>> =>
+  (await serve(new NaiveRunner({ model: of, schedule: at, slabs: 4000, maxTokens: 1024 }), at, requests, over)).answers
+
+/** The members of NaiveCompute that faults are planted in. */
+interface Inside {
+  item(slot: { content: { pQ32: unknown } }, item: { firstRow: number; firstSegment: number }): unknown
+  decodeRow(slot: unknown): unknown
+  kvAddress(slot: unknown, home: { segment: number }, row: number): [number, number]
+  score(slot: { keptRows(segment: number): number }, segment: number): unknown
+  queryOf(layer: number, row: Float64Array, position: number): Float64Array
+}
+const inside = NaiveCompute.prototype as unknown as Inside
+
+afterEach(() => {
+  vi.restoreAllMocks()
+})
+
+describe("fault 1: a short request that decodes while a long prompt selects keeps its own upper layers", () => {
+  const check = async () => {
+    const [alone] = await run([short])
+    const beside = await run([short, { ...long, at: 3 }], { stepBudgetMicros: 200 })
+    expect(beside[0]!.tokens).toEqual(alone!.tokens)
+    expect(beside[0]!.logits).toEqual(alone!.logits)
+    expect(beside[1]!.kept[1]).toBeLessThan(420)
+  }
+  it("holds", check)
+  it("is found when decode rows beside a prompt are written at length 1", async () => {
+    const { item, decodeRow, kvAddress } = inside
+    let beside = false
+    let decoding = false
+    vi.spyOn(inside, "item").mockImplementation(function (this: unknown, slot, piece) {
+      beside ||= slot.content.pQ32 !== null
+      return item.call(this as never, slot, piece)
+    })
+    vi.spyOn(inside, "decodeRow").mockImplementation(function (this: unknown, slot) {
+      decoding = true
+      const row = decodeRow.call(this as never, slot)
+      decoding = false
+      return row
+    })
+    vi.spyOn(inside, "kvAddress").mockImplementation(function (this: unknown, slot, home, row) {
+      return kvAddress.call(this as never, slot, home, beside && decoding && home.segment > 0 ? 0 : row)
+    })
+    await expect(check()).rejects.toThrow()
+  })
+})
+
+describe("fault 2: a later chunk leaves the earlier chunks' rows after a drop layer alone", () => {
+  const chunks = { stepBudgetMicros: 70, idleStepBudgetMicros: 70 }
+  const check = async () => {
+    const [whole] = await run([long])
+    const [cut] = await run([long], chunks)
+    expect(cut!.kept).toEqual(whole!.kept)
+    expect(cut!.logits).toEqual(whole!.logits)
+  }
+  it("holds", check)
+  it("is found when chunks of later segments are written from row 0 on", async () => {
+    const { item, kvAddress } = inside
+    let shift = 0
+    vi.spyOn(inside, "item").mockImplementation(function (this: unknown, slot, piece) {
+      shift = piece.firstSegment > 0 ? piece.firstRow : 0
+      const result = item.call(this as never, slot, piece)
+      shift = 0
+      return result
+    })
+    vi.spyOn(inside, "kvAddress").mockImplementation(function (this: unknown, slot, home, row) {
+      return kvAddress.call(this as never, slot, home, home.segment > 0 && row >= shift ? row - shift : row)
+    })
+    await expect(check()).rejects.toThrow(/expected|finite/)
+  })
+})
+
+describe("fault 6: prompts shorter than the scoring queries", () => {
+  const wide: DropSchedule = { ...schedule, lastQ: 128, sink: 0, minPromptTokens: 1 }
+  const check = async () => {
+    for (const length of [1, 2, 15, 16, 17, 127, 128, 129, 160]) {
+      const prompt = promptOf(length, 64, length)
+      const [answer] = await run([{ prompt, maxTokens: 3, pQ32: p }], {}, wide)
+      expect(answer!.reason).toBe("length")
+      if (length <= 128) expect(answer!.kept).toEqual([length, length, length])
+      const forward = naiveForward(model, {
+        tokens: [...prompt, ...answer!.tokens.slice(0, -1)],
+        promptLength: length,
+        schedule: wide,
+        pQ32: p,
+      })
+      expect(answer!.bitmaps).toEqual(forward.bitmaps)
+      for (const row of answer!.logits) {
+        expect(new Float32Array(row.buffer, row.byteOffset, row.length).every(Number.isFinite)).toBe(true)
+      }
+    }
+  }
+  it("holds", check)
+  it("is found when queries are read from before the first row", async () => {
+    const { score } = inside
+    vi.spyOn(inside, "score").mockImplementation(function (this: unknown, slot, segment) {
+      if (slot.keptRows(segment) < 128) throw new RangeError("row -1")
+      return score.call(this as never, slot, segment)
+    })
+    await expect(check()).rejects.toThrow("row -1")
+  })
+})
+
+describe("fault 9: the model's own scale, exact masses, and a gate on the request's own prompt", () => {
+  const scaled = makeNaiveModel(naiveSpec({ layers: ["full", "full", "full", "full"], attentionScale: 0.9 }), 12)
+  const checkScale = async () => {
+    const [answer] = await run([long], {}, schedule, scaled)
+    const tokens = [...Array.from(long.prompt), ...answer!.tokens.slice(0, -1)]
+    const forward = naiveForward(scaled, { tokens, promptLength: 420, schedule, pQ32: p })
+    expect(answer!.bitmaps).toEqual(forward.bitmaps)
+  }
+  it("scores with the model's scale", checkScale)
+  it("is found when selection assumes 1 / √d", async () => {
+    const { queryOf } = inside
+    vi.spyOn(inside, "queryOf").mockImplementation(function (this: unknown, layer, row, position) {
+      return queryOf.call(this as never, layer, row, position).map((x) => (x / 0.9) * 8 ** -0.5)
+    })
+    await expect(checkScale()).rejects.toThrow()
+  })
+
+  const checkGate = async (at: DropSchedule) => {
+    const pair = [1, 2].map((seed): LoopRequest => ({ prompt: promptOf(150, 64, seed), maxTokens: 2, pQ32: p }))
+    for (const answer of await run(pair, {}, at)) expect(answer.kept).toEqual([150])
+  }
+  it("does not add up the prompts of a batch", () => checkGate(schedule))
+  it("is found when 300 tokens in a batch open the gate of 200", async () => {
+    await expect(checkGate({ ...schedule, minPromptTokens: 100 })).rejects.toThrow()
+  })
+})

@@ -1,0 +1,193 @@
+import { fc, test } from "@fast-check/vitest"
+import { NaiveRunner } from "@uniprefill/executor/NaiveRunner"
+import { naiveForward } from "@uniprefill/executor/NaiveForward"
+import { makeNaiveModel, naiveSpec, type NaiveModel } from "@uniprefill/executor/NaiveModel"
+import { denseSchedule, pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
+import type { LayerKind } from "@uniprefill/model/ModelSpec"
+import { describe, expect, it } from "vitest"
+import { type LoopAnswer, type LoopRequest, serve } from "./LoopServer.ts"
+import { promptOf } from "./Prompts.ts"
+
+const kinds = fc
+  .array(fc.constantFrom<LayerKind>("full", "full", "sliding", "state"), { minLength: 1, maxLength: 4 })
+  .map((layers): ReadonlyArray<LayerKind> => [...layers, "full"])
+
+const cases = fc
+  .record({
+    layers: fc.oneof(
+      fc.integer({ min: 2, max: 5 }).map((n) => Array<LayerKind>(n).fill("full")),
+      kinds,
+    ),
+    headDim: fc.constantFrom(4, 8),
+    kvHeads: fc.constantFrom(1, 2),
+    group: fc.constantFrom(1, 2, 3),
+    drops: fc.array(fc.nat({ max: 4 }), { maxLength: 3 }),
+    p: fc.double({ min: 0.3, max: 1, noNaN: true }),
+    rule: fc.constantFrom("exclusive" as const, "reference" as const),
+    window: fc.constantFrom(24, 96),
+    windowBy: fc.constantFrom("kept" as const, "original" as const),
+    block: fc.constantFrom(16, 32, 64),
+    sink: fc.constantFrom(0, 16, 40),
+    lastQ: fc.constantFrom(16, 33, 64),
+    pageSize: fc.constantFrom(64, 128, 192),
+    seed: fc.nat(),
+    requests: fc.array(
+      fc.record({
+        length: fc.oneof(fc.integer({ min: 1, max: 130 }), fc.integer({ min: 130, max: 300 })),
+        maxTokens: fc.integer({ min: 1, max: 40 }),
+        drop: fc.boolean(),
+        higherP: fc.double({ min: 0, max: 1, noNaN: true }),
+        at: fc.nat({ max: 8 }),
+        seed: fc.nat(),
+        temperature: fc.constantFrom(0, 0, 0.8),
+        abortAt: fc.option(fc.integer({ min: 0, max: 20 }), { nil: undefined, freq: 6 }),
+      }),
+      { minLength: 1, maxLength: 4 },
+    ),
+    budget: fc.constantFrom(70, 200, 500, 5000),
+    maxRowsPerStep: fc.constantFrom(100, 256, 1024),
+    maxStepsInFlight: fc.constantFrom(1 as const, 2 as const),
+    memory: fc.double({ min: 1, max: 2, noNaN: true }),
+  })
+  .map((one) => {
+    const dropLayers = [...new Set(one.drops)]
+      .filter((layer) => layer < one.layers.length - 1 && one.layers[layer] === "full")
+      .sort((a, b) => a - b)
+      .map((layer) => ({ layer, p: one.p }))
+    const { rule, block, sink, lastQ, windowBy } = one
+    const schedule: DropSchedule = { dropLayers, rule, block, sink, lastQ, windowBy, minPromptTokens: 100 }
+    return { ...one, schedule }
+  })
+
+type Case = typeof cases extends fc.Arbitrary<infer C> ? C : never
+
+const modelOf = ({ layers, headDim, kvHeads, group, window, seed }: Case): NaiveModel =>
+  makeNaiveModel(naiveSpec({ layers, headDim, kvHeads, heads: kvHeads * group, hidden: 16, window }), seed)
+
+const requestsOf = (one: Case): ReadonlyArray<LoopRequest> =>
+  one.requests.map(({ length, maxTokens, drop, higherP, at, seed, temperature, abortAt }) => ({
+    prompt: promptOf(length, 64, seed),
+    maxTokens,
+    pQ32: drop ? one.schedule.dropLayers.map(({ p }) => pToQ32(Math.max(p, higherP))) : null,
+    sampling: { temperature, seed: BigInt(seed) },
+    at,
+    abortAt,
+  }))
+
+const runner = (one: Case, model: NaiveModel, slabs: number, maxRowsPerStep = one.maxRowsPerStep) =>
+  new NaiveRunner({
+    model,
+    schedule: one.schedule,
+    pageSize: one.pageSize,
+    slabs,
+    slots: 4,
+    maxRowsPerStep,
+    maxTokens: 1024,
+  })
+
+const same = (answer: LoopAnswer, alone: LoopAnswer): void => {
+  expect(answer.reason).toBe(alone.reason)
+  expect(answer.tokens).toEqual(alone.tokens)
+  expect(answer.bitmaps).toEqual(alone.bitmaps)
+  expect(answer.kept).toEqual(alone.kept)
+  expect(answer.logits).toEqual(alone.logits)
+}
+
+describe("a request's answer is the same, bit by bit,", () => {
+  test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 20) })(
+    "alone in one step and cut, batched, preempted and overlapped with others; and it is the oracle's",
+    async ({ one }) => {
+      const model = modelOf(one)
+      const requests = requestsOf(one)
+      const alone: Array<LoopAnswer> = []
+      let largest = 0
+      for (const request of requests) {
+        const roomy = runner(one, model, 20_000, 1024)
+        const { answers, driver } = await serve(roomy, one.schedule, [{ ...request, at: 0, abortAt: undefined }])
+        alone.push(answers[0]!)
+        const submitted = driver.submit(
+          { promptLength: request.prompt.length, maxTokens: request.maxTokens, drops: request.pQ32 !== null },
+          0,
+        )
+        if (submitted._tag !== "Queued") throw new Error(submitted.detail)
+        largest = Math.max(largest, driver.scheduler.memory.worstCase(submitted.request))
+      }
+      const crowded = runner(one, model, Math.ceil(largest * one.memory))
+      const { answers } = await serve(crowded, one.schedule, requests, {
+        stepBudgetMicros: one.budget,
+        idleStepBudgetMicros: one.budget,
+        maxStepsInFlight: one.maxStepsInFlight,
+        maxPrefillWaitMicros: 3,
+      })
+      expect(crowded.checkIntegrity()).toEqual({ free: crowded.info.slabs, held: 0, cached: 0 })
+      for (const [i, answer] of answers.entries()) {
+        const whole = alone[i]!
+        if (answer.reason === "abort") {
+          expect(requests[i]!.abortAt).toBeDefined()
+          expect(answer.tokens).toEqual(whole.tokens.slice(0, answer.tokens.length))
+        } else same(answer, whole)
+        const { prompt, pQ32 } = requests[i]!
+        const drops =
+          pQ32 !== null && one.schedule.dropLayers.length > 0 && prompt.length >= one.schedule.minPromptTokens
+        const forward = naiveForward(model, {
+          tokens: [...Array.from(prompt), ...whole.tokens.slice(0, -1)],
+          promptLength: prompt.length,
+          schedule: one.schedule,
+          pQ32: drops ? pQ32 : null,
+          bitmaps: whole.bitmaps,
+        })
+        const bits = forward.logits.map((row) => new Int32Array(Float32Array.from(row).buffer))
+        expect(whole.logits).toEqual(bits)
+        if (drops) expect(whole.kept).toEqual(forward.kept.map((rows) => rows.length))
+      }
+    },
+    600_000,
+  )
+})
+
+describe("dropping", () => {
+  const model = makeNaiveModel(naiveSpec({ layers: ["full", "full", "full", "full"] }), 3)
+  const schedule: DropSchedule = {
+    ...denseSchedule,
+    dropLayers: [
+      { layer: 0, p: 0.5 },
+      { layer: 2, p: 0.5 },
+    ],
+    block: 16,
+    sink: 16,
+    lastQ: 16,
+    minPromptTokens: 100,
+  }
+  const answer = async (at: DropSchedule, pQ32: ReadonlyArray<bigint> | null, length = 400) => {
+    const one = new NaiveRunner({ model, schedule: at, slabs: 5000 })
+    const { answers } = await serve(one, at, [{ prompt: promptOf(length, 64, 9), maxTokens: 12, pQ32 }])
+    return answers[0]!
+  }
+
+  it("drops rows, and more at each selection", async () => {
+    const { kept } = await answer(schedule, [pToQ32(0.5), pToQ32(0.5)])
+    expect(kept).toHaveLength(3)
+    expect(kept[1]).toBeLessThan(400)
+    expect(kept[2]).toBeLessThan(kept[1]!)
+  })
+
+  it("at p = 1 keeps every block and is dense, bit by bit", async () => {
+    const all = await answer(schedule, [pToQ32(1), pToQ32(1)])
+    expect(all.kept).toEqual([400, 400, 400])
+    const dense = await answer(schedule, null)
+    expect(all.tokens).toEqual(dense.tokens)
+    expect(all.logits).toEqual(dense.logits)
+  })
+
+  it("with no drop layers is dense, bit by bit", async () => {
+    const none = await answer({ ...schedule, dropLayers: [] }, [])
+    const dense = await answer(schedule, null)
+    expect(none.tokens).toEqual(dense.tokens)
+    expect(none.logits).toEqual(dense.logits)
+  })
+
+  it("changes the answer's numbers: the equalities above compare something", async () => {
+    const half = await answer(schedule, [pToQ32(0.5), pToQ32(0.5)])
+    expect(half.logits).not.toEqual((await answer(schedule, null)).logits)
+  })
+})
