@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <tuple>
 
 #include "abi/failure.h"
@@ -70,14 +71,6 @@ Sampling read_sampling(const up_sampling &p, int vocab_size) {
   }
   out.restricted = p.allowed_count > 0;
   if (out.restricted) out.allowed = read_tokens(p.allowed_tokens, p.allowed_count, "allowed_tokens", vocab_size);
-  if (out.min_tokens > 0 && p.stop_count == vocab_size) {
-    fail(UP_INVALID_ARGUMENT, "check sampling", "min_tokens is ", out.min_tokens, ", but every token is a stop token");
-  }
-  const auto can_go_on = [&](int32_t token) { return !out.is_stop(token); };
-  if (out.min_tokens > 0 && out.restricted && std::none_of(out.allowed.begin(), out.allowed.end(), can_go_on)) {
-    fail(UP_INVALID_ARGUMENT, "check sampling", "min_tokens is ", out.min_tokens, ", but all ", out.allowed.size(),
-         " allowed tokens are stop tokens");
-  }
   return out;
 }
 
@@ -96,6 +89,17 @@ Sampler::Sampler(int vocab_size)
     : scores_(static_cast<size_t>(vocab_size)),
       in_output_(static_cast<size_t>(vocab_size)),
       in_prompt_(static_cast<size_t>(vocab_size)) {}
+
+// Where nothing but stop tokens may be sampled, the mask gives way.
+void Sampler::mask_stops(const Sampling &sampling) {
+  std::vector<double> before;
+  for (const int32_t token : sampling.stop_tokens) {
+    before.push_back(scores_[static_cast<size_t>(token)]);
+    scores_[static_cast<size_t>(token)] = masked;
+  }
+  if (std::any_of(scores_.begin(), scores_.end(), [](double score) { return score != masked; })) return;
+  for (size_t i = before.size(); i-- > 0;) scores_[static_cast<size_t>(sampling.stop_tokens[i])] = before[i];
+}
 
 // Repetition counts prompt and output, frequency and presence the output alone.
 void Sampler::penalise(const Sampling &sampling, std::span<const int32_t> tokens, int prompt_length) {
@@ -167,25 +171,23 @@ int32_t Sampler::draw(const Sampling &sampling, double uniform) {
   return best;
 }
 
-void Sampler::report(const Sampling &sampling, Sample &sample) const {
-  double top = masked;
-  for (const double score : scores_) top = std::max(top, score);
+// Of the distribution that the model gave: bias, masks and penalties do not show.
+void Sampler::report(std::span<const float> logits, const Sampling &sampling, Sample &sample) const {
+  const double top = *std::max_element(logits.begin(), logits.end());
   double total = 0;
-  for (const double score : scores_) total += std::exp(score - top);
+  for (const float logit : logits) total += std::exp(logit - top);
   const double log_total = top + std::log(total);
   const auto add = [&](int32_t token) {
-    sample.logprobs.emplace_back(token, static_cast<float>(scores_[static_cast<size_t>(token)] - log_total));
+    sample.logprobs.emplace_back(token, static_cast<float>(logits[static_cast<size_t>(token)] - log_total));
   };
   add(sample.token);
-  std::vector<int32_t> order;
-  for (size_t token = 0; token < scores_.size(); token++) {
-    if (scores_[token] != masked) order.push_back(static_cast<int32_t>(token));
-  }
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
   const auto count = std::min(order.size(), static_cast<size_t>(sampling.logprobs));
-  std::partial_sort(order.begin(), order.begin() + static_cast<ptrdiff_t>(count), order.end(), [this](int32_t a, int32_t b) {
-    const double score_a = scores_[static_cast<size_t>(a)];
-    const double score_b = scores_[static_cast<size_t>(b)];
-    return score_a != score_b ? score_a > score_b : a < b;
+  std::partial_sort(order.begin(), order.begin() + static_cast<ptrdiff_t>(count), order.end(), [&](int32_t a, int32_t b) {
+    const float logit_a = logits[static_cast<size_t>(a)];
+    const float logit_b = logits[static_cast<size_t>(b)];
+    return logit_a != logit_b ? logit_a > logit_b : a < b;
   });
   for (size_t i = 0; i < count; i++) add(order[i]);
 }
@@ -208,11 +210,11 @@ Sample Sampler::sample(std::span<const float> logits, const Sampling &sampling, 
   for (const auto &[token, bias] : sampling.bias) scores_[static_cast<size_t>(token)] += bias;
   const auto output_length = tokens.size() - static_cast<size_t>(prompt_length);
   if (output_length < static_cast<size_t>(sampling.min_tokens)) {
-    for (const int32_t token : sampling.stop_tokens) scores_[static_cast<size_t>(token)] = masked;
+    mask_stops(sampling);
   }
   penalise(sampling, tokens, prompt_length);
   out.token = draw(sampling, uniform_draw(sampling.seed, output_length));
-  if (sampling.logprobs >= 0) report(sampling, out);
+  if (sampling.logprobs >= 0) report(logits, sampling, out);
   return out;
 }
 

@@ -40,7 +40,7 @@ Sampling read_sampling(const up_sampling &parameters, int vocab_size);
 struct Sample {
   int32_t token = 0;
   bool non_finite = false;  // the logits held a NaN or an infinity; token is 0
-  // The sampled token first, then the most likely ones; of the distribution before temperature and filters.
+  // The sampled token first, then the most likely ones; empty unless asked for, or when the logits are not finite.
   std::vector<std::pair<int32_t, float>> logprobs;
 };
 
@@ -56,9 +56,10 @@ class Sampler {
                 int prompt_length);
 
  private:
+  void mask_stops(const Sampling &sampling);
   void penalise(const Sampling &sampling, std::span<const int32_t> tokens, int prompt_length);
   int32_t draw(const Sampling &sampling, double uniform);
-  void report(const Sampling &sampling, Sample &sample) const;
+  void report(std::span<const float> logits, const Sampling &sampling, Sample &sample) const;
 
   std::vector<double> scores_;       // [vocab], −∞ where masked
   std::vector<uint32_t> in_output_;  // [vocab] counts, all 0 between calls

@@ -255,7 +255,7 @@ void StepExecutor::sample(const std::vector<int32_t> &slots, const float *rows) 
         drawn.non_finite ? token_non_finite : content.sampling.is_stop(drawn.token) ? token_stop : 0;
     result_->tokens.insert(result_->tokens.end(), {number, drawn.token, flags});
     sampled_tokens_.emplace_back(number, drawn.token);
-    if (content.sampling.logprobs >= 0) {
+    if (!drawn.logprobs.empty()) {
       auto &out = result_->logprobs;
       out.insert(out.end(), {number, static_cast<int32_t>(drawn.logprobs.size())});
       for (const auto &[token, logprob] : drawn.logprobs) out.insert(out.end(), {token, bits(logprob)});

@@ -1,0 +1,136 @@
+import { existsSync } from "node:fs"
+import { createRequire } from "node:module"
+import { dirname, join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { ExecutorError } from "@uniprefill/executor/Executor"
+
+/** The addon of native/src/addon, as it is. Its functions throw {@link NativeFailure}, or TypeError for wrong types. */
+export interface NativeLibrary {
+  readonly abiVersion: number
+  /** Reads config.json and maps the weights. */
+  readonly open: (directory: string) => NativeModel
+}
+
+export interface NativeModel {
+  readonly describe: () => NativeModelInfo
+  /** Packs the weights for this processor; takes as long as copying them. */
+  readonly createRunner: (options: NativeRunnerOptions) => NativeRunner
+  readonly close: () => void
+}
+
+export interface NativeModelInfo {
+  readonly layers: number
+  readonly hiddenSize: number
+  readonly vocabSize: number
+  readonly heads: number
+  readonly kvHeads: number
+  readonly headDim: number
+  readonly maxPositions: number
+  readonly fingerprint: bigint
+}
+
+export type NativeKernels = "auto" | "portable" | "avx2" | "avx512bf16"
+
+export interface NativeRunnerOptions {
+  readonly schedule: {
+    readonly dropLayers: Int32Array
+    readonly rule: "exclusive" | "reference"
+    readonly block: number
+    readonly sink: number
+    readonly lastQ: number
+    readonly windowByOriginal: boolean
+  } | null
+  readonly pageSize: number
+  readonly slabs: number
+  readonly slots: number
+  readonly maxRowsPerStep: number
+  readonly maxTokens: number
+  readonly threads: number
+  readonly kernels: NativeKernels
+}
+
+/** One call at a time; `step` runs on a worker thread. */
+export interface NativeRunner {
+  readonly describe: () => NativeRunnerInfo
+  readonly openSlot: (content: NativeSlotContent) => void
+  readonly closeSlot: (slot: number) => void
+  /** Copies the plan's bytes before it returns. */
+  readonly step: (plan: Uint8Array) => Promise<Uint8Array>
+  readonly close: () => void
+}
+
+export interface NativeRunnerInfo {
+  readonly slabBytes: number
+  readonly layersPerSlab: number
+  readonly tables: ReadonlyArray<{
+    readonly segment: number
+    readonly kind: "full" | "sliding" | "carry"
+    readonly layers: number
+    readonly slabsPerPage: number
+  }>
+  readonly threads: number
+  readonly kernels: NativeKernels
+}
+
+export interface NativeSlotContent {
+  readonly slot: number
+  readonly tokens: Int32Array
+  readonly promptLength: number
+  readonly dropLayers: number
+  readonly pQ32: BigUint64Array | null
+  readonly bitmaps: ReadonlyArray<Uint32Array>
+  readonly returnLogits: boolean
+  readonly sampling: {
+    readonly temperature: number
+    readonly topK: number
+    readonly topP: number
+    readonly minP: number
+    readonly frequencyPenalty: number
+    readonly presencePenalty: number
+    readonly repetitionPenalty: number
+    readonly seed: bigint
+    readonly minTokens: number
+    readonly logprobs: number
+    readonly stopTokens: Int32Array
+    readonly biasTokens: Int32Array
+    readonly biasValues: Float32Array
+    readonly allowedTokens: Int32Array | null
+  }
+}
+
+/** What a failing call of the library throws: up_error with the status's name. */
+export interface NativeFailure extends Error {
+  readonly status: string
+  readonly operation: string
+  readonly phase: string
+  readonly detail: string
+}
+
+/** UP_ABI_VERSION of the header that these types describe. */
+export const abiVersion = 1
+
+/** The addon's file: UNIPREFILL_NATIVE, or what `npm run build` leaves in native/build. */
+export const libraryPath = (environment: { readonly UNIPREFILL_NATIVE?: string | undefined } = process.env): string =>
+  environment.UNIPREFILL_NATIVE ??
+  join(dirname(fileURLToPath(import.meta.url)), "../../../native/build/uniprefill.node")
+
+/** Loads the addon once a process. Throws ExecutorError with reason Internal, saying how to build it where it is missing. */
+export const loadLibrary = (path: string = libraryPath()): NativeLibrary => {
+  const failure = (detail: string) =>
+    new ExecutorError({ reason: "Internal", operation: "load native library", detail: `${path}: ${detail}` })
+  if (!existsSync(path)) {
+    throw failure("no such file; build it with `node native/build.mjs`, or name it with UNIPREFILL_NATIVE")
+  }
+  // A worker of a parallel region that has ended spins before it sleeps, which takes a core from the event loop.
+  process.env["GOMP_SPINCOUNT"] ??= "20000"
+  let library: NativeLibrary
+  try {
+    library = createRequire(import.meta.url)(path) as NativeLibrary
+  } catch (error) {
+    throw failure(error instanceof Error ? error.message : String(error))
+  }
+  if (library.abiVersion !== abiVersion) {
+    throw failure(`its ABI version is ${library.abiVersion}, this package needs ${abiVersion}`)
+  }
+  return library
+}
