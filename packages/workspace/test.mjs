@@ -17,11 +17,13 @@ main(async () => {
     return report([["build", { passed: 0, failed: 1, skips: [] }]])
   }
   const checks = await runChecks()
-  const native = await runNative()
+  const native = await runNative("plain")
   const vitest = await runVitest([])
+  const sanitized = await runNative("sanitized")
   return report([
     ["checks", checks],
     ["native", native],
     ["vitest", vitest],
+    ["native under sanitizers", sanitized],
   ])
 })

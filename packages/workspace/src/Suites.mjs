@@ -35,15 +35,18 @@ export const runVitest = async (filters) => {
 }
 
 /**
- * Builds and runs the native tests.
+ * Builds and runs the native tests, as they are or under the address and undefined-behaviour sanitizers.
  *
+ * @param {"plain" | "sanitized"} kind
  * @returns {Promise<Tally>}
  */
-export const runNative = async () => {
-  const junit = inRoot("native/build/junit.xml")
+export const runNative = async (kind) => {
+  const isPlain = kind === "plain"
+  const junit = inRoot("native/build", isPlain ? "junit.xml" : "sanitize/junit.xml")
   fs.rmSync(junit, { force: true })
-  const { code, output } = await task("Running native tests", (latest) =>
-    run(runtimeNode(), [inRoot("native/build.mjs"), "--test"], { onLine: latest }),
+  const title = isPlain ? "Running native tests" : "Running native tests under sanitizers"
+  const { code, output } = await task(title, (latest) =>
+    run(runtimeNode(), [inRoot("native/build.mjs"), isPlain ? "--test" : "--sanitize"], { onLine: latest }),
   )
   if (code !== 0) say(output.trim())
   return withExitCode(readJunit(junit), code)
