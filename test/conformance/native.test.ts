@@ -1,0 +1,235 @@
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { NodeFileSystem, NodePath } from "@effect/platform-node"
+import { fc, test } from "@fast-check/vitest"
+import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
+import { Executor } from "@uniprefill/executor/Executor"
+import { pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
+import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
+import { Effect, Layer } from "effect"
+import { describe, expect, it } from "vitest"
+import { type LoopAnswer, type LoopRequest, serve, type StepRunner } from "./LoopServer.ts"
+import { promptOf } from "./Prompts.ts"
+import { writeRandomModel } from "./RandomModel.ts"
+
+const cases = fc.record({
+  layers: fc.integer({ min: 2, max: 5 }),
+  hidden: fc.constantFrom(32, 64, 72),
+  intermediate: fc.constantFrom(40, 96),
+  kvHeads: fc.constantFrom(1, 2, 3),
+  group: fc.constantFrom(1, 2, 4),
+  headDim: fc.constantFrom(16, 32, 64),
+  tied: fc.boolean(),
+  seed: fc.integer({ min: 1, max: 1_000_000 }),
+  drops: fc.array(fc.nat({ max: 4 }), { maxLength: 3 }),
+  p: fc.double({ min: 0.2, max: 1, noNaN: true }),
+  rule: fc.constantFrom("exclusive" as const, "reference" as const),
+  block: fc.constantFrom(16, 32, 64),
+  sink: fc.constantFrom(0, 16, 128),
+  lastQ: fc.constantFrom(16, 33, 128),
+  pageSize: fc.constantFrom(64, 128, 192),
+  threads: fc.constantFrom(1, 2),
+  kernels: fc.constantFrom("auto" as const, "auto" as const, "portable" as const),
+  requests: fc.array(
+    fc.record({
+      length: fc.oneof(fc.integer({ min: 1, max: 130 }), fc.integer({ min: 150, max: 1500 })),
+      maxTokens: fc.integer({ min: 1, max: 60 }),
+      drop: fc.boolean(),
+      at: fc.nat({ max: 8 }),
+      seed: fc.nat(),
+      temperature: fc.constantFrom(0, 0, 0.9),
+      abortAt: fc.option(fc.integer({ min: 0, max: 20 }), { nil: undefined, freq: 6 }),
+    }),
+    { minLength: 1, maxLength: 5 },
+  ),
+  budget: fc.constantFrom(70, 300, 1000, 10_000),
+  maxRowsPerStep: fc.constantFrom(100, 256, 2048),
+  maxStepsInFlight: fc.constantFrom(1 as const, 2 as const),
+  memory: fc.double({ min: 1, max: 2, noNaN: true }),
+})
+
+/** Runs `use` with a StepRunner over a native executor on the model in `directory`. */
+const withRunner = <A>(
+  directory: string,
+  schedule: DropSchedule,
+  options: {
+    pageSize: number
+    slabs: number
+    maxRowsPerStep: number
+    threads: number
+    kernels: "auto" | "portable"
+  },
+  use: (runner: StepRunner) => Promise<A>,
+): Promise<A> =>
+  Effect.gen(function* () {
+    const { spec } = yield* loadModelDirectory(directory)
+    const { pageSize, slabs, ...rest } = options
+    const layout = makeKvLayout(spec, schedule, { pageSize, kvElementBytes: 2, carryElementBytes: 4 })
+    const memoryBytes = slabs * layout.slabBytes
+    const service = yield* Effect.map(
+      Layer.build(layerCpu({ directory, spec, schedule, memoryBytes, pageSize, slots: 4, maxTokens: 2048, ...rest })),
+      (context) => Executor.of(context.mapUnsafe.get(Executor.key) as never),
+    )
+    return yield* Effect.promise(() =>
+      use({
+        info: service.info,
+        openSlot: (content) => Effect.runPromise(service.openSlot(content)),
+        closeSlot: (slot) => Effect.runPromise(service.closeSlot(slot)),
+        step: (plan) => Effect.runPromise(service.step(plan)),
+      }),
+    )
+  }).pipe(Effect.scoped, Effect.provide([NodeFileSystem.layer, NodePath.layer]), Effect.runPromise)
+
+const same = (answer: LoopAnswer, alone: LoopAnswer): void => {
+  expect(answer.reason).toBe(alone.reason)
+  expect(answer.tokens).toEqual(alone.tokens)
+  expect(answer.bitmaps).toEqual(alone.bitmaps)
+  expect(answer.kept).toEqual(alone.kept)
+  expect(answer.logits).toEqual(alone.logits)
+}
+
+describe("the native runner's answer is the same, bit by bit,", () => {
+  test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 25) })(
+    "alone in one step and cut, batched, preempted and overlapped with others",
+    async ({ one }) => {
+      const directory = mkdtempSync(join(tmpdir(), "uniprefill-model-"))
+      try {
+        writeRandomModel(directory, { ...one, heads: one.kvHeads * one.group, vocab: 96 })
+        const dropLayers = [...new Set(one.drops)]
+          .filter((layer) => layer < one.layers - 1)
+          .sort((a, b) => a - b)
+          .map((layer) => ({ layer, p: one.p }))
+        const { rule, block, sink, lastQ } = one
+        const schedule: DropSchedule = {
+          dropLayers,
+          rule,
+          block,
+          sink,
+          lastQ,
+          windowBy: "kept",
+          minPromptTokens: 100,
+        }
+        const pQ32 = dropLayers.map((drop) => pToQ32(drop.p))
+        const requests = one.requests.map(
+          ({ length, maxTokens, drop, at, seed, temperature, abortAt }): LoopRequest => ({
+            prompt: promptOf(length, 96, seed),
+            maxTokens,
+            pQ32: drop ? pQ32 : null,
+            sampling: { temperature, seed: BigInt(seed) },
+            at,
+            abortAt,
+          }),
+        )
+        let largest = 0
+        const roomy = { ...one, slabs: 20_000, maxRowsPerStep: 4096 }
+        const alone = await withRunner(directory, schedule, roomy, async (runner) => {
+          const answers: Array<LoopAnswer> = []
+          let steps = 0
+          for (const request of requests) {
+            const shifted = offsetSteps(runner, steps)
+            const outcome = await serve(shifted, schedule, [{ ...request, at: 0, abortAt: undefined }])
+            steps = shifted.last()
+            answers.push(outcome.answers[0]!)
+            const { promptLength, maxTokens } = { promptLength: request.prompt.length, maxTokens: request.maxTokens }
+            const queued = outcome.driver.submit({ promptLength, maxTokens, drops: request.pQ32 !== null }, 0)
+            if (queued._tag !== "Queued") throw new Error(queued.detail)
+            largest = Math.max(largest, outcome.driver.scheduler.memory.worstCase(queued.request))
+          }
+          return answers
+        })
+        const tight = { ...one, slabs: Math.ceil(largest * one.memory) }
+        const { answers } = await withRunner(directory, schedule, tight, (runner) =>
+          serve(runner, schedule, requests, {
+            stepBudgetMicros: one.budget,
+            idleStepBudgetMicros: one.budget,
+            maxStepsInFlight: one.maxStepsInFlight,
+            maxPrefillWaitMicros: 3,
+          }),
+        )
+        for (const [i, answer] of answers.entries()) {
+          if (answer.reason === "abort") {
+            expect(requests[i]!.abortAt).toBeDefined()
+            expect(answer.tokens).toEqual(alone[i]!.tokens.slice(0, answer.tokens.length))
+          } else same(answer, alone[i]!)
+        }
+      } finally {
+        rmSync(directory, { recursive: true })
+      }
+    },
+    600_000,
+  )
+})
+
+describe("the native runner", () => {
+  const model = { layers: 4, hidden: 64, intermediate: 96, heads: 4, kvHeads: 2, headDim: 32, vocab: 96, tied: true }
+  const schedule: DropSchedule = {
+    dropLayers: [
+      { layer: 0, p: 0.5 },
+      { layer: 2, p: 0.5 },
+    ],
+    rule: "exclusive",
+    block: 64,
+    sink: 128,
+    lastQ: 128,
+    windowBy: "kept",
+    minPromptTokens: 1,
+  }
+  const options = { pageSize: 128, slabs: 2000, maxRowsPerStep: 4096, threads: 2, kernels: "auto" as const }
+  const answer = async (at: DropSchedule, p: number | null, length: number) => {
+    const directory = mkdtempSync(join(tmpdir(), "uniprefill-model-"))
+    try {
+      writeRandomModel(directory, { ...model, seed: 7 })
+      return await withRunner(directory, at, options, async (runner) => {
+        const pQ32 = p === null ? null : at.dropLayers.map(() => pToQ32(p))
+        const { answers } = await serve(runner, at, [{ prompt: promptOf(length, 96, 3), maxTokens: 8, pQ32 }])
+        return answers[0]!
+      })
+    } finally {
+      rmSync(directory, { recursive: true })
+    }
+  }
+
+  it("drops rows, and more at each selection", async () => {
+    const { kept, logits } = await answer(schedule, 0.5, 1500)
+    expect(kept[1]).toBeLessThan(1500)
+    expect(kept[2]).toBeLessThan(kept[1]!)
+    expect(logits).not.toEqual((await answer(schedule, null, 1500)).logits)
+  })
+
+  it("at p = 1 keeps every block and is dense, bit by bit; so it is without drop layers", async () => {
+    const dense = await answer(schedule, null, 1500)
+    const all = await answer(schedule, 1, 1500)
+    expect(all.kept).toEqual([1500, 1500, 1500])
+    expect(all.logits).toEqual(dense.logits)
+    expect((await answer({ ...schedule, dropLayers: [] }, 0.5, 1500)).logits).toEqual(dense.logits)
+  })
+
+  it("keeps every row of prompts up to sink + lastQ, and its logits are finite at any length", async () => {
+    for (const length of [1, 2, 63, 64, 65, 127, 128, 129, 256, 257]) {
+      const { kept, logits } = await answer(schedule, 0.1, length)
+      if (length <= 256) expect(kept).toEqual([length, length, length])
+      for (const row of logits) {
+        expect(new Float32Array(row.buffer, row.byteOffset, row.length).every(Number.isFinite)).toBe(true)
+      }
+    }
+  })
+})
+
+/** The runner seen by another loop: step numbers go on from where the loop before left them. */
+const offsetSteps = (runner: StepRunner, offset: number): StepRunner & { readonly last: () => number } => {
+  let last = offset
+  return {
+    ...runner,
+    last: () => last,
+    step: async (plan) => {
+      const own = plan.stepId
+      plan.stepId = last = own + offset
+      const result = await runner.step(plan)
+      plan.stepId = own
+      result.stepId = own
+      return result
+    },
+  }
+}
