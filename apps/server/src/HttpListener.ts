@@ -11,6 +11,8 @@ export interface ListenOptions {
   /** 0 takes any free port. */
   readonly port: number
   readonly limits: ServerLimits
+  /** On release: how long answers that are being sent may take, before their connections are closed. */
+  readonly closeGraceMs: number
 }
 
 /** The address cannot be listened on. */
@@ -25,10 +27,12 @@ export const layer = (options: ListenOptions): Layer.Layer<HttpServer.HttpServer
     HttpServer.HttpServer,
     Effect.gen(function* () {
       const server = makeServer(options.limits)
-      const { host, port } = options
-      const listening = yield* NodeHttpServer.make(() => server, { host, port, gracefulShutdownTimeout: 0 }).pipe(
-        Effect.mapError((error) => explain(options, error.cause)),
-      )
+      const { host, port, closeGraceMs } = options
+      const listening = yield* NodeHttpServer.make(() => server, {
+        host,
+        port,
+        gracefulShutdownTimeout: closeGraceMs,
+      }).pipe(Effect.mapError((error) => explain(options, error.cause)))
       yield* Effect.addFinalizer(() => Effect.sync(() => server.closeAllConnections()))
       return listening
     }),

@@ -56,7 +56,7 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
   })
   const limits = { ...serverLimits, ...options.limits }
   const app = HttpApp.layer({ apiKeys: options.apiKeys ?? [], limits, stallSeconds: 60 }).pipe(
-    Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits })),
+    Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
     Layer.provide([engine.layer, served, Tokenizer.layer({ directory: modelDirectory })]),
     Layer.provide(Logger.layer([logger])),
     Layer.provide(NodeServices.layer),

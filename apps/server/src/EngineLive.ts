@@ -1,0 +1,103 @@
+import { basename } from "node:path"
+import { NodeServices } from "@effect/platform-node"
+import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
+import { Engine, type EngineError } from "@uniprefill/engine/Engine"
+import * as EngineLayer from "@uniprefill/engine/EngineLayer"
+import { Executor, type ExecutorError } from "@uniprefill/executor/Executor"
+import { loadModelDirectory, type ModelDirectory } from "@uniprefill/model/ModelDirectory"
+import type { ModelError } from "@uniprefill/model/ModelError"
+import { segmentWork } from "@uniprefill/model/Work"
+import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
+import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
+import { Clock, Effect, Layer } from "effect"
+import { assumedCpu, readCostTable } from "./CostModels.ts"
+import { embeddedModel, type ModelSettings } from "./ModelOptions.ts"
+import { ServedModel } from "./ServedModel.ts"
+import type { UsageError } from "./UsageError.ts"
+
+export type StartError = ModelError | TokenizerError | ExecutorError | EngineError | UsageError
+
+/** Makes what runs the steps of a model. */
+export type ExecutorOf = (
+  model: ModelDirectory,
+  settings: ModelSettings,
+) => Layer.Layer<Executor, ExecutorError | UsageError>
+
+/**
+ * A model directory as a running engine: weights, drop schedule and tokenizer are read, the executor started.
+ *
+ * `names` are what clients call the model; none means the name of its directory.
+ */
+export const layer = (
+  settings: ModelSettings,
+  names: ReadonlyArray<string>,
+  executorOf: ExecutorOf,
+): Layer.Layer<Engine | Tokenizer | ServedModel, StartError> =>
+  Layer.unwrap(
+    Effect.gen(function* () {
+      const directory = settings.model ?? embeddedModel()
+      const model = yield* loadModelDirectory(directory, { dropSchedule: settings["drop-schedule"] })
+      yield* Effect.logInfo("model read").pipe(
+        Effect.annotateLogs({
+          directory,
+          drop_schedule: model.scheduleSource,
+          drop_layers: model.schedule.dropLayers.map((drop) => `${drop.layer}:${drop.p}`).join(",") || "none",
+        }),
+      )
+      const servedNames = names.length > 0 ? names : [basename(directory.replace(/\/+$/, ""))]
+      return servedLayer(model, servedNames).pipe(
+        Layer.provideMerge(engineLayer(model, settings, servedNames[0]!)),
+        Layer.provideMerge(Tokenizer.layer({ directory })),
+        Layer.provide(executorOf(model, settings)),
+      )
+    }).pipe(Effect.provide(NodeServices.layer)),
+  )
+
+const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: string) =>
+  Layer.unwrap(
+    Effect.gen(function* () {
+      const { info } = yield* Executor
+      const { spec, schedule } = model
+      const file = settings["cost-model"]
+      const table = file === undefined ? assumedCpu(settings.threads) : yield* readCostTable(file)
+      const work = segmentWork(spec, info.layout, { weight: weightBytes, kv: kvElementBytes(model, info.layout) })
+      return EngineLayer.layer({
+        spec,
+        schedule,
+        costModel: new RooflineCostModel(work, table, schedule.lastQ),
+        modelName,
+        maxModelLen: settings["max-model-len"],
+        stepBudgetMicros: settings["step-budget-ms"] * 1000,
+        idleStepBudgetMicros: Math.max(
+          settings["step-budget-ms"] * 1000,
+          EngineLayer.engineDefaults.idleStepBudgetMicros,
+        ),
+      })
+    }),
+  )
+
+/** Weights are bf16. */
+const weightBytes = 2
+
+/** The executor's layout says it: a slab holds K and V of `pageSize` rows of `layersPerSlab` layers. */
+const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["info"]["layout"]): number =>
+  layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * spec.kvHeads * spec.headDim)
+
+const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>) =>
+  Layer.effect(
+    ServedModel,
+    Effect.gen(function* () {
+      const engine = yield* Engine
+      const { dropLayers } = model.schedule
+      return {
+        names,
+        root: model.directory,
+        createdSeconds: Math.floor((yield* Clock.currentTimeMillis) / 1000),
+        maxModelLen: engine.model.maxModelLen,
+        vocabSize: model.spec.vocabSize,
+        eosTokenIds: model.eosTokenIds,
+        generation: model.generation,
+        scheduleP: dropLayers.length === 0 ? null : Math.min(...dropLayers.map((drop) => drop.p)),
+      }
+    }),
+  )

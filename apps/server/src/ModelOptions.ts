@@ -1,0 +1,79 @@
+import { createRequire } from "node:module"
+import { availableParallelism } from "node:os"
+import { dirname } from "node:path"
+import { engineDefaults } from "@uniprefill/engine/EngineLayer"
+import { cpuDefaults } from "@uniprefill/executor-native/NativeExecutor"
+import * as Kind from "./OptionKinds.ts"
+import type { OptionValues } from "./Options.ts"
+
+/** Folder of the model that comes with the product. */
+export const embeddedModel = (): string =>
+  dirname(createRequire(import.meta.url).resolve("@uniprefill/needle-10m-deep/package.json"))
+
+/** What every command that loads a model can be told. */
+export const modelOptions = {
+  model: Kind.optionalText({
+    metavar: "DIR",
+    description: "Model directory in the Hugging Face layout: config.json, tokenizer.json, *.safetensors",
+    shownDefault: "the embedded needle-10m-deep",
+  }),
+  "max-model-len": Kind.optionalInteger({
+    metavar: "TOKENS",
+    description: "Longest prompt and output together",
+    shownDefault: "what the model was made for",
+    minimum: 2,
+    maximum: 0x7fff_ffff,
+  }),
+  "max-num-seqs": Kind.integer({
+    metavar: "N",
+    description: "Requests that run at the same time; further ones wait",
+    defaultValue: cpuDefaults.slots,
+    minimum: 1,
+    maximum: 1024,
+  }),
+  executor: Kind.choice({
+    metavar: "auto|cpu",
+    description: "What runs the model",
+    choices: ["auto", "cpu", "cuda", "sim"],
+    defaultValue: "auto",
+  }),
+  "drop-schedule": Kind.optionalText({
+    metavar: "off|preset:NAME|FILE",
+    description: "Layers that drop tokens, and how hard. off serves dense",
+    shownDefault: "uniprefill.json beside the model, else dense",
+  }),
+  "step-budget-ms": Kind.integer({
+    metavar: "MS",
+    description: "Predicted time of a step while requests decode. Lower: steadier tokens. Higher: faster prefill",
+    defaultValue: engineDefaults.stepBudgetMicros / 1000,
+    minimum: 1,
+    maximum: 600_000,
+  }),
+  "page-size": Kind.integer({
+    metavar: "ROWS",
+    description: "Rows of a KV page, a multiple of 64",
+    defaultValue: cpuDefaults.pageSize,
+    minimum: 64,
+    maximum: 4096,
+  }),
+  "cost-model": Kind.optionalText({
+    metavar: "FILE",
+    description: "What this machine can do, to predict step times from",
+    shownDefault: "a table for CPUs",
+  }),
+  "kv-memory": Kind.bytes({
+    metavar: "SIZE",
+    description: "Memory for keys and values, with its unit: 512MiB, 4GiB",
+    defaultValue: "1GiB",
+    minimum: 1024 * 1024,
+  }),
+  threads: Kind.integer({
+    metavar: "N",
+    description: "Threads that compute",
+    defaultValue: availableParallelism(),
+    minimum: 1,
+    maximum: 1024,
+  }),
+}
+
+export type ModelSettings = OptionValues<typeof modelOptions>

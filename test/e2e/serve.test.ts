@@ -1,0 +1,152 @@
+import { readFileSync } from "node:fs"
+import { createRequire } from "node:module"
+import { dirname } from "node:path"
+import OpenAI from "openai"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { ServeProcess } from "./ServeProcess.ts"
+
+const model = dirname(createRequire(import.meta.url).resolve("@uniprefill/needle-10m-deep/package.json"))
+const haystack = readFileSync(`${model}/demo/haystack.txt`, "utf8")
+
+const needle = " The special magic number for quiet river is 4815162."
+const question = "\nQuestion: What is the special magic number for quiet river?\nAnswer:"
+
+/** About 2,000 tokens with the needle in the middle. */
+const longPrompt = haystack.slice(0, 4000) + needle + haystack.slice(4000, 8000) + question
+
+let server: ServeProcess
+let client: OpenAI
+const clientOf = ({ url }: ServeProcess) => new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 })
+beforeAll(async () => {
+  server = await ServeProcess.start("--log-format", "json")
+  client = clientOf(server)
+})
+afterAll(() => server[Symbol.asyncDispose]())
+
+/** Fields of this server, which the client's types do not know. */
+const uniprefill = (fields: object) => ({ uniprefill: fields }) as object
+
+describe("the embedded model behind `uniprefill serve`", () => {
+  it("is listed under the name of its directory", async () => {
+    const { data } = await client.models.list()
+    expect(data[0]).toMatchObject({ id: "needle-10m-deep", max_model_len: 32_768 })
+  })
+
+  it("finds the number, with tokens dropped and dense", async () => {
+    const ask = { model: "needle-10m-deep", prompt: longPrompt, max_tokens: 16, temperature: 0 }
+    const dropped: any = await client.completions.create({ ...ask, ...uniprefill({ report: true }) })
+    expect(dropped.choices[0]).toMatchObject({ text: " 4815162", finish_reason: "stop" })
+    expect(dropped.uniprefill.kept).toHaveLength(4)
+    expect(dropped.uniprefill.kept[3]).toBeLessThan(0.7)
+    expect(dropped.usage.prompt_tokens).toBeGreaterThan(1024)
+
+    const dense: any = await client.completions.create({ ...ask, ...uniprefill({ report: true, enabled: false }) })
+    expect(dense.choices[0].text).toBe(" 4815162")
+    expect(dense.uniprefill).toEqual({ kept: [1] })
+  })
+
+  it("streams the same answer, with usage", async () => {
+    const prompt = needle + question
+    const stream = await client.completions.create({
+      model: "needle-10m-deep",
+      prompt,
+      stream: true,
+      stream_options: { include_usage: true },
+    })
+    let text = ""
+    let usage: OpenAI.CompletionUsage | null | undefined
+    for await (const chunk of stream) {
+      text += chunk.choices[0]?.text ?? ""
+      usage = chunk.usage
+    }
+    expect(text).toBe(" 4815162")
+    expect(usage!.completion_tokens).toBeGreaterThan(1)
+  })
+
+  it("answers many at once as it answers each alone", async () => {
+    const ask = (number: number) => ({
+      model: "needle-10m-deep",
+      prompt: needle.replace("4815162", String(number)) + question,
+      temperature: 0,
+    })
+    const numbers = Array.from({ length: 12 }, (_, i) => 1_234_567 + i * 111_111)
+    const answers = await Promise.all(numbers.map((number) => client.completions.create(ask(number))))
+    const alone = await client.completions.create(ask(numbers[5]!))
+    expect(answers[5]!.choices[0]!.text).toBe(alone.choices[0]!.text)
+    expect(answers.filter(({ choices }, i) => choices[0]!.text === ` ${numbers[i]}`).length).toBeGreaterThan(6)
+  })
+
+  it("keeps nothing of a client that went away", async () => {
+    const stream = await client.completions.create({
+      model: "needle-10m-deep",
+      prompt: longPrompt,
+      max_tokens: 8000,
+      stream: true,
+      ...({ ignore_eos: true } as object),
+    })
+    for await (const _ of stream) break
+    const inUse = async () => {
+      const text = await (await fetch(`${server.url}/metrics`)).text()
+      return Number(/^vllm:kv_cache_usage_perc\{.*\} (.*)$/m.exec(text)![1])
+    }
+    const deadline = performance.now() + 5000
+    while ((await inUse()) > 0 && performance.now() < deadline) await new Promise((wait) => setTimeout(wait, 20))
+    expect(await inUse()).toBe(0)
+  })
+
+  it("refuses a prompt that is too long, with both numbers", async () => {
+    const request = client.completions.create({ model: "needle-10m-deep", prompt: Array(40_000).fill(500) })
+    await expect(request).rejects.toThrow(
+      "this model takes at most 32768 tokens, but prompt has 40000 and max_tokens = 16 asks for 40016 in all",
+    )
+  })
+
+  it("logs a line a request, without the prompt", () => {
+    const lines = server.stderr.trim().split("\n")
+    const requests = lines.map((line) => JSON.parse(line)).filter((line) => line.message === "request")
+    expect(requests.length).toBeGreaterThan(10)
+    expect(requests.some((line) => line.annotations.kept?.includes(","))).toBe(true)
+    expect(server.stderr).not.toContain("magic number")
+  })
+})
+
+describe("signals", () => {
+  it("SIGTERM lets a running answer finish, then ends with 0", async () => {
+    await using own = await ServeProcess.start()
+    const stream = await clientOf(own).completions.create({
+      model: "needle-10m-deep",
+      prompt: needle,
+      max_tokens: 200,
+      stream: true,
+      ...({ ignore_eos: true } as object),
+    })
+    let chunks = 0
+    let finish: string | null = null
+    for await (const chunk of stream) {
+      if (chunks++ === 0) own.signal("SIGTERM")
+      finish = chunk.choices[0]?.finish_reason ?? finish
+    }
+    expect({ finish, code: await own.ended }).toEqual({ finish: "length", code: 0 })
+    expect(own.stderr).toContain("draining")
+  })
+
+  it("a second signal ends it at once", async () => {
+    await using own = await ServeProcess.start()
+    const stream = await clientOf(own).completions.create({
+      model: "needle-10m-deep",
+      prompt: needle,
+      max_tokens: 20_000,
+      stream: true,
+      ...({ ignore_eos: true } as object),
+    })
+    const reading = (async () => {
+      let chunks = 0
+      for await (const _ of stream) if (chunks++ === 0) own.signal("SIGINT")
+    })()
+    const cutOff = expect(reading).rejects.toThrow()
+    while (!own.stderr.includes("draining")) await new Promise((wait) => setTimeout(wait, 10))
+    own.signal("SIGINT")
+    expect(await own.ended).toBe(130)
+    await cutOff
+  })
+})
