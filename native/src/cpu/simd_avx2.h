@@ -66,16 +66,19 @@ struct Avx2 {
   static F fma(F a, F b, F c) { return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)}; }
   static F max(F a, F b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
   static F min(F a, F b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
-  static F round(F x) {
-    constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    return {_mm256_round_ps(x.low, mode), _mm256_round_ps(x.high, mode)};
+  static F floor(F x) { return {_mm256_floor_ps(x.low), _mm256_floor_ps(x.high)}; }
+  static F fraction(F x) {
+    x = max(set(-200), x);
+    return sub(x, floor(x));
   }
-  static __m256 scale_by_power(__m256 x, __m256 n) {
-    n = _mm256_max_ps(_mm256_min_ps(n, _mm256_set1_ps(128)), _mm256_set1_ps(-127));
+  static __m256 scale_by_power(__m256 x, __m256 power) {
+    const __m256 n = _mm256_max_ps(_mm256_min_ps(_mm256_floor_ps(power), _mm256_set1_ps(128)), _mm256_set1_ps(-127));
     const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
   }
-  static F scale_by_power(F x, F n) { return {scale_by_power(x.low, n.low), scale_by_power(x.high, n.high)}; }
+  static F scale_by_power(F x, F power) {
+    return {scale_by_power(x.low, power.low), scale_by_power(x.high, power.high)};
+  }
 
   static float sum(F x) {
     const __m256 eight = _mm256_add_ps(x.low, x.high);

@@ -39,9 +39,10 @@ struct Avx512 {
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
-  static F round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static F floor(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+  static F fraction(F x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
   // Unlike the other instruction sets, this one also yields denormals.
-  static F scale_by_power(F x, F n) { return _mm512_scalef_ps(x, n); }
+  static F scale_by_power(F x, F power) { return _mm512_scalef_ps(x, power); }
 
   static float sum(F x) { return _mm512_reduce_add_ps(x); }
   static float greatest(F x) { return _mm512_reduce_max_ps(x); }

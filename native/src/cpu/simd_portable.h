@@ -85,17 +85,26 @@ struct Portable {
     for (int i = 0; i < 16; ++i) r.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
     return r;
   }
-  // Nearest integer, ties to even; |x| < 2²².
-  static F round(const F &x) {
-    const F magic = set(12582912.0f);
-    return sub(add(x, magic), magic);
-  }
-  // x · 2ⁿ for integral n: 0 where n < -126, infinite where n > 127.
-  static F scale_by_power(const F &x, const F &n) {
+  // |x| < 2²².
+  static F floor(const F &x) {
     F r;
     for (int i = 0; i < 16; ++i) {
-      const float power = n.lane[i] < -127 ? -127 : n.lane[i] > 128 ? 128 : n.lane[i];
-      const uint32_t bits = static_cast<uint32_t>(power == power ? static_cast<int>(power) + 127 : 127) << 23;
+      const float nearest = (x.lane[i] + 12582912.0f) - 12582912.0f;
+      r.lane[i] = nearest > x.lane[i] ? nearest - 1 : nearest;
+    }
+    return r;
+  }
+  // x - floor(x); of less than -200, anything from 0 to 1.
+  static F fraction(const F &x) {
+    const F bounded = max(set(-200), x);
+    return sub(bounded, floor(bounded));
+  }
+  // x · 2^floor(power): 0 where power < -126, infinite where power ≥ 128.
+  static F scale_by_power(const F &x, const F &power) {
+    const F n = floor(min(set(128), max(set(-127), power)));
+    F r;
+    for (int i = 0; i < 16; ++i) {
+      const uint32_t bits = static_cast<uint32_t>(n.lane[i] == n.lane[i] ? static_cast<int>(n.lane[i]) + 127 : 127) << 23;
       float scale;
       std::memcpy(&scale, &bits, sizeof scale);
       r.lane[i] = x.lane[i] * scale;
