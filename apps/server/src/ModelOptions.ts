@@ -6,9 +6,10 @@ import { cpuDefaults } from "@uniprefill/executor-native/NativeExecutor"
 import * as Kind from "./OptionKinds.ts"
 import type { OptionValues } from "./Options.ts"
 
+const require = createRequire(import.meta.url)
+
 /** Folder of the model that comes with the product. */
-export const embeddedModel = (): string =>
-  dirname(createRequire(import.meta.url).resolve("@uniprefill/needle-10m-deep/package.json"))
+export const embeddedModel = (): string => dirname(require.resolve("@uniprefill/needle-10m-deep/package.json"))
 
 /** What every command that loads a model can be told. */
 export const modelOptions = {
