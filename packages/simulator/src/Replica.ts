@@ -1,0 +1,155 @@
+import type { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
+import { Driver, type DriverConfig, type SubmitOutcome } from "@uniprefill/scheduler/Driver"
+import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
+import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import type { StepResult } from "@uniprefill/scheduler/StepResult"
+import { SelectionDraw } from "./model/SelectionDraw.ts"
+import { PlanHash } from "./PlanHash.ts"
+import { Random } from "./Random.ts"
+import type { ReplicaLoad } from "./Router.ts"
+import type { Setup } from "./Setup.ts"
+import { SimulatedDevice } from "./SimulatedDevice.ts"
+
+/** A step from its plan to its end. */
+export interface StepRecord {
+  readonly plan: StepPlan
+  readonly result: StepResult
+  readonly plannedMicros: number
+  readonly startMicros: number
+  readonly deviceMicros: number
+  readonly failed: boolean
+}
+
+export interface ReplicaEvents {
+  readonly token: (row: number, index: number) => void
+  readonly selected: (row: number, segment: number, kept: number) => void
+  readonly finished: (row: number, request: Request, reason: FinishReason) => void
+  /** A step was handed to the device, which ends it at `endMicros`. `device.load` is its work. */
+  readonly stepStarted: (replica: Replica, step: StepRecord, endMicros: number) => void
+}
+
+/** One serving loop over one simulated device group: the production Driver and what its executor would do. */
+export class Replica implements ReplicaLoad {
+  readonly index: number
+  readonly driver: Driver
+  readonly device: SimulatedDevice
+  readonly config: DriverConfig & { readonly costModel: DeviceCostModel }
+  readonly hash = new PlanHash()
+  outstanding = 0
+  outstandingTokens = 0
+  isDown = false
+  private readonly setup: Setup
+  private readonly events: ReplicaEvents
+  private readonly faults: Random
+  private readonly inFlight: Array<StepRecord> = []
+  /** Workload row of each request of the loop, by its id. */
+  private readonly rows: Array<number> = [-1]
+  private readonly stopAt: Int32Array
+  private deviceFreeMicros = 0
+  private now = 0
+
+  constructor(
+    index: number,
+    setup: Setup,
+    config: DriverConfig & { readonly costModel: DeviceCostModel },
+    stopAt: Int32Array,
+    events: ReplicaEvents,
+  ) {
+    this.index = index
+    this.setup = setup
+    this.config = config
+    this.events = events
+    this.stopAt = stopAt
+    this.faults = new Random(setup.seed, `faults-${index}`)
+    const draw = new SelectionDraw(setup.seed, setup.keep, setup.schedule.dropLayers.length)
+    this.device = new SimulatedDevice(config.layout, setup.schedule, config.slots, draw)
+    this.driver = new Driver(config, {
+      openSlot: (request) => {
+        const row = this.rows[request.id]!
+        this.device.openSlot(request, row, this.stopAt[row]!)
+      },
+      closeSlot: (slot) => this.device.closeSlot(slot),
+      submit: (plan) => this.start(plan),
+      token: (request, _token, position) => events.token(this.rows[request.id]!, position),
+      selected: (request, segment, _bitmap, kept) => events.selected(this.rows[request.id]!, segment, kept),
+      finished: (request, reason) => this.onFinished(request, reason),
+    })
+  }
+
+  submit(row: number, submission: Submission, nowMicros: number): SubmitOutcome {
+    const outcome = this.driver.submit(submission, nowMicros)
+    if (outcome._tag !== "Queued") return outcome
+    this.rows[outcome.request.id] = row
+    this.outstanding++
+    this.outstandingTokens += submission.promptLength
+    return outcome
+  }
+
+  /** The workload row of a request of the loop. */
+  rowOf(request: Request): number {
+    return this.rows[request.id]!
+  }
+
+  /** The oldest step in flight has ended, well or not. Returns whether it failed. */
+  stepEnded(): boolean {
+    const step = this.inFlight.shift()!
+    if (!step.failed) {
+      this.driver.stepDone(step.result)
+      this.device.release(step.result)
+      return false
+    }
+    for (const other of this.inFlight.splice(0)) this.device.release(other.result)
+    this.device.release(step.result)
+    this.driver.stepFailed()
+    this.isDown = true
+    return true
+  }
+
+  /** Back after a failure: the device starts empty. */
+  recover(nowMicros: number): void {
+    this.isDown = false
+    this.deviceFreeMicros = nowMicros
+  }
+
+  /** Steps whose end is still to come. */
+  get stepsInFlight(): number {
+    return this.inFlight.length
+  }
+
+  tick(nowMicros: number): void {
+    if (this.isDown) return
+    this.now = nowMicros
+    this.driver.tick(nowMicros)
+  }
+
+  private start(plan: StepPlan): void {
+    const { setup, device, config, faults } = this
+    const { host } = setup
+    this.hash.add(plan)
+    const result = device.prepare(plan)
+    let micros = config.costModel.stepMicros(device.load) + device.readBacks * host.readBackMicros
+    if (setup.faults.slowSteps > 0 && faults.unit() < setup.faults.slowSteps)
+      micros = Math.round(micros * setup.faults.slowFactor)
+    const failed = setup.faults.failedSteps > 0 && faults.unit() < setup.faults.failedSteps
+    const startMicros = Math.max(this.now + host.stepMicros, this.deviceFreeMicros)
+    const endMicros = startMicros + Math.max(1, micros)
+    this.deviceFreeMicros = endMicros
+    result.deviceMicros = micros
+    const step: StepRecord = {
+      plan,
+      result,
+      plannedMicros: this.driver.scheduler.plannedMicros,
+      startMicros,
+      deviceMicros: micros,
+      failed,
+    }
+    this.inFlight.push(step)
+    this.events.stepStarted(this, step, endMicros)
+  }
+
+  private onFinished(request: Request, reason: FinishReason): void {
+    this.outstanding--
+    this.outstandingTokens -= request.promptLength
+    this.events.finished(this.rows[request.id]!, request, reason)
+  }
+}

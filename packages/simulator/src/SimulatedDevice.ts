@@ -1,0 +1,233 @@
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import { lastSegment, type KvLayout } from "@uniprefill/model/KvLayout"
+import { keptRows } from "@uniprefill/model/Selection"
+import type { Request } from "@uniprefill/scheduler/Request"
+import { StepLoad } from "@uniprefill/scheduler/StepLoad"
+import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { SelectionFlag, StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
+import type { SelectionDraw } from "./model/SelectionDraw.ts"
+
+/** What a slot holds, as counts. */
+interface Slot {
+  /** Names the request to the selection draw. */
+  readonly row: number
+  readonly promptTokens: number
+  readonly drops: boolean
+  /** Rows that follow the kept rows of every set: output tokens that the slot was opened with. */
+  readonly replayed: number
+  readonly bitmaps: ReadonlyArray<Uint32Array>
+  /** |S_i| for every set decided. */
+  readonly kept: Array<number>
+  /** Output tokens after which the output ends. */
+  readonly stopAt: number
+  /** Output tokens, those of decode steps since `joinedAt` not counted. */
+  outputs: number
+  decodeRows: number
+  /** Place in the decode set, −1 outside it. */
+  place: number
+  /** The decode step before its first one, while it is in the set. */
+  joinedAt: number
+}
+
+/**
+ * Carries out StepPlans as counts: what a real executor would return, and the work that it would have done.
+ *
+ * Between two changes of the decode set nothing is touched per row: the answer of an unchanged decode set is copied whole,
+ * keys and outputs follow from the number of steps.
+ */
+export class SimulatedDevice {
+  /** Work of the step prepared last, with the rows that its selections really kept. */
+  readonly load: StepLoad
+  /** Times that the step prepared last waits for the host to read a selection and go on. */
+  readBacks = 0
+  selections = 0
+  private readonly schedule: DropSchedule
+  private readonly draw: SelectionDraw
+  private readonly slots: Array<Slot | null>
+  private readonly members: Array<number> = []
+  /** `[slot, token, flags]` for each member, as a result holds them. */
+  private records = new Int32Array(3 * 256)
+  private decodeSteps = 0
+  /** Members whose output ends at a decode step, by its number. */
+  private readonly stops = new Map<number, Array<number>>()
+  private readonly spare: Array<StepResult> = []
+  private readonly last: number
+
+  constructor(layout: KvLayout, schedule: DropSchedule, slots: number, draw: SelectionDraw) {
+    this.schedule = schedule
+    this.draw = draw
+    this.slots = new Array<Slot | null>(slots).fill(null)
+    this.load = new StepLoad(layout.segments.length)
+    this.last = lastSegment(layout)
+  }
+
+  /** `row` names the request; its output ends after `stopAt` tokens, unless the loop ends it first. */
+  openSlot(request: Request, row: number, stopAt: number): void {
+    this.slots[request.slot] = {
+      row,
+      promptTokens: request.promptLength,
+      drops: request.drops,
+      replayed: request.outputs,
+      bitmaps: request.bitmaps.slice(),
+      kept: [request.promptLength],
+      stopAt,
+      outputs: request.outputs,
+      decodeRows: 0,
+      place: -1,
+      joinedAt: 0,
+    }
+  }
+
+  closeSlot(slot: number): void {
+    this.leave(slot)
+    this.slots[slot] = null
+  }
+
+  /** Everything is lost: no slot is open any more. */
+  reset(): void {
+    for (let slot = 0; slot < this.slots.length; slot++) if (this.slots[slot] !== null) this.closeSlot(slot)
+  }
+
+  get openSlots(): number {
+    return this.slots.reduce((count, slot) => count + (slot === null ? 0 : 1), 0)
+  }
+
+  /** Carries a plan out. The result is the caller's until it is given to `release`. */
+  prepare(plan: StepPlan): StepResult {
+    const result = this.spare.pop() ?? new StepResult()
+    result.clear(plan.stepId)
+    this.load.clearPrefill()
+    this.readBacks = 0
+    for (let i = 0; i < plan.leaves.length; i++) this.leave(plan.leaves.data[i]!)
+    for (let i = 0; i < plan.joins.length; i += 2) this.join(plan.joins.data[i]!)
+    this.decode(result)
+    for (let i = 0; i < plan.items.length; i += sectionWidths.items) this.advance(plan.items.data, i, result)
+    for (let i = 0; i < plan.samples.length; i += 2) this.sampleFirst(plan.samples.data[i + 1]!, result)
+    return result
+  }
+
+  release(result: StepResult): void {
+    this.spare.push(result)
+  }
+
+  // ---------------------------------------------------------------------------------------------------- decode
+
+  private join(slotId: number): void {
+    const slot = this.open(slotId)
+    const { load } = this
+    slot.place = this.members.length
+    slot.joinedAt = this.decodeSteps
+    this.members.push(slotId)
+    if (this.members.length * 3 > this.records.length) {
+      const larger = new Int32Array(this.records.length * 2)
+      larger.set(this.records)
+      this.records = larger
+    }
+    this.records[slot.place * 3] = slotId
+    this.records[slot.place * 3 + 1] = 0
+    this.records[slot.place * 3 + 2] = 0
+    load.decodeRows++
+    for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! += this.rowsOf(slot, s) + slot.decodeRows
+    const stopStep = this.decodeSteps + slot.stopAt - slot.outputs
+    const others = this.stops.get(stopStep)
+    if (others === undefined) this.stops.set(stopStep, [slotId])
+    else others.push(slotId)
+  }
+
+  private leave(slotId: number): void {
+    const slot = this.open(slotId)
+    if (slot.place < 0) return
+    const { load, members, records } = this
+    const steps = this.decodeSteps - slot.joinedAt
+    slot.outputs += steps
+    slot.decodeRows += steps
+    const moved = members.pop()!
+    if (moved !== slotId) {
+      members[slot.place] = moved
+      records[slot.place * 3] = moved
+      this.open(moved).place = slot.place
+    }
+    slot.place = -1
+    load.decodeRows--
+    for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! -= this.rowsOf(slot, s) + slot.decodeRows
+  }
+
+  private decode(result: StepResult): void {
+    const { load, members } = this
+    const count = members.length
+    if (count === 0) return
+    this.decodeSteps++
+    for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! += count
+    const { tokens } = result
+    if (tokens.data.length < 3 * count) tokens.data = new Int32Array(this.records.length)
+    tokens.data.set(this.records.subarray(0, 3 * count))
+    tokens.length = 3 * count
+    const ending = this.stops.get(this.decodeSteps)
+    if (ending === undefined) return
+    this.stops.delete(this.decodeSteps)
+    for (const slotId of ending) {
+      const slot = this.slots[slotId]
+      if (slot === null || slot === undefined || slot.place < 0) continue
+      if (slot.joinedAt + slot.stopAt - slot.outputs !== this.decodeSteps) continue
+      tokens.data[slot.place * 3 + 2] = TokenFlag.stop
+    }
+  }
+
+  private sampleFirst(slotId: number, result: StepResult): void {
+    const slot = this.open(slotId)
+    result.tokens.push3(slotId, 0, ++slot.outputs === slot.stopAt ? TokenFlag.stop : 0)
+  }
+
+  // --------------------------------------------------------------------------------------------------- prefill
+
+  private advance(items: Int32Array, at: number, result: StepResult): void {
+    const slotId = items[at + ItemField.slot]!
+    const slot = this.open(slotId)
+    const { load, last } = this
+    const firstRow = items[at + ItemField.firstRow]!
+    const rows = items[at + ItemField.rows]!
+    const firstSegment = items[at + ItemField.firstSegment]!
+    const lastSegmentOfItem = items[at + ItemField.lastSegment]!
+    load.items++
+    if (!slot.drops) {
+      const all = slot.promptTokens + slot.replayed
+      for (let s = 0; s <= last; s++) load.addRows(1, s, firstRow, rows, all, all)
+      return
+    }
+    this.addRows(slot, firstSegment, firstRow, rows)
+    if (firstRow + rows < this.rowsOf(slot, firstSegment)) return
+    for (let s = firstSegment; s <= lastSegmentOfItem; s++) {
+      if (s > firstSegment) this.addRows(slot, s, 0, this.rowsOf(slot, s))
+      if (s < last) this.select(slotId, slot, s, result)
+    }
+    this.readBacks = Math.max(this.readBacks, lastSegmentOfItem - firstSegment)
+  }
+
+  private addRows(slot: Slot, segment: number, firstRow: number, rows: number): void {
+    const before = segment === 0 ? 0 : this.rowsOf(slot, segment - 1)
+    this.load.addRows(1, segment, firstRow, rows, this.rowsOf(slot, segment), before)
+  }
+
+  private select(slotId: number, slot: Slot, segment: number, result: StepResult): void {
+    const shape = { rows: slot.kept[segment]!, ...this.schedule }
+    const replayed = slot.bitmaps[segment]
+    const bitmap = replayed ?? this.draw.select(slot.row, slot.promptTokens, segment, shape)
+    this.load.scoredRows[segment]! += shape.rows
+    this.selections++
+    slot.kept[segment + 1] = keptRows(bitmap, shape)
+    result.selections.push3(slotId, segment, replayed === undefined ? 0 : SelectionFlag.replayed)
+    result.selections.push(bitmap.length)
+    result.selections.pushAll(bitmap)
+  }
+
+  /** Rows of a segment's set and the replayed output. A prompt that does not drop keeps everything. */
+  private rowsOf(slot: Slot, segment: number): number {
+    return slot.kept[Math.min(segment, slot.kept.length - 1)]! + slot.replayed
+  }
+
+  private open(slotId: number): Slot {
+    const slot = this.slots[slotId]
+    if (slot === null || slot === undefined) throw new Error(`slot ${slotId} is not open`)
+    return slot
+  }
+}

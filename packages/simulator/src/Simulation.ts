@@ -1,0 +1,302 @@
+import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
+import { EventQueue } from "./EventQueue.ts"
+import { RequestLog, RequestStatus } from "./metrics/RequestLog.ts"
+import { RunCounters } from "./metrics/RunCounters.ts"
+import { Random } from "./Random.ts"
+import { Replica, type StepRecord } from "./Replica.ts"
+import { Router } from "./Router.ts"
+import { driverConfig, type Setup } from "./Setup.ts"
+import type { Workload } from "./workload/Workload.ts"
+
+/** Kinds of events; at one time the lower comes first. */
+const EventClass = {
+  stepEnded: 0,
+  recovered: 1,
+  arrived: 2,
+  submitted: 3,
+  givenUp: 4,
+  timedOut: 5,
+  sampled: 6,
+} as const
+
+/** Looks at a run without changing it. */
+export interface Observer {
+  readonly stepStarted?: (replica: Replica, step: StepRecord, endMicros: number) => void
+  /** After all events of an instant, and the plans that followed from them. */
+  readonly instant?: (simulation: Simulation) => void
+  readonly selected?: (row: number, segment: number, kept: number) => void
+}
+
+/**
+ * A run: a workload offered to replicas under a virtual clock. The clock jumps from event to event; at each instant all
+ * events are applied, then every replica may plan.
+ */
+export class Simulation {
+  readonly setup: Setup
+  readonly workload: Workload
+  readonly log: RequestLog
+  readonly counters: RunCounters
+  readonly replicas: ReadonlyArray<Replica>
+  now = 0
+  private readonly queue = new EventQueue()
+  private readonly router: Router
+  private readonly observer: Observer
+  private readonly cancels: Random
+  /** The rows that wait for a row's end. */
+  private readonly followers = new Map<number, Array<number>>()
+  /** The loop's id of a row that was accepted; 0 for others. */
+  private readonly requestId: Int32Array
+  private nextArrival = 0
+  private open = 0
+  private lastGap = -1
+  private lastGapCount = 0
+
+  /** Fails with SetupError when the setup cannot be. */
+  constructor(setup: Setup, workload: Workload, observer: Observer = {}) {
+    this.setup = setup
+    this.workload = workload
+    this.observer = observer
+    this.log = new RequestLog(workload)
+    const config = driverConfig(setup)
+    this.counters = new RunCounters(config.layout.segments.length, config.layout.tables.length)
+    this.router = new Router(setup.router, workload)
+    this.cancels = new Random(setup.seed, "cancellations")
+    this.requestId = new Int32Array(workload.count)
+    this.replicas = Array.from(
+      { length: setup.replicas },
+      (_, index) =>
+        new Replica(index, setup, config, workload.outputTokens, {
+          token: (row, position) => this.onToken(row, position),
+          selected: (row, segment, kept) => this.observer.selected?.(row, segment, kept),
+          finished: (row, request, reason) => this.onFinished(row, request, reason),
+          stepStarted: (replica, step, endMicros) => this.onStepStarted(replica, step, endMicros),
+        }),
+    )
+    for (let row = 0; row < workload.count; row++) {
+      const after = workload.after[row]!
+      if (after < 0) continue
+      const others = this.followers.get(after)
+      if (others === undefined) this.followers.set(after, [row])
+      else others.push(row)
+    }
+    this.scheduleArrival(0)
+    this.queue.push(0, EventClass.sampled, 0, 0)
+  }
+
+  /** Whether anything is left to happen. */
+  get isDone(): boolean {
+    const { untilMicros } = this.setup
+    return (
+      (this.open === 0 && this.nextArrival >= this.workload.count) ||
+      (untilMicros > 0 && this.queue.nextTime > untilMicros)
+    )
+  }
+
+  /** Requests that have ended, of all. */
+  get ended(): number {
+    return this.nextArrival - this.open
+  }
+
+  /** Goes on until done, or for `instants` instants of the virtual clock. */
+  advance(instants = Number.POSITIVE_INFINITY): void {
+    const { queue, replicas, observer } = this
+    for (let i = 0; i < instants && !this.isDone; i++) {
+      // The next sample is always due; alone it can change nothing.
+      if (queue.size <= 1) throw new Error(`${this.open} requests are open and nothing is left to happen`)
+      const now = queue.nextTime
+      this.now = now
+      while (queue.nextTime === now) {
+        queue.pop()
+        this.handle(queue.class, queue.first, queue.second)
+      }
+      for (const replica of replicas) replica.tick(now)
+      observer.instant?.(this)
+    }
+    this.flushGaps()
+  }
+
+  /** Hash of all plans of all replicas: equal hashes, equal decisions. */
+  get hash(): string {
+    return this.replicas.map((replica) => replica.hash.digest).join("-")
+  }
+
+  private handle(eventClass: number, first: number, second: number): void {
+    switch (eventClass) {
+      case EventClass.stepEnded:
+        return this.onStepEnded(this.replicas[first]!, second)
+      case EventClass.recovered:
+        return this.replicas[first]!.recover(this.now)
+      case EventClass.arrived:
+        return this.onArrival(first)
+      case EventClass.submitted:
+        return this.onSubmission(first)
+      case EventClass.givenUp:
+        return this.giveUp(first, RequestStatus.aborted)
+      case EventClass.timedOut:
+        return this.giveUp(first, RequestStatus.timedOut)
+      default:
+        return this.sample()
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------- requests
+
+  /** Rows that wait for no other arrive by themselves, one event ahead of time. */
+  private scheduleArrival(from: number): void {
+    const { workload } = this
+    let row = from
+    while (row < workload.count && workload.after[row]! >= 0) row++
+    if (row < workload.count) this.queue.push(workload.arrivalMicros[row]!, EventClass.arrived, row, 1)
+  }
+
+  private onArrival(row: number): void {
+    const { workload, log, setup, now, queue } = this
+    const { host, faults } = setup
+    this.open++
+    this.nextArrival++
+    log.arrival[row] = now
+    log.status[row] = RequestStatus.unfinished
+    const promptTokens = workload.promptTokens[row]!
+    const delay = Math.round(host.admissionMicros + host.tokenizeMicrosPerToken * promptTokens)
+    queue.push(now + delay, EventClass.submitted, row, 0)
+    if (setup.timeoutMicros > 0) queue.push(now + setup.timeoutMicros, EventClass.timedOut, row, 0)
+    if (faults.cancelled > 0 && this.cancels.unit() < faults.cancelled) {
+      queue.push(now + this.cancels.below(faults.cancelWithinMicros + 1), EventClass.givenUp, row, 0)
+    }
+    if (workload.after[row]! < 0) this.scheduleArrival(row + 1)
+  }
+
+  private onSubmission(row: number): void {
+    const { workload, log, router, replicas, now } = this
+    if (log.status[row] !== RequestStatus.unfinished) return
+    const index = router.choose(row, replicas)
+    log.replica[row] = index
+    const maxTokens = workload.maxTokens[row]!
+    const outcome = replicas[index]!.submit(
+      row,
+      {
+        promptLength: workload.promptTokens[row]!,
+        maxTokens: maxTokens < 0 ? undefined : maxTokens,
+        drops: true,
+        priority: workload.priority[row]!,
+      },
+      now,
+    )
+    if (outcome._tag === "Queued") {
+      this.requestId[row] = outcome.request.id
+      return
+    }
+    this.close(row, outcome._tag === "QueueFull" ? RequestStatus.rejected : RequestStatus.tooLong)
+  }
+
+  /** The client is gone: what the loop holds of the request ends. */
+  private giveUp(row: number, status: number): void {
+    if (this.log.status[row] !== RequestStatus.unfinished) return
+    const id = this.requestId[row]!
+    if (id === 0) return this.close(row, status)
+    this.givingUp = status
+    this.replicas[this.log.replica[row]!]!.driver.abort(id)
+  }
+
+  private givingUp: number = RequestStatus.aborted
+
+  private onToken(row: number, position: number): void {
+    const { log, now } = this
+    if (position === 0) log.firstToken[row] = now
+    else {
+      const gap = now - log.lastToken[row]!
+      if (gap > log.maxGap[row]!) log.maxGap[row] = gap
+      // Rows of one step share their gap: count runs of it.
+      if (gap === this.lastGap) this.lastGapCount++
+      else {
+        this.flushGaps()
+        this.lastGap = gap
+        this.lastGapCount = 1
+      }
+    }
+    log.lastToken[row] = now
+  }
+
+  private flushGaps(): void {
+    if (this.lastGapCount > 0) this.counters.gaps.add(this.lastGap, this.lastGapCount)
+    this.lastGapCount = 0
+  }
+
+  private onFinished(row: number, request: Request, reason: FinishReason): void {
+    const { log, counters } = this
+    log.outputs[row] = request.outputs
+    log.firstScheduled[row] = request.firstScheduledMicros
+    log.preemptions[row] = request.preemptions
+    const sets = request.keptRows
+    if (request.drops && sets.length === counters.keptRows.length) {
+      log.keptRows[row] = sets[sets.length - 1]!
+      counters.droppingPromptRows += request.promptLength
+      for (let s = 0; s < sets.length; s++) counters.keptRows[s]! += sets[s]!
+    }
+    this.close(row, statusOf(reason, this.givingUp))
+  }
+
+  private close(row: number, status: number): void {
+    const { workload, log, queue, now } = this
+    log.status[row] = status
+    this.open--
+    const waiting = this.followers.get(row)
+    if (waiting === undefined) return
+    this.followers.delete(row)
+    for (const next of waiting) {
+      queue.push(
+        Math.max(now + workload.thinkMicros[next]!, workload.arrivalMicros[next]!),
+        EventClass.arrived,
+        next,
+        0,
+      )
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------------------- steps
+
+  private onStepStarted(replica: Replica, step: StepRecord, endMicros: number): void {
+    const { counters, queue } = this
+    const { load } = replica.device
+    counters.steps++
+    counters.busyMicros += step.deviceMicros
+    counters.maxStepMicros = Math.max(counters.maxStepMicros, step.deviceMicros)
+    counters.decodeTokens += load.decodeRows
+    if (load.items > 0) {
+      counters.prefillSteps++
+      counters.prefillRows += load.rows[0]!
+    }
+    counters.flops += replica.config.costModel.flops(load) * this.setup.tensorParallel
+    this.observer.stepStarted?.(replica, step, endMicros)
+    queue.push(endMicros, EventClass.stepEnded, replica.index, step.plan.stepId)
+  }
+
+  private onStepEnded(replica: Replica, stepId: number): void {
+    // A failure before it has taken this step with it.
+    if (replica.driver.stepInFlight !== stepId || replica.isDown) return
+    if (!replica.stepEnded()) return
+    this.counters.stepsFailed++
+    this.queue.push(this.now + Math.max(1, this.setup.faults.recoveryMicros), EventClass.recovered, replica.index, 0)
+  }
+
+  private sample(): void {
+    const { occupancy } = this.counters
+    let waiting = 0
+    let running = 0
+    let used = 0
+    const byTable = occupancy.byTable.map(() => 0)
+    for (const { driver } of this.replicas) {
+      waiting += driver.waiting
+      running += driver.running
+      used += driver.scheduler.memory.pool.used
+      for (const list of [driver.scheduler.prefilling, driver.scheduler.decoding]) {
+        for (const request of list) for (const [t, table] of request.tables.entries()) byTable[t]! += table.length
+      }
+    }
+    occupancy.add(this.now, waiting, running, used, byTable)
+    this.queue.push(this.now + occupancy.interval, EventClass.sampled, 0, 0)
+  }
+}
+
+const statusOf = (reason: FinishReason, givingUp: number): number =>
+  reason === "abort" ? givingUp : reason === "error" ? RequestStatus.failed : RequestStatus.completed

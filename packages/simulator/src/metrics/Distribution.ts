@@ -1,0 +1,41 @@
+/** Statistics of a set of values: all zero when there are none. */
+export interface Distribution {
+  readonly n: number
+  readonly mean: number
+  readonly std: number
+  readonly p50: number
+  readonly p90: number
+  readonly p95: number
+  readonly p99: number
+  readonly max: number
+}
+
+/** Percentiles interpolate linearly between order statistics. Sorts `values`. */
+export const distributionOf = (values: Float64Array): Distribution => {
+  const n = values.length
+  if (n === 0) return { n: 0, mean: 0, std: 0, p50: 0, p90: 0, p95: 0, p99: 0, max: 0 }
+  values.sort()
+  let sum = 0
+  for (const value of values) sum += value
+  const mean = sum / n
+  let squares = 0
+  for (const value of values) squares += (value - mean) * (value - mean)
+  return {
+    n,
+    mean,
+    std: Math.sqrt(squares / n),
+    p50: percentile(values, 0.5),
+    p90: percentile(values, 0.9),
+    p95: percentile(values, 0.95),
+    p99: percentile(values, 0.99),
+    max: values[n - 1]!,
+  }
+}
+
+/** Requires ascending values, at least one. */
+export const percentile = (sorted: ArrayLike<number>, p: number): number => {
+  const place = p * (sorted.length - 1)
+  const below = Math.floor(place)
+  const above = Math.min(below + 1, sorted.length - 1)
+  return sorted[below]! + (sorted[above]! - sorted[below]!) * (place - below)
+}

@@ -1,0 +1,113 @@
+import type { Distribution } from "../metrics/Distribution.ts"
+import type { LengthBucket, Summary } from "../metrics/Summary.ts"
+
+const width = 50
+
+/** The result in the words and units of `vllm bench serve`, so that the two can be compared line by line; then what it does not say. */
+export const benchTable = (summary: Summary): string => {
+  const lines = [heading(" Serving Benchmark Result ", "=")]
+  const row = (label: string, value: string) => lines.push(`${label.padEnd(width - 10)}${value.padEnd(10)}`.trimEnd())
+  row("Successful requests:", `${summary.completed}`)
+  const others = [
+    ["Rejected requests (queue full):", summary.rejected],
+    ["Rejected requests (could never fit):", summary.tooLong],
+    ["Aborted requests:", summary.aborted],
+    ["Timed-out requests:", summary.timedOut],
+    ["Failed requests:", summary.failed],
+    ["Unfinished requests:", summary.unfinished],
+  ] as const
+  for (const [label, count] of others) if (count > 0) row(label, `${count}`)
+  row("Benchmark duration (s):", fixed(summary.durationSeconds))
+  row("Total input tokens:", `${summary.inputTokens}`)
+  row("Total generated tokens:", `${summary.outputTokens}`)
+  row("Request throughput (req/s):", fixed(summary.requestsPerSecond))
+  row("Request goodput (req/s):", fixed(summary.goodput))
+  row("Output token throughput (tok/s):", fixed(summary.outputTokensPerSecond))
+  row("Total token throughput (tok/s):", fixed(summary.outputTokensPerSecond + summary.inputTokensPerSecond))
+  const part = (title: string, name: string, values: Distribution) => {
+    lines.push(heading(title, "-"))
+    row(`Mean ${name} (ms):`, fixed(values.mean))
+    row(`Median ${name} (ms):`, fixed(values.p50))
+    row(`P90 ${name} (ms):`, fixed(values.p90))
+    row(`P95 ${name} (ms):`, fixed(values.p95))
+    row(`P99 ${name} (ms):`, fixed(values.p99))
+    row(`Max ${name} (ms):`, fixed(values.max))
+  }
+  part("Time to First Token", "TTFT", summary.ttft)
+  part("Time per Output Token (excl. 1st token)", "TPOT", summary.tpot)
+  part("Inter-token Latency", "ITL", summary.itl)
+  part("End-to-end Latency", "E2EL", summary.e2e)
+  lines.push(heading(" Beyond vllm bench ", "="))
+  row("Queueing delay, median (ms):", fixed(summary.queueing.p50))
+  row("Queueing delay, P99 (ms):", fixed(summary.queueing.p99))
+  row("Longest gap of a request, P99 (ms):", fixed(summary.maxItl.p99))
+  row("SLO attainment, of all offered (%):", fixed(summary.attainment * 100))
+  row("Memory pool in use, mean / max (%):", `${fixed(summary.memoryMean * 100)} / ${fixed(summary.memoryMax * 100)}`)
+  row("Devices computing (%):", fixed(summary.utilisation * 100))
+  row("Model FLOP utilisation (%):", fixed(summary.mfu * 100))
+  row("Preemptions:", `${summary.preemptions}`)
+  if (summary.cachedTokens > 0)
+    row("Prefix-cache hits (% of input):", fixed((summary.cachedTokens / summary.inputTokens) * 100))
+  if (summary.keptShares.length > 0) {
+    row(
+      "Rows kept after each drop layer (%):",
+      summary.keptShares
+        .slice(1)
+        .map((share) => (share * 100).toFixed(0))
+        .join(" "),
+    )
+  }
+  row("GPU hours:", fixed(summary.gpuHours))
+  if (summary.pricePerMillionTokens > 0) {
+    row("Price per 1M output tokens:", fixed(summary.pricePerMillionOutputTokens))
+    row("Price per 1M tokens, input and output:", fixed(summary.pricePerMillionTokens))
+  }
+  row("Plan hash:", summary.hash)
+  lines.push("=".repeat(width))
+  return lines.join("\n")
+}
+
+/** TTFT by prompt length. */
+export const lengthTable = (buckets: ReadonlyArray<LengthBucket>): string => {
+  const header = ["prompt tokens", "requests", "TTFT mean", "P50", "P95", "P99 ms", "SLO met %", "kept %"]
+  const rows = buckets.map((bucket) => [
+    lengthLabel(bucket),
+    `${bucket.offered}`,
+    bucket.ttft.mean.toFixed(0),
+    bucket.ttft.p50.toFixed(0),
+    bucket.ttft.p95.toFixed(0),
+    bucket.ttft.p99.toFixed(0),
+    (bucket.attainment * 100).toFixed(1),
+    Number.isNaN(bucket.kept) ? "–" : (bucket.kept * 100).toFixed(0),
+  ])
+  return columns([header, ...rows])
+}
+
+export const lengthLabel = ({ from, to }: LengthBucket): string => {
+  const short = (tokens: number) => (tokens >= 1024 ? `${tokens / 1024}K` : `${tokens}`)
+  return to >= Number.MAX_SAFE_INTEGER
+    ? `≥ ${short(from)}`
+    : from === 1
+      ? `< ${short(to)}`
+      : `${short(from)} – ${short(to)}`
+}
+
+/** Rows of text in columns: the first flush left, the others right. */
+export const columns = (rows: ReadonlyArray<ReadonlyArray<string>>): string => {
+  const widths = rows[0]!.map((_, c) => Math.max(...rows.map((row) => row[c]!.length)))
+  return rows
+    .map((row) =>
+      row
+        .map((cell, c) => (c === 0 ? cell.padEnd(widths[c]!) : cell.padStart(widths[c]!)))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n")
+}
+
+const heading = (title: string, fill: string): string => {
+  const left = Math.floor((width - title.length) / 2)
+  return fill.repeat(Math.max(0, left)) + title + fill.repeat(Math.max(0, width - title.length - left))
+}
+
+const fixed = (value: number): string => (Number.isFinite(value) ? value.toFixed(2) : "–")

@@ -1,0 +1,141 @@
+import { decodeCalibration } from "@uniprefill/cost-model/Calibration"
+import type { DeviceSpec } from "@uniprefill/cost-model/DeviceSpec"
+import { denseShape } from "@uniprefill/cost-model/ModelShape"
+import { denseSchedule, type DropSchedule } from "@uniprefill/model/DropSchedule"
+import { decodeModelConfig } from "@uniprefill/model/ModelConfig"
+import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { decodeScheduleFile } from "@uniprefill/model/ScheduleFile"
+import { Effect } from "effect"
+import { devices } from "../device/Devices.ts"
+import type { SummaryOptions } from "../metrics/Summary.ts"
+import { constantKeep, paperKeep, type KeepProfile } from "../model/KeepProfile.ts"
+import { modelPresets, type ModelPreset } from "../model/ModelPresets.ts"
+import type { Setup } from "../Setup.ts"
+import type { Workload } from "../workload/Workload.ts"
+import { buildWorkload } from "./BuildWorkload.ts"
+import { decodeKeepFile } from "./KeepFile.ts"
+import { policyNamed } from "./Policies.ts"
+import type { FullScenario } from "./Scenario.ts"
+import { ScenarioError } from "./ScenarioFields.ts"
+
+/** Reads a file that a scenario names. Fails with an error that names it. */
+export type ReadText = (file: string) => string
+
+/** A scenario ready to run. */
+export interface Experiment {
+  readonly scenario: FullScenario
+  readonly setup: Setup
+  readonly workload: Workload
+  readonly summary: SummaryOptions
+}
+
+/** Fails with ScenarioError, TraceError, SetupError, CalibrationError or ModelError, each naming what is wrong and where. */
+export const buildExperiment = (scenario: FullScenario, read: ReadText): Experiment => {
+  const { engine, host, faults, slo } = scenario
+  const model = buildModel(scenario.model, read)
+  const schedule = buildSchedule(scenario.schedule, model, read)
+  if (engine.maxRowsPerStep < engine.slots + 64) {
+    throw new ScenarioError(`engine.maxRowsPerStep ${engine.maxRowsPerStep} is below slots + 64 = ${engine.slots + 64}`)
+  }
+  if (engine.pageSize % 64 !== 0) throw new ScenarioError(`engine.pageSize ${engine.pageSize} is not a multiple of 64`)
+  const workload = buildWorkload(scenario, read)
+  const micros = (milliseconds: number) => Math.round(milliseconds * 1000)
+  return {
+    scenario,
+    workload,
+    setup: {
+      model: model.shape,
+      schedule,
+      keep: buildKeep(scenario.keep, read),
+      device: buildDevice(scenario, read),
+      tensorParallel: scenario.tensorParallel,
+      replicas: scenario.replicas,
+      router: scenario.router as Setup["router"],
+      policy: policyNamed(scenario.policy),
+      seed: scenario.seed,
+      engine: {
+        pageSize: engine.pageSize,
+        slots: engine.slots,
+        maxRowsPerStep: engine.maxRowsPerStep,
+        stepBudgetMicros: micros(engine.stepBudgetMs),
+        idleStepBudgetMicros: micros(engine.idleStepBudgetMs),
+        maxPrefillWaitMicros: micros(engine.maxPrefillWaitMs),
+        protectAfter: engine.protectAfter,
+        protectAfterMicros: micros(engine.protectAfterMs),
+        maxStepsInFlight: engine.stepsInFlight as 1 | 2,
+        maxModelLen: engine.maxModelLen,
+        maxWaiting: engine.maxWaiting,
+        maxWaitingTokens: engine.maxWaitingTokens,
+        memoryUtilization: engine.memoryUtilization,
+        slabs: engine.slabs,
+        efficiency: engine.efficiency,
+      },
+      host,
+      faults: {
+        slowSteps: faults.slowSteps,
+        slowFactor: faults.slowFactor,
+        failedSteps: faults.failedSteps,
+        recoveryMicros: micros(faults.recoveryMs),
+        cancelled: faults.cancelled,
+        cancelWithinMicros: micros(faults.cancelWithinMs),
+      },
+      timeoutMicros: micros(scenario.timeoutMs),
+      untilMicros: Math.round(scenario.untilSeconds * 1e6),
+    },
+    summary: { slo, warmupRequests: scenario.warmupRequests, gpuHourPrice: scenario.gpuHourPrice },
+  }
+}
+
+const buildModel = (name: string, read: ReadText): ModelPreset => {
+  const preset = modelPresets.get(name)
+  if (preset !== undefined) return preset
+  if (!name.endsWith(".json")) {
+    throw new ScenarioError(
+      `model: there is no ${JSON.stringify(name)}; there are ${[...modelPresets.keys()].join(", ")}, and any Llama config.json`,
+    )
+  }
+  const spec = Effect.runSync(decodeModelConfig(name, parseJson(name, read(name)))) as ModelSpec
+  return { name, shape: denseShape(spec), schedule: denseSchedule }
+}
+
+const buildSchedule = (name: string, model: ModelPreset, read: ReadText): DropSchedule => {
+  if (name === "off") return denseSchedule
+  if (name === "preset") return model.schedule
+  if (!name.endsWith(".json"))
+    throw new ScenarioError(`schedule: ${JSON.stringify(name)} is none of preset, off and a .json file`)
+  return Effect.runSync(decodeScheduleFile(name, parseJson(name, read(name)), model.shape.spec)).schedule
+}
+
+const buildKeep = (keep: string | ReadonlyArray<number>, read: ReadText): KeepProfile => {
+  if (keep === "paper") return paperKeep
+  if (typeof keep !== "string") {
+    for (const [i, share] of keep.entries()) {
+      if (share > (keep[i - 1] ?? 1))
+        throw new ScenarioError(`keep: share ${share} after ${keep[i - 1]}; kept sets are nested, so shares never grow`)
+    }
+    if (keep.length === 0) throw new ScenarioError("keep: an empty list of shares")
+    return constantKeep(keep)
+  }
+  if (!keep.endsWith(".json"))
+    throw new ScenarioError(`keep: ${JSON.stringify(keep)} is none of paper, shares like 0.8,0.6 and a .keep.json file`)
+  return decodeKeepFile(keep, parseJson(keep, read(keep)))
+}
+
+const buildDevice = (scenario: FullScenario, read: ReadText): DeviceSpec => {
+  const device = devices.get(scenario.device)
+  if (device === undefined) {
+    throw new ScenarioError(
+      `device: there is no ${JSON.stringify(scenario.device)}; there are ${[...devices.keys()].join(", ")}`,
+    )
+  }
+  const file = scenario.calibration
+  return file === "" ? device : { ...device, calibration: decodeCalibration(parseJson(file, read(file))) }
+}
+
+const parseJson = (file: string, text: string): unknown => {
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    throw new ScenarioError(`${file}: not JSON: ${(error as Error).message}`)
+  }
+}

@@ -1,0 +1,220 @@
+import { Schema } from "effect"
+import { routerKinds } from "../Router.ts"
+import { traceFormats } from "../workload/TraceFormat.ts"
+
+/**
+ * A simulation as a file: `*.scenario.yaml` or JSON. Every field has a default, and a flag of its own on the command line.
+ * Field names carry their unit.
+ */
+
+const above = (minimum: number) => Schema.Finite.check(Schema.isGreaterThan(minimum))
+const atLeast = (minimum: number) => Schema.Finite.check(Schema.isGreaterThanOrEqualTo(minimum))
+const count = (minimum: number) => Schema.Int.check(Schema.isGreaterThanOrEqualTo(minimum))
+const share = Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1 }))
+
+/** Text, or one number for all. */
+const lengths = Schema.Union([Schema.String, count(1)])
+
+const field = <S extends Schema.Top>(schema: S, description: string) =>
+  Schema.optionalKey(schema.annotate({ description }) as unknown as S)
+
+export const WorkloadFields = Schema.Struct({
+  trace: field(
+    Schema.String,
+    "Trace file, or mooncake-conversation-slice, which ships with the simulator; none: synthetic requests",
+  ),
+  traceFormat: field(
+    Schema.Literals(["auto", "servegen", ...traceFormats]),
+    "Format of the trace; auto looks at its first line",
+  ),
+  spreadTicks: field(Schema.Boolean, "Spread arrivals that were logged on coarse ticks inside their tick"),
+  skip: field(count(0), "Rows left out at the trace's start"),
+  requests: field(count(0), "Requests taken from the trace (0: all), or generated"),
+  repeat: field(count(1), "The trace this often, one after the other"),
+  rate: field(above(0), "Factor on the rate of arrivals"),
+  promptScale: field(above(0), "Factor on prompt lengths"),
+  outputScale: field(above(0), "Factor on output lengths"),
+  maxPromptTokens: field(count(0), "Longer prompts are cut to this (0: none)"),
+  maxTokens: field(
+    Schema.Union([Schema.Literal("true-length"), count(1)]),
+    "max_tokens that requests state: true-length, or a number of tokens",
+  ),
+  sharedPrefixes: field(Schema.Boolean, "Use the trace's shared prefix blocks"),
+  fromSecond: field(atLeast(0), "ServeGen: first second of the recorded days"),
+  seconds: field(above(0), "ServeGen: seconds sampled"),
+  arrivals: field(
+    Schema.Literals(["poisson", "gamma", "weibull", "constant", "closed", "sessions"]),
+    "Synthetic: arrival process; closed: clients that wait for their answer; sessions: conversations",
+  ),
+  ratePerSecond: field(above(0), "Synthetic: requests (or sessions) a second"),
+  cv: field(above(0), "Synthetic gamma: coefficient of variation of the gaps (1 is Poisson)"),
+  shape: field(above(0), "Synthetic weibull: shape of the gaps"),
+  clients: field(count(1), "Synthetic closed loop: clients"),
+  turns: field(count(1), "Synthetic sessions: turns of a conversation"),
+  thinkMs: field(atLeast(0), "Closed loop and sessions: pause between an answer and the next request"),
+  promptTokens: field(lengths, "Synthetic prompt lengths: 8192, uniform:100-4000, lognormal:MEDIAN,SIGMA,MOST"),
+  outputTokens: field(lengths, "Synthetic output lengths, likewise"),
+})
+
+export const EngineFields = Schema.Struct({
+  pageSize: field(count(64), "Rows of a K/V page, a multiple of 64"),
+  slots: field(count(1), "Requests that may run at a time"),
+  maxRowsPerStep: field(count(65), "Prefill and decode rows of a step, at least slots + 64"),
+  stepBudgetMs: field(above(0), "Predicted time a step may take while requests decode"),
+  idleStepBudgetMs: field(above(0), "The same while none does"),
+  maxPrefillWaitMs: field(atLeast(0), "A prompt that waits longer gets a smallest chunk whatever the budget"),
+  protectAfter: field(count(1), "A request passed over or preempted this often is served first"),
+  protectAfterMs: field(above(0), "A request this old is served first too"),
+  stepsInFlight: field(Schema.Literals([1, 2]), "2: the next step is planned while one runs"),
+  maxModelLen: field(count(2), "Longest prompt and output"),
+  maxWaiting: field(count(0), "Requests that may wait before others are refused"),
+  maxWaitingTokens: field(count(1), "Prompt tokens that may wait"),
+  memoryUtilization: field(share, "Share of the device's memory used"),
+  slabs: field(count(0), "Slabs of the K/V pool (0: what the memory holds)"),
+  efficiency: field(above(0), "Factor on every rate of the device"),
+})
+
+export const HostFields = Schema.Struct({
+  stepMicros: field(count(0), "Host time of a step, hidden where a second one is in flight"),
+  launchMicros: field(atLeast(0), "Launches of a step, on the device's time"),
+  itemMicros: field(atLeast(0), "Added by each prefill item"),
+  readBackMicros: field(count(0), "A selection that the host reads while the step waits"),
+  admissionMicros: field(atLeast(0), "From arrival to submission"),
+  tokenizeMicrosPerToken: field(atLeast(0), "Tokenising, for each prompt token, before submission"),
+  reductionMicros: field(atLeast(0), "Each all-reduce between devices, besides its bytes"),
+})
+
+export const FaultFields = Schema.Struct({
+  slowSteps: field(share, "Share of steps that take longer"),
+  slowFactor: field(atLeast(1), "How much longer"),
+  failedSteps: field(share, "Share of steps that fail, with everything that had a slot"),
+  recoveryMs: field(atLeast(0), "Time until a replica is back after a failed step"),
+  cancelled: field(share, "Share of requests whose client gives up"),
+  cancelWithinMs: field(atLeast(0), "Latest time of giving up, after the arrival"),
+})
+
+export const SloFields = Schema.Struct({
+  ttftMs: field(atLeast(0), "Target for the time to first token (0: none)"),
+  tpotMs: field(atLeast(0), "Target for the time per output token (0: none)"),
+})
+
+export const Scenario = Schema.Struct({
+  format: Schema.optionalKey(Schema.Literal("uniprefill-scenario")),
+  version: Schema.optionalKey(Schema.Literal(1)),
+  name: field(Schema.String, "Name of the scenario, for reports"),
+  model: field(Schema.String, "llama-3.1-8b, llama-3.1-70b, gemma-3-12b, qwen3-next-80b-a3b, or a Llama config.json"),
+  device: field(Schema.String, "h200, h100, a100, l40s, rtx-4090, rtx-pro-6000"),
+  calibration: field(Schema.String, "File of measured rates, in place of the device's own"),
+  tensorParallel: field(count(1), "Devices of a replica"),
+  replicas: field(count(1), "Replicas behind the router"),
+  router: field(Schema.Literals(routerKinds), "How requests are spread over replicas"),
+  schedule: field(Schema.String, "Drop schedule: preset (the model's own), off, or a uniprefill.json"),
+  keep: field(
+    Schema.Union([Schema.String, Schema.Array(share)]),
+    "What selections keep: paper (its mean shares), shares like 0.8,0.6, or a *.keep.json",
+  ),
+  policy: field(Schema.String, "Order in which prompts are served: fcfs, …"),
+  seed: field(count(0), "Seeds every draw"),
+  timeoutMs: field(atLeast(0), "A request that has not ended by then is given up (0: never)"),
+  untilSeconds: field(atLeast(0), "End of the run, whatever is unfinished (0: when all is done)"),
+  warmupRequests: field(count(0), "First requests, served but left out of latencies"),
+  gpuHourPrice: field(atLeast(0), "Price of a device for an hour"),
+  workload: Schema.optionalKey(WorkloadFields),
+  engine: Schema.optionalKey(EngineFields),
+  host: Schema.optionalKey(HostFields),
+  faults: Schema.optionalKey(FaultFields),
+  slo: Schema.optionalKey(SloFields),
+  sweep: Schema.optionalKey(
+    Schema.Struct({
+      over: Schema.Record(Schema.String, Schema.Array(Schema.Unknown)),
+      seeds: Schema.optionalKey(count(1)),
+    }),
+  ),
+  variants: Schema.optionalKey(Schema.Record(Schema.String, Schema.Record(Schema.String, Schema.Unknown))),
+})
+
+export type Scenario = typeof Scenario.Type
+
+/** What holds where a scenario says nothing. */
+export const scenarioDefaults = {
+  name: "unnamed",
+  model: "llama-3.1-8b",
+  device: "h200",
+  calibration: "",
+  tensorParallel: 1,
+  replicas: 1,
+  router: "least-loaded",
+  schedule: "preset",
+  keep: "paper" as string | ReadonlyArray<number>,
+  policy: "fcfs",
+  seed: 1,
+  timeoutMs: 0,
+  untilSeconds: 0,
+  warmupRequests: 0,
+  gpuHourPrice: 0,
+  workload: {
+    trace: "",
+    traceFormat: "auto",
+    spreadTicks: true,
+    skip: 0,
+    requests: 0,
+    repeat: 1,
+    rate: 1,
+    promptScale: 1,
+    outputScale: 1,
+    maxPromptTokens: 0,
+    maxTokens: "true-length" as "true-length" | number,
+    sharedPrefixes: true,
+    fromSecond: 0,
+    seconds: 600,
+    arrivals: "poisson",
+    ratePerSecond: 1,
+    cv: 1,
+    shape: 1,
+    clients: 8,
+    turns: 4,
+    thinkMs: 10_000,
+    promptTokens: "lognormal:8192,0.8,131072" as string | number,
+    outputTokens: "lognormal:256,0.6,2048" as string | number,
+  },
+  engine: {
+    pageSize: 128,
+    slots: 256,
+    maxRowsPerStep: 8192,
+    stepBudgetMs: 50,
+    idleStepBudgetMs: 500,
+    maxPrefillWaitMs: 5000,
+    protectAfter: 100,
+    protectAfterMs: 60_000,
+    stepsInFlight: 2,
+    maxModelLen: 131_072,
+    maxWaiting: 1_000_000,
+    maxWaitingTokens: 1_000_000_000_000,
+    memoryUtilization: 0.9,
+    slabs: 0,
+    efficiency: 1,
+  },
+  host: {
+    stepMicros: 200,
+    launchMicros: 500,
+    itemMicros: 20,
+    readBackMicros: 40,
+    admissionMicros: 500,
+    tokenizeMicrosPerToken: 2,
+    reductionMicros: 8,
+  },
+  faults: { slowSteps: 0, slowFactor: 4, failedSteps: 0, recoveryMs: 10_000, cancelled: 0, cancelWithinMs: 10_000 },
+  slo: { ttftMs: 2000, tpotMs: 60 },
+}
+
+/** A scenario with every field filled in. */
+export type FullScenario = typeof scenarioDefaults
+
+const sections = ["workload", "engine", "host", "faults", "slo"] as const
+
+export const withDefaults = (scenario: Scenario): FullScenario => {
+  const { format: _format, version: _version, sweep: _sweep, variants: _variants, ...given } = scenario
+  const full = { ...scenarioDefaults, ...given } as Record<string, unknown>
+  for (const section of sections) full[section] = { ...scenarioDefaults[section], ...given[section] }
+  return full as unknown as FullScenario
+}

@@ -1,0 +1,104 @@
+import { Schema, SchemaIssue, type SchemaAST } from "effect"
+import { Scenario, scenarioDefaults } from "./Scenario.ts"
+
+/** One field of a scenario: where it stands, and what the command line calls it. */
+export interface ScenarioField {
+  /** `engine.stepBudgetMs` */
+  readonly path: string
+  /** `step-budget-ms`; unique among all fields. */
+  readonly flag: string
+  readonly description: string
+  readonly defaultValue: unknown
+}
+
+const hidden = new Set(["format", "version", "sweep", "variants"])
+
+/** Names that say too little, or mean two things, without their section. */
+const flagNames: Readonly<Record<string, string>> = {
+  "workload.rate": "rateScale",
+  "host.stepMicros": "hostStepMicros",
+  "slo.ttftMs": "sloTtftMs",
+  "slo.tpotMs": "sloTpotMs",
+}
+
+const kebab = (name: string): string => name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+
+const descriptionOf = (ast: SchemaAST.AST): string => {
+  const found =
+    ast.annotations?.["description"] ??
+    (ast as { checks?: ReadonlyArray<{ annotations?: Record<string, unknown> }> }).checks?.at(-1)?.annotations?.[
+      "description"
+    ]
+  return typeof found === "string" ? found : ""
+}
+
+/** Every field that a flag can set, section by section. */
+export const scenarioFields: ReadonlyArray<ScenarioField> = Object.entries(Scenario.fields).flatMap(
+  ([name, schema]) => {
+    if (hidden.has(name)) return []
+    const inner = (schema as unknown as { readonly schema?: { readonly fields?: Record<string, Schema.Top> } }).schema
+      ?.fields
+    if (inner === undefined) return [fieldOf(name, name, schema)]
+    return Object.entries(inner).map(([key, one]) => fieldOf(`${name}.${key}`, key, one))
+  },
+)
+
+function fieldOf(path: string, name: string, schema: Schema.Top): ScenarioField {
+  const defaultValue = path
+    .split(".")
+    .reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], scenarioDefaults)
+  return { path, flag: kebab(flagNames[path] ?? name), description: descriptionOf(schema.ast), defaultValue }
+}
+
+export class ScenarioError extends Error {
+  constructor(message: string) {
+    super(message)
+    this.name = "ScenarioError"
+  }
+}
+
+const formatIssue = SchemaIssue.makeFormatterStandardSchemaV1()
+
+/** Checks a parsed scenario. Fails with ScenarioError naming the file, the field and its value. */
+export const decodeScenario = (file: string, value: unknown): Scenario => {
+  const decoded = Schema.decodeUnknownExit(Scenario, { onExcessProperty: "error" })(value)
+  if (decoded._tag === "Success") return decoded.value
+  const failure = decoded.cause.reasons.find((reason) => reason._tag === "Fail")
+  if (failure === undefined) throw new ScenarioError(`${file}: cannot be read`)
+  const { message, path = [] } = formatIssue(failure.error.issue).issues[0]!
+  const keys = path.map((key) => String(typeof key === "object" ? key.key : key))
+  const found = keys.reduce<unknown>((at, key) => (at as Record<string, unknown> | null | undefined)?.[key], value)
+  const got = found === undefined ? "" : `, got ${JSON.stringify(found).slice(0, 80)}`
+  if (message.includes("excess property"))
+    throw new ScenarioError(`${file}: there is no field ${keys.join(".")}${nearest(keys.join("."))}`)
+  throw new ScenarioError(`${file}: ${keys.length === 0 ? "" : `${keys.join(".")}: `}${message}${got}`)
+}
+
+/** The scenario with fields set by path, `{"engine.slots": 64}`; checked like a file. */
+export const override = (scenario: Scenario, values: Readonly<Record<string, unknown>>, source: string): Scenario => {
+  const changed: Record<string, unknown> = { ...scenario }
+  for (const [path, value] of Object.entries(values)) {
+    if (!scenarioFields.some((one) => one.path === path)) {
+      throw new ScenarioError(`${source}: there is no field ${path}${nearest(path)}`)
+    }
+    const [section, key] = path.split(".") as [string, string | undefined]
+    if (key === undefined) changed[section] = value
+    else changed[section] = { ...(changed[section] as object | undefined), [key]: value }
+  }
+  return decodeScenario(source, changed)
+}
+
+const nearest = (path: string): string => {
+  const name = path.split(".").at(-1)!.toLowerCase()
+  const like = scenarioFields.filter((one) => one.path.toLowerCase().includes(name))
+  return like.length === 0 ? "" : `; did you mean ${like.map((one) => one.path).join(" or ")}?`
+}
+
+/** A flag's text as the value that a file would hold: a number, a truth value, a list of numbers, or the text itself. */
+export const flagValue = (text: string): unknown => {
+  const trimmed = text.trim()
+  if (trimmed === "true" || trimmed === "false") return trimmed === "true"
+  if (/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(trimmed)) return Number(trimmed)
+  if (/^[\d.]+(,[\d.]+)+$/.test(trimmed)) return trimmed.split(",").map(Number)
+  return text
+}
