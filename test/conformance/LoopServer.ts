@@ -21,6 +21,8 @@ export interface LoopRequest {
   /** p of each drop layer as Q32; null serves dense. */
   readonly pQ32: ReadonlyArray<bigint> | null
   readonly sampling?: Partial<SamplingParameters>
+  /** Pages of this request are put into the prefix cache and looked for there. */
+  readonly cached?: boolean
   /** The step before which it is submitted. */
   readonly at?: number
   /** The step during which it is aborted. */
@@ -64,6 +66,7 @@ export const serve = async (
   const indexOf = new Map<number, number>()
   const orders: Array<(() => void | Promise<void>) | StepPlan> = []
   const slotOwner = new Map<number, number>()
+  const pagesFilled = new Map<number, number>()
   const driver = new Driver(
     {
       layout: info.layout,
@@ -138,7 +141,12 @@ export const serve = async (
     for (const [index, request] of requests.entries()) {
       if ((request.at ?? 0) !== step) continue
       const outcome = driver.submit(
-        { promptLength: request.prompt.length, maxTokens: request.maxTokens, drops: request.pQ32 !== null },
+        {
+          promptLength: request.prompt.length,
+          maxTokens: request.maxTokens,
+          drops: request.pQ32 !== null,
+          pageKeys: request.cached === true ? pageKeys(request.prompt, info.layout.pageSize) : undefined,
+        },
         step,
       )
       if (outcome._tag !== "Queued") throw new Error(outcome.detail)
@@ -158,17 +166,35 @@ export const serve = async (
       for (const [id, index] of indexOf) if (requests[index]!.abortAt === step) driver.abort(id)
       takeLogits(result)
       driver.stepDone(result)
+      for (const [id, index] of indexOf) {
+        const { prompt, cached } = requests[index]!
+        const { tokens, reason } = answers[index]!
+        if (cached !== true || reason !== null) continue
+        // The last token sampled is not in any page yet.
+        const known = pageKeys([...Array.from(prompt), ...tokens.slice(0, -1)], info.layout.pageSize)
+        const filled = pagesFilled.get(id) ?? Math.floor(prompt.length / info.layout.pageSize)
+        for (let page = filled; page < known.length; page++) driver.pageFilled(id, known[page]!)
+        pagesFilled.set(id, Math.max(filled, known.length))
+      }
       driver.checkIntegrity()
       ran = true
     }
     idle = ran ? 0 : idle + 1
     if (step > 100_000) throw new Error("not idle after 100000 steps")
   }
-  const { pool, reserved } = driver.scheduler.memory
-  if (driver.running + driver.waiting + reserved !== 0 || pool.free !== pool.total) {
+  const { pool, cache, reserved } = driver.scheduler.memory
+  if (driver.running + driver.waiting + reserved !== 0 || pool.used !== cache.idleSlabs) {
     throw new Error(`left behind: ${driver.running} running, ${driver.waiting} waiting, ${pool.used} slabs`)
   }
   return { answers, driver, steps: step }
+}
+
+/** A key for every full page: the tokens up to its end. */
+const pageKeys = (tokens: ArrayLike<number>, pageSize: number): Array<string> => {
+  const all = Array.from(tokens)
+  return Array.from({ length: Math.floor(all.length / pageSize) }, (_, page) =>
+    all.slice(0, (page + 1) * pageSize).join(" "),
+  )
 }
 
 const lastArrival = (requests: ReadonlyArray<LoopRequest>): number => Math.max(0, ...requests.map(({ at }) => at ?? 0))

@@ -36,6 +36,8 @@ const cases = fc
         length: fc.oneof(fc.integer({ min: 1, max: 130 }), fc.integer({ min: 130, max: 300 })),
         maxTokens: fc.integer({ min: 1, max: 40 }),
         drop: fc.boolean(),
+        shared: fc.oneof(fc.constant(0), fc.nat({ max: 300 })),
+        cached: fc.boolean(),
         higherP: fc.double({ min: 0, max: 1, noNaN: true }),
         at: fc.nat({ max: 8 }),
         seed: fc.nat(),
@@ -65,14 +67,17 @@ const modelOf = ({ layers, headDim, kvHeads, group, window, seed }: Case): Naive
   makeNaiveModel(naiveSpec({ layers, headDim, kvHeads, heads: kvHeads * group, hidden: 16, window }), seed)
 
 const requestsOf = (one: Case): ReadonlyArray<LoopRequest> =>
-  one.requests.map(({ length, maxTokens, drop, higherP, at, seed, temperature, abortAt }) => ({
-    prompt: promptOf(length, 64, seed),
+  one.requests.map(({ length, maxTokens, drop, higherP, shared, cached, at, seed, temperature, abortAt }) => ({
+    prompt: promptOf(length, 64, seed, shared),
+    cached,
     maxTokens,
     pQ32: drop ? one.schedule.dropLayers.map(({ p }) => pToQ32(Math.max(p, higherP))) : null,
     sampling: { temperature, seed: BigInt(seed) },
     at,
     abortAt,
   }))
+
+let prefixHits = 0
 
 const runner = (one: Case, model: NaiveModel, slabs: number, maxRowsPerStep = one.maxRowsPerStep) =>
   new NaiveRunner({
@@ -103,7 +108,9 @@ describe("a request's answer is the same, bit by bit,", () => {
       let largest = 0
       for (const request of requests) {
         const roomy = runner(one, model, 20_000, 1024)
-        const { answers, driver } = await serve(roomy, one.schedule, [{ ...request, at: 0, abortAt: undefined }])
+        const { answers, driver } = await serve(roomy, one.schedule, [
+          { ...request, at: 0, abortAt: undefined, cached: false },
+        ])
         alone.push(answers[0]!)
         const submitted = driver.submit(
           { promptLength: request.prompt.length, maxTokens: request.maxTokens, drops: request.pQ32 !== null },
@@ -113,13 +120,18 @@ describe("a request's answer is the same, bit by bit,", () => {
         largest = Math.max(largest, driver.scheduler.memory.worstCase(submitted.request))
       }
       const crowded = runner(one, model, Math.ceil(largest * one.memory))
-      const { answers } = await serve(crowded, one.schedule, requests, {
+      const { answers, driver } = await serve(crowded, one.schedule, requests, {
         stepBudgetMicros: one.budget,
         idleStepBudgetMicros: one.budget,
         maxStepsInFlight: one.maxStepsInFlight,
         maxPrefillWaitMicros: 3,
       })
-      expect(crowded.checkIntegrity()).toEqual({ free: crowded.info.slabs, held: 0, cached: 0 })
+      expect(crowded.checkIntegrity()).toEqual({
+        free: driver.scheduler.memory.pool.free,
+        held: 0,
+        cached: driver.scheduler.memory.cache.slabs,
+      })
+      prefixHits += driver.scheduler.memory.prefixHits
       for (const [i, answer] of answers.entries()) {
         const whole = alone[i]!
         if (answer.reason === "abort") {
@@ -143,6 +155,10 @@ describe("a request's answer is the same, bit by bit,", () => {
     },
     600_000,
   )
+})
+
+it("the requests above found prefixes in the cache", () => {
+  expect(prefixHits).toBeGreaterThan(0)
 })
 
 describe("dropping", () => {

@@ -37,6 +37,8 @@ const cases = fc.record({
       length: fc.oneof(fc.integer({ min: 1, max: 130 }), fc.integer({ min: 150, max: 1500 })),
       maxTokens: fc.integer({ min: 1, max: 60 }),
       drop: fc.boolean(),
+      shared: fc.oneof(fc.constant(0), fc.nat({ max: 1500 })),
+      cached: fc.boolean(),
       at: fc.nat({ max: 8 }),
       seed: fc.nat(),
       temperature: fc.constantFrom(0, 0, 0.9),
@@ -113,8 +115,9 @@ describe("the native runner's answer is the same, bit by bit,", () => {
         }
         const pQ32 = dropLayers.map((drop) => pToQ32(drop.p))
         const requests = one.requests.map(
-          ({ length, maxTokens, drop, at, seed, temperature, abortAt }): LoopRequest => ({
-            prompt: promptOf(length, 96, seed),
+          ({ length, maxTokens, drop, shared, cached, at, seed, temperature, abortAt }): LoopRequest => ({
+            prompt: promptOf(length, 96, seed, shared),
+            cached,
             maxTokens,
             pQ32: drop ? pQ32 : null,
             sampling: { temperature, seed: BigInt(seed) },
@@ -129,7 +132,7 @@ describe("the native runner's answer is the same, bit by bit,", () => {
           let steps = 0
           for (const request of requests) {
             const shifted = offsetSteps(runner, steps)
-            const outcome = await serve(shifted, schedule, [{ ...request, at: 0, abortAt: undefined }])
+            const outcome = await serve(shifted, schedule, [{ ...request, at: 0, abortAt: undefined, cached: false }])
             steps = shifted.last()
             answers.push(outcome.answers[0]!)
             const { promptLength, maxTokens } = { promptLength: request.prompt.length, maxTokens: request.maxTokens }

@@ -145,8 +145,10 @@ export class VirtualServer {
     }
     this.runOrders()
     if (this.driver.running !== 0 || this.driver.waiting !== 0) throw new Error("idle with requests left")
-    const { pool, reserved } = this.driver.scheduler.memory
-    if (pool.free !== pool.total || reserved !== 0) throw new Error(`leaked ${pool.used} slabs, ${reserved} reserved`)
+    const { pool, cache, reserved } = this.driver.scheduler.memory
+    if (pool.used !== cache.idleSlabs || reserved !== 0) {
+      throw new Error(`leaked ${pool.used - cache.idleSlabs} slabs, ${reserved} reserved`)
+    }
     if (this.runner.openSlots !== 0) throw new Error(`${this.runner.openSlots} slots left open`)
   }
 }

@@ -192,6 +192,13 @@ const submissions = fc.oneof(
   ),
 )
 let preemptions = 0
+let prefixHits = 0
+
+/** Keys of a prompt whose first `shared` tokens are those of its family. */
+const keysOf = (arrival: { promptLength: number; family: number; shared: number }, pageSize: number, own: number) =>
+  Array.from({ length: Math.floor(arrival.promptLength / pageSize) }, (_, page) =>
+    (page + 1) * pageSize <= arrival.shared ? `family ${arrival.family} page ${page}` : `request ${own} page ${page}`,
+  )
 
 describe.each([
   { name: "full attention", spec: deepSpec, schedule: deepSchedule },
@@ -239,7 +246,7 @@ describe.each([
     const aborts: Array<{ id: number; step: number; inFlight: boolean }> = []
     for (let step = 0; ; step++) {
       for (const arrival of run.arrivals.filter((one) => one.at === step)) {
-        const { id } = server.submit(arrival)
+        const { id } = server.submit({ ...arrival, pageKeys: keysOf(arrival, run.pageSize, requests.length) })
         stops.set(id, arrival.stopAt)
         requests.push({ id, arrival })
         if (arrival.abortAfter !== undefined) {
@@ -261,6 +268,7 @@ describe.each([
     }
     server.drain(1)
     preemptions += server.driver.scheduler.preemptions
+    prefixHits += server.driver.scheduler.memory.prefixHits
     for (const { id, arrival } of requests) {
       const reason = server.ended.get(id)
       const tokens = server.outputs.get(id)?.length ?? 0
@@ -276,6 +284,7 @@ describe.each([
   })
 })
 
-it("the mixes above did preempt", () => {
+it("the mixes above did preempt, and found prefixes in the cache", () => {
   expect(preemptions).toBeGreaterThan(10)
+  expect(prefixHits).toBeGreaterThan(1000)
 })

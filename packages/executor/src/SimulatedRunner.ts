@@ -31,6 +31,8 @@ interface Slot {
   segment: number
   computed: number
   outputs: number
+  /** Slabs of segment 0 mapped from the prefix cache. */
+  mapped: number
 }
 
 /**
@@ -56,6 +58,7 @@ export class SimulatedRunner {
       segment: 0,
       computed: 0,
       outputs: content.outputs,
+      mapped: 0,
     })
   }
 
@@ -73,11 +76,21 @@ export class SimulatedRunner {
     const { result } = this
     result.clear(plan.stepId)
     for (let i = 0; i < plan.leaves.length; i++) this.leave(plan.leaves.data[i]!)
+    for (let i = 0; i < plan.maps.length; i += sectionWidths.maps) this.map(plan.maps.data[i]!, plan.maps.data[i + 1]!)
     for (let i = 0; i < plan.joins.length; i += 2) this.decodeSet.push(plan.joins.data[i]!)
     for (const slot of this.decodeSet) this.sample(slot)
     for (let i = 0; i < plan.items.length; i += sectionWidths.items) this.advance(plan.items.data.subarray(i, i + 5))
     for (let i = 0; i < plan.samples.length; i += 2) this.sample(plan.samples.data[i + 1]!)
     return result
+  }
+
+  /** Rows of cached pages count as computed. */
+  private map(slotId: number, table: number): void {
+    const { layout } = this.options
+    if (table !== layout.segments[0]!.full) return
+    const slot = this.open(slotId)
+    slot.mapped++
+    slot.computed = Math.floor(slot.mapped / layout.tables[table]!.slabsPerPage) * layout.pageSize
   }
 
   private advance(item: Int32Array): void {

@@ -150,6 +150,18 @@ export class Driver {
     this.end(request, "stop")
   }
 
+  /**
+   * The key of the next full page of a request's prompt and output, known now that the shell has seen its tokens. Call it
+   * after the `stepDone` that brought the last of them.
+   */
+  pageFilled(id: number, key: string): void {
+    const request = this.requests.get(id)
+    if (request === undefined || request.endReason !== null || request.drops) return
+    request.pageKeys.push(key)
+    // The token sampled last is in no page yet.
+    if (request.phase === "decode") this.scheduler.memory.publish(request, request.promptLength + request.outputs - 1)
+  }
+
   /** Takes the result of the oldest step in flight. */
   stepDone(result: StepResult): void {
     const plan = this.inFlight.shift()
@@ -171,14 +183,16 @@ export class Driver {
   stepFailed(): void {
     const failed = this.inFlight[0]
     if (failed === undefined) throw new InvariantViolation("a step fails while it is in flight")
-    this.spare.push(...this.inFlight.splice(0))
+    const voided = this.inFlight.splice(0)
     this.scheduler.committed(this.nextStep - 1)
     this.nextStep = failed.stepId
+    this.scheduler.memory.abandonRetains()
     for (const request of [...this.requests.values()]) {
-      if (request.phase === "waiting") continue
-      if (request.endReason === null) this.end(request, "error")
+      if (request.phase !== "waiting" && request.endReason === null) this.end(request, "error")
     }
     this.releaseEnded()
+    this.scheduler.memory.clearCache(voided)
+    this.spare.push(...voided)
     this.scheduler.committed(failed.stepId - 1)
   }
 

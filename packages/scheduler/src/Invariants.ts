@@ -14,8 +14,22 @@ export const checkIntegrity = (
   config: SchedulerConfig,
   requests: ReadonlyArray<Request>,
 ): void => {
-  const { pool } = scheduler.memory
+  const { pool, cache } = scheduler.memory
   const owners = new Map<number, number>()
+  let cached = 0
+  let idle = 0
+  for (const page of cache.values()) {
+    for (const slab of page.slabs) owners.set(slab, 0)
+    cached += page.slabs.length
+    if (page.users === 0) idle += page.slabs.length
+    const users = requests.filter((request) => request.cached.includes(page)).length
+    require(users === page.users, "users of a cached page are counted", { key: page.key, users, counted: page.users })
+  }
+  require(cached === cache.slabs && cached <= owners.size, "cached slabs are counted once", {
+    cached,
+    counted: cache.slabs,
+  })
+  require(idle === cache.idleSlabs, "idle slabs are counted", { idle, counted: cache.idleSlabs })
   let owned = 0
   let reserved = 0
   let slots = 0
@@ -26,6 +40,7 @@ export const checkIntegrity = (
       for (let i = 0; i < table.length; i++) {
         const slab = table.data[i]!
         const other = owners.get(slab)
+        if (other === 0 && request.cached.some((page) => page.slabs.includes(slab))) continue
         if (other !== undefined) throw new InvariantViolation("a slab has one owner", { slab, id, other })
         owners.set(slab, id)
         own++
@@ -43,7 +58,8 @@ export const checkIntegrity = (
     }
     checkTables(request, config)
   }
-  require(pool.free + pool.draining + owned === pool.total, "slabs are conserved", {
+  require(pool.free + pool.draining + owned + cached === pool.total, "slabs are conserved", {
+    cached,
     free: pool.free,
     draining: pool.draining,
     owned,
@@ -53,7 +69,8 @@ export const checkIntegrity = (
     reserved,
     counted: scheduler.memory.reserved,
   })
-  require(reserved <= pool.free + pool.draining, "reservations are covered", { reserved, free: pool.free })
+  const covered = pool.free + pool.draining + idle
+  require(reserved <= covered, "reservations are covered", { reserved, covered })
   require(scheduler.memory.slotsFree + slots === config.slots, "slots are conserved", { slots })
 }
 

@@ -2,6 +2,7 @@ import type { KvLayout, Table } from "@uniprefill/model/KvLayout"
 import { pagesFor } from "@uniprefill/units/Units"
 import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
+import { type CachedPage, PrefixCache } from "./PrefixCache.ts"
 import type { Request } from "./Request.ts"
 import { SlabPool } from "./SlabPool.ts"
 import type { StepPlan } from "./StepPlan.ts"
@@ -17,6 +18,10 @@ import { StateOperation } from "./StepPlan.ts"
  */
 export class Memory {
   readonly pool: SlabPool
+  readonly cache = new PrefixCache()
+  /** Tokens looked up in the prefix cache, and found there. */
+  prefixQueries = 0
+  prefixHits = 0
   /** Slabs set aside for admitted requests and not granted yet; at most `pool.free` + `pool.draining`. */
   reserved = 0
   private readonly layout: KvLayout
@@ -24,14 +29,23 @@ export class Memory {
   private readonly freeSlots: Array<number> = []
   private readonly freeStateSlots: Array<number> = []
   private readonly hasStates: boolean
+  private readonly allTables: ReadonlyArray<number>
+  private readonly firstSegmentTables: ReadonlyArray<number>
   /** Trims of tables whose slabs were released at a commit: the next plan tells the executor. */
   private pendingTrims = new IntList()
+  private readonly pendingRetains = new IntList()
+  private readonly pendingDrops = new IntList()
+  private readonly unretained: Array<Request> = []
 
   constructor(layout: KvLayout, slabs: number, slots: number, stateSlots: number, maxRowsPerStep: number) {
     this.layout = layout
     this.maxRowsPerStep = maxRowsPerStep
     this.pool = new SlabPool(slabs)
     this.hasStates = layout.stateSlotBytes > 0
+    const plain = !this.hasStates && layout.tables.every((table) => table.kind !== "sliding")
+    const tables = layout.tables.map((_, t) => t)
+    this.allTables = plain ? tables.filter((t) => layout.tables[t]!.kind === "full") : []
+    this.firstSegmentTables = plain ? tables.filter((t) => layout.tables[t]!.segment === 0) : []
     for (let slot = slots - 1; slot >= 0; slot--) this.freeSlots.push(slot)
     for (let slot = stateSlots - 1; slot >= 0; slot--) this.freeStateSlots.push(slot)
   }
@@ -74,26 +88,128 @@ export class Memory {
     return slabs + carries
   }
 
-  /** Slabs that are free and set aside for nobody. */
-  get unreserved(): number {
-    return this.pool.free - this.reserved
+  /** Slabs that can be granted now: free ones, and those of cached pages that nobody uses. */
+  get available(): number {
+    return this.pool.free + this.cache.idleSlabs
   }
 
-  /** Whether a slot and what prefill needs are free and unreserved. */
+  /** Slabs that are available and set aside for nobody. */
+  get unreserved(): number {
+    return this.available - this.reserved
+  }
+
+  /** Whether a slot and what prefill needs are available and unreserved. */
   canAdmit(request: Request): boolean {
     if (this.freeSlots.length === 0 || (this.hasStates && this.freeStateSlots.length === 0)) return false
-    return this.prefillCase(request) <= this.unreserved
+    let need = this.prefillCase(request)
+    for (const page of this.hits(request)) if (page.users > 0) need -= page.slabs.length
+    return need <= this.unreserved
   }
 
-  /** Takes a slot and reserves what prefill needs; false, and nothing taken, when it does not fit now. */
+  /**
+   * Takes a slot, maps the cached pages of the prompt and reserves what prefill needs; false, and nothing taken, when it
+   * does not fit now.
+   */
   admit(request: Request): boolean {
     if (!this.canAdmit(request)) return false
-    const need = this.prefillCase(request)
     request.slot = this.freeSlots.pop()!
     if (this.hasStates) request.stateSlot = this.freeStateSlots.pop()!
-    request.reservedSlabs = need
-    this.reserved += need
+    this.prefixQueries += request.pageKeys.length > 0 ? request.promptLength : 0
+    for (const page of this.hits(request)) {
+      this.cache.acquire(page)
+      request.cached.push(page)
+      let at = 0
+      for (const t of this.sharedTables(request)) {
+        const { slabsPerPage } = this.layout.tables[t]!
+        request.tables[t]!.pushAll(page.slabs, at, at + slabsPerPage)
+        at += slabsPerPage
+      }
+    }
+    request.computedRows = request.cached.length * this.layout.pageSize
+    request.cachedTokens = Math.min(request.computedRows, request.promptLength)
+    this.prefixHits += request.cachedTokens
+    this.settle(request)
     return true
+  }
+
+  /** Tells the executor of the cached pages that `admit` found. The slot is open by then. */
+  mapHits(request: Request, plan: StepPlan): void {
+    for (const t of this.sharedTables(request)) {
+      const slabs = request.tables[t]!
+      for (let i = 0; i < slabs.length; i++) plan.maps.push3(request.slot, t, slabs.data[i]!)
+    }
+  }
+
+  /**
+   * Publishes the pages of a request whose first `rows` rows of segment 0 are computed and committed. A page that another
+   * request published first stays this one's own, and so do those behind it.
+   */
+  publish(request: Request, rows: number): void {
+    const { pageSize } = this.layout
+    const tables = this.sharedTables(request)
+    if (tables.length === 0) return
+    const pages = Math.min(Math.floor(rows / pageSize), request.pageKeys.length)
+    for (let p = request.cached.length; p < pages; p++) {
+      const key = this.keyOf(request, p)
+      if (this.cache.get(key) !== undefined) return
+      const slabs: Array<number> = []
+      for (const t of tables) {
+        const { slabsPerPage } = this.layout.tables[t]!
+        const table = request.tables[t]!
+        for (let i = p * slabsPerPage; i < (p + 1) * slabsPerPage; i++) slabs.push(table.data[i]!)
+      }
+      request.ownedSlabs -= slabs.length
+      request.cached.push(this.cache.publish(key, slabs))
+      request.unretained = true
+      this.pendingRetains.pushAll(slabs)
+      if (!this.unretained.includes(request)) this.unretained.push(request)
+    }
+  }
+
+  /** Whether the next plan has pages to retain. */
+  get hasRetains(): boolean {
+    return this.pendingRetains.length > 0
+  }
+
+  /** What was published since the last plan is retained by this one, whose number it gets as its makers' last step. */
+  retain(plan: StepPlan): void {
+    plan.retains.pushAll(this.pendingRetains.data, 0, this.pendingRetains.length)
+    this.pendingRetains.clear()
+    for (const request of this.unretained) {
+      request.unretained = false
+      request.lastStep = plan.stepId
+    }
+    this.unretained.length = 0
+    plan.drops.pushAll(this.pendingDrops.data, 0, this.pendingDrops.length)
+    this.pendingDrops.clear()
+  }
+
+  /** Steps have failed: slots are closed without waiting for what they published to be retained. */
+  abandonRetains(): void {
+    for (const request of this.unretained) request.unretained = false
+    this.unretained.length = 0
+  }
+
+  /**
+   * Forgets every cached page after steps have failed and all slots are closed: what those steps retained is not retained,
+   * what they dropped still is, and the next plan drops that with all the rest.
+   */
+  clearCache(failed: ReadonlyArray<StepPlan>): void {
+    const unknown = new Set<number>()
+    for (let i = 0; i < this.pendingRetains.length; i++) unknown.add(this.pendingRetains.data[i]!)
+    for (const plan of failed) {
+      for (let i = 0; i < plan.retains.length; i++) unknown.add(plan.retains.data[i]!)
+      this.pendingDrops.pushAll(plan.drops.data, 0, plan.drops.length)
+    }
+    this.pendingRetains.clear()
+    for (let page = this.cache.evict(); page !== undefined; page = this.cache.evict()) {
+      for (const slab of page.slabs) {
+        if (!unknown.has(slab)) this.pendingDrops.push(slab)
+        this.pool.release(slab, 0)
+      }
+    }
+    if (this.cache.slabs > 0)
+      throw new InvariantViolation("no page is in use once every slot is closed", { slabs: this.cache.slabs })
   }
 
   /** Starts a plan: what was given back since the last one. */
@@ -114,6 +230,7 @@ export class Memory {
     const held = request.freedPages[tableIndex]! * table.slabsPerPage + slabs.length
     const need = pagesFor(rows, this.layout.pageSize) * table.slabsPerPage
     for (let i = held; i < need; i++) {
+      if (this.pool.free === 0) this.evict(plan)
       const slab = this.pool.take()
       slabs.push(slab)
       plan.grants.push3(request.slot, tableIndex, slab)
@@ -148,7 +265,7 @@ export class Memory {
   canGrow(request: Request, need: number, soon = false): boolean {
     const own = Math.min(need, request.reservedSlabs)
     const draining = soon ? this.pool.draining : 0
-    return need <= this.pool.free + draining && need - own <= this.unreserved + draining
+    return need <= this.available + draining && need - own <= this.unreserved + draining
   }
 
   /** Slabs that a piece of prefill takes: `rows` rows of its segment and all rows of those up to `lastSegment`. */
@@ -187,7 +304,9 @@ export class Memory {
     const pages = Math.max(0, pagesFor(rows, this.layout.pageSize) - request.freedPages[tableIndex]!)
     const keep = pages * table.slabsPerPage
     if (slabs.length <= keep) return
-    for (let i = keep; i < slabs.length; i++) this.releaseSlab(request, slabs.data[i]!)
+    for (let i = Math.max(keep, this.sharedSlabs(request, tableIndex)); i < slabs.length; i++) {
+      this.releaseSlab(request, slabs.data[i]!)
+    }
     slabs.length = keep
     this.pendingTrims.push3(request.slot, tableIndex, pages)
   }
@@ -216,17 +335,19 @@ export class Memory {
 
   /** Sets the reservation to what the request can still need; called when that has shrunk. */
   settle(request: Request): void {
-    const reserved = this.prefillCase(request) - request.ownedSlabs
+    const reserved = this.prefillCase(request) - this.held(request)
     this.reserved += reserved - request.reservedSlabs
     request.reservedSlabs = reserved
   }
 
   /** Gives back all that the request owns. No planned step may still touch it. */
   release(request: Request): void {
-    for (const slabs of request.tables) {
-      for (let i = 0; i < slabs.length; i++) this.releaseSlab(request, slabs.data[i]!)
+    for (const [t, slabs] of request.tables.entries()) {
+      for (let i = this.sharedSlabs(request, t); i < slabs.length; i++) this.releaseSlab(request, slabs.data[i]!)
       slabs.clear()
     }
+    for (const page of request.cached) this.cache.release(page)
+    request.cached.length = 0
     request.freedPages.fill(0)
     this.reserved -= request.reservedSlabs
     request.reservedSlabs = 0
@@ -238,6 +359,53 @@ export class Memory {
     if (request.stateSlot >= 0) {
       this.freeStateSlots.push(request.stateSlot)
       request.stateSlot = -1
+    }
+  }
+
+  /** Cached pages that a prompt starts with. Where no selection follows, its last row is always computed. */
+  private hits(request: Request): Array<CachedPage> {
+    const { pageSize } = this.layout
+    const rows = request.drops ? request.promptLength : request.prefillRows(0) - 1
+    const cacheable = this.sharedTables(request).length > 0
+    const most = cacheable ? Math.min(request.pageKeys.length, Math.floor(rows / pageSize)) : 0
+    const pages: Array<CachedPage> = []
+    for (let p = 0; p < most; p++) {
+      const page = this.cache.get(this.keyOf(request, p))
+      if (page === undefined) break
+      pages.push(page)
+    }
+    return pages
+  }
+
+  /** What a page means depends on which layers it holds. */
+  private keyOf(request: Request, page: number): string {
+    return (request.drops ? "first segment " : "all layers ") + request.pageKeys[page]!
+  }
+
+  /** Tables whose content depends on the prefix alone; none where windows or recurrent states would be needed too. */
+  private sharedTables(request: Request): ReadonlyArray<number> {
+    return request.drops ? this.firstSegmentTables : this.allTables
+  }
+
+  /** Slabs at the front of a table that belong to cached pages. */
+  private sharedSlabs(request: Request, tableIndex: number): number {
+    if (request.cached.length === 0 || !this.sharedTables(request).includes(tableIndex)) return 0
+    const { length } = request.tables[tableIndex]!
+    return Math.min(length, request.cached.length * this.layout.tables[tableIndex]!.slabsPerPage)
+  }
+
+  private held(request: Request): number {
+    let slabs = 0
+    for (const table of request.tables) slabs += table.length
+    return slabs
+  }
+
+  private evict(plan: StepPlan): void {
+    const page = this.cache.evict()
+    if (page === undefined) return
+    for (const slab of page.slabs) {
+      plan.drops.push(slab)
+      this.pool.release(slab, 0)
     }
   }
 

@@ -33,7 +33,7 @@ export const largestChunk = (
   const segment = request.segment
   const remaining = request.prefillRows(segment) - request.computedRows
   const most = remaining <= rowsLeft ? remaining : roundDown(rowsLeft, chunkRows)
-  if (most <= 0) return null
+  if (most <= 0 && remaining > 0) return null
 
   const fits = (rows: number): boolean => {
     addChunk(request, layout, load, rows, 1)
@@ -43,6 +43,7 @@ export const largestChunk = (
   }
   let rows = most
   if (!fits(most)) {
+    if (remaining === 0) return null
     let low = 0
     let high = Math.floor((most - 1) / chunkRows)
     while (low < high) {

@@ -1,5 +1,6 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
+import type { CachedPage } from "./PrefixCache.ts"
 
 /**
  * - `waiting`: in the queue, owns nothing; a preempted request waits again, its selections and output kept;
@@ -21,6 +22,11 @@ export interface Submission {
   readonly drops: boolean
   /** Lower is sooner; used by policies that look at it. */
   readonly priority?: number | undefined
+  /**
+   * Chained hash of each full page of the prompt, first page first: of the model, the tenant and every token up to the
+   * page's end. Undefined: nothing of this request is cached or found in the cache.
+   */
+  readonly pageKeys?: ReadonlyArray<string> | undefined
 }
 
 /** A request's progress and what it owns. Mutated by the Scheduler alone. */
@@ -59,7 +65,16 @@ export class Request {
   readonly tables: ReadonlyArray<IntList>
   /** Pages given back at the front of each table (sliding windows). */
   readonly freedPages: Int32Array
+  /** Slabs that this request alone holds; those of cached pages left out. */
   ownedSlabs = 0
+  /** Keys of the full pages known so far; those of generated tokens follow those of the prompt. */
+  readonly pageKeys: Array<string>
+  /** Cached pages that this request uses: the first pages of its {@link KvLayout} tables that can be shared. */
+  readonly cached: Array<CachedPage> = []
+  /** Pages were published that no plan has told the executor to retain: the slot stays open until one has. */
+  unretained = false
+  /** Prompt tokens found in the cache when the slot was opened. */
+  cachedTokens = 0
   /** Slabs set aside for the rest of this request. */
   reservedSlabs = 0
   /** The last step that holds work of this request; 0 when none does. */
@@ -93,6 +108,7 @@ export class Request {
     this.arrivedMicros = nowMicros
     this.lastServedMicros = nowMicros
     this.keptRows = [submission.promptLength]
+    this.pageKeys = [...(submission.pageKeys ?? [])]
     this.tables = layout.tables.map(() => new IntList(4))
     this.freedPages = new Int32Array(layout.tables.length)
   }

@@ -113,7 +113,10 @@ export class Scheduler {
 
   /** Whether a plan made now would hold any work. */
   get hasWork(): boolean {
-    return this.decoding.length + this.joining.length + this.waiting.length + this.prefilling.length > 0
+    return (
+      this.decoding.length + this.joining.length + this.waiting.length + this.prefilling.length > 0 ||
+      this.memory.hasRetains
+    )
   }
 
   /** Fills `plan`, which is cleared first, and returns whether it holds anything to do. */
@@ -121,6 +124,7 @@ export class Scheduler {
     plan.clear(stepId)
     for (const request of this.expiring) if (this.leaveDecode(request)) this.leaving.push(request)
     this.expiring.length = 0
+    this.memory.retain(plan)
     // Whoever must go goes first: from here on nothing in the plan is taken back.
     this.relieveFront(nowMicros, sink)
     this.growDecodes(plan, nowMicros, sink)
@@ -134,7 +138,9 @@ export class Scheduler {
     this.load.clearPrefill()
     if (this.waiting.length > 0 || this.prefilling.length > 0) this.planPrefill(plan, stepId, nowMicros, sink)
     if (this.decoding.length === 0 && plan.items.length === 0) {
-      return plan.leaves.length + plan.trims.length + plan.windowFrees.length > 0
+      return (
+        plan.leaves.length + plan.trims.length + plan.windowFrees.length + plan.retains.length + plan.drops.length > 0
+      )
     }
     this.plannedMicros = this.config.costModel.stepMicros(this.load)
     return true
@@ -157,9 +163,9 @@ export class Scheduler {
     if (this.preempting.length > 0) this.requeuePreempted(sink)
   }
 
-  /** Whether a step in flight holds work of the request. */
+  /** Whether a step in flight, or the retaining of its pages to come, needs the request's slot. */
   isInFlight(request: Request): boolean {
-    return request.lastStep > this.committedStep
+    return request.lastStep > this.committedStep || request.unretained
   }
 
   /** Says that everything up to `stepId` is over, without a result: the steps in flight are void. */
@@ -227,7 +233,7 @@ export class Scheduler {
     for (const request of needy) {
       if (request.phase !== "decode" || request.preempting) continue
       const need = memory.decodeNeed(request)
-      while (!memory.canGrow(request, need) && !memory.canGrow(request, need, true)) {
+      while (!memory.canGrow(request, need, true) && this.preempting.length === 0) {
         const victim = this.victimOf(request, nowMicros) ?? request
         this.preempt(victim, sink)
         if (victim === request) break
@@ -235,7 +241,7 @@ export class Scheduler {
       if (request.phase !== "decode" || request.preempting) continue
       if (memory.canGrow(request, need)) this.growDecode(request, plan)
       else if (this.leaveDecode(request)) {
-        // The slabs drain with a step in flight: sit this step out and join again.
+        // The slabs come free with a step in flight: sit this step out and join again.
         this.leaving.push(request)
         this.joining.push(request)
       }
@@ -367,7 +373,7 @@ export class Scheduler {
         if (load.decodeRows > 0) this.overBudgetChunks++
       }
       if (chunk === null) break
-      if (this.memory.prefillNeed(request, chunk.rows, chunk.lastSegment) > this.memory.pool.free) {
+      if (this.memory.prefillNeed(request, chunk.rows, chunk.lastSegment) > this.memory.available) {
         // What is reserved still drains with a step in flight.
         takeBack(request, config.layout, load, chunk)
         break
@@ -430,6 +436,7 @@ export class Scheduler {
     request.phase = "prefill"
     if (request.firstScheduledMicros < 0) request.firstScheduledMicros = nowMicros
     sink.openSlot(request)
+    this.memory.mapHits(request, plan)
     this.memory.openState(request, plan)
     return true
   }
@@ -527,7 +534,11 @@ export class Scheduler {
     const last = this.config.layout.segments.length - 1
     for (let i = 0; i < length; i += sectionWidths.items) {
       const request = this.bySlot[data[i + ItemField.slot]!]
-      if (request === null || request === undefined || request.endReason !== null || request.preempting) continue
+      if (request === null || request === undefined) continue
+      if (data[i + ItemField.firstSegment] === 0 && request.pageKeys.length > request.cached.length) {
+        this.memory.publish(request, data[i + ItemField.firstRow]! + data[i + ItemField.rows]!)
+      }
+      if (request.endReason !== null || request.preempting) continue
       if (request.awaitsStep !== plan.stepId) continue
       const lastSegment = data[i + ItemField.lastSegment]!
       if (request.keptRows.length < Math.min(lastSegment, last - 1) + 2) {
