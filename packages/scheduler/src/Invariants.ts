@@ -81,7 +81,7 @@ const checkTables = (request: Request, config: SchedulerConfig): void => {
     const pages = request.freedPages[t]! + request.tables[t]!.length / table.slabsPerPage
     const rows = table.kind === "carry" ? 0 : request.prefillRows(table.segment) + request.decodeRows
     const exact = pagesFor(rows, config.layout.pageSize)
-    const atMost = table.kind === "carry" ? 0 : pagesFor(rows + 1, config.layout.pageSize)
+    const atMost = table.kind === "carry" ? request.cached.length : pagesFor(rows + 1, config.layout.pageSize)
     require(pages === exact || pages === atMost, "a table holds the pages of its rows", {
       id: request.id,
       table: t,

@@ -73,11 +73,13 @@ export class Memory {
     const segments = this.layout.segments.length
     const decoding = request.phase === "decode"
     let slabs = 0
+    let heldCarries = 0
     let carries = 0
     for (let t = 0; t < this.layout.tables.length; t++) {
       const table = this.layout.tables[t]!
-      if (table.kind !== "carry")
-        slabs += Math.max(request.tables[t]!.length, this.mostSlabs(table, finalRows(table.segment)))
+      const held = request.tables[t]!.length
+      if (table.kind === "carry") heldCarries += held
+      else slabs += Math.max(held, this.mostSlabs(table, finalRows(table.segment)))
     }
     // While segment i is computed, the carry it reads and the carry it writes are both held.
     if (request.drops && !decoding) {
@@ -85,7 +87,7 @@ export class Memory {
         carries = Math.max(carries, this.carrySlabs(request, segment - 1) + this.carrySlabs(request, segment))
       }
     }
-    return slabs + carries
+    return slabs + Math.max(carries, heldCarries)
   }
 
   /** Slabs that can be granted now: free ones, and those of cached pages that nobody uses. */
@@ -297,16 +299,15 @@ export class Memory {
     return true
   }
 
-  /** Gives back the pages beyond those that hold `rows` rows. */
+  /** Gives back the pages beyond those that hold `rows` rows; cached pages stay until the request gives up its slot. */
   trim(request: Request, tableIndex: number, rows: number): void {
     const table = this.layout.tables[tableIndex]!
     const slabs = request.tables[tableIndex]!
-    const pages = Math.max(0, pagesFor(rows, this.layout.pageSize) - request.freedPages[tableIndex]!)
+    const shared = this.sharedSlabs(request, tableIndex) / table.slabsPerPage
+    const pages = Math.max(shared, pagesFor(rows, this.layout.pageSize) - request.freedPages[tableIndex]!)
     const keep = pages * table.slabsPerPage
     if (slabs.length <= keep) return
-    for (let i = Math.max(keep, this.sharedSlabs(request, tableIndex)); i < slabs.length; i++) {
-      this.releaseSlab(request, slabs.data[i]!)
-    }
+    for (let i = keep; i < slabs.length; i++) this.releaseSlab(request, slabs.data[i]!)
     slabs.length = keep
     this.pendingTrims.push3(request.slot, tableIndex, pages)
   }
