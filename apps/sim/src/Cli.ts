@@ -1,42 +1,192 @@
+import { availableParallelism } from "node:os"
+import { measureNames } from "@uniprefill/simulator/explore/Measures"
 import { Effect } from "effect"
 import { Command, Flag } from "effect/cli"
+import { capacity } from "./CapacityCommand.ts"
+import { compare } from "./CompareCommand.ts"
+import { explain } from "./ExplainCommand.ts"
 import { run as runScenario } from "./RunCommand.ts"
 import { readScenario, scenarioArgument, scenarioFlags } from "./ScenarioSource.ts"
+import { showExample } from "./Example.ts"
+import { sweep } from "./SweepCommand.ts"
 
 const version = "0.1.0"
 
 const outputFile = (name: string, description: string) =>
   Flag.String(name).pipe(Flag.withMetavar("FILE"), Flag.withDescription(description), Flag.optional)
 
+const html = outputFile("html", "Write a report with charts: one page that needs nothing else")
+const json = outputFile("json", "Write the result as JSON")
+const seeds = (count: number) =>
+  Flag.Int("seeds").pipe(Flag.withDescription(`Seeds, from --seed on (default: ${count})`), Flag.withDefault(count))
+
+/** Runs a command's body; what it throws is the command's failure. */
+const attempt = (body: () => void | Promise<unknown>) =>
+  Effect.tryPromise({ try: async () => void (await body()), catch: (error) => error })
+
+const source = { scenario: scenarioArgument, ...scenarioFlags }
+
 const runCommand = Command.make(
   "run",
   {
-    scenario: scenarioArgument,
-    ...scenarioFlags,
-    json: outputFile("json", "Write the result as JSON, with the field names of vllm bench serve"),
+    ...source,
+    json,
+    html,
+    perfetto: outputFile("perfetto", "Write the run's steps for ui.perfetto.dev or chrome://tracing"),
+    why: outputFile("why", "Write, for every step, why each waiting request was or was not scheduled"),
   },
-  Effect.fnUntraced(function* ({ scenario, json, ...flags }) {
-    yield* Effect.tryPromise({
-      try: () => runScenario(readScenario(scenario, flags), { json }),
-      catch: (error) => error,
-    })
-  }),
+  ({ scenario, json: toJson, html: toHtml, perfetto, why, ...flags }) =>
+    attempt(() => runScenario(readScenario(scenario, flags), { json: toJson, html: toHtml, perfetto, why })),
 ).pipe(
   Command.withShortDescription("Simulate one scenario and print what `vllm bench serve` would"),
-  Command.withDescription("Simulate one scenario and print its latencies, throughput and goodput."),
+  Command.withDescription(
+    "Simulate one scenario and print its latencies, throughput and goodput in the words of `vllm bench serve`. Ctrl-C ends it early and prints what is known by then, marked as partial.",
+  ),
   Command.withExamples([
     {
-      command: "uniprefill-sim run --trace mooncake-conversation-slice",
-      description: "The shipped slice of a real trace",
+      command: "uniprefill-sim run --trace mooncake-conversation-slice --rate-scale 0.5",
+      description: "The shipped slice of a real trace, at half its rate",
+    },
+    {
+      command: "uniprefill-sim run my.scenario.yaml --schedule off --json dense.json",
+      description: "A scenario file with one field changed",
+    },
+    {
+      command: "uniprefill-sim run --arrivals closed --clients 16 --prompt-tokens 32768",
+      description: "16 clients, each with one 32K-token prompt at a time",
     },
   ]),
 )
 
-const simCommand = Command.make("uniprefill-sim").pipe(
+const compareCommand = Command.make(
+  "compare",
+  { ...source, seeds: seeds(3), html, json },
+  ({ scenario, seeds: count, html: toHtml, json: toJson, ...flags }) =>
+    attempt(() => compare(readScenario(scenario, flags), { seeds: count, html: toHtml, json: toJson })),
+).pipe(
+  Command.withShortDescription("Compare variants of a scenario on the same requests and draws"),
   Command.withDescription(
-    "Simulate serving with token-dropping prefill: the production scheduler under a virtual clock.",
+    "Compare the variants that a scenario lists (dense and dropping where it lists none), each on the same requests and random draws, for several seeds: means, and the difference to the first with its 95% interval.",
   ),
-  Command.withSubcommands([runCommand]),
+  Command.withExamples([
+    {
+      command: "uniprefill-sim compare --trace mooncake-conversation-slice --rate-scale 0.5 --html report.html",
+      description: "Dense against dropping, with charts",
+    },
+  ]),
+)
+
+const sweepCommand = Command.make(
+  "sweep",
+  {
+    ...source,
+    measure: Flag.Literals("measure", measureNames as ReadonlyArray<string>).pipe(
+      Flag.withDescription("Figure that the table and charts show (default: ttftP50)"),
+      Flag.withDefault("ttftP50"),
+    ),
+    ratio: Flag.String("ratio").pipe(
+      Flag.withMetavar("FIELD"),
+      Flag.withDescription(
+        "A field of two values in the sweep: show the measure at the first divided by that at the second",
+      ),
+      Flag.optional,
+    ),
+    threads: Flag.Int("threads").pipe(
+      Flag.withDescription("Worker threads (default: one a core)"),
+      Flag.withDefault(availableParallelism()),
+    ),
+    html,
+    json,
+    csv: outputFile("csv", "Write a row for each point, with every measure"),
+  },
+  ({ scenario, measure, ratio, threads, html: toHtml, json: toJson, csv, ...flags }) =>
+    attempt(() =>
+      sweep(readScenario(scenario, flags), {
+        measure: measure as (typeof measureNames)[number],
+        ratio,
+        threads,
+        html: toHtml,
+        json: toJson,
+        csv,
+      }),
+    ),
+).pipe(
+  Command.withShortDescription("Run a scenario at every combination of listed values"),
+  Command.withDescription(
+    "Run a scenario at every combination of the values in its sweep.over, on worker threads. Results do not depend on the number of threads.",
+  ),
+  Command.withExamples([
+    {
+      command: "uniprefill-sim sweep speedup.scenario.yaml --ratio schedule --html speedup.html",
+      description: "How many times sooner dropping answers, at every point",
+    },
+  ]),
+)
+
+const capacityCommand = Command.make(
+  "capacity",
+  {
+    ...source,
+    attainment: Flag.Finite("attainment").pipe(
+      Flag.withDescription("Share of all offered requests that must meet the targets (default: 0.99)"),
+      Flag.withDefault(0.99),
+    ),
+    low: Flag.Finite("low").pipe(
+      Flag.withDescription("Lowest rate tried, requests a second (default: 0.25)"),
+      Flag.withDefault(0.25),
+    ),
+    high: Flag.Finite("high").pipe(Flag.withDescription("Highest rate tried first (default: 8)"), Flag.withDefault(8)),
+    points: Flag.Int("points").pipe(Flag.withDescription("Rates tried first (default: 7)"), Flag.withDefault(7)),
+    seeds: seeds(3),
+    html,
+  },
+  ({ scenario, attainment, low, high, points, seeds: count, html: toHtml, ...flags }) =>
+    attempt(() =>
+      capacity(readScenario(scenario, flags), {
+        attainment,
+        low,
+        high,
+        points: Math.max(2, points),
+        seeds: count,
+        html: toHtml,
+      }),
+    ),
+).pipe(
+  Command.withShortDescription("Find the largest rate that meets targets"),
+  Command.withDescription(
+    "Find the largest rate of arrivals at which a share of all offered requests meets its targets (--slo-ttft-ms, --slo-tpot-ms), for several seeds.",
+  ),
+  Command.withExamples([
+    {
+      command: "uniprefill-sim capacity --trace mooncake-conversation-slice --slo-ttft-ms 5000 --attainment 0.95",
+      description: "With 95% of first tokens within 5 s",
+    },
+  ]),
+)
+
+const explainCommand = Command.make(
+  "explain",
+  {
+    ...source,
+    step: Flag.Int("step").pipe(Flag.withDescription("Number of the step, from 1")),
+    replica: Flag.Int("replica").pipe(Flag.withDescription("Replica, from 0 (default: 0)"), Flag.withDefault(0)),
+  },
+  ({ scenario, step, replica, ...flags }) => attempt(() => explain(readScenario(scenario, flags), { step, replica })),
+).pipe(
+  Command.withShortDescription("Say why a step takes as long as it does"),
+  Command.withDescription(
+    "Run a scenario up to a step and print what it holds, the parts of its time, whose sum is the step's, and why the prompts that wait do.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill-sim explain --trace mooncake-conversation-slice --step 500", description: "The 500th step" },
+  ]),
+)
+
+const simCommand = Command.make("uniprefill-sim", {}, () => attempt(showExample)).pipe(
+  Command.withDescription(
+    "Simulate serving with token-dropping prefill: the production scheduler under a virtual clock, on real traces, before you pay for GPUs. Without a command: dense against dropping on a shipped slice of a real trace, with a report.",
+  ),
+  Command.withSubcommands([runCommand, compareCommand, sweepCommand, capacityCommand, explainCommand]),
 )
 
 export const run = Command.run(simCommand, { version })

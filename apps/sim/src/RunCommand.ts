@@ -1,6 +1,10 @@
 import { writeFileSync } from "node:fs"
 import { benchTable, lengthTable } from "@uniprefill/simulator/output/Table"
 import { resultJson } from "@uniprefill/simulator/output/Json"
+import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
+import { PerfettoTrace } from "@uniprefill/simulator/output/Perfetto"
+import { runReport } from "@uniprefill/simulator/output/RunReport"
+import { WhyLog } from "@uniprefill/simulator/output/WhyLog"
 import { summarise } from "@uniprefill/simulator/metrics/Summary"
 import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
 import { withDefaults } from "@uniprefill/simulator/scenario/Scenario"
@@ -10,15 +14,24 @@ import { describe, reproduction } from "./Describe.ts"
 import { drive } from "./Drive.ts"
 import { fileReader } from "./Files.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
+import { UsageError } from "./UsageError.ts"
 
 export interface RunOutputs {
   readonly json: Option.Option<string>
+  readonly html: Option.Option<string>
+  readonly perfetto: Option.Option<string>
+  readonly why: Option.Option<string>
 }
 
 /** `uniprefill-sim run`. */
 export const run = async ({ scenario, folder }: ScenarioSource, outputs: RunOutputs): Promise<void> => {
   const experiment = buildExperiment(withDefaults(scenario), fileReader(folder))
-  const simulation = new Simulation(experiment.setup, experiment.workload)
+  const trace = Option.isSome(outputs.perfetto) ? new PerfettoTrace() : null
+  const why = Option.isSome(outputs.why) ? new WhyLog() : null
+  const observers = [trace, why].flatMap((one) => (one === null ? [] : [one.observer]))
+  const simulation = new Simulation(experiment.setup, experiment.workload, {
+    stepStarted: (replica, step, end) => observers.forEach((observer) => observer.stepStarted?.(replica, step, end)),
+  })
   for (const line of describe(experiment)) console.log(line)
   const seconds = await drive(simulation, "simulating")
   const summary = summarise(simulation, experiment.summary)
@@ -29,12 +42,26 @@ export const run = async ({ scenario, folder }: ScenarioSource, outputs: RunOutp
   console.log(lengthTable(summary.byLength))
   console.log()
   console.log(`${(simulation.ended / seconds).toFixed(0)} simulated requests/s; ${reproduction(experiment)}`)
-  if (Option.isSome(outputs.json)) {
-    writeFileSync(
-      outputs.json.value,
-      `${JSON.stringify(resultJson(summary, { scenario: experiment.scenario, assumptions: experiment.workload.assumptions }), null, 2)}\n`,
+  const about = { scenario: experiment.scenario, assumptions: experiment.workload.assumptions }
+  if (Option.isSome(outputs.json)) write(outputs.json.value, `${JSON.stringify(resultJson(summary, about), null, 2)}\n`)
+  if (Option.isSome(outputs.html)) {
+    const runs = [runReport(experiment.scenario.name, describe(experiment), simulation, summary)]
+    write(
+      outputs.html.value,
+      htmlReport({ title: experiment.scenario.name, complete: summary.complete, findings: [], runs, charts: [] }),
     )
   }
+  if (trace !== null && Option.isSome(outputs.perfetto)) write(outputs.perfetto.value, trace.json(about))
+  if (why !== null && Option.isSome(outputs.why)) write(outputs.why.value, `${why.lines.join("\n")}\n`)
+}
+
+const write = (file: string, text: string): void => {
+  try {
+    writeFileSync(file, text)
+  } catch (error) {
+    throw new UsageError(`${file}: cannot be written: ${(error as Error).message}`)
+  }
+  console.log(`wrote ${file}`)
 }
 
 const partial = (simulation: Simulation): string =>

@@ -111,6 +111,15 @@ export class Replica implements ReplicaLoad {
     this.deviceFreeMicros = nowMicros
   }
 
+  /** How logs call a request of the loop: by its place in the workload, from 1. */
+  rowName(id: number): string {
+    return `request ${this.rows[id]! + 1}`
+  }
+
+  get readBackMicros(): number {
+    return this.setup.host.readBackMicros
+  }
+
   /** Steps whose end is still to come. */
   get stepsInFlight(): number {
     return this.inFlight.length

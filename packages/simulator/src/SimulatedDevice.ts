@@ -88,6 +88,11 @@ export class SimulatedDevice {
     for (let slot = 0; slot < this.slots.length; slot++) if (this.slots[slot] !== null) this.closeSlot(slot)
   }
 
+  /** What an open slot holds, for logs. */
+  contentOf(slot: number): { readonly row: number; readonly promptTokens: number } {
+    return this.open(slot)
+  }
+
   get openSlots(): number {
     return this.slots.reduce((count, slot) => count + (slot === null ? 0 : 1), 0)
   }

@@ -21,6 +21,7 @@ export interface Summary {
   /** False: the run was ended before its workload was. */
   readonly complete: boolean
   readonly hash: string
+  readonly warmupRequests: number
   readonly durationSeconds: number
   readonly offered: number
   readonly completed: number
@@ -105,6 +106,7 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
   return {
     complete: simulation.isDone && count.unfinished === 0 && count.notOffered === 0,
     hash: simulation.hash,
+    warmupRequests,
     durationSeconds: seconds,
     offered: log.count - count.notOffered,
     completed: count.completed,

@@ -1,0 +1,157 @@
+import { writeFileSync } from "node:fs"
+import { estimate, estimateText } from "@uniprefill/simulator/explore/Interval"
+import { lineChart } from "@uniprefill/simulator/output/Chart"
+import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
+import { columns } from "@uniprefill/simulator/output/Table"
+import { override } from "@uniprefill/simulator/scenario/ScenarioFields"
+import { scenarioDefaults, withDefaults } from "@uniprefill/simulator/scenario/Scenario"
+import { buildWorkload } from "@uniprefill/simulator/scenario/BuildWorkload"
+import { Option } from "effect"
+import { fileReader } from "./Files.ts"
+import type { ScenarioSource } from "./ScenarioSource.ts"
+import { runJobs } from "./Threads.ts"
+import { UsageError } from "./UsageError.ts"
+
+export interface CapacityOptions {
+  /** Share of all offered requests that must meet the targets. */
+  readonly attainment: number
+  readonly seeds: number
+  /** Rates tried first, from `low` to `high` requests a second. */
+  readonly low: number
+  readonly high: number
+  readonly points: number
+  readonly html: Option.Option<string>
+}
+
+/** What one rate came to, seed by seed. */
+interface Tried {
+  readonly rate: number
+  readonly attainment: ReadonlyArray<number>
+  readonly goodput: ReadonlyArray<number>
+}
+
+/** Rounds in which the gap above the best rate is cut into four. */
+const refinements = 2
+
+/**
+ * `uniprefill-sim capacity`: the largest rate at which the share of requests within their targets is reached. A grid of rates
+ * is tried first, so a rate that fails below one that passes is found and said, not assumed away.
+ */
+export const capacity = async (source: ScenarioSource, options: CapacityOptions): Promise<void> => {
+  const { scenario, folder } = source
+  const full = withDefaults(scenario)
+  if (full.slo.ttftMs === 0 && full.slo.tpotMs === 0)
+    throw new UsageError("capacity needs a target: --slo-ttft-ms or --slo-tpot-ms")
+  if (!(options.low > 0 && options.high > options.low))
+    throw new UsageError(`--low ${options.low} and --high ${options.high}: rates ascend from above 0`)
+  const workload = buildWorkload({ ...full, workload: { ...full.workload, rate: 1 } }, fileReader(folder))
+  const natural = (workload.count - 1) / (workload.arrivalMicros[workload.count - 1]! / 1e6)
+  const firstSeed = scenario.seed ?? scenarioDefaults.seed
+  const tried: Array<Tried> = []
+  const tryRates = async (rates: ReadonlyArray<number>): Promise<boolean> => {
+    const jobs = rates.flatMap((rate) =>
+      Array.from({ length: options.seeds }, (_, i) => ({
+        name: `${rate.toFixed(3)} req/s`,
+        scenario: { ...override(scenario, { "workload.rate": rate / natural }, "capacity"), seed: firstSeed + i },
+        folder,
+      })),
+    )
+    const reports = await runJobs(jobs)
+    for (const [r, rate] of rates.entries()) {
+      const own = reports.slice(r * options.seeds, (r + 1) * options.seeds)
+      if (own.some((report) => report === null)) continue
+      tried.push({
+        rate,
+        attainment: own.map((one) => one!.summary.attainment),
+        goodput: own.map((one) => one!.summary.goodput),
+      })
+    }
+    tried.sort((a, b) => a.rate - b.rate)
+    return reports.every((report) => report !== null)
+  }
+  const step = (options.high / options.low) ** (1 / (options.points - 1))
+  let complete = await tryRates(Array.from({ length: options.points }, (_, i) => options.low * step ** i))
+  for (let round = 0; round < refinements && complete; round++) {
+    const best = tried.findLastIndex((one) => estimate(one.attainment).mean >= options.attainment)
+    const above = tried[best + 1]
+    if (best < 0 || above === undefined) break
+    const from = tried[best]!.rate
+    complete = await tryRates([1, 2, 3].map((quarter) => from + ((above.rate - from) * quarter) / 4))
+  }
+  if (!complete) console.log("PARTIAL RESULT: ended before every rate was tried.\n")
+  console.log(
+    columns([
+      ["req/s", "SLO met", "goodput"],
+      ...tried.map((one) => [
+        one.rate.toFixed(3),
+        estimateText(estimate(one.attainment), 4),
+        estimateText(estimate(one.goodput), 3),
+      ]),
+    ]),
+  )
+  console.log()
+  const found = conclusion(tried, options, full.slo)
+  for (const line of found) console.log(line)
+  if (Option.isSome(options.html)) {
+    const goodput = tried.map((one) => [one.rate, estimate(one.goodput).mean] as const)
+    const best = tried.findLast((one) => estimate(one.attainment).mean >= options.attainment)
+    const mark =
+      best === undefined
+        ? {}
+        : {
+            mark: {
+              at: [best.rate, estimate(best.goodput).mean] as const,
+              text: `knee: ${best.rate.toFixed(2)} req/s`,
+            },
+          }
+    const svg = lineChart(
+      "Goodput against offered load",
+      { label: "offered, req/s" },
+      { label: "within targets, req/s", min: 0 },
+      [
+        { name: "goodput", points: goodput, dots: true, ...mark },
+        { name: "all offered", points: tried.map((one) => [one.rate, one.rate] as const), dashed: true },
+      ],
+    )
+    writeFileSync(
+      options.html.value,
+      htmlReport({
+        title: scenario.name ?? "Capacity",
+        complete,
+        findings: found,
+        runs: [],
+        charts: [{ title: "Goodput against offered load", note: "", svg }],
+      }),
+    )
+    console.log(`\nReport: ${options.html.value}`)
+  }
+}
+
+const conclusion = (
+  tried: ReadonlyArray<Tried>,
+  { attainment, seeds }: CapacityOptions,
+  slo: { ttftMs: number; tpotMs: number },
+): Array<string> => {
+  const target = [slo.ttftMs > 0 ? `TTFT ≤ ${slo.ttftMs} ms` : "", slo.tpotMs > 0 ? `TPOT ≤ ${slo.tpotMs} ms` : ""]
+    .filter(Boolean)
+    .join(" and ")
+  const passes = (one: Tried) => estimate(one.attainment).mean >= attainment
+  const best = tried.findLast(passes)
+  if (best === undefined) {
+    return [
+      `No rate tried meets ${target} for ${attainment * 100}% of the requests: at ${tried[0]?.rate.toFixed(3)} req/s ${(estimate(tried[0]?.attainment ?? [0]).mean * 100).toFixed(1)}% do. Try lower rates, or looser targets.`,
+    ]
+  }
+  const perSeed = Array.from(
+    { length: seeds },
+    (_, s) => tried.findLast((one) => one.attainment[s]! >= attainment)?.rate ?? 0,
+  )
+  const lines = [
+    `Largest rate tried with ${target} for ${attainment * 100}% of the requests: ${best.rate.toFixed(3)} req/s; seed by seed ${estimateText(estimate(perSeed), 3)}.`,
+  ]
+  if (best === tried.at(-1)) lines.push("Every rate up to the highest meets it: try higher ones with --high.")
+  const dips = tried.filter((one) => one.rate < best.rate && !passes(one))
+  if (dips.length > 0)
+    lines.push(`Not monotone: ${dips.map((one) => `${one.rate.toFixed(3)} req/s`).join(", ")} fail below it.`)
+  return lines
+}

@@ -1,0 +1,30 @@
+import type { Replica, StepRecord } from "@uniprefill/simulator/Replica"
+import { stepText } from "@uniprefill/simulator/output/StepText"
+import { whyLines } from "@uniprefill/simulator/output/WhyLog"
+import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
+import { withDefaults } from "@uniprefill/simulator/scenario/Scenario"
+import { Simulation } from "@uniprefill/simulator/Simulation"
+import { fileReader } from "./Files.ts"
+import type { ScenarioSource } from "./ScenarioSource.ts"
+import { UsageError } from "./UsageError.ts"
+
+/** `uniprefill-sim explain`: runs up to a step and says what it holds, why, and where its time goes. */
+export const explain = (
+  { scenario, folder }: ScenarioSource,
+  wanted: { readonly step: number; readonly replica: number },
+): void => {
+  const experiment = buildExperiment(withDefaults(scenario), fileReader(folder))
+  let text: string | null = null
+  const stepStarted = (replica: Replica, step: StepRecord, endMicros: number) => {
+    if (replica.index !== wanted.replica || step.plan.stepId !== wanted.step) return
+    text = `${stepText(replica, step, endMicros)}\n\n${whyLines(replica, step).slice(1).join("\n")}`
+  }
+  const simulation = new Simulation(experiment.setup, experiment.workload, { stepStarted })
+  while (text === null && !simulation.isDone) simulation.advance(1)
+  if (text === null) {
+    throw new UsageError(
+      `--step ${wanted.step} of replica ${wanted.replica}: the run has ${simulation.counters.steps} steps on ${experiment.setup.replicas} replicas`,
+    )
+  }
+  console.log(text)
+}

@@ -1,0 +1,181 @@
+import { writeFileSync } from "node:fs"
+import { gridOf, type GridPoint } from "@uniprefill/simulator/explore/Grid"
+import { estimate } from "@uniprefill/simulator/explore/Interval"
+import { measures, type MeasureName } from "@uniprefill/simulator/explore/Measures"
+import { lineChart } from "@uniprefill/simulator/output/Chart"
+import { htmlReport, type ReportChart } from "@uniprefill/simulator/output/HtmlReport"
+import type { RunReport } from "@uniprefill/simulator/output/RunReport"
+import { columns } from "@uniprefill/simulator/output/Table"
+import { scenarioDefaults } from "@uniprefill/simulator/scenario/Scenario"
+import { Option } from "effect"
+import type { ScenarioSource } from "./ScenarioSource.ts"
+import { runJobs } from "./Threads.ts"
+import { UsageError } from "./UsageError.ts"
+
+export interface SweepOptions {
+  readonly measure: MeasureName
+  /** A field of two values: the measure is divided, the first value's by the second's. */
+  readonly ratio: Option.Option<string>
+  readonly threads: number
+  readonly html: Option.Option<string>
+  readonly json: Option.Option<string>
+  readonly csv: Option.Option<string>
+}
+
+interface SweptPoint {
+  readonly values: Readonly<Record<string, unknown>>
+  readonly result: number
+}
+
+/** `uniprefill-sim sweep`: every combination of the values that the scenario's `sweep.over` lists, on worker threads. */
+export const sweep = async ({ scenario, folder }: ScenarioSource, options: SweepOptions): Promise<void> => {
+  const { over, seeds = 1 } = scenario.sweep ?? { over: {} }
+  const fields = Object.keys(over)
+  if (fields.length === 0) throw new UsageError("the scenario has no sweep.over: {field: [values, …], …}")
+  const points = gridOf(scenario, over)
+  const firstSeed = scenario.seed ?? scenarioDefaults.seed
+  const jobs = points.flatMap((point) =>
+    Array.from({ length: seeds }, (_, i) => ({
+      name: label(point),
+      scenario: { ...point.scenario, seed: firstSeed + i },
+      folder,
+    })),
+  )
+  const reports = await runJobs(jobs, options.threads)
+  const complete = reports.every((report) => report !== null)
+  if (!complete) console.log("PARTIAL RESULT: ended before every point was done; unfinished points are left out.\n")
+  const done = swept(points, reports, seeds, options.measure)
+  const { label: name } = measures[options.measure]
+  const shown = Option.isSome(options.ratio) ? ratios(done, options.ratio.value, over) : done
+  const title = Option.isSome(options.ratio) ? ratioTitle(name, options.ratio.value, over) : name
+  const rest = fields.filter((field) => !Option.isSome(options.ratio) || field !== options.ratio.value)
+  console.log(
+    columns([
+      [...rest, title],
+      ...shown.map((point) => [...rest.map((field) => String(point.values[field])), point.result.toPrecision(4)]),
+    ]),
+  )
+  write(options, {
+    complete,
+    title: scenario.name ?? "Sweep",
+    rows: points.map((point, p) => ({
+      ...point.values,
+      summaries: reports.slice(p * seeds, (p + 1) * seeds).map((report) => report?.summary ?? null),
+    })),
+    charts: chartsOf(shown, rest, title),
+  })
+}
+
+const label = (point: GridPoint): string =>
+  Object.entries(point.values)
+    .map(([field, value]) => `${field}=${String(value)}`)
+    .join(" ")
+
+const swept = (
+  points: ReadonlyArray<GridPoint>,
+  reports: ReadonlyArray<RunReport | null>,
+  seeds: number,
+  measure: MeasureName,
+): Array<SweptPoint> =>
+  points.flatMap(({ values }, p) => {
+    const own = reports.slice(p * seeds, (p + 1) * seeds)
+    if (own.some((report) => report === null)) return []
+    return [{ values, result: estimate(own.map((report) => measures[measure].of(report!.summary))).mean }]
+  })
+
+const ratioTitle = (name: string, field: string, over: Readonly<Record<string, ReadonlyArray<unknown>>>): string =>
+  `${name}: ${field} ${String(over[field]?.[0])} / ${String(over[field]?.[1])}`
+
+/** Points without the field, each with the first value's result divided by the second's. */
+const ratios = (
+  done: ReadonlyArray<SweptPoint>,
+  field: string,
+  over: Readonly<Record<string, ReadonlyArray<unknown>>>,
+): Array<SweptPoint> => {
+  const values = over[field]
+  if (values === undefined || values.length !== 2)
+    throw new UsageError(`--ratio ${field}: sweep.over lists ${values?.length ?? 0} values of it, not 2`)
+  const key = (point: SweptPoint) => JSON.stringify({ ...point.values, [field]: null })
+  const second = new Map(
+    done.filter((point) => point.values[field] === values[1]).map((point) => [key(point), point.result]),
+  )
+  return done.flatMap((point) => {
+    const divisor = second.get(key(point))
+    return point.values[field] === values[0] && divisor !== undefined
+      ? [{ ...point, result: point.result / divisor }]
+      : []
+  })
+}
+
+/** The last field runs along x, the one before it makes the lines, those before make the charts. */
+const chartsOf = (
+  points: ReadonlyArray<SweptPoint>,
+  fields: ReadonlyArray<string>,
+  title: string,
+): Array<ReportChart> => {
+  const x = fields.at(-1)!
+  const lines = fields.at(-2)
+  const rest = fields.slice(0, -2)
+  const groups = new Map<string, Array<SweptPoint>>()
+  for (const point of points) {
+    const name = rest.map((field) => `${field} ${String(point.values[field])}`).join(", ")
+    groups.set(name, [...(groups.get(name) ?? []), point])
+  }
+  return [...groups].map(([name, own]) => {
+    const names = [
+      ...new Set(own.map((point) => (lines === undefined ? "" : `${lines} ${String(point.values[lines])}`))),
+    ]
+    const positions = [...new Set(own.map((point) => String(point.values[x])))]
+    const place = (value: unknown) => (typeof value === "number" ? value : positions.indexOf(String(value)))
+    const numbers = own.map((point) => place(point.values[x])).filter((value) => value > 0)
+    const spread = numbers.length > 2 && Math.max(...numbers) / Math.min(...numbers) >= 16
+    const series = names.map((line) => ({
+      name: line,
+      dots: true,
+      points: own
+        .filter((point) => lines === undefined || `${lines} ${String(point.values[lines])}` === line)
+        .map((point) => [place(point.values[x]), point.result] as const),
+    }))
+    return {
+      title: name === "" ? title : `${title} (${name})`,
+      note: "",
+      svg: lineChart(title, { label: x, log: spread }, { label: title, min: 0 }, series),
+    }
+  })
+}
+
+interface SweepResult {
+  readonly complete: boolean
+  readonly title: string
+  readonly rows: ReadonlyArray<Readonly<Record<string, unknown>>>
+  readonly charts: ReadonlyArray<ReportChart>
+}
+
+const write = (options: SweepOptions, { complete, title, rows, charts }: SweepResult): void => {
+  if (Option.isSome(options.html)) {
+    writeFileSync(options.html.value, htmlReport({ title, complete, findings: [], runs: [], charts }))
+    console.log(`\nReport: ${options.html.value}`)
+  }
+  if (Option.isSome(options.json)) {
+    writeFileSync(
+      options.json.value,
+      `${JSON.stringify({ format: "uniprefill-sweep", version: 1, complete, points: rows }, null, 2)}\n`,
+    )
+  }
+  if (Option.isSome(options.csv)) {
+    const fields = Object.keys(rows[0]!).filter((field) => field !== "summaries")
+    const names = Object.keys(measures) as ReadonlyArray<MeasureName>
+    const lines = rows.map((row) => {
+      const summaries = (
+        row["summaries"] as ReadonlyArray<Parameters<(typeof measures)["goodput"]["of"]>[0] | null>
+      ).filter((one) => one !== null)
+      return [
+        ...fields.map((field) => String(row[field])),
+        ...names.map((name) =>
+          summaries.length === 0 ? "" : estimate(summaries.map((one) => measures[name].of(one))).mean,
+        ),
+      ].join(",")
+    })
+    writeFileSync(options.csv.value, `${[...fields, ...names].join(",")}\n${lines.join("\n")}\n`)
+  }
+}

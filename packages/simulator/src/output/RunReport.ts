@@ -1,0 +1,103 @@
+import type { Summary } from "../metrics/Summary.ts"
+import { percentile } from "../metrics/Distribution.ts"
+import { RequestStatus } from "../metrics/RequestLog.ts"
+import { tpotOf, valuesOf } from "../metrics/Summary.ts"
+import type { Simulation } from "../Simulation.ts"
+
+/** What a report shows of one run, thinned to what can be seen. Plain data: it crosses threads and goes into files. */
+export interface RunReport {
+  readonly name: string
+  readonly about: ReadonlyArray<string>
+  readonly summary: Summary
+  /** `[ms, share of requests at or below]`. */
+  readonly ttftCdf: ReadonlyArray<readonly [number, number]>
+  readonly tpotCdf: ReadonlyArray<readonly [number, number]>
+  readonly memory: MemorySeries
+  readonly waterfall: ReadonlyArray<WaterfallRow>
+}
+
+/** Share of the memory pool in use over time, by what uses it; and how many requests wait and run. */
+export interface MemorySeries {
+  readonly seconds: ReadonlyArray<number>
+  readonly waiting: ReadonlyArray<number>
+  readonly running: ReadonlyArray<number>
+  readonly shares: ReadonlyArray<{ readonly name: string; readonly values: ReadonlyArray<number> }>
+}
+
+/** A request's life, in seconds. */
+export interface WaterfallRow {
+  readonly row: number
+  readonly promptTokens: number
+  readonly outputTokens: number
+  readonly arrival: number
+  readonly scheduled: number
+  readonly firstToken: number
+  readonly end: number
+}
+
+const cdfPoints = 160
+const seriesPoints = 240
+const waterfallRows = 60
+
+export const runReport = (
+  name: string,
+  about: ReadonlyArray<string>,
+  simulation: Simulation,
+  summary: Summary,
+): RunReport => {
+  const { log, setup } = simulation
+  return {
+    name,
+    about,
+    summary,
+    ttftCdf: cdf(valuesOf(log, summary.warmupRequests, (row) => (log.firstToken[row]! - log.arrival[row]!) / 1000)),
+    tpotCdf: cdf(valuesOf(log, summary.warmupRequests, (row) => (log.outputs[row]! > 1 ? tpotOf(log, row) : null))),
+    memory: memorySeries(simulation, setup.replicas),
+    waterfall: waterfall(simulation),
+  }
+}
+
+const cdf = (values: Float64Array): Array<readonly [number, number]> => {
+  if (values.length === 0) return []
+  values.sort()
+  return Array.from({ length: cdfPoints + 1 }, (_, i) => [percentile(values, i / cdfPoints), i / cdfPoints] as const)
+}
+
+const memorySeries = (simulation: Simulation, replicas: number): MemorySeries => {
+  const { occupancy } = simulation.counters
+  const { layout, slabs } = simulation.replicas[0]!.config
+  const stride = Math.max(1, Math.ceil(occupancy.time.length / seriesPoints))
+  const thinned = (values: ReadonlyArray<number>): Array<number> => values.filter((_, i) => i % stride === 0)
+  const total = slabs * replicas
+  const byName = new Map<string, Array<number>>()
+  for (const [t, table] of layout.tables.entries()) {
+    const name = table.kind === "carry" ? "carry" : `segment ${table.segment} ${table.kind}`
+    const sum = byName.get(name) ?? []
+    for (const [i, used] of thinned(occupancy.byTable[t]!).entries()) sum[i] = (sum[i] ?? 0) + used / total
+    byName.set(name, sum)
+  }
+  return {
+    seconds: thinned(occupancy.time).map((time) => time / 1e6),
+    waiting: thinned(occupancy.waiting),
+    running: thinned(occupancy.running),
+    shares: [...byName].map(([name, values]) => ({ name, values })),
+  }
+}
+
+/** Consecutive requests from the middle of the run, where it is busy. */
+const waterfall = ({ log, workload }: Simulation): Array<WaterfallRow> => {
+  const rows: Array<WaterfallRow> = []
+  for (let row = Math.floor(log.count / 2); row < log.count && rows.length < waterfallRows; row++) {
+    if (log.status[row] !== RequestStatus.completed) continue
+    rows.push({
+      row,
+      promptTokens: workload.promptTokens[row]!,
+      outputTokens: log.outputs[row]!,
+      arrival: log.arrival[row]! / 1e6,
+      scheduled: log.firstScheduled[row]! / 1e6,
+      firstToken: log.firstToken[row]! / 1e6,
+      end: log.lastToken[row]! / 1e6,
+    })
+  }
+  return rows
+}

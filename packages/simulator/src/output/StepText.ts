@@ -1,0 +1,40 @@
+import { ItemField, sectionWidths } from "@uniprefill/scheduler/StepPlan"
+import type { Replica, StepRecord } from "../Replica.ts"
+import { columns } from "./Table.ts"
+
+/** A step in words: when, what it holds, and the parts of its time, whose sum is the step's. */
+export const stepText = (replica: Replica, step: StepRecord, endMicros: number): string => {
+  const { plan, deviceMicros, plannedMicros, startMicros } = step
+  const { device, config } = replica
+  const lines = [
+    `step ${plan.stepId} of replica ${replica.index}: ${(deviceMicros / 1000).toFixed(3)} ms on the device, from ${(startMicros / 1e6).toFixed(6)} s to ${(endMicros / 1e6).toFixed(6)} s`,
+    `predicted by the scheduler: ${(plannedMicros / 1000).toFixed(3)} ms (selections of fused items counted with every row kept)`,
+    `${device.load.decodeRows} decode rows, ${device.load.items} prefill items`,
+  ]
+  const sampled = new Set<number>()
+  for (let i = 0; i < plan.samples.length; i += sectionWidths.samples) sampled.add(plan.samples.data[i]!)
+  for (let i = 0, item = 0; i < plan.items.length; i += sectionWidths.items, item++) {
+    const { data } = plan.items
+    const { row, promptTokens } = device.contentOf(data[i + ItemField.slot]!)
+    const first = data[i + ItemField.firstRow]!
+    const [from, to] = [data[i + ItemField.firstSegment]!, data[i + ItemField.lastSegment]!]
+    const name = `${row + 1} (${promptTokens} prompt tokens)`
+    lines.push(
+      `  request ${name}: rows ${first} to ${first + data[i + ItemField.rows]! - 1} of segment ${from}${to > from ? `, on through segment ${to}` : ""}${sampled.has(item) ? ", first token" : ""}`,
+    )
+  }
+  const { costModel } = config
+  const terms = [...costModel.terms(device.load)]
+  const readBack = device.readBacks * replica.readBackMicros
+  if (readBack > 0)
+    terms.push({ name: `${device.readBacks} selections read by the host in mid-step`, micros: readBack })
+  const sum = terms.reduce((total, term) => total + term.micros, 0)
+  if (Math.round(sum) !== deviceMicros) terms.push({ name: "slow step (fault)", micros: deviceMicros - sum })
+  lines.push(
+    "",
+    columns([["part", "µs"], ...terms.map((term) => [term.name, term.micros.toFixed(1)]), ["sum", `${deviceMicros}`]]),
+  )
+  const outside = costModel.outside(device.load)
+  if (outside.length > 0) lines.push("", "outside of what was measured:", ...outside.map((line) => `  ${line}`))
+  return lines.join("\n")
+}
