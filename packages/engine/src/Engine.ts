@@ -39,8 +39,12 @@ export interface GenerateRequest {
   /** Undefined: as many as fit. */
   readonly maxTokens: number | undefined
   readonly sampling: SamplingParameters
-  /** The output ends before (or after, with `includeStop`) the first of these strings to appear. */
+  /**
+   * The output ends before (or after, with `includeStop`) the first of these strings to be complete. Text of the first
+   * `sampling.minTokens` tokens is not looked at.
+   */
   readonly stop: ReadonlyArray<string>
+  /** Also decides whether a stop token's text is part of the output. */
   readonly includeStop: boolean
   readonly skipSpecialTokens: boolean
   /** False serves this request dense. */
@@ -96,15 +100,20 @@ export interface EngineStatus {
   readonly stalledMicros: number
   /** The step that is running, 0 when none. */
   readonly stepInFlight: number
+  /** False after `maxFailures` executor failures in a row, until a step succeeds; for good after a broken invariant. */
+  readonly healthy: boolean
+  /** Executor failures since the last step that succeeded, and what the last one was. */
+  readonly failures: number
+  readonly lastFailure: string | null
 }
 
 /**
- * Why a request was refused or ended: `TooLong` could never fit, `QueueFull` and `Draining` are for now, `Failed` is the
- * executor's fault.
+ * Why a request was refused or ended: `TooLong` could never fit, `QueueFull` and `Draining` are for now, `SlowReader` did
+ * not read its output, `Failed` is the executor's fault.
  */
 export class EngineError extends Schema.TaggedError<EngineError>()("EngineError", {
-  reason: Schema.Literals(["InvalidRequest", "TooLong", "QueueFull", "Draining", "Failed"]),
-  /** The request field at fault, or null. */
+  reason: Schema.Literals(["InvalidRequest", "TooLong", "QueueFull", "Draining", "SlowReader", "Failed"]),
+  /** The request field at fault by its wire name (`max_tokens`), or null. */
   field: Schema.NullOr(Schema.String),
   detail: Schema.String,
 }) {

@@ -103,7 +103,10 @@ class Queue {
     if (this.running !== undefined || this.closed) return
     const [job] = this.waiting
     // A thread without work does not keep the process alive.
-    if (job === undefined) return void this.worker?.unref()
+    if (job === undefined) {
+      this.worker?.unref()
+      return
+    }
     this.waiting.delete(job)
     this.running = job
     this.worker ??= this.start()

@@ -91,10 +91,10 @@ export class VocabularyError extends Error {
 const maxVocabulary = 16_777_216
 
 const utf8 = new TextEncoder()
-const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
+const fromUtf8 = new TextDecoder("utf-8", { ignoreBOM: true })
 const noBytes = new Uint8Array(0)
 
-export const decodeUtf8 = (bytes: Uint8Array): string => decoder.decode(bytes)
+export const decodeUtf8 = (bytes: Uint8Array): string => fromUtf8.decode(bytes)
 
 /**
  * How many of the last bytes belong to a character whose other bytes have not come: 0 … 3. What is before them can be
@@ -141,7 +141,8 @@ const decodeRule = (decoder: TokenizerJson["decoder"]): DecodeRule => {
       case "Replace": {
         const pattern = (step.pattern as { readonly String?: unknown } | undefined)?.String
         if (typeof pattern !== "string") throw unsupported("Replace with a pattern that is not a plain string")
-        replacements.push([pattern, String(step.content ?? "")])
+        if (typeof step.content !== "string") throw unsupported("Replace without a content")
+        replacements.push([pattern, step.content])
         break
       }
       case "Strip":
@@ -149,7 +150,8 @@ const decodeRule = (decoder: TokenizerJson["decoder"]): DecodeRule => {
         leadingSpaces = Number(step.start ?? 0)
         break
       case "Metaspace":
-        replacements.push([String(step.replacement ?? "▁"), " "])
+        if (typeof step.replacement !== "string") throw unsupported("Metaspace without a replacement")
+        replacements.push([step.replacement, " "])
         if (step.prepend_scheme !== "never" && step.add_prefix_space !== false) leadingSpaces = 1
         break
       default:

@@ -1,0 +1,136 @@
+import { Executor } from "@uniprefill/executor/Executor"
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import type { CostModel } from "@uniprefill/scheduler/CostModel"
+import { fcfs, type Policy } from "@uniprefill/scheduler/Policy"
+import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
+import { Clock, Effect, Exit, Layer, type Scope } from "effect"
+import { Engine, EngineError, type EngineModel } from "./Engine.ts"
+import { makeEngineMetrics } from "./EngineMetrics.ts"
+import { Generation } from "./Generation.ts"
+import { checkRequest } from "./RequestCheck.ts"
+import { ServingLoop } from "./ServingLoop.ts"
+
+export interface EngineConfig {
+  readonly spec: ModelSpec
+  readonly schedule: DropSchedule
+  readonly costModel: CostModel
+  /** Label of the metrics. */
+  readonly modelName: string
+  /** Longest prompt + output, in tokens; at most what the model and the executor hold, which is also the default. */
+  readonly maxModelLen?: number | undefined
+  readonly policy?: Policy | undefined
+  /** Predicted time that a step may take while requests decode: bounds inter-token latency. */
+  readonly stepBudgetMicros?: number | undefined
+  /** The same while none decodes. */
+  readonly idleStepBudgetMicros?: number | undefined
+  readonly maxPrefillWaitMicros?: number | undefined
+  /** Times passed over or preempted, and age, from which a request is served first. */
+  readonly protectAfter?: number | undefined
+  readonly protectAfterMicros?: number | undefined
+  /** With 2 the next step is planned while one runs: better for a fast device, a step later for a new request. */
+  readonly maxStepsInFlight?: 1 | 2 | undefined
+  /** Requests, and their prompt tokens, that may wait for admission. */
+  readonly maxWaiting?: number | undefined
+  readonly maxWaitingTokens?: number | undefined
+  /** Output tokens that a reader may leave unread before its request is ended with `SlowReader`. */
+  readonly maxUnreadTokens?: number | undefined
+  /** Executor failures in a row after which the engine is unhealthy. */
+  readonly maxFailures?: number | undefined
+}
+
+/** Defaults of {@link EngineConfig}; step budgets are for an executor on the CPU. */
+export const engineDefaults = {
+  stepBudgetMicros: 200_000,
+  idleStepBudgetMicros: 1_000_000,
+  maxPrefillWaitMicros: 2_000_000,
+  protectAfter: 8,
+  protectAfterMicros: 30_000_000,
+  maxStepsInFlight: 1,
+  maxWaiting: 1_024,
+  maxWaitingTokens: 4_194_304,
+  maxUnreadTokens: 1_024,
+  maxFailures: 3,
+} as const
+
+/**
+ * The engine over the Driver. It runs for as long as the layer's scope is open; requests that are running when it closes
+ * fail, once the executor has let go of the step in flight.
+ */
+export const layer = (config: EngineConfig): Layer.Layer<Engine, EngineError, Executor | Tokenizer> =>
+  Layer.effect(Engine, make(config))
+
+const make = (
+  config: EngineConfig,
+): Effect.Effect<Engine["Service"], EngineError, Executor | Tokenizer | Scope.Scope> =>
+  Effect.gen(function* () {
+    const executor = yield* Executor
+    const tokenizer = yield* Tokenizer
+    const clock = yield* Clock.Clock
+    const context = yield* Effect.context()
+    const { info } = executor
+    const { spec, schedule } = config
+    const longest = Math.min(spec.maxPositions, info.maxTokens)
+    const maxModelLen = config.maxModelLen ?? longest
+    if (maxModelLen < 2 || maxModelLen > longest) {
+      const detail = `max_model_len must be between 2 and ${longest}, got ${maxModelLen}; the model takes ${spec.maxPositions} tokens, the executor ${info.maxTokens}`
+      return yield* new EngineError({ reason: "InvalidRequest", field: "max_model_len", detail })
+    }
+    const metrics = makeEngineMetrics(
+      { modelName: config.modelName, layout: info.layout, slabs: info.slabs, maxModelLen },
+      context,
+    )
+    const loop = new ServingLoop({
+      driver: {
+        layout: info.layout,
+        schedule,
+        slabs: info.slabs,
+        slots: info.slots,
+        stateSlots: info.stateSlots,
+        maxRowsPerStep: info.maxRowsPerStep,
+        costModel: config.costModel,
+        policy: config.policy ?? fcfs,
+        stepBudgetMicros: config.stepBudgetMicros ?? engineDefaults.stepBudgetMicros,
+        idleStepBudgetMicros: config.idleStepBudgetMicros ?? engineDefaults.idleStepBudgetMicros,
+        maxPrefillWaitMicros: config.maxPrefillWaitMicros ?? engineDefaults.maxPrefillWaitMicros,
+        protectAfter: config.protectAfter ?? engineDefaults.protectAfter,
+        protectAfterMicros: config.protectAfterMicros ?? engineDefaults.protectAfterMicros,
+        maxStepsInFlight: config.maxStepsInFlight ?? engineDefaults.maxStepsInFlight,
+        maxModelLen,
+        maxWaiting: config.maxWaiting ?? engineDefaults.maxWaiting,
+        maxWaitingTokens: config.maxWaitingTokens ?? engineDefaults.maxWaitingTokens,
+      },
+      executor,
+      metrics,
+      now: () => Number(clock.monotonicTimeNanosUnsafe() / 1000n),
+      maxFailures: config.maxFailures ?? engineDefaults.maxFailures,
+      maxUnreadTokens: config.maxUnreadTokens ?? engineDefaults.maxUnreadTokens,
+    })
+    yield* metrics.watch(() => ({ ...loop.status(), preemptions: loop.driver.scheduler.preemptions }))
+    const serve = Effect.onExit(loop.run, (exit) => Effect.sync(() => loop.halt(whyEnded(exit))))
+    yield* Effect.forkScoped(serve)
+
+    return Engine.of({
+      model: { spec, executor: info, maxModelLen, drops: schedule.dropLayers.length > 0 } satisfies EngineModel,
+      generate: (request) =>
+        Effect.suspend(() => {
+          const fault = checkRequest(request, spec)
+          if (fault !== null) return Effect.fail(fault)
+          const { prompt, skipSpecialTokens } = request
+          const generation = new Generation(request, tokenizer.detokenizer({ skipSpecialTokens, after: prompt }))
+          const submit = Effect.suspend(() => {
+            const refusal = loop.submit(generation)
+            return refusal === null ? Effect.succeed(generation.events) : Effect.fail(refusal)
+          })
+          return Effect.acquireRelease(submit, () => Effect.sync(() => loop.abort(generation)))
+        }),
+      status: Effect.sync(() => loop.status()),
+      drain: Effect.suspend(() => {
+        loop.draining = true
+        return loop.idle.await
+      }),
+    })
+  })
+
+const whyEnded = (exit: Exit.Exit<never>): string =>
+  Exit.hasInterrupts(exit) ? "the engine has been shut down" : `the engine stopped: ${String(exit)}`

@@ -1,0 +1,201 @@
+import type { KvLayout } from "@uniprefill/model/KvLayout"
+import type { FinishReason } from "@uniprefill/scheduler/Request"
+import { pagesFor } from "@uniprefill/units/Units"
+import { type Context, Effect, Metric, type Scope } from "effect"
+import type { Generation } from "./Generation.ts"
+
+/**
+ * What the engine counts, under vLLM's names so that existing dashboards work, in Effect's metric registry. Updated once
+ * per step, selection or finished request; counters carry `_total` in their name because exporters print names as they are.
+ */
+export interface EngineMetrics {
+  /** A step has been committed: prompt rows of the first segment, and tokens sampled. */
+  readonly step: (promptRows: number, tokens: number) => void
+  /** Shows how full the engine is whenever metrics are read, until the scope closes. */
+  readonly watch: (load: () => EngineLoad) => Effect.Effect<void, never, Scope.Scope>
+  /** `kept` of `before` rows stay after a segment; `fallback`: scores were not finite and everything was kept. */
+  readonly selected: (segment: number, before: number, kept: number, prompt: number, fallback: boolean) => void
+  readonly firstToken: (generation: Generation) => void
+  /** `tokens` tokens came `micros` after the ones before them. */
+  readonly nextTokens: (micros: number, tokens: number) => void
+  /** A request has ended, whatever the reason. */
+  readonly finished: (generation: Generation, reason: FinishReason) => void
+}
+
+export interface EngineLoad {
+  readonly running: number
+  readonly waiting: number
+  readonly slabsUsed: number
+  /** Since the engine started. */
+  readonly preemptions: number
+}
+
+export interface EngineMetricsOptions {
+  /** Label `model_name`. */
+  readonly modelName: string
+  readonly layout: KvLayout
+  readonly slabs: number
+  readonly maxModelLen: number
+}
+
+/** `context` says which registry. */
+export const makeEngineMetrics = (options: EngineMetricsOptions, context: Context.Context<never>): EngineMetrics => {
+  const { layout, slabs } = options
+  const attributes = { model_name: options.modelName, engine: "0" }
+  const gauge = (name: string, description: string, extra: Readonly<Record<string, string>> = {}) =>
+    Metric.gauge(name, { description, attributes: { ...attributes, ...extra } })
+  const counter = (name: string, description: string, extra: Readonly<Record<string, string>> = {}) => {
+    const metric = Metric.counter(name, {
+      description,
+      attributes: { ...attributes, ...extra },
+      incremental: true,
+    })
+    metric.updateUnsafe(0, context)
+    return (value: number) => metric.updateUnsafe(value, context)
+  }
+  const histogram = (
+    name: string,
+    description: string,
+    boundaries: ReadonlyArray<number>,
+    extra: Readonly<Record<string, string>> = {},
+  ) => {
+    const metric = Metric.histogram(name, { description, attributes: { ...attributes, ...extra }, boundaries })
+    return (value: number) => metric.updateUnsafe(value, context)
+  }
+  const seconds = (micros: number) => micros / 1_000_000
+
+  const running = gauge("vllm:num_requests_running", "Requests that have a slot.")
+  const waiting = gauge("vllm:num_requests_waiting", "Requests that wait for admission.")
+  const usage = gauge("vllm:kv_cache_usage_perc", "Share of memory slabs in use, 0 to 1.")
+  gauge("vllm:cache_config_info", "Rows of a page and slabs of the pool, as labels.", {
+    block_size: String(layout.pageSize),
+    num_gpu_blocks: String(slabs),
+  }).updateUnsafe(1, context)
+  const preempted = Metric.counter("vllm:num_preemptions_total", {
+    description: "Times a request was preempted.",
+    attributes,
+    incremental: true,
+  })
+
+  const promptTokens = counter("vllm:prompt_tokens_total", "Prompt tokens of requests that reached their first token.")
+  const generationTokens = counter("vllm:generation_tokens_total", "Output tokens sampled.")
+  // Nothing is cached across requests: these stay 0, for dashboards that divide one by the other.
+  counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.")
+  counter("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.")
+  const success = Object.fromEntries(
+    finishedReasons.map((reason) => [
+      reason,
+      counter("vllm:request_success_total", "Requests that ended, by reason.", { finished_reason: reason }),
+    ]),
+  ) as Record<FinishReason, (value: number) => void>
+
+  const timeToFirst = histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", ttftSeconds)
+  const interToken = histogram("vllm:inter_token_latency_seconds", "Between one token and the next.", tokenSeconds)
+  const perToken = histogram(
+    "vllm:request_time_per_output_token_seconds",
+    "Mean time between a request's tokens.",
+    tokenSeconds,
+  )
+  const endToEnd = histogram("vllm:e2e_request_latency_seconds", "Arrival to the end.", requestSeconds)
+  const queued = histogram("vllm:request_queue_time_seconds", "Arrival to the first step.", requestSeconds)
+  const prefill = histogram("vllm:request_prefill_time_seconds", "First step to first token.", requestSeconds)
+  const decode = histogram("vllm:request_decode_time_seconds", "First token to the last.", requestSeconds)
+  const lengths = oneTwoFive(options.maxModelLen)
+  const requestPrompt = histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", lengths)
+  const requestOutput = histogram("vllm:request_generation_tokens", "Output tokens of a request.", lengths)
+  const iteration = histogram("vllm:iteration_tokens_total", "Prompt and output tokens of a step.", iterationTokens)
+
+  const keptRatio = layout.segments.slice(1).map((_, segment) =>
+    histogram("uniprefill:kept_ratio", "Rows kept in a segment as a share of the prompt.", ratios, {
+      segment: String(segment + 1),
+    }),
+  )
+  const fallbacks = counter("uniprefill:selection_fallbacks_total", "Selections that kept all: scores were not finite.")
+  const pagesSaved = counter("uniprefill:kv_pages_saved_total", "KV pages that dropped rows would have filled.")
+  /** Full-attention tables of the segments after each one. */
+  const tablesAfter = layout.segments.map(
+    (_, segment) => layout.tables.filter((table) => table.kind === "full" && table.segment > segment).length,
+  )
+
+  return {
+    step: (promptRows, tokens) => {
+      if (tokens > 0) generationTokens(tokens)
+      iteration(promptRows + tokens)
+    },
+    watch: (load) =>
+      Effect.acquireRelease(
+        Effect.sync(() => [
+          Metric.registerUnsafe(
+            running,
+            context,
+            read(() => ({ value: load().running })),
+          ),
+          Metric.registerUnsafe(
+            waiting,
+            context,
+            read(() => ({ value: load().waiting })),
+          ),
+          Metric.registerUnsafe(
+            usage,
+            context,
+            read(() => ({ value: load().slabsUsed / slabs })),
+          ),
+          Metric.registerUnsafe(
+            preempted,
+            context,
+            read(() => ({ count: load().preemptions, incremental: true })),
+          ),
+        ]),
+        (registrations) => Effect.sync(() => registrations.forEach((registration) => registration.remove())),
+      ),
+    selected: (segment, before, kept, prompt, fallback) => {
+      keptRatio[segment]!(kept / prompt)
+      pagesSaved((pagesFor(before, layout.pageSize) - pagesFor(kept, layout.pageSize)) * tablesAfter[segment]!)
+      if (fallback) fallbacks(1)
+    },
+    firstToken: ({ scheduled, firstTokenMicros, request }) => {
+      promptTokens(request.prompt.length)
+      timeToFirst(seconds(firstTokenMicros - scheduled.arrivedMicros))
+    },
+    nextTokens: (micros, tokens) => {
+      for (let i = 0; i < tokens; i++) interToken(seconds(micros / tokens))
+    },
+    finished: ({ finished, outputs }, reason) => {
+      success[reason](1)
+      if (finished === null) return
+      const { arrivedMicros, firstScheduledMicros, firstTokenMicros, finishedMicros } = finished.times
+      endToEnd(seconds(finishedMicros - arrivedMicros))
+      requestPrompt(finished.promptTokens)
+      requestOutput(finished.completionTokens)
+      if (firstScheduledMicros >= 0) queued(seconds(firstScheduledMicros - arrivedMicros))
+      if (firstTokenMicros < 0) return
+      prefill(seconds(firstTokenMicros - firstScheduledMicros))
+      decode(seconds(finishedMicros - firstTokenMicros))
+      if (outputs.length > 1) perToken(seconds((finishedMicros - firstTokenMicros) / (outputs.length - 1)))
+    },
+  }
+}
+
+/** A series that is read, never updated. */
+const read = <State>(get: () => State) => ({ get, update: () => {}, modify: () => {} })
+
+const finishedReasons: ReadonlyArray<FinishReason> = ["stop", "length", "abort", "error"]
+
+const ttftSeconds = [
+  0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
+]
+const tokenSeconds = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80]
+const requestSeconds = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680]
+const iterationTokens = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
+const ratios = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+
+/** 1, 2, 5, 10, 20, 50, … up to `limit`. */
+const oneTwoFive = (limit: number): ReadonlyArray<number> => {
+  const bounds: Array<number> = []
+  for (let scale = 1; ; scale *= 10) {
+    for (const digit of [1, 2, 5]) {
+      if (scale * digit > limit) return bounds
+      bounds.push(scale * digit)
+    }
+  }
+}

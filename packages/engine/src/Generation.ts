@@ -1,0 +1,194 @@
+import type { SlotContent } from "@uniprefill/executor/Executor"
+import { type DropSchedule, pToQ32 } from "@uniprefill/model/DropSchedule"
+import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
+import { TokenFlag } from "@uniprefill/scheduler/StepResult"
+import type { Detokenizer } from "@uniprefill/tokenizer/Detokenizer"
+import { Cause, Effect, type Pull, Stream } from "effect"
+import { EngineError, type GenerateEvent, type GenerateRequest } from "./Engine.ts"
+import { StopStrings } from "./StopStrings.ts"
+
+type Logprobs = ReadonlyArray<readonly [token: number, logprob: number]>
+type OutputPull = Pull.Pull<readonly [GenerateEvent, ...Array<GenerateEvent>], EngineError>
+
+/**
+ * One request on its way through the engine: its content for the executor, its output as text, and the events that its
+ * reader has not taken.
+ *
+ * Unread output is one growing event, not a queue of them, so a reader that comes back gets everything at once. The loop
+ * calls `accept` for each token, then `publish` once a step.
+ */
+export class Generation {
+  readonly request: GenerateRequest
+  /** The scheduler's view; set once the request has been accepted. */
+  scheduled!: Request
+  readonly outputs: Array<number> = []
+  /** Tokens accepted in the step being committed. */
+  fresh = 0
+  /** Log-probabilities that the step being committed brought for this request's token. */
+  stepLogprobs: Logprobs = []
+  /** The stop string that ended the text. */
+  stopString: string | null = null
+  /** Rows kept after each selection as a share of the prompt, and the bitmaps. */
+  readonly kept: Array<number> = [1]
+  readonly bitmaps: Array<Uint32Array> = []
+  /** µs of the first token and of the last publication; −1 before. */
+  firstTokenMicros = -1
+  lastTokenMicros = -1
+
+  private readonly detokenizer: Detokenizer
+  private readonly stops: StopStrings
+  private stopToken: number | null = null
+  private unread: { tokens: Array<number>; text: string; logprobs: Array<Logprobs> } = emptyOutput()
+  private ending: GenerateEvent | EngineError | null = null
+  private waiter: ((pull: OutputPull) => void) | null = null
+
+  constructor(request: GenerateRequest, detokenizer: Detokenizer) {
+    this.request = request
+    this.detokenizer = detokenizer
+    this.stops = new StopStrings(request.stop)
+  }
+
+  /** What the executor is told when the request gets its slot. */
+  content(schedule: DropSchedule): SlotContent {
+    const { request, scheduled, outputs } = this
+    const tokens = new Int32Array(request.prompt.length + outputs.length)
+    tokens.set(request.prompt)
+    tokens.set(outputs, request.prompt.length)
+    const minP = request.minP ?? 0
+    return {
+      slot: scheduled.slot,
+      tokens,
+      promptLength: request.prompt.length,
+      pQ32: scheduled.drops ? schedule.dropLayers.map((drop) => pToQ32(Math.max(drop.p, minP))) : null,
+      bitmaps: scheduled.bitmaps,
+      sampling: request.sampling,
+      returnLogits: false,
+    }
+  }
+
+  /** Takes an output token. After a stop string nothing more is taken: returns whether this token completed one. */
+  accept(token: number, flags: number): boolean {
+    if (this.stopString !== null) return false
+    const { request, unread, stops } = this
+    this.outputs.push(token)
+    this.fresh++
+    unread.tokens.push(token)
+    if (request.sampling.logprobs >= 0) unread.logprobs.push(this.stepLogprobs)
+    if ((flags & TokenFlag.stop) !== 0) {
+      this.stopToken = token
+      if (!request.includeStop) return false
+    }
+    const piece = this.detokenizer.push(token)
+    if (this.outputs.length <= request.sampling.minTokens) {
+      unread.text += piece
+      return false
+    }
+    return this.append(stops.push(piece))
+  }
+
+  /** Records a selection: `keptRows` of the set before it stay. */
+  select(bitmap: Uint32Array, keptRows: number): void {
+    this.kept.push(keptRows / this.request.prompt.length)
+    this.bitmaps.push(bitmap)
+  }
+
+  /** Ends the text: nothing is held back any more. A stop string that only the flush completes counts. */
+  complete(reason: FinishReason, nowMicros: number): void {
+    if (this.ending !== null) return
+    if (reason === "error") throw new TypeError("a failed request is ended with fail")
+    if (this.stopString === null) {
+      const found = this.append(this.stops.push(this.detokenizer.flush()))
+      if (!found) this.unread.text += this.stops.flush()
+    }
+    const { request, scheduled, stopString, stopToken } = this
+    const stopped = stopString !== null || stopToken !== null
+    this.ending = {
+      _tag: "Finished",
+      reason: stopped && reason !== "abort" ? "stop" : reason,
+      stopReason: stopString ?? stopToken,
+      promptTokens: request.prompt.length,
+      completionTokens: this.outputs.length,
+      // Nothing is cached across requests: every prompt is computed in full.
+      cachedTokens: 0,
+      kept: this.kept,
+      bitmaps: this.bitmaps,
+      times: {
+        arrivedMicros: scheduled.arrivedMicros,
+        firstScheduledMicros: scheduled.firstScheduledMicros,
+        firstTokenMicros: this.firstTokenMicros,
+        finishedMicros: nowMicros,
+      },
+    }
+  }
+
+  fail(error: EngineError): void {
+    this.ending ??= error
+  }
+
+  get ended(): boolean {
+    return this.ending !== null
+  }
+
+  /** Whether the output ended as it should, with a Finished event. */
+  get finished(): (GenerateEvent & { readonly _tag: "Finished" }) | null {
+    return this.ending !== null && this.ending._tag === "Finished" ? this.ending : null
+  }
+
+  /** Whether the reader has taken everything and waits for more. */
+  get waitedFor(): boolean {
+    return this.waiter !== null
+  }
+
+  get unreadTokens(): number {
+    return this.unread.tokens.length
+  }
+
+  /** Wakes the reader if there is something for it. */
+  publish(): void {
+    if (this.waiter === null) return
+    const pull = this.take()
+    if (pull === null) return
+    const { waiter } = this
+    this.waiter = null
+    waiter(pull)
+  }
+
+  /** The events, for one reader. */
+  readonly events: Stream.Stream<GenerateEvent, EngineError> = Stream.fromPull(
+    Effect.succeed(
+      Effect.suspend(
+        (): OutputPull =>
+          this.take() ??
+          Effect.callback<readonly [GenerateEvent, ...Array<GenerateEvent>], EngineError | Cause.Done>((resume) => {
+            this.waiter = resume
+            return Effect.sync(() => {
+              this.waiter = null
+            })
+          }),
+      ),
+    ),
+  )
+
+  private take(): OutputPull | null {
+    const { unread, ending } = this
+    if (unread.tokens.length > 0 || unread.text !== "") {
+      this.unread = emptyOutput()
+      return Effect.succeed([{ _tag: "Output", ...unread }])
+    }
+    if (ending === null) return null
+    if (ending._tag === "EngineError") return Effect.fail(ending)
+    if (this.delivered) return Cause.done()
+    this.delivered = true
+    return Effect.succeed([ending])
+  }
+
+  private delivered = false
+
+  private append({ text, match }: { readonly text: string; readonly match: string | null }): boolean {
+    this.unread.text += match !== null && this.request.includeStop ? text + match : text
+    this.stopString = match
+    return match !== null
+  }
+}
+
+const emptyOutput = () => ({ tokens: [], text: "", logprobs: [] })

@@ -1,0 +1,64 @@
+import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { EngineError, type GenerateRequest } from "./Engine.ts"
+
+/**
+ * Whether a request means something for this model: the executor is given only what it can carry out, so that one bad
+ * request cannot fail a step that it shares with others. Fields are named as on the wire.
+ */
+export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineError | null => {
+  const { prompt, maxTokens, sampling, stop, minP } = request
+  const { vocabSize } = spec
+  const invalid = (field: string, detail: string) =>
+    new EngineError({ reason: "InvalidRequest", field, detail: `${field}: ${detail}` })
+  const range = (field: string, value: number, low: number, high: number) =>
+    value >= low && value <= high ? null : invalid(field, `must be between ${low} and ${high}, got ${value}`)
+  const whole = (field: string, value: number, low: number, high: number) =>
+    Number.isInteger(value) ? range(field, value, low, high) : invalid(field, `must be an integer, got ${value}`)
+  const token = (field: string, id: number) =>
+    Number.isInteger(id) && id >= 0 && id < vocabSize
+      ? null
+      : invalid(field, `${id} is not a token of this model; there are ${vocabSize}`)
+  const tokens = (field: string, ids: ArrayLike<number>) => {
+    for (let i = 0; i < ids.length; i++) {
+      const fault = token(field, ids[i]!)
+      if (fault !== null) return fault
+    }
+    return null
+  }
+  const biases = () => {
+    for (const [id, bias] of sampling.logitBias) {
+      const fault = token("logit_bias", id) ?? range("logit_bias", bias, -largest, largest)
+      if (fault !== null) return fault
+    }
+    return null
+  }
+
+  return (
+    (prompt.length === 0 ? invalid("prompt", "has no tokens") : tokens("prompt", prompt)) ??
+    (maxTokens === undefined ? null : whole("max_tokens", maxTokens, 1, Number.MAX_SAFE_INTEGER)) ??
+    range("temperature", sampling.temperature, 0, largest) ??
+    whole("top_k", sampling.topK, 0, Number.MAX_SAFE_INTEGER) ??
+    range("top_p", sampling.topP, 0, 1) ??
+    range("min_p", sampling.minP, 0, 1) ??
+    range("frequency_penalty", sampling.frequencyPenalty, -largest, largest) ??
+    range("presence_penalty", sampling.presencePenalty, -largest, largest) ??
+    range("repetition_penalty", sampling.repetitionPenalty, Number.MIN_VALUE, largest) ??
+    (sampling.seed >= 0n && sampling.seed < 1n << 64n ? null : invalid("seed", "must be an unsigned 64-bit integer")) ??
+    tokens("stop_token_ids", sampling.stopTokenIds) ??
+    whole("min_tokens", sampling.minTokens, 0, Number.MAX_SAFE_INTEGER) ??
+    biases() ??
+    (sampling.allowedTokenIds === null
+      ? null
+      : sampling.allowedTokenIds.length === 0
+        ? invalid("allowed_token_ids", "allows no token")
+        : tokens("allowed_token_ids", sampling.allowedTokenIds)) ??
+    whole("logprobs", sampling.logprobs, -1, vocabSize) ??
+    (stop.every((text) => text !== "" && text.isWellFormed())
+      ? null
+      : invalid("stop", "holds an empty string or half a surrogate pair")) ??
+    (minP === undefined ? null : range("uniprefill.p", minP, 0, 1))
+  )
+}
+
+/** Parameters of this size and above have no use and overflow the executor's 32-bit floats. */
+const largest = 1e30
