@@ -98,8 +98,10 @@ __device__ __forceinline__ void decode_copy(Shared<D> &shared, const DecodeArgum
     for (int first = item.begin / kTile * kTile; first < item.end; first += kTile) {
       barrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
       uint64_t *full = &shared.full[stage.slot];
-      barrier_expect(full, kv_tile_bytes<kTile, D / 64>(a.keys, first, item.end) +
-                               kv_tile_bytes<kTile, D / 64>(a.values, first, item.end));
+      if (threadIdx.x % 32 == 0)
+        barrier_expect(full, kv_tile_bytes<kTile, D / 64>(a.keys, first, item.end) +
+                                 kv_tile_bytes<kTile, D / 64>(a.values, first, item.end));
+      __syncwarp();
       copy_kv_tile<kTile, D / 64>(shared.keys[stage.slot], key_map, a.keys, full, item.request, item.kv_head, first, item.end);
       copy_kv_tile<kTile, D / 64>(shared.values[stage.slot], value_map, a.values, full, item.request, item.kv_head, first,
                                   item.end);
@@ -298,7 +300,7 @@ __global__ void __launch_bounds__(kThreads)
   count_splits(a, shared.counts, shared.scratch);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp == kComputeWarps) {
-    if (lane == 0) decode_copy<D>(shared, a, &key_map, &value_map);
+    decode_copy<D>(shared, a, &key_map, &value_map);
     return;
   }
   const float factor = (a.soft_cap > 0 ? 1.0f : a.scale) * kLog2E;

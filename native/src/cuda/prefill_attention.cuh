@@ -91,20 +91,19 @@ __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const Pre
     for (int tile = item.tile_begin; tile < item.tile_end; ++tile) {
       const int first = tile * Shape::kKeys;
       barrier_wait(&shared.keys_empty[stage.slot], stage.parity ^ 1);
-      if (lane == 0) {
+      if (lane == 0)
         barrier_expect(&shared.keys_full[stage.slot],
                        kv_tile_bytes<Shape::kKeys, Shape::kPanels>(a.keys, first, item.key_rows));
-        copy_kv_tile<Shape::kKeys, Shape::kPanels>(shared.keys[stage.slot], key_map, a.keys, &shared.keys_full[stage.slot],
-                                                   item.request, kv_head, first, item.key_rows);
-      }
+      __syncwarp();
+      copy_kv_tile<Shape::kKeys, Shape::kPanels>(shared.keys[stage.slot], key_map, a.keys, &shared.keys_full[stage.slot],
+                                                 item.request, kv_head, first, item.key_rows);
       barrier_wait(&shared.values_empty[stage.slot], stage.parity ^ 1);
       const bool whole = first + Shape::kKeys <= item.key_rows;
       uint64_t *arrival = whole ? &shared.values_full[stage.slot] : &shared.tail;
-      if (lane == 0) {
-        barrier_expect(arrival, kv_tile_bytes<Shape::kKeys, Shape::kPanels>(a.values, first, item.key_rows));
-        copy_kv_tile<Shape::kKeys, Shape::kPanels>(shared.values[stage.slot], value_map, a.values, arrival, item.request,
-                                                   kv_head, first, item.key_rows);
-      }
+      if (lane == 0) barrier_expect(arrival, kv_tile_bytes<Shape::kKeys, Shape::kPanels>(a.values, first, item.key_rows));
+      __syncwarp();
+      copy_kv_tile<Shape::kKeys, Shape::kPanels>(shared.values[stage.slot], value_map, a.values, arrival, item.request,
+                                                 kv_head, first, item.key_rows);
       if (!whole) {
         barrier_wait(&shared.tail, tail_parity);
         tail_parity ^= 1;

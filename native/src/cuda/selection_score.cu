@@ -65,29 +65,45 @@ struct Step {
   float factor, scale, cap, cap_factor;
 };
 
-// This thread's part of one (row half, block): 16 scores.
-__device__ __forceinline__ Sum sum_part(float *s, int half, const Step &step, int key, int last_key) {
-  float top = negative_infinity(), bad = 0.0f;
+// Sums of this thread's scores of its two rows, 16 a block. Masked scores become -inf; a visible one that is not finite makes
+// its sum NaN: 0 · x is NaN even where the maximum or the exponential would hide it.
+template <int Blocks>
+__device__ __forceinline__ void sum_parts(float (&s)[Blocks * 32], Sum (&part)[Blocks][2], const Step &step, int key,
+                                          int query) {
+  float value[Blocks][2][2] = {};
+  if (step.masked) {
 #pragma unroll
-  for (int j = 0; j < 8; ++j)
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      float &x = s[4 * j + 2 * half + e];
-      const bool visible = !step.masked || key + 8 * j + e <= last_key;
-      // 0 · x is NaN when x is not finite, even where the maximum or the exponential would hide it.
-      bad = visible ? fmaf(x, 0.0f, bad) : bad;
-      if (step.cap > 0) x = soft_capped(x * step.scale, step.cap, step.cap_factor);
-      x = visible ? x : negative_infinity();
-      top = fmaxf(top, x);
+    for (int i = 0; i < Blocks * 32; ++i) {
+      const int half = i / 2 % 2;
+      const bool visible = key + i / 4 * 8 + i % 2 <= query + 8 * half;
+      value[i / 32][half][i % 2] = visible ? fmaf(s[i], 0.0f, value[i / 32][half][i % 2]) : value[i / 32][half][i % 2];
+      s[i] = visible ? s[i] : negative_infinity();
     }
-  top *= step.factor;
-  const float reference = top == negative_infinity() ? 0.0f : top;
-  float value[2] = {bad, 0.0f};
+  } else {
 #pragma unroll
-  for (int j = 0; j < 8; ++j)
+    for (int i = 0; i < Blocks * 32; ++i) value[i / 32][i / 2 % 2][i % 2] = fmaf(s[i], 0.0f, value[i / 32][i / 2 % 2][i % 2]);
+  }
+  if (step.cap > 0) {
 #pragma unroll
-    for (int e = 0; e < 2; ++e) value[e] += exp2_fast(fmaf(s[4 * j + 2 * half + e], step.factor, -reference));
-  return {top, value[0] + value[1]};
+    for (int i = 0; i < Blocks * 32; ++i)
+      s[i] = s[i] == negative_infinity() ? s[i] : soft_capped(s[i] * step.scale, step.cap, step.cap_factor);
+  }
+#pragma unroll
+  for (int b = 0; b < Blocks; ++b)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float *x = s + 32 * b + 2 * half;
+      float top = fmaxf(x[0], x[1]);
+#pragma unroll
+      for (int j = 1; j < 8; ++j) top = fmaxf(top, fmaxf(x[4 * j], x[4 * j + 1]));
+      top *= step.factor;
+      const float reference = top == negative_infinity() ? 0.0f : top;
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) value[b][half][e] += exp2_fast(fmaf(x[4 * j + e], step.factor, -reference));
+      part[b][half] = {top, value[b][half][0] + value[b][half][1]};
+    }
 }
 
 // Sums a warpgroup's 64 × kKeys scores of one head by block and writes them. The quad's four lanes share a row; they end
@@ -97,11 +113,7 @@ __device__ __forceinline__ void write_sums(float (&s)[Blocks * 32], const Step &
   const int lane = threadIdx.x % 32, quad = lane % 4, row = lane / 4;
   const int key = step.first_key + 2 * quad;
   Sum part[Blocks][2];
-#pragma unroll
-  for (int b = 0; b < Blocks; ++b)
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      part[b][half] = sum_part(s + 32 * b, half, step, key + 64 * b, step.first_query + row + 8 * half);
+  sum_parts<Blocks>(s, part, step, key, step.first_query + row);
   const bool upper = quad & 1;
   Sum kept[Blocks];
 #pragma unroll
@@ -152,16 +164,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup == 0) {
     registers_release<40>();
-    if (threadIdx.x != 0) return;
-    barrier_expect(&shared.queries_full, heads * Shape::kQueryBytes);
+    if (threadIdx.x >= 32) return;
+    const bool first_lane = threadIdx.x == 0;
+    if (first_lane) barrier_expect(&shared.queries_full, heads * Shape::kQueryBytes);
     Ring<Shape::kStages> stage;
     for (int tile = begin; tile < end; ++tile) {
       const int first = tile * Shape::kKeys;
       barrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
-      barrier_expect(&shared.full[stage.slot], kv_tile_bytes<Shape::kKeys, Shape::kPanels>(a.keys, first, rows.rows));
+      if (first_lane)
+        barrier_expect(&shared.full[stage.slot], kv_tile_bytes<Shape::kKeys, Shape::kPanels>(a.keys, first, rows.rows));
+      __syncwarp();
       copy_kv_tile<Shape::kKeys, Shape::kPanels>(shared.keys[stage.slot], &key_map, a.keys, &shared.full[stage.slot], request,
                                                  kv_head, first, rows.rows);
-      if (tile == begin)
+      if (tile == begin && first_lane)
         for (int head = 0; head < heads; ++head)
           for (int panel = 0; panel < Shape::kPanels; ++panel)
             copy_tile(shared.queries[head] + panel * kSelectionQueries * 128, &query_map, &shared.queries_full, 0, 0, panel,

@@ -30,8 +30,8 @@ struct KvTable {
   const int32_t *pages;  // nullptr: strided
   int64_t pages_stride;
   int page_count;
-  int box_rows;
-  int page_size;  // rows; of a strided tensor: a bound on its rows
+  int page_shift;  // log2 of a page's rows
+  int box_shift;   // log2 of the rows that one copy brings
 };
 
 KvTable kv_table(const up_kv &kv, int tile_rows);
