@@ -36,10 +36,10 @@ const cases = fc
         length: fc.oneof(fc.integer({ min: 1, max: 130 }), fc.integer({ min: 130, max: 300 })),
         maxTokens: fc.integer({ min: 1, max: 40 }),
         drop: fc.boolean(),
-        shared: fc.oneof(fc.constant(0), fc.nat({ max: 300 })),
-        cached: fc.boolean(),
+        shared: fc.oneof(fc.constant(0), fc.integer({ min: 64, max: 300 })),
+        cached: fc.constantFrom(true, true, false),
         higherP: fc.double({ min: 0, max: 1, noNaN: true }),
-        at: fc.nat({ max: 8 }),
+        at: fc.oneof(fc.nat({ max: 8 }), fc.nat({ max: 60 })),
         seed: fc.nat(),
         temperature: fc.constantFrom(0, 0, 0.8),
         abortAt: fc.option(fc.integer({ min: 0, max: 20 }), { nil: undefined, freq: 6 }),
@@ -77,8 +77,6 @@ const requestsOf = (one: Case): ReadonlyArray<LoopRequest> =>
     abortAt,
   }))
 
-let prefixHits = 0
-
 const runner = (one: Case, model: NaiveModel, slabs: number, maxRowsPerStep = one.maxRowsPerStep) =>
   new NaiveRunner({
     model,
@@ -99,7 +97,7 @@ const same = (answer: LoopAnswer, alone: LoopAnswer): void => {
 }
 
 describe("a request's answer is the same, bit by bit,", () => {
-  test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 20) })(
+  test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 12) })(
     "alone in one step and cut, batched, preempted and overlapped with others; and it is the oracle's",
     async ({ one }) => {
       const model = modelOf(one)
@@ -131,7 +129,6 @@ describe("a request's answer is the same, bit by bit,", () => {
         held: 0,
         cached: driver.scheduler.memory.cache.slabs,
       })
-      prefixHits += driver.scheduler.memory.prefixHits
       for (const [i, answer] of answers.entries()) {
         const whole = alone[i]!
         if (answer.reason === "abort") {
@@ -155,10 +152,6 @@ describe("a request's answer is the same, bit by bit,", () => {
     },
     600_000,
   )
-})
-
-it("the requests above found prefixes in the cache", () => {
-  expect(prefixHits).toBeGreaterThan(0)
 })
 
 describe("dropping", () => {
@@ -205,5 +198,67 @@ describe("dropping", () => {
   it("changes the answer's numbers: the equalities above compare something", async () => {
     const half = await answer(schedule, [pToQ32(0.5), pToQ32(0.5)])
     expect(half.logits).not.toEqual((await answer(schedule, null)).logits)
+  })
+})
+
+describe("a prefix found in the cache", () => {
+  const model = makeNaiveModel(naiveSpec({ layers: ["full", "full", "full"] }), 4)
+  const schedule: DropSchedule = {
+    ...denseSchedule,
+    dropLayers: [{ layer: 1, p: 0.5 }],
+    block: 16,
+    sink: 16,
+    lastQ: 16,
+    minPromptTokens: 100,
+  }
+  const serveTwo = (first: LoopRequest, second: LoopRequest) =>
+    serve(new NaiveRunner({ model, schedule, slabs: 400, maxTokens: 1024 }), schedule, [first, { ...second, at: 60 }])
+  const request = (over: Partial<LoopRequest>): LoopRequest => ({
+    prompt: promptOf(300, 64, 1, 200),
+    maxTokens: 40,
+    pQ32: [pToQ32(0.5)],
+    cached: true,
+    ...over,
+  })
+
+  it.each([
+    { what: "of a request that drops", first: {}, second: { prompt: promptOf(280, 64, 2, 200) }, hit: 192 },
+    {
+      what: "that is the whole prompt, of one that drops",
+      first: {},
+      second: { prompt: promptOf(192, 64, 9, 200) },
+      hit: 192,
+    },
+    {
+      what: "of a request that does not drop",
+      first: { pQ32: null },
+      second: { pQ32: null, prompt: promptOf(280, 64, 2, 200) },
+      hit: 192,
+    },
+    {
+      what: "that is the whole prompt but for its last row, which is computed",
+      first: { pQ32: null },
+      second: { pQ32: null, prompt: promptOf(192, 64, 9, 200) },
+      hit: 128,
+    },
+    { what: "is not shared between what drops and what does not", first: {}, second: { pQ32: null }, hit: 0 },
+    { what: "finished in one step", first: { maxTokens: 1 }, second: {}, hit: 256 },
+  ])("$what gives the answer it would have without", async ({ first, second, hit }) => {
+    const { answers, driver } = await serveTwo(request(first), request(second))
+    expect(driver.scheduler.memory.prefixHits).toBe(hit)
+    const alone = await serveTwo(request(first), request({ ...second, cached: false }))
+    expect(alone.driver.scheduler.memory.prefixHits).toBe(0)
+    for (const i of [0, 1]) same(answers[i]!, alone.answers[i]!)
+  })
+
+  it("holds the tokens that a dense request generated", async () => {
+    const first = request({ pQ32: null, maxTokens: 90 })
+    const { answers } = await serveTwo(first, request({}))
+    const prompt = [...Array.from(first.prompt), ...answers[0]!.tokens]
+    const { driver } = await serve(new NaiveRunner({ model, schedule, slabs: 400, maxTokens: 1024 }), schedule, [
+      first,
+      request({ pQ32: null, prompt, at: 120 }),
+    ])
+    expect(driver.scheduler.memory.prefixHits).toBe(384)
   })
 })

@@ -37,9 +37,9 @@ const cases = fc.record({
       length: fc.oneof(fc.integer({ min: 1, max: 130 }), fc.integer({ min: 150, max: 1500 })),
       maxTokens: fc.integer({ min: 1, max: 60 }),
       drop: fc.boolean(),
-      shared: fc.oneof(fc.constant(0), fc.nat({ max: 1500 })),
-      cached: fc.boolean(),
-      at: fc.nat({ max: 8 }),
+      shared: fc.oneof(fc.constant(0), fc.integer({ min: 64, max: 1500 })),
+      cached: fc.constantFrom(true, true, false),
+      at: fc.oneof(fc.nat({ max: 8 }), fc.nat({ max: 60 })),
       seed: fc.nat(),
       temperature: fc.constantFrom(0, 0, 0.9),
       abortAt: fc.option(fc.integer({ min: 0, max: 20 }), { nil: undefined, freq: 6 }),
@@ -93,7 +93,7 @@ const same = (answer: LoopAnswer, alone: LoopAnswer): void => {
 }
 
 describe("the native runner's answer is the same, bit by bit,", () => {
-  test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 25) })(
+  test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 20) })(
     "alone in one step and cut, batched, preempted and overlapped with others",
     async ({ one }) => {
       const directory = mkdtempSync(join(tmpdir(), "uniprefill-model-"))
@@ -207,6 +207,32 @@ describe("the native runner", () => {
     expect(all.kept).toEqual([1500, 1500, 1500])
     expect(all.logits).toEqual(dense.logits)
     expect((await answer({ ...schedule, dropLayers: [] }, 0.5, 1500)).logits).toEqual(dense.logits)
+  })
+
+  it("finds a prefix in the cache and gives the answer it would have without", async () => {
+    const directory = mkdtempSync(join(tmpdir(), "uniprefill-model-"))
+    try {
+      writeRandomModel(directory, { ...model, seed: 7 })
+      for (const pQ32 of [null, [pToQ32(0.5), pToQ32(0.5)]]) {
+        const request = (seed: number, at: number, cached: boolean): LoopRequest => ({
+          prompt: promptOf(1024, 96, seed, 900),
+          maxTokens: 20,
+          pQ32,
+          at,
+          cached,
+        })
+        const two = (cached: boolean) =>
+          withRunner(directory, schedule, options, (runner) =>
+            serve(runner, schedule, [request(1, 0, cached), request(2, 30, cached)]),
+          )
+        const hit = await two(true)
+        expect(hit.driver.scheduler.memory.prefixHits).toBe(896)
+        const without = await two(false)
+        for (const i of [0, 1]) same(hit.answers[i]!, without.answers[i]!)
+      }
+    } finally {
+      rmSync(directory, { recursive: true })
+    }
   })
 
   it("keeps every row of prompts up to sink + lastQ, and its logits are finite at any length", async () => {
