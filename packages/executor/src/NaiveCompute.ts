@@ -13,7 +13,7 @@ import {
   rmsNorm,
   rotate,
 } from "./NaiveModel.ts"
-import { type Item, visibleFrom } from "./NaivePlan.ts"
+import type { Item } from "./NaivePlan.ts"
 import type { NaiveSlot } from "./NaiveSlot.ts"
 import type { SlabMemory } from "./SlabMemory.ts"
 import type { StateMemory } from "./StateMemory.ts"
@@ -156,7 +156,7 @@ export class NaiveCompute {
   private firstVisible(slot: NaiveSlot, layer: number, segment: number, row: number): number {
     const { kind, window } = this.model.spec.layers[layer]!
     if (kind !== "sliding") return 0
-    return this.schedule.windowBy === "kept" ? Math.max(0, row - window + 1) : visibleFrom(slot, segment, row, window)
+    return this.schedule.windowBy === "kept" ? Math.max(0, row - window + 1) : slot.firstWithin(segment, row, window)
   }
 
   /** Chooses S_{segment + 1}, or applies the set already known. */

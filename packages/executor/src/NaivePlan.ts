@@ -1,8 +1,8 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { ItemField, type Section, sectionWidths, StateOperation, type StepPlan } from "@uniprefill/scheduler/StepPlan"
-import { pagesFor } from "@uniprefill/units/Units"
 import { ExecutorError } from "./Executor.ts"
+import { RowChecks } from "./NaiveRowChecks.ts"
 import type { NaiveSlot, PageTable } from "./NaiveSlot.ts"
 import type { SlabMemory } from "./SlabMemory.ts"
 import type { StateMemory } from "./StateMemory.ts"
@@ -174,12 +174,13 @@ class PlanReader {
       books.decode.push(id!)
     })
     this.place = "decode set"
-    for (const id of books.decode) this.checkDecodeRow(id)
-    const items = this.readItems()
+    const rowChecks = new RowChecks(books, this.limits, (holds, detail) => this.check(holds, detail))
+    for (const id of books.decode) rowChecks.decodeRow(id)
+    const items = this.readItems(rowChecks)
     return { erase, copies, states: stateWork, items, samples: this.readSamples(items) }
   }
 
-  private readItems(): ReadonlyArray<Item> {
+  private readItems(rowChecks: RowChecks): ReadonlyArray<Item> {
     const { books } = this
     const items: Array<Item> = []
     let rows = books.decode.length
@@ -191,121 +192,15 @@ class PlanReader {
         firstSegment: record[ItemField.firstSegment]!,
         lastSegment: record[ItemField.lastSegment]!,
       }
+      this.slot(item.slot)
       this.check(!books.decode.includes(item.slot), `slot ${item.slot} is in the decode set`)
       this.check(!items.some((other) => other.slot === item.slot), `slot ${item.slot} has two items`)
-      this.checkItem(item)
+      rowChecks.item(item)
       items.push(item)
       rows += item.rows
       this.check(rows <= this.limits.maxRowsPerStep, `${rows} rows in the step, at most ${this.limits.maxRowsPerStep}`)
     })
     return items
-  }
-
-  private checkItem({ slot: id, firstRow, rows, firstSegment, lastSegment }: Item): void {
-    const slot = this.slot(id)
-    const last = this.limits.layout.segments.length - 1
-    this.check(
-      firstSegment >= 0 && firstSegment <= lastSegment && lastSegment <= last,
-      `segments ${firstSegment} to ${lastSegment} of 0 to ${last}`,
-    )
-    const all = slot.prefillRows(firstSegment)
-    const end = firstRow + rows
-    const done = slot.computed[firstSegment]!
-    this.check(firstRow === done, `first row ${firstRow}, slot ${id} has computed ${done} of segment ${firstSegment}`)
-    this.check(rows >= 0 && end <= all, `rows ${firstRow} to ${end} of ${all}`)
-    if (!slot.drops) {
-      this.check(firstSegment === 0 && lastSegment === last, `slot ${id} does not drop: segments are 0 to ${last}`)
-      this.check(rows > 0, "no rows")
-      for (let segment = 0; segment <= last; segment++) this.checkPass(slot, id, segment, firstRow, end)
-      slot.computed[0] = end
-      return
-    }
-    this.check(
-      slot.selected === firstSegment,
-      `segment ${firstSegment}, slot ${id} has made ${slot.selected} selections`,
-    )
-    this.check(rows > 0 || firstSegment < last, "no rows, and no selection to make")
-    this.check(
-      end === all || firstSegment === lastSegment,
-      `runs on to segment ${lastSegment}, but ends at row ${end} of ${all}`,
-    )
-    this.check(rows > 0 || end === all, `no rows, and ${all - end} of segment ${firstSegment} are missing`)
-    this.checkPass(slot, id, firstSegment, firstRow, end)
-    for (let segment = firstSegment + 1; segment <= lastSegment; segment++) {
-      this.checkPass(slot, id, segment, 0, slot.prefillRows(segment))
-    }
-    slot.computed[firstSegment] = end
-  }
-
-  /** Pages that rows first … end − 1 of a segment write and read. */
-  private checkPass(slot: NaiveSlot, id: number, index: number, first: number, end: number): void {
-    const { layout } = this.limits
-    const segment = layout.segments[index]!
-    if (segment.full >= 0) this.checkRows(slot, id, segment.full, 0, first, end)
-    if (segment.sliding >= 0)
-      this.checkRows(slot, id, segment.sliding, this.firstVisible(slot, index, first), first, end)
-    if (segment.carry >= 0 && slot.drops) this.checkRows(slot, id, segment.carry, first, first, end)
-    if (index > 0 && slot.drops && first < end) {
-      const before = layout.segments[index - 1]!
-      const rows = slot.prefillRows(index - 1)
-      this.checkRows(slot, id, before.full, 0, rows, rows)
-      this.checkRows(slot, id, before.carry, 0, rows, rows)
-    }
-    if (layout.stateSlotBytes > 0) {
-      this.check(slot.stateSlot >= 0, `slot ${id} has no recurrent state`)
-      const absorbed = this.books.states.absorbed[slot.stateSlot]!
-      this.check(
-        absorbed[index] === first,
-        `state has absorbed ${absorbed[index]} rows of segment ${index}, next is ${first}`,
-      )
-    }
-  }
-
-  private checkDecodeRow(id: number): void {
-    const slot = this.slot(id)
-    const { layout, maxTokens } = this.limits
-    const position = slot.content.tokens.length + slot.decoded
-    this.check(position < maxTokens, `slot ${id} is at token ${position}, at most ${maxTokens}`)
-    for (const [index, segment] of layout.segments.entries()) {
-      const row = slot.prefillRows(index) + slot.decoded
-      if (segment.full >= 0) this.checkRows(slot, id, segment.full, 0, row, row + 1)
-      if (segment.sliding >= 0)
-        this.checkRows(slot, id, segment.sliding, this.firstVisible(slot, index, row), row, row + 1)
-    }
-  }
-
-  /** The table holds rows lo … end − 1, and those from `first` may be written. */
-  private checkRows(slot: NaiveSlot, id: number, t: number, lo: number, first: number, end: number): void {
-    const { pageSize, tables } = this.limits.layout
-    const { slabsPerPage, kind } = tables[t]!
-    const { slabs, freedPages } = slot.tables[t]!
-    const pages = freedPages + slabs.length / slabsPerPage
-    const name = `slot ${id} table ${t} (${kind})`
-    if (lo < end) {
-      this.check(
-        Math.floor(lo / pageSize) >= freedPages,
-        `${name}: row ${lo} is in page ${Math.floor(lo / pageSize)}, ${freedPages} were given back`,
-      )
-    }
-    this.check(
-      pagesFor(end, pageSize) <= pages,
-      `${name}: ${end} rows need ${pagesFor(end, pageSize)} pages, it holds ${pages}`,
-    )
-    if (first >= end) return
-    const written = slabs.slice(
-      (Math.floor(first / pageSize) - freedPages) * slabsPerPage,
-      (pagesFor(end, pageSize) - freedPages) * slabsPerPage,
-    )
-    const shared = written.find((slab) => this.books.memory.readOnly[slab] === 1)
-    this.check(shared === undefined, `${name}: rows from ${first} would write slab ${shared}, which is shared`)
-  }
-
-  private firstVisible(slot: NaiveSlot, segment: number, row: number): number {
-    const { window } = this.limits.layout.tables[this.limits.layout.segments[segment]!.sliding]!
-    const kept = Math.max(0, row - window + 1)
-    // Counting original positions shows no more rows than counting kept ones.
-    if (this.limits.schedule.windowBy === "kept" || (slot.drops && slot.kept.length <= segment)) return kept
-    return visibleFrom(slot, segment, row, window)
   }
 
   /** Cached pages bring their rows: segment 0 of a slot that drops, every segment of one that does not. */
@@ -393,11 +288,3 @@ class PlanReader {
 
 const pageCount = (table: PageTable, slabsPerPage: number): number =>
   table.freedPages + Math.floor(table.slabs.length / slabsPerPage)
-
-/** First row of a segment whose original position lies in the window of `row`'s. */
-export const visibleFrom = (slot: NaiveSlot, segment: number, row: number, window: number): number => {
-  const position = slot.positionOf(segment, row)
-  let lo = row
-  while (lo > 0 && position - slot.positionOf(segment, lo - 1) < window) lo--
-  return lo
-}

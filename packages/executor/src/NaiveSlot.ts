@@ -87,6 +87,14 @@ export class NaiveSlot {
     return row < positions.length ? positions[row]! : this.content.promptLength + row - positions.length
   }
 
+  /** First row of a segment whose original position lies in the window of `row`'s. */
+  firstWithin(segment: number, row: number, window: number): number {
+    const position = this.positionOf(segment, row)
+    let lo = row
+    while (lo > 0 && position - this.positionOf(segment, lo - 1) < window) lo--
+    return lo
+  }
+
   shapeOf(segment: number, schedule: DropSchedule): SelectionShape {
     const { block, sink, lastQ } = schedule
     return { rows: this.keptRows(segment), block, sink, lastQ }

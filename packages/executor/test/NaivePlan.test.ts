@@ -82,6 +82,7 @@ describe("a refused plan names section, record and numbers, and changes nothing"
     expect(refusal({ grants: [0, 0, 40] })).toBe("grants[0]: slab 40 of 40")
     expect(refusal({ grants: [0, 3, 0] })).toBe("grants[0]: table 3 of 3")
     expect(refusal({ grants: [1, 0, 0] })).toBe("grants[0]: slot 1 is not open")
+    expect(refusal({ items: [3, 0, 64, 0, 0] })).toBe("items[0]: slot 3 is not open")
     expect(refusal({ grants: [0, 0] })).toBe("grants: 2 integers, records have 3")
     expect(refusal({ items: [0, 0, 64, 0, 2] })).toBe("items[0]: segments 0 to 2 of 0 to 1")
     expect(refusal({ items: [0, 0, 201, 0, 0] })).toBe("items[0]: rows 0 to 201 of 200")

@@ -119,7 +119,7 @@ describe("NaiveRunner", () => {
         }
         expect(runner.checkIntegrity()).toEqual({ free: 4000, held: 0, cached: 0 })
       }),
-      { numRuns: 60 },
+      { numRuns: 30 },
     )
   })
 
