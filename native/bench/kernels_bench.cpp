@@ -138,8 +138,8 @@ void bench_score(const Kernels &table, const AttentionShape &shape, int rows, in
   const double seconds =
       median_seconds([&] { table.score(queries.data(), q_rows, cache.pages(), rows, 64, shape, masses.data()); });
   char what[64];
-  std::snprintf(what, sizeof what, "score %d/%d d %d, %d of %d rows", shape.heads, shape.kv_heads, shape.head_dim, q_rows,
-                rows);
+  std::snprintf(what, sizeof what, "score %d/%d d %d, %d of %d rows", shape.heads, shape.kv_heads, shape.head_dim,
+                q_rows, rows);
   print(table, what, seconds, 2.0 * q_rows * rows * shape.heads * shape.head_dim, 0);
 }
 
@@ -148,8 +148,8 @@ void bench_rows(const Kernels &table, int rows, int width, int inner, const Atte
   const std::vector<float> x = random_floats(static_cast<size_t>(rows) * width), weight = random_floats(width);
   std::vector<bf16> out(static_cast<size_t>(rows) * std::max({width, inner, shape.heads * shape.head_dim}));
   std::snprintf(what, sizeof what, "rms_norm %d x %d", rows, width);
-  print(table, what, median_seconds([&] { table.rms_norm(x.data(), rows, width, weight.data(), 1e-6f, out.data()); }), 0,
-        6.0 * rows * width);
+  print(table, what, median_seconds([&] { table.rms_norm(x.data(), rows, width, weight.data(), 1e-6f, out.data()); }),
+        0, 6.0 * rows * width);
 
   const std::vector<float> gate_up = random_floats(static_cast<size_t>(rows) * 2 * inner);
   std::snprintf(what, sizeof what, "silu_mul %d x %d", rows, inner);
@@ -198,8 +198,7 @@ void bench(const Kernels &table) {
 int main(int count, char **names) {
   std::printf("%d threads\n", omp_get_max_threads());
   for (const Kernels *table : {portable_kernels(), avx2_kernels(), avx512_bf16_kernels()})
-    if (table && (count < 2 || std::any_of(names + 1, names + count, [&](const char *name) {
-                    return std::strcmp(name, table->name) == 0;
-                  })))
+    if (table && (count < 2 || std::any_of(names + 1, names + count,
+                                           [&](const char *name) { return std::strcmp(name, table->name) == 0; })))
       bench(*table);
 }

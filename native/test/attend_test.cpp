@@ -1,5 +1,5 @@
-// attend against double-precision softmax, and its promise: a query row's output depends on nothing but that row and the
-// keys it sees.
+// attend against double-precision softmax, and its promise: a query row's output depends on nothing but that row and
+// the keys it sees.
 #include "kernel_inputs.h"
 
 namespace {
@@ -27,8 +27,12 @@ struct Case {
 
   // A group of rows [first, first + rows).
   Attention group(int first, int rows, std::vector<bf16> &output, bool with_lo = true) const {
-    return {rows,           queries.data() + first * row_elements(), cache.pages(), with_lo ? lo.data() + first : nullptr,
-            hi.data() + first, output.data() + first * row_elements()};
+    return {rows,
+            queries.data() + first * row_elements(),
+            cache.pages(),
+            with_lo ? lo.data() + first : nullptr,
+            hi.data() + first,
+            output.data() + first * row_elements()};
   }
 
   std::vector<bf16> attend(const Kernels &table, bool with_lo = true) const {
@@ -73,7 +77,8 @@ void check_values(const Kernels &table, const Case &c, const std::vector<bf16> &
         size += expected[d] * expected[d];
       }
     }
-  CHECK(std::sqrt(error) <= 4e-3 * std::sqrt(size), "%s %s: relative error %g", table.name, name, std::sqrt(error / size));
+  CHECK(std::sqrt(error) <= 4e-3 * std::sqrt(size), "%s %s: relative error %g", table.name, name,
+        std::sqrt(error / size));
 }
 
 // Rows alone, in random groups of one call, and on any number of threads: the same bits.
@@ -121,6 +126,19 @@ void check_freed_pages(const Kernels &table, Case &c) {
   CHECK(same_bits(before.data(), after.data(), before.size()), "%s", table.name);
 }
 
+// A row whose interval is empty gives zeros, and leaves its neighbours alone.
+void check_empty_rows(const Kernels &table, Random &random) {
+  Case c(random, {4, 2, 32, 0.2f, 0}, 150, 30, 64, 90);
+  c.cache.write(table, 0, 150);
+  std::vector<bf16> expected = c.attend(table);
+  for (const int q : {0, 7, 29}) {
+    c.lo[q] = c.hi[q] + 1;
+    std::fill_n(expected.begin() + q * c.row_elements(), c.row_elements(), 0);
+  }
+  const std::vector<bf16> output = c.attend(table);
+  CHECK(same_bits(expected.data(), output.data(), output.size()), "%s", table.name);
+}
+
 // Scores that grow along the keys move a row's reference again and again, by little and by much.
 void check_growing_scores(const Kernels &table, Random &random) {
   for (const float scale : {0.05f, 1.0f, 20.0f}) {
@@ -163,6 +181,7 @@ void check_table(const Kernels &table) {
   sliding.cache.write(table, 0, 400);
   check_values(table, sliding, sliding.attend(table), "sliding");
   check_freed_pages(table, sliding);
+  check_empty_rows(table, random);
   check_growing_scores(table, random);
 }
 

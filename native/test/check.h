@@ -18,15 +18,13 @@ static inline void check_failed(const char *file, int line) {
 }
 
 // CHECK(condition), or CHECK(condition, "format", …) with what a reader needs to find the fault.
-#define CHECK(condition, ...)                           \
-  do {                                                  \
-    if (!(condition)) {                                 \
-      std::fprintf(stderr, "failed: %s\n", #condition); \
-      __VA_OPT__(std::fprintf(stderr, "  ");            \
-                 std::fprintf(stderr, __VA_ARGS__);     \
-                 std::fprintf(stderr, "\n");)           \
-      check_failed(__FILE__, __LINE__);                 \
-    }                                                   \
+#define CHECK(condition, ...)                                                                                \
+  do {                                                                                                       \
+    if (!(condition)) {                                                                                      \
+      std::fprintf(stderr, "failed: %s\n", #condition);                                                      \
+      __VA_OPT__(std::fprintf(stderr, "  "); std::fprintf(stderr, __VA_ARGS__); std::fprintf(stderr, "\n");) \
+      check_failed(__FILE__, __LINE__);                                                                      \
+    }                                                                                                        \
   } while (0)
 
 static inline int check_result() {

@@ -1,4 +1,5 @@
-// Accuracy and exact values of the exponential of one SIMD type. Included after `#pragma GCC target`, see kernel_table.h.
+// Accuracy and exact values of the exponential of one SIMD type. Included after `#pragma GCC target`, see
+// kernel_table.h.
 #pragma once
 
 #include "../src/cpu/exponential.h"
@@ -39,7 +40,8 @@ static void check_exponential() {
   for (int i = 0; i < 14; ++i)
     CHECK(power[i] == exact[i] || (std::isnan(exact[i]) && std::isnan(power[i])), "2^%g is %g", special[i], power[i]);
   Simd::store(natural, up::cpu::exp<Simd>(Simd::load(special)));
-  CHECK(natural[0] == 1 && natural[1] == 1 && natural[2] == 0 && natural[3] == 0 && natural[4] == 0 && std::isnan(natural[5]));
+  CHECK(natural[0] == 1 && natural[1] == 1 && natural[2] == 0 && natural[3] == 0 && natural[4] == 0 &&
+        std::isnan(natural[5]));
   const float large[16] = {89, 100, 1e30f, infinity};
   Simd::store(natural, up::cpu::exp<Simd>(Simd::load(large)));
   for (int i = 0; i < 4; ++i) CHECK(natural[i] == infinity, "e^%g is %g", large[i], natural[i]);

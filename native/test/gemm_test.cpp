@@ -39,9 +39,9 @@ void check_values(const Kernels &table, const Case &c) {
         size += std::fabs(product);
       }
       const float got = out[i * c.ldo + j];
-      // f32 sums in blocks of rounding errors of half a unit, 2⁻²⁴, each; typically √k of them.
-      CHECK(std::fabs(got - sum) <= 2e-6 * size, "%s m %d n %d k %d slices %d: out[%d, %d] = %g, not %g", table.name, c.m,
-            c.n, c.k, c.slices, i, j, got, sum);
+      // An f32 sum of k products errs by at most k · 2⁻²⁴ of their sizes, typically by √k · 2⁻²⁴.
+      CHECK(std::fabs(got - sum) <= 2e-6 * size, "%s m %d n %d k %d slices %d: out[%d, %d] = %g, not %g", table.name,
+            c.m, c.n, c.k, c.slices, i, j, got, sum);
     }
     for (int j = c.n; j < c.ldo; ++j)
       CHECK(std::isnan(out[i * c.ldo + j]), "%s n %d: wrote column %d", table.name, c.n, j);
@@ -57,8 +57,8 @@ void check_accumulate(const Kernels &table, Random &random, const Case &c) {
   for (int i = 0; i < c.m; ++i)
     for (int j = 0; j < c.ldo; ++j) {
       const int at = i * c.ldo + j;
-      CHECK(sum[at] == (j < c.n ? before[at] + product[at] : before[at]), "%s m %d n %d k %d: [%d, %d]", table.name, c.m,
-            c.n, c.k, i, j);
+      CHECK(sum[at] == (j < c.n ? before[at] + product[at] : before[at]), "%s m %d n %d k %d: [%d, %d]", table.name,
+            c.m, c.n, c.k, i, j);
     }
 }
 
@@ -116,7 +116,8 @@ int main() {
     check_values(*table, Case(random, 210, 333, 320, 4));
     check_values(*table, Case(random, 33, 130, 2048, 1));
     for (int i = 0; i < 6; ++i) {
-      const Case c(random, random.integer(1, 230), random.integer(1, 300), 32 * random.integer(1, 12), random.one_of({1, 4}));
+      const Case c(random, random.integer(1, 230), random.integer(1, 300), 32 * random.integer(1, 12),
+                   random.one_of({1, 4}));
       check_row_invariance(*table, random, c);
       check_accumulate(*table, random, c);
       check_slices(*table, c);

@@ -67,12 +67,14 @@ void check_same_bits(const Kernels &table, Random &random, Case &c) {
   sum.back() = UINT64_MAX;
   const int group = c.shape.heads / c.shape.kv_heads;
   for (int h = 0; h < c.shape.heads; ++h) {
-    Case one(random, table, {1, 1, c.shape.head_dim, c.shape.scale, c.shape.soft_cap}, c.cache.rows, c.q_rows, c.block, 64);
+    Case one(random, table, {1, 1, c.shape.head_dim, c.shape.scale, c.shape.soft_cap}, c.cache.rows, c.q_rows, c.block,
+             64);
     for (int q = 0; q < c.q_rows; ++q)
       std::copy_n(&c.queries[(static_cast<size_t>(q) * c.shape.heads + h) * c.shape.head_dim], c.shape.head_dim,
                   &one.queries[static_cast<size_t>(q) * c.shape.head_dim]);
     for (int j = 0; j < c.cache.rows; ++j)
-      std::copy_n(c.cache.key(j, h / group), c.shape.head_dim, &one.cache.keys[static_cast<size_t>(j) * c.shape.head_dim]);
+      std::copy_n(c.cache.key(j, h / group), c.shape.head_dim,
+                  &one.cache.keys[static_cast<size_t>(j) * c.shape.head_dim]);
     one.cache.write(table, 0, c.cache.rows);
     one.score(table, masses);
     for (int b = 0; b < c.blocks(); ++b) sum[b] += masses[b];

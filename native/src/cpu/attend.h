@@ -1,11 +1,11 @@
 // Softmax attention over paged keys and values.
 //
-// A task is a tile of query rows of one key-value head; the query heads that share it are rows of the tile. It walks tiles
-// of 64 keys counted from row 0, each staying in the L1 cache while strips of R query rows pass: scores into a small
-// buffer, powers of two rounded to bf16, then their product with the values added to the strip's f32 output.
+// A task is a tile of query rows of one key-value head; the query heads that share it are rows of the tile. It walks
+// tiles of 64 keys counted from row 0, each staying in the L1 cache while strips of R query rows pass: scores into a
+// small buffer, powers of two rounded to bf16, then their product with the values added to the strip's f32 output.
 //
-// A row's reference exponent moves only when a score exceeds it by 8, so that rescaling is rare; a tile that a row does not
-// see leaves its state untouched. Both depend on the row alone.
+// A row's reference exponent moves only when a score exceeds it by 8, so that rescaling is rare; a tile that a row does
+// not see leaves its state untouched. Both depend on the row alone.
 #pragma once
 
 #include <omp.h>
@@ -145,9 +145,10 @@ struct Attend {
     strip<R>(rows, row, keys, values, first_key, head_dim, scale);
   }
 
-  // Rounds output / sum to bf16.
+  // Rounds output / sum to bf16; zeros for a row that saw no key.
   static void finish_row(const AttendRows &rows, int row, int head_dim, bf16 *to) {
-    const F factor = Simd::set(1.0f / Simd::sum(Simd::load(rows.sums[row])));
+    const float sum = Simd::sum(Simd::load(rows.sums[row]));
+    const F factor = Simd::set(sum == 0 ? 0 : 1 / sum);
     for (int d = 0; d < head_dim; d += 16) {
       // Adding +0 gives a zero one sign, whatever products of zero went into it.
       const F out = Simd::mul(Simd::load(rows.output + row * head_dim + d), factor);
@@ -162,9 +163,11 @@ struct Attend {
     AttendRows rows;
     int first = INT32_MAX, last = -1;
     for (int i = 0; i < count; ++i) {
-      const int row = (task.begin + i) / heads_per_kv, head = task.head * heads_per_kv + (task.begin + i) % heads_per_kv;
+      const int row = (task.begin + i) / heads_per_kv,
+                head = task.head * heads_per_kv + (task.begin + i) % heads_per_kv;
       std::memcpy(rows.queries + i * head_dim,
-                  group.queries + (static_cast<ptrdiff_t>(row) * shape.heads + head) * head_dim, sizeof(bf16) * head_dim);
+                  group.queries + (static_cast<ptrdiff_t>(row) * shape.heads + head) * head_dim,
+                  sizeof(bf16) * head_dim);
       rows.lo[i] = group.lo ? group.lo[row] : 0;
       rows.hi[i] = group.hi[row];
       rows.reference[i] = -FLT_MAX;
@@ -183,7 +186,8 @@ struct Attend {
       }
     }
     for (int i = 0; i < count; ++i) {
-      const int row = (task.begin + i) / heads_per_kv, head = task.head * heads_per_kv + (task.begin + i) % heads_per_kv;
+      const int row = (task.begin + i) / heads_per_kv,
+                head = task.head * heads_per_kv + (task.begin + i) % heads_per_kv;
       finish_row(rows, i, head_dim, group.output + (static_cast<ptrdiff_t>(row) * shape.heads + head) * head_dim);
     }
   }

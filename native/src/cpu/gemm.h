@@ -1,8 +1,8 @@
 // out = a · weightᵀ with bf16 operands and f32 sums.
 //
 // A packed weight is a row of panels of 16·W output columns (the last may have fewer vectors), each
-// [k / 2][columns][2], zero beyond n. A task is one panel times a chunk of rows: the panel stays in the L2 cache while the
-// rows pass, R at a time, through the register tile.
+// [k / 2][columns][2], zero beyond n. A task is one panel times a chunk of rows: the panel stays in the L2 cache while
+// the rows pass, R at a time, through the register tile.
 #pragma once
 
 #include <omp.h>
@@ -11,12 +11,11 @@
 #include <cstring>
 
 #include "dot_tile.h"
+#include "parallel.h"
 
 namespace up::cpu {
 
 constexpr int gemm_chunk_rows = 96;
-// Below this many multiplications a parallel region costs more than it saves.
-constexpr int64_t gemm_serial_work = 1 << 17;
 
 template <class Simd>
 struct Gemm {
@@ -29,7 +28,7 @@ struct Gemm {
 
   static void pack(const bf16 *weight, int n, int k, void *packed) {
     const int panels = (n + panel_columns - 1) / panel_columns;
-#pragma omp parallel for schedule(static) if (static_cast<int64_t>(n) * k >= gemm_serial_work)
+#pragma omp parallel for schedule(static) if (static_cast <int64_t>(n) * k >= parallel_multiplications)
     for (int panel = 0; panel < panels; ++panel) {
       const int first = panel * panel_columns, columns = std::min(panel_columns, padded(n) - first);
       bf16 *to = static_cast<bf16 *>(packed) + static_cast<size_t>(first) * k;
@@ -86,8 +85,7 @@ struct Gemm {
   static void rows_by_panel(int vectors, const bf16 *a, int lda, int m, const bf16 *panel, int k, int slices,
                             bool accumulate, float *out, int ldo, int columns) {
     if constexpr (W > 1)
-      if (vectors < W)
-        return rows_by_panel<W - 1>(vectors, a, lda, m, panel, k, slices, accumulate, out, ldo, columns);
+      if (vectors < W) return rows_by_panel<W - 1>(vectors, a, lda, m, panel, k, slices, accumulate, out, ldo, columns);
     // Tiles of equal height: 8 rows are 4 + 4, not 6 + 2.
     const int tiles = (m + Simd::tile_rows - 1) / Simd::tile_rows;
     for (int t = 0; t < tiles; ++t) {
@@ -102,16 +100,15 @@ struct Gemm {
                    float *out, int ldo) {
     const int panels = (n + panel_columns - 1) / panel_columns;
     const int chunks = (m + gemm_chunk_rows - 1) / gemm_chunk_rows;
-#pragma omp parallel for schedule(dynamic) if (static_cast<int64_t>(m) * n * k >= gemm_serial_work)
+#pragma omp parallel for schedule(dynamic) if (static_cast <int64_t>(m) * n * k >= parallel_multiplications)
     for (int64_t task = 0; task < static_cast<int64_t>(panels) * chunks; ++task) {
       const int column = static_cast<int>(task / chunks) * panel_columns;
       const int row = static_cast<int>(task % chunks) * gemm_chunk_rows;
       const int vectors = std::min(panel_columns, padded(n) - column) / 16;
-      rows_by_panel<Simd::tile_vectors>(vectors, a + static_cast<ptrdiff_t>(row) * lda, lda,
-                                        std::min(gemm_chunk_rows, m - row),
-                                        static_cast<const bf16 *>(packed) + static_cast<size_t>(column) * k, k, slices,
-                                        accumulate, out + static_cast<ptrdiff_t>(row) * ldo + column, ldo,
-                                        std::min(panel_columns, n - column));
+      rows_by_panel<Simd::tile_vectors>(
+          vectors, a + static_cast<ptrdiff_t>(row) * lda, lda, std::min(gemm_chunk_rows, m - row),
+          static_cast<const bf16 *>(packed) + static_cast<size_t>(column) * k, k, slices, accumulate,
+          out + static_cast<ptrdiff_t>(row) * ldo + column, ldo, std::min(panel_columns, n - column));
     }
   }
 };

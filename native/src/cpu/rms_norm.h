@@ -7,16 +7,14 @@
 #include <cmath>
 
 #include "kernels.h"
+#include "parallel.h"
 
 namespace up::cpu {
-
-// Below this many elements an elementwise kernel runs on the calling thread.
-constexpr int64_t elementwise_serial_work = 1 << 14;
 
 template <class Simd>
 void rms_norm(const float *x, int rows, int width, const float *weight, float eps, bf16 *out) {
   using F = typename Simd::F;
-#pragma omp parallel for schedule(static) if (static_cast<int64_t>(rows) * width >= elementwise_serial_work)
+#pragma omp parallel for schedule(static) if (static_cast <int64_t>(rows) * width >= parallel_elements)
   for (int row = 0; row < rows; ++row) {
     const float *from = x + static_cast<ptrdiff_t>(row) * width;
     bf16 *to = out + static_cast<ptrdiff_t>(row) * width;

@@ -5,7 +5,8 @@
 
 #include <algorithm>
 
-#include "rms_norm.h"
+#include "kernels.h"
+#include "parallel.h"
 
 namespace up::cpu {
 
@@ -13,7 +14,7 @@ template <class Simd>
 void rope(const float *x, int ldx, int rows, int heads, int head_dim, const float *cos, const float *sin, bf16 *out) {
   using F = typename Simd::F;
   const int half = head_dim / 2;
-#pragma omp parallel for schedule(static) if (static_cast<int64_t>(rows) * heads * head_dim >= elementwise_serial_work)
+#pragma omp parallel for schedule(static) if (static_cast <int64_t>(rows) * heads * head_dim >= parallel_elements)
   for (int row = 0; row < rows; ++row) {
     const float *from = x + static_cast<ptrdiff_t>(row) * ldx;
     bf16 *to = out + static_cast<ptrdiff_t>(row) * heads * head_dim;
@@ -22,7 +23,8 @@ void rope(const float *x, int ldx, int rows, int heads, int head_dim, const floa
         Simd::store_bf16_n(to + i, Simd::load_n(from + i, heads * head_dim - i), heads * head_dim - i);
       continue;
     }
-    const float *row_cos = cos + static_cast<ptrdiff_t>(row) * half, *row_sin = sin + static_cast<ptrdiff_t>(row) * half;
+    const float *row_cos = cos + static_cast<ptrdiff_t>(row) * half,
+                *row_sin = sin + static_cast<ptrdiff_t>(row) * half;
     for (int head = 0; head < heads; ++head, from += head_dim, to += head_dim)
       for (int i = 0; i < half; i += 16) {
         const int n = half - i;

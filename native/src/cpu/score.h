@@ -133,7 +133,8 @@ struct Score {
     for (int q = 0; q < q_rows; ++q) normalise(sums, q, blocks);
     for (int b = 0; b < blocks; b += 16) {
       F mass = Simd::set(0);
-      for (int q = 0; q < q_rows; ++q) mass = Simd::add(mass, Simd::load(&sums.sum[static_cast<size_t>(q) * sums.stride + b]));
+      for (int q = 0; q < q_rows; ++q)
+        mass = Simd::add(mass, Simd::load(&sums.sum[static_cast<size_t>(q) * sums.stride + b]));
       alignas(64) float lanes[16];
       Simd::store(lanes, mass);
       for (int i = 0; i < 16 && b + i < blocks; ++i) masses[b + i] += static_cast<uint64_t>(lanes[i] * mass_unit);
@@ -150,7 +151,8 @@ struct Score {
     {
       std::vector<uint64_t> own(blocks, 0);
 #pragma omp for schedule(dynamic)
-      for (int h = 0; h < shape.heads; ++h) finite = head(queries, q_rows, keys, rows, block, shape, h, own.data()) && finite;
+      for (int h = 0; h < shape.heads; ++h)
+        finite = head(queries, q_rows, keys, rows, block, shape, h, own.data()) && finite;
 #pragma omp critical
       for (int b = 0; b < blocks; ++b) masses[b] += own[b];
     }

@@ -17,7 +17,7 @@ template <class Simd, int R>
     typename Simd::F acc[R][W];
     zero_tile<Simd>(acc);
     dot_tile<Simd>(queries, head_dim, keys + static_cast<ptrdiff_t>(first) * 16 * head_dim, 32, head_dim * 16,
-                         head_dim / 2, acc);
+                   head_dim / 2, acc);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8

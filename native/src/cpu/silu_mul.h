@@ -6,14 +6,14 @@
 #include <algorithm>
 
 #include "exponential.h"
-#include "rms_norm.h"
+#include "parallel.h"
 
 namespace up::cpu {
 
 template <class Simd>
 void silu_mul(const float *in, int rows, int inner, bf16 *out) {
   using F = typename Simd::F;
-#pragma omp parallel for schedule(static) if (static_cast<int64_t>(rows) * inner >= elementwise_serial_work)
+#pragma omp parallel for schedule(static) if (static_cast <int64_t>(rows) * inner >= parallel_elements)
   for (int row = 0; row < rows; ++row) {
     const float *gate = in + static_cast<ptrdiff_t>(row) * 2 * inner, *up = gate + inner;
     bf16 *to = out + static_cast<ptrdiff_t>(row) * inner;

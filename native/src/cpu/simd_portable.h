@@ -8,8 +8,8 @@
 
 namespace up::cpu {
 
-// What every Simd type offers: F, 16 f32 lanes; Pair, two bf16 values broadcast to all lanes; Pairs, 16 pairs of bf16 values.
-// Functions that end in `_n` touch the first n lanes only (n may exceed 16).
+// What every Simd type offers: F, 16 f32 lanes; Pair, two bf16 values broadcast to all lanes; Pairs, 16 pairs of bf16
+// values. Functions that end in `_n` touch the first n lanes only (n may exceed 16).
 struct Portable {
   struct F {
     float lane[16];
@@ -104,7 +104,8 @@ struct Portable {
     const F n = floor(min(set(128), max(set(-127), power)));
     F r;
     for (int i = 0; i < 16; ++i) {
-      const uint32_t bits = static_cast<uint32_t>(n.lane[i] == n.lane[i] ? static_cast<int>(n.lane[i]) + 127 : 127) << 23;
+      const uint32_t bits = static_cast<uint32_t>(n.lane[i] == n.lane[i] ? static_cast<int>(n.lane[i]) + 127 : 127)
+                            << 23;
       float scale;
       std::memcpy(&scale, &bits, sizeof scale);
       r.lane[i] = x.lane[i] * scale;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kv_layout.h"
+#include "parallel.h"
 
 namespace up::cpu {
 
@@ -33,7 +34,7 @@ void write_kv(const bf16 *k, const bf16 *v, int first, int rows, int kv_heads, i
   if (rows <= 0) return;
   const int stride = kv_heads * head_dim;
   const int first_group = first / 16, groups = (first + rows - 1) / 16 - first_group + 1;
-#pragma omp parallel for collapse(2) schedule(static) if (static_cast<int64_t>(rows) * stride >= 1 << 14)
+#pragma omp parallel for collapse(2) schedule(static) if (static_cast <int64_t>(rows) * stride >= parallel_elements)
   for (int head = 0; head < kv_heads; ++head)
     for (int g = 0; g < groups; ++g) {
       const int begin = std::max(first, (first_group + g) * 16);
