@@ -1,4 +1,5 @@
-import { type Engine, type GenerateEvent, type GenerateRequest } from "@uniprefill/engine/Engine"
+import { assert } from "@effect/vitest"
+import { Engine, type GenerateEvent, type GenerateRequest } from "@uniprefill/engine/Engine"
 import { type EngineConfig, layer } from "@uniprefill/engine/EngineLayer"
 import { greedy, type SamplingParameters } from "@uniprefill/executor/Executor"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
@@ -6,7 +7,7 @@ import { Effect, Layer, Stream } from "effect"
 import { fileURLToPath } from "node:url"
 import { schedule, type ScriptedExecutor, spec } from "./ScriptedExecutor.ts"
 
-export const needle = fileURLToPath(new URL("../../needle-10m-deep", import.meta.url))
+const needle = fileURLToPath(new URL("../../needle-10m-deep", import.meta.url))
 
 /** The engine over a scripted executor and the tokenizer of needle-10m-deep. */
 export const engineLayer = (executor: ScriptedExecutor, config: Partial<EngineConfig> = {}) =>
@@ -66,3 +67,22 @@ export const encode = (text: string) =>
     const tokenizer = yield* Tokenizer
     return [...(yield* tokenizer.encode(text, { addSpecialTokens: false }))]
   })
+
+/** Nothing runs, waits or is owned, in the scheduler and in the executor; and the books balance. */
+export function assertIdle(executor: ScriptedExecutor) {
+  return Effect.gen(function* () {
+    const engine = yield* Engine
+    // Slots are closed by the loop's own fiber.
+    yield* Effect.yieldNow
+    const { running, waiting, slabsUsed, healthy } = yield* engine.status
+    assert.deepStrictEqual(
+      { running, waiting, slabsUsed, healthy },
+      { running: 0, waiting: 0, slabsUsed: 0, healthy: true },
+    )
+    assert.strictEqual(executor.runner.openSlots, 0)
+  })
+}
+
+export function provideTokenizer<A, E>(effect: Effect.Effect<A, E, Tokenizer>) {
+  return Effect.provide(effect, Tokenizer.layer({ directory: needle }))
+}

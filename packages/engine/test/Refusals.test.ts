@@ -1,0 +1,127 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Engine } from "@uniprefill/engine/Engine"
+import { Effect, Fiber } from "effect"
+import { TestClock } from "effect/testing"
+import { assertIdle, collect, engineLayer, request } from "./EngineHarness.ts"
+import { ScriptedExecutor } from "./ScriptedExecutor.ts"
+
+describe("requests that are refused", () => {
+  const cases = [
+    { name: "no prompt", prompt: [], fields: {}, reason: "InvalidRequest", field: "prompt", says: "has no tokens" },
+    {
+      name: "a token that is none",
+      prompt: [9_999],
+      fields: {},
+      reason: "InvalidRequest",
+      field: "prompt",
+      says: "4096",
+    },
+    {
+      name: "no output",
+      prompt: [1],
+      fields: { maxTokens: 0 },
+      reason: "InvalidRequest",
+      field: "max_tokens",
+      says: "0",
+    },
+    {
+      name: "a NaN",
+      prompt: [1],
+      fields: { sampling: { temperature: NaN } },
+      reason: "InvalidRequest",
+      field: "temperature",
+      says: "NaN",
+    },
+    {
+      name: "an empty stop string",
+      prompt: [1],
+      fields: { stop: [""] },
+      reason: "InvalidRequest",
+      field: "stop",
+      says: "empty",
+    },
+    {
+      name: "a bias on no token",
+      prompt: [1],
+      fields: { sampling: { logitBias: [[4096, 1]] } },
+      reason: "InvalidRequest",
+      field: "logit_bias",
+      says: "4096",
+    },
+    {
+      name: "nothing allowed",
+      prompt: [1],
+      fields: { sampling: { allowedTokenIds: [] } },
+      reason: "InvalidRequest",
+      field: "allowed_token_ids",
+      says: "no token",
+    },
+    {
+      name: "a p above 1",
+      prompt: [1],
+      fields: { minP: 1.5 },
+      reason: "InvalidRequest",
+      field: "uniprefill.p",
+      says: "1.5",
+    },
+    {
+      name: "a prompt as long as the model",
+      prompt: Array.from({ length: 4096 }, () => 1),
+      fields: {},
+      reason: "TooLong",
+      field: "prompt",
+      says: "4096",
+    },
+    {
+      name: "more output than fits",
+      prompt: [1, 1],
+      fields: { maxTokens: 4095 },
+      reason: "TooLong",
+      field: "max_tokens",
+      says: "4097",
+    },
+  ] as const
+  for (const { name, prompt, fields, reason, field, says } of cases) {
+    it.effect(`name ${name}`, () => {
+      const executor = new ScriptedExecutor({ outputs: () => [] })
+      return Effect.gen(function* () {
+        const engine = yield* Engine
+        const error = yield* Effect.flip(collect(engine, request(prompt, fields as never)))
+        assert.strictEqual(error.reason, reason)
+        assert.strictEqual(error.field, field)
+        assert.include(error.detail, says)
+        yield* assertIdle(executor)
+        assert.strictEqual(executor.stepCalls, 0)
+      }).pipe(Effect.provide(engineLayer(executor)))
+    })
+  }
+
+  it.effect("name a full queue with both numbers, and leave those in it alone", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({ outputs: () => [10], stepMillis: 10, slots: 1 })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const accepted = yield* Effect.forEach([0, 1, 2], () => Effect.forkChild(collect(engine, request([5]))))
+        yield* TestClock.adjust(1)
+        assert.strictEqual((yield* engine.status).waiting, 2)
+        const error = yield* Effect.flip(collect(engine, request([5])))
+        assert.strictEqual(error.reason, "QueueFull")
+        assert.include(error.detail, "2 requests are waiting, at most 2 may")
+        yield* TestClock.adjust("10 seconds")
+        for (const fiber of accepted) assert.strictEqual((yield* Fiber.join(fiber)).tokens.length, 16)
+        yield* assertIdle(executor)
+      }).pipe(Effect.provide(engineLayer(executor, { maxWaiting: 2 })))
+    }),
+  )
+
+  it.effect("include a second one under the id of a running one", () => {
+    const executor = new ScriptedExecutor({ outputs: () => [10] })
+    return Effect.gen(function* () {
+      const engine = yield* Engine
+      const twin = request([5])
+      yield* engine.generate(twin)
+      const error = yield* Effect.flip(Effect.scoped(engine.generate(twin)))
+      assert.strictEqual(error.field, "request_id")
+    }).pipe(Effect.scoped, Effect.provide(engineLayer(executor)))
+  })
+})

@@ -1,0 +1,177 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Engine } from "@uniprefill/engine/Engine"
+import { ExecutorError } from "@uniprefill/executor/Executor"
+import { Effect, Fiber, Stream } from "effect"
+import { TestClock } from "effect/testing"
+import { assertIdle, collect, encode, engineLayer, provideTokenizer, request } from "./EngineHarness.ts"
+import { ScriptedExecutor } from "./ScriptedExecutor.ts"
+
+describe("the serving loop", () => {
+  it.effect("gives the same output with one and with two steps in flight", () =>
+    Effect.gen(function* () {
+      const outputs = yield* encode("count 1212345")
+      for (const maxStepsInFlight of [1, 2] as const) {
+        const executor = new ScriptedExecutor({ outputs: () => outputs, stepMillis: 10 })
+        yield* Effect.gen(function* () {
+          const engine = yield* Engine
+          const results = yield* Effect.forEach([{ stop: ["123"] }, { maxTokens: 1 }, {}], (fields, i) =>
+            Effect.forkChild(collect(engine, request([5 + i], fields))),
+          )
+          yield* TestClock.adjust("10 seconds")
+          const [stopped, single, plain] = yield* Effect.forEach(results, Fiber.join)
+          assert.strictEqual(stopped!.text, "count 12")
+          assert.strictEqual(stopped!.finished.completionTokens, outputs.length - 2)
+          assert.deepStrictEqual(single!.tokens, outputs.slice(0, 1))
+          assert.deepStrictEqual(plain!.tokens.slice(0, outputs.length), outputs)
+          yield* assertIdle(executor)
+        }).pipe(Effect.provide(engineLayer(executor, { maxStepsInFlight })))
+      }
+    }).pipe(provideTokenizer),
+  )
+
+  it.effect("opens a preempted request's slot again with its output and its selections", () =>
+    Effect.gen(function* () {
+      const script = (key: number) => Array.from({ length: 900 }, (_, i) => (key * 7 + i) % 4_000)
+      const executor = new ScriptedExecutor({ outputs: ([key]) => script(key!), stepMillis: 10, slabs: 200 })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const prompt = (key: number) => [key, ...Array.from({ length: 1_100 }, () => 3)]
+        const fibers = yield* Effect.forEach([100, 600, 1_100, 1_600], (key) =>
+          Effect.forkChild(collect(engine, request(prompt(key), { maxTokens: 900 }))),
+        )
+        yield* TestClock.adjust("1 minute")
+        for (const [i, fiber] of fibers.entries()) {
+          assert.deepStrictEqual((yield* Fiber.join(fiber)).tokens, script(100 + 500 * i))
+        }
+        const resumed = executor.opened.filter((content) => content.tokens.length > content.promptLength)
+        assert.isAbove(resumed.length, 0)
+        for (const { tokens, promptLength, bitmaps } of resumed) {
+          const outputs = [...tokens.subarray(promptLength)]
+          assert.deepStrictEqual(outputs, script(tokens[0]!).slice(0, outputs.length))
+          assert.strictEqual(bitmaps.length, 2)
+        }
+        yield* assertIdle(executor)
+      }).pipe(Effect.provide(engineLayer(executor)))
+    }),
+  )
+
+  it.effect("lets readers run between the steps of an executor that never suspends", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({ outputs: () => [10] })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const stream = yield* engine.generate(request([5], { maxTokens: 1_000 }))
+        const events = yield* Stream.runCollect(stream)
+        // Far fewer would mean that output piled up while the executor ran.
+        assert.isAbove(events.length, 900)
+      }).pipe(Effect.scoped, Effect.provide(engineLayer(executor)))
+    }),
+  )
+})
+
+describe("an executor that fails", () => {
+  const lost = new ExecutorError({ reason: "DeviceLost", operation: "step 3", detail: "device 0 fell off the bus" })
+
+  it.effect("fails the requests of its step, naming operation and detail; those that wait are served", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({
+        outputs: () => [10],
+        stepMillis: 10,
+        slots: 2,
+        failStep: (call) => (call === 3 ? lost : undefined),
+      })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const running = yield* Effect.forEach([0, 1], () =>
+          Effect.forkChild(Effect.flip(collect(engine, request([5])))),
+        )
+        const waiting = yield* Effect.forkChild(collect(engine, request([6])))
+        yield* TestClock.adjust("1 second")
+        for (const fiber of running) {
+          const error = yield* Fiber.join(fiber)
+          assert.strictEqual(error.reason, "Failed")
+          assert.strictEqual(error.detail, "step 3: device 0 fell off the bus")
+        }
+        assert.strictEqual((yield* Fiber.join(waiting)).tokens.length, 16)
+        const status = yield* engine.status
+        assert.isTrue(status.healthy)
+        assert.strictEqual(status.failures, 0)
+        assert.strictEqual(status.lastFailure, "step 3: device 0 fell off the bus")
+        yield* assertIdle(executor)
+      }).pipe(Effect.provide(engineLayer(executor)))
+    }),
+  )
+
+  it.effect("makes the engine unhealthy after three failures in a row, until a step succeeds", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({ outputs: () => [10], failStep: (call) => (call < 3 ? lost : undefined) })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        for (const healthy of [true, true, false]) {
+          yield* Effect.flip(collect(engine, request([5])))
+          assert.strictEqual((yield* engine.status).healthy, healthy)
+        }
+        assert.strictEqual((yield* collect(engine, request([5]))).tokens.length, 16)
+        assert.isTrue((yield* engine.status).healthy)
+        yield* assertIdle(executor)
+      }).pipe(Effect.provide(engineLayer(executor)))
+    }),
+  )
+
+  it.effect("fails a request whose slot it cannot open, and closes only slots that it opened", () =>
+    Effect.gen(function* () {
+      const failure = new ExecutorError({ reason: "OutOfMemory", operation: "open slot", detail: "no workspace" })
+      let refusals = 1
+      const executor = new ScriptedExecutor({
+        outputs: () => [10],
+        failOpen: () => (refusals-- > 0 ? failure : undefined),
+      })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const error = yield* Effect.flip(collect(engine, request([5])))
+        assert.strictEqual(error.detail, "open slot: no workspace")
+        assert.strictEqual((yield* collect(engine, request([5]))).tokens.length, 16)
+        yield* assertIdle(executor)
+      }).pipe(Effect.provide(engineLayer(executor)))
+    }),
+  )
+
+  it.effect("with logits that are not finite ends that request alone", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({
+        outputs: () => [10],
+        nonFinite: ([key], step) => key === 7 && step === 4,
+      })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const good = yield* Effect.forkChild(collect(engine, request([5])))
+        const error = yield* Effect.flip(collect(engine, request([7])))
+        assert.strictEqual(error.reason, "Failed")
+        assert.strictEqual(error.detail, "the logits of output token 3 hold a NaN or an infinity")
+        assert.strictEqual((yield* Fiber.join(good)).tokens.length, 16)
+        yield* assertIdle(executor)
+      }).pipe(Effect.provide(engineLayer(executor)))
+    }),
+  )
+
+  it.effect("by hanging shows in the time since work last moved", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({ outputs: () => [10], stepMillis: 5_000 })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        yield* TestClock.adjust("1 minute")
+        assert.strictEqual((yield* engine.status).stalledMicros, 0)
+        const fiber = yield* Effect.forkChild(collect(engine, request([5], { maxTokens: 2 })))
+        yield* TestClock.adjust(4_000)
+        const status = yield* engine.status
+        assert.strictEqual(status.stalledMicros, 4_000_000)
+        assert.strictEqual(status.stepInFlight, 1)
+        yield* TestClock.adjust(2_000)
+        assert.strictEqual((yield* engine.status).stalledMicros, 1_000_000)
+        yield* TestClock.adjust("1 minute")
+        yield* Fiber.join(fiber)
+        assert.strictEqual((yield* engine.status).stalledMicros, 0)
+      }).pipe(Effect.provide(engineLayer(executor)))
+    }),
+  )
+})
