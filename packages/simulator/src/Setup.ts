@@ -49,6 +49,8 @@ export interface EngineSettings {
   readonly slabs: number
   /** Multiplies every rate of the device. */
   readonly efficiency: number
+  /** Whether prompts share the pages of equal prefixes. */
+  readonly prefixCaching: boolean
 }
 
 /** Time that does not pass on the device, in µs. */

@@ -1,3 +1,4 @@
+import type { Table } from "@uniprefill/model/KvLayout"
 import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
 import { EventQueue } from "./EventQueue.ts"
 import { RequestLog, RequestStatus } from "./metrics/RequestLog.ts"
@@ -6,6 +7,7 @@ import { Random } from "./Random.ts"
 import { Replica, type StepRecord } from "./Replica.ts"
 import { Router } from "./Router.ts"
 import { driverConfig, type Setup } from "./Setup.ts"
+import { pageKeys } from "./workload/PageKeys.ts"
 import type { Workload } from "./workload/Workload.ts"
 
 /** Kinds of events; at one time the lower comes first. */
@@ -99,20 +101,29 @@ export class Simulation {
 
   /** Goes on until done, or for `instants` instants of the virtual clock. */
   advance(instants = Number.POSITIVE_INFINITY): void {
-    const { queue, replicas, observer } = this
     for (let i = 0; i < instants && !this.isDone; i++) {
       // The next sample is always due; alone it can change nothing.
-      if (queue.size <= 1) throw new Error(`${this.open} requests are open and nothing is left to happen`)
-      const now = queue.nextTime
-      this.now = now
-      while (queue.nextTime === now) {
-        queue.pop()
-        this.handle(queue.class, queue.first, queue.second)
-      }
-      for (const replica of replicas) replica.tick(now)
-      observer.instant?.(this)
+      if (this.queue.size <= 1) throw new Error(`${this.open} requests are open and nothing is left to happen`)
+      this.instant()
     }
     this.flushGaps()
+  }
+
+  /** After the last answer: lets the steps in flight end, and what follows from them, so that nothing is owned any more. */
+  settle(): void {
+    while (this.replicas.some((replica) => replica.stepsInFlight > 0)) this.instant()
+  }
+
+  private instant(): void {
+    const { queue, replicas } = this
+    const now = queue.nextTime
+    this.now = now
+    while (queue.nextTime === now) {
+      queue.pop()
+      this.handle(queue.class, queue.first, queue.second)
+    }
+    for (const replica of replicas) replica.tick(now)
+    this.observer.instant?.(this)
   }
 
   /** Hash of all plans of all replicas: equal hashes, equal decisions. */
@@ -167,7 +178,7 @@ export class Simulation {
   }
 
   private onSubmission(row: number): void {
-    const { workload, log, router, replicas, now } = this
+    const { workload, log, router, replicas, setup, now } = this
     if (log.status[row] !== RequestStatus.unfinished) return
     const index = router.choose(row, replicas)
     log.replica[row] = index
@@ -179,6 +190,7 @@ export class Simulation {
         maxTokens: maxTokens < 0 ? undefined : maxTokens,
         drops: true,
         priority: workload.priority[row]!,
+        pageKeys: setup.engine.prefixCaching ? pageKeys(workload, row, setup.engine.pageSize) : undefined,
       },
       now,
     )
@@ -227,6 +239,7 @@ export class Simulation {
     log.outputs[row] = request.outputs
     log.firstScheduled[row] = request.firstScheduledMicros
     log.preemptions[row] = request.preemptions
+    log.cachedTokens[row] = request.cachedTokens
     const sets = request.keptRows
     if (request.drops && sets.length === counters.keptRows.length) {
       log.keptRows[row] = sets[sets.length - 1]!
@@ -284,19 +297,34 @@ export class Simulation {
     let waiting = 0
     let running = 0
     let used = 0
+    let cached = 0
+    let idle = 0
     const byTable = occupancy.byTable.map(() => 0)
-    for (const { driver } of this.replicas) {
+    for (const { driver, config } of this.replicas) {
+      const { pool, cache } = driver.scheduler.memory
       waiting += driver.waiting
       running += driver.running
-      used += driver.scheduler.memory.pool.used
+      used += pool.used - cache.idleSlabs
+      cached += cache.slabs - cache.idleSlabs
+      idle += cache.idleSlabs
       for (const list of [driver.scheduler.prefilling, driver.scheduler.decoding]) {
-        for (const request of list) for (const [t, table] of request.tables.entries()) byTable[t]! += table.length
+        for (const request of list) addOwnedSlabs(request, config.layout.tables, byTable)
       }
     }
-    occupancy.add(this.now, waiting, running, used, byTable)
+    occupancy.add(this.now, { waiting, running, used, cached, idle }, byTable)
     this.queue.push(this.now + occupancy.interval, EventClass.sampled, 0, 0)
   }
 }
 
 const statusOf = (reason: FinishReason, givingUp: number): number =>
   reason === "abort" ? givingUp : reason === "error" ? RequestStatus.failed : RequestStatus.completed
+
+/** A request's own slabs, table by table; those of cached pages, which others may read too, left out. */
+const addOwnedSlabs = (request: Request, tables: ReadonlyArray<Table>, sums: Array<number>): void => {
+  for (let t = 0; t < tables.length; t++) {
+    const { kind, segment, slabsPerPage } = tables[t]!
+    const held = request.tables[t]!.length
+    const isShared = request.drops ? segment === 0 : kind === "full"
+    sums[t]! += isShared ? Math.max(0, held - request.cached.length * slabsPerPage) : held
+  }
+}

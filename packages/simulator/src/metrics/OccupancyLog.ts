@@ -1,3 +1,18 @@
+/** An instant, all replicas together. */
+export interface OccupancySample {
+  /** Requests. */
+  readonly waiting: number
+  readonly running: number
+  /** Slabs that somebody uses. */
+  readonly used: number
+  /** Those of cached pages among them. */
+  readonly cached: number
+  /** Slabs of cached pages that nobody uses: free for whoever needs them. */
+  readonly idle: number
+}
+
+const names = ["waiting", "running", "used", "cached", "idle"] as const
+
 /**
  * How full the memory was, over time. At most `capacity` samples: when they are used up every other one is dropped and the
  * interval doubles, so the log stays bounded and covers the whole run evenly.
@@ -6,12 +21,14 @@ export class OccupancyLog {
   /** µs between samples. */
   interval = 250_000
   readonly time: Array<number> = []
-  /** Requests waiting and running. */
-  readonly waiting: Array<number> = []
-  readonly running: Array<number> = []
-  /** Slabs in use, of all replicas. */
-  readonly used: Array<number> = []
-  /** Slabs of each page table, of all replicas: `[table][sample]`. */
+  readonly series: { readonly [K in keyof OccupancySample]: Array<number> } = {
+    waiting: [],
+    running: [],
+    used: [],
+    cached: [],
+    idle: [],
+  }
+  /** Slabs that requests own alone, of each page table: `[table][sample]`. */
   readonly byTable: ReadonlyArray<Array<number>>
   private readonly capacity: number
 
@@ -20,14 +37,12 @@ export class OccupancyLog {
     this.byTable = Array.from({ length: tables }, () => [])
   }
 
-  add(time: number, waiting: number, running: number, used: number, byTable: ReadonlyArray<number>): void {
+  add(time: number, sample: OccupancySample, byTable: ReadonlyArray<number>): void {
     this.time.push(time)
-    this.waiting.push(waiting)
-    this.running.push(running)
-    this.used.push(used)
+    for (const name of names) this.series[name].push(sample[name])
     for (const [t, slabs] of byTable.entries()) this.byTable[t]!.push(slabs)
     if (this.time.length < this.capacity) return
-    for (const column of [this.time, this.waiting, this.running, this.used, ...this.byTable]) {
+    for (const column of [this.time, ...Object.values(this.series), ...this.byTable]) {
       const kept = column.filter((_, i) => i % 2 === 0)
       column.splice(0, column.length, ...kept)
     }

@@ -152,8 +152,8 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
       counters.droppingPromptRows === 0
         ? []
         : Array.from(counters.keptRows, (rows) => rows / counters.droppingPromptRows),
-    memoryMean: mean(occupancy.used) / pool,
-    memoryMax: occupancy.used.reduce((most, used) => Math.max(most, used), 0) / pool,
+    memoryMean: mean(occupancy.series.used) / pool,
+    memoryMax: occupancy.series.used.reduce((most, used) => Math.max(most, used), 0) / pool,
     steps: counters.steps,
     stepsOutsideCalibration: counters.stepsOutsideCalibration,
     preemptions: replicas.reduce((sum, { driver }) => sum + driver.scheduler.preemptions, 0),

@@ -175,7 +175,7 @@ export const barChart = (
   title: string,
   y: Axis,
   groups: ReadonlyArray<string>,
-  series: ReadonlyArray<{ readonly name: string; readonly values: ReadonlyArray<number> }>,
+  series: ReadonlyArray<{ readonly name: string; readonly values: ReadonlyArray<number>; readonly colour?: number }>,
 ): string => {
   const all = series.flatMap((one) => one.values)
   const ys = scaleOf(y.log === true ? y : { min: 0, ...y }, all, height - frame.bottom, frame.top)
@@ -189,7 +189,7 @@ export const barChart = (
         const top = ys.place(value)
         const left = frame.left + g * group + group * 0.1 + s * bar
         const high = Math.max(0, height - frame.bottom - top)
-        return `<rect x="${left.toFixed(1)}" y="${top.toFixed(1)}" width="${Math.max(1, bar - 1).toFixed(1)}" height="${high.toFixed(1)}" fill="${colour(s)}"><title>${escape(`${one.name}, ${groups[g]!}: ${short(value)}`)}</title></rect>`
+        return `<rect x="${left.toFixed(1)}" y="${top.toFixed(1)}" width="${Math.max(1, bar - 1).toFixed(1)}" height="${high.toFixed(1)}" fill="${colour(series[s]!.colour ?? s)}"><title>${escape(`${one.name}, ${groups[g]!}: ${short(value)}`)}</title></rect>`
       })
       .join(""),
   )
@@ -197,7 +197,7 @@ export const barChart = (
     (name, g) =>
       `<text class="tick" x="${(frame.left + (g + 0.5) * group).toFixed(1)}" y="${height - frame.bottom + 15}" text-anchor="middle">${escape(name)}</text>`,
   )
-  const names = series.map((one, s) => ({ name: one.name, colour: s }))
+  const names = series.map((one, s) => ({ name: one.name, colour: one.colour ?? s }))
   return (
     (series.length > 1 ? legend(names) : "") +
     svg(title, axes({ label: "" }, y, none, ys) + bars.join("") + labels.join(""))

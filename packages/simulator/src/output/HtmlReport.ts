@@ -117,7 +117,7 @@ const sharedCharts = (runs: ReadonlyArray<RunReport>): Array<string> => {
           "Rows kept, by segment",
           { label: "rows kept", max: 1, format: percent },
           Array.from({ length: drops }, (_, s) => `${s}`),
-          dropping.map((run) => ({ name: run.name, values: run.summary.keptShares })),
+          dropping.map((run) => ({ name: run.name, values: run.summary.keptShares, colour: runs.indexOf(run) })),
         ),
       }),
     )

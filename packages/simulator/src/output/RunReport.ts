@@ -76,10 +76,20 @@ const memorySeries = (simulation: Simulation, replicas: number): MemorySeries =>
     for (const [i, used] of thinned(occupancy.byTable[t]!).entries()) sum[i] = (sum[i] ?? 0) + used / total
     byName.set(name, sum)
   }
+  for (const [name, values] of [
+    ["shared prefixes", occupancy.series.cached],
+    ["prefixes nobody uses", occupancy.series.idle],
+  ] as const) {
+    if (values.some((slabs) => slabs > 0))
+      byName.set(
+        name,
+        thinned(values).map((slabs) => slabs / total),
+      )
+  }
   return {
     seconds: thinned(occupancy.time).map((time) => time / 1e6),
-    waiting: thinned(occupancy.waiting),
-    running: thinned(occupancy.running),
+    waiting: thinned(occupancy.series.waiting),
+    running: thinned(occupancy.series.running),
     shares: [...byName].map(([name, values]) => ({ name, values })),
   }
 }

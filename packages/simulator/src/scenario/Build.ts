@@ -69,6 +69,7 @@ export const buildExperiment = (scenario: FullScenario, read: ReadText): Experim
         memoryUtilization: engine.memoryUtilization,
         slabs: engine.slabs,
         efficiency: engine.efficiency,
+        prefixCaching: engine.prefixCaching,
       },
       host,
       faults: {

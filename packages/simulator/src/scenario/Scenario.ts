@@ -72,6 +72,7 @@ export const EngineFields = Schema.Struct({
   memoryUtilization: field(share, "Share of the device's memory used"),
   slabs: field(count(0), "Slabs of the K/V pool (0: what the memory holds)"),
   efficiency: field(above(0), "Factor on every rate of the device"),
+  prefixCaching: field(Schema.Boolean, "Prompts share the K/V and carry pages of equal prefixes"),
 })
 
 export const HostFields = Schema.Struct({
@@ -193,6 +194,7 @@ export const scenarioDefaults = {
     memoryUtilization: 0.9,
     slabs: 0,
     efficiency: 1,
+    prefixCaching: true,
   },
   host: {
     stepMicros: 200,

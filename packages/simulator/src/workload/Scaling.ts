@@ -1,4 +1,3 @@
-import { ceilDiv } from "@uniprefill/units/Units"
 import { rowOf, workloadOf, type Workload, type WorkloadRow } from "./Workload.ts"
 
 /** Changes to a workload, applied in the order of the fields. */
@@ -128,23 +127,4 @@ export const reusableTokens = (workload: Workload): number => {
     }
   }
   return tokens
-}
-
-/** 128-token pages that a request's full blocks make, as keys: an equal key means an equal page with an equal prefix. */
-export const pageKeys = (workload: Workload, r: number, pageTokens: number): Float64Array => {
-  const { blockTokens, blocks, blockStart } = workload
-  if (blockTokens === 0) return new Float64Array(0)
-  const first = blockStart[r]!
-  const covered = (blockStart[r + 1]! - first) * blockTokens
-  const pages = Math.floor(Math.min(covered, workload.promptTokens[r]!) / pageTokens)
-  const keys = new Float64Array(pages)
-  const perBlock = ceilDiv(blockTokens, pageTokens)
-  for (let page = 0; page < pages; page++) {
-    // The block that holds the page's last token: its id stands for all that comes before.
-    const last = (page + 1) * pageTokens - 1
-    const block = Math.floor(last / blockTokens)
-    keys[page] =
-      blocks[first + block]! * perBlock + (blockTokens > pageTokens ? Math.floor((last % blockTokens) / pageTokens) : 0)
-  }
-  return keys
 }
