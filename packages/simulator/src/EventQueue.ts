@@ -35,10 +35,11 @@ export class EventQueue {
     return this.count === 0 ? Number.POSITIVE_INFINITY : this.times[0]!
   }
 
-  /** Schedules an event. `time` is an integer ≥ 0; fails with RangeError otherwise. */
+  /** Schedules an event. `time` is an integer and not before that of the event taken last; fails with RangeError otherwise. */
   push(time: number, eventClass: number, first: number, second: number): void {
-    if (!Number.isSafeInteger(time) || time < 0)
-      throw new RangeError(`an event's time is an integer ≥ 0 µs, got ${time}`)
+    if (!Number.isSafeInteger(time) || time < this.time) {
+      throw new RangeError(`an event's time is an integer of at least ${this.time} µs, got ${time}`)
+    }
     if (this.count === this.times.length) this.grow()
     const sequence = this.sequence++
     let at = this.count++

@@ -48,7 +48,11 @@ export class Simulation {
   private readonly followers = new Map<number, Array<number>>()
   /** The loop's id of a row that was accepted; 0 for others. */
   private readonly requestId: Int32Array
-  private nextArrival = 0
+  /** Rows that wait for no other, in order of arrival. */
+  private readonly arrivals: Int32Array
+  private arrivalsScheduled = 0
+  /** Rows that have arrived. */
+  private arrived = 0
   private open = 0
   private lastGap = -1
   private lastGapCount = 0
@@ -81,7 +85,12 @@ export class Simulation {
       if (others === undefined) this.followers.set(after, [row])
       else others.push(row)
     }
-    this.scheduleArrival(0)
+    this.arrivals = Int32Array.from(
+      Array.from(workload.after, (after, row) => (after < 0 ? row : -1)).filter((row) => row >= 0),
+    )
+    const times = workload.arrivalMicros
+    this.arrivals.sort((a, b) => times[a]! - times[b]! || a - b)
+    this.scheduleArrival()
     this.queue.push(0, EventClass.sampled, 0, 0)
   }
 
@@ -89,14 +98,13 @@ export class Simulation {
   get isDone(): boolean {
     const { untilMicros } = this.setup
     return (
-      (this.open === 0 && this.nextArrival >= this.workload.count) ||
-      (untilMicros > 0 && this.queue.nextTime > untilMicros)
+      (this.open === 0 && this.arrived >= this.workload.count) || (untilMicros > 0 && this.queue.nextTime > untilMicros)
     )
   }
 
   /** Requests that have ended, of all. */
   get ended(): number {
-    return this.nextArrival - this.open
+    return this.arrived - this.open
   }
 
   /** Goes on until done, or for `instants` instants of the virtual clock. */
@@ -152,19 +160,19 @@ export class Simulation {
 
   // ------------------------------------------------------------------------------------------------- requests
 
-  /** Rows that wait for no other arrive by themselves, one event ahead of time. */
-  private scheduleArrival(from: number): void {
-    const { workload } = this
-    let row = from
-    while (row < workload.count && workload.after[row]! >= 0) row++
-    if (row < workload.count) this.queue.push(workload.arrivalMicros[row]!, EventClass.arrived, row, 1)
+  /** The next row that waits for no other, one event ahead of time. */
+  private scheduleArrival(): void {
+    const row = this.arrivals[this.arrivalsScheduled]
+    if (row === undefined) return
+    this.arrivalsScheduled++
+    this.queue.push(this.workload.arrivalMicros[row]!, EventClass.arrived, row, 0)
   }
 
   private onArrival(row: number): void {
     const { workload, log, setup, now, queue } = this
     const { host, faults } = setup
     this.open++
-    this.nextArrival++
+    this.arrived++
     log.arrival[row] = now
     log.status[row] = RequestStatus.unfinished
     const promptTokens = workload.promptTokens[row]!
@@ -174,7 +182,7 @@ export class Simulation {
     if (faults.cancelled > 0 && this.cancels.unit() < faults.cancelled) {
       queue.push(now + this.cancels.below(faults.cancelWithinMicros + 1), EventClass.givenUp, row, 0)
     }
-    if (workload.after[row]! < 0) this.scheduleArrival(row + 1)
+    if (workload.after[row]! < 0) this.scheduleArrival()
   }
 
   private onSubmission(row: number): void {
@@ -312,7 +320,7 @@ export class Simulation {
       }
     }
     occupancy.add(this.now, { waiting, running, used, cached, idle }, byTable)
-    this.queue.push(this.now + occupancy.interval, EventClass.sampled, 0, 0)
+    this.queue.push(occupancy.nextTime, EventClass.sampled, 0, 0)
   }
 }
 

@@ -17,8 +17,10 @@ test.prop({ events, popAfter: fc.array(fc.boolean(), { maxLength: 300 }) })(
       expect([queue.time, queue.class, queue.first]).toEqual([next.time, next.eventClass, next.sequence])
     }
     for (const [sequence, [time, eventClass]] of list.entries()) {
-      queue.push(time, eventClass, sequence, 0)
-      waiting.push({ time, eventClass, sequence })
+      // Nothing happens before what has happened.
+      const at = queue.time + time
+      queue.push(at, eventClass, sequence, 0)
+      waiting.push({ time: at, eventClass, sequence })
       if (popAfter[sequence] === true) check()
     }
     while (waiting.length > 0) check()
@@ -31,4 +33,7 @@ it("takes whole microseconds only", () => {
   const queue = new EventQueue()
   expect(() => queue.push(0.5, 0, 0, 0)).toThrow("got 0.5")
   expect(() => queue.push(-1, 0, 0, 0)).toThrow("got -1")
+  queue.push(7, 0, 0, 0)
+  queue.pop()
+  expect(() => queue.push(6, 0, 0, 0)).toThrow("at least 7 µs, got 6")
 })

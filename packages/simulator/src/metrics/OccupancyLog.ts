@@ -37,6 +37,11 @@ export class OccupancyLog {
     this.byTable = Array.from({ length: tables }, () => [])
   }
 
+  /** When the next sample is due. */
+  get nextTime(): number {
+    return this.time.at(-1)! + this.interval
+  }
+
   add(time: number, sample: OccupancySample, byTable: ReadonlyArray<number>): void {
     this.time.push(time)
     for (const name of names) this.series[name].push(sample[name])
