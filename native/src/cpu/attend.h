@@ -16,6 +16,7 @@
 #include <cstring>
 #include <vector>
 
+#include "parallel.h"
 #include "scores.h"
 
 namespace up::cpu {
@@ -195,14 +196,17 @@ struct Attend {
   static void attend(const Attention *groups, int count, const AttentionShape &shape) {
     const int heads_per_kv = shape.heads / shape.kv_heads;
     std::vector<AttendTask> tasks;
+    int64_t multiplications = 0;
     for (int g = 0; g < count; ++g) {
+      const int keys = groups[g].rows > 0 ? groups[g].hi[groups[g].rows - 1] + 1 : 0;
+      multiplications += int64_t{2} * groups[g].rows * shape.heads * keys * shape.head_dim;
       const int rows = groups[g].rows * heads_per_kv, tiles = (rows + attend_task_rows - 1) / attend_task_rows;
       for (int head = 0; head < shape.kv_heads; ++head)
         for (int t = tiles - 1; t >= 0; --t)  // later rows see more keys: longest first
           tasks.push_back({&groups[g], head, t * attend_task_rows, std::min(rows, (t + 1) * attend_task_rows)});
     }
     const int total = static_cast<int>(tasks.size());
-#pragma omp parallel for schedule(dynamic) if (total > 1)
+#pragma omp parallel for schedule(dynamic) if (total > 1 && multiplications >= parallel_multiplications)
     for (int t = 0; t < total; ++t) run(tasks[t], shape);
   }
 };

@@ -121,8 +121,8 @@ export const loadLibrary = (path: string = libraryPath()): NativeLibrary => {
   if (!existsSync(path)) {
     throw failure("no such file; build it with `node native/build.mjs`, or name it with UNIPREFILL_NATIVE")
   }
-  // A worker of a parallel region that has ended spins before it sleeps, which takes a core from the event loop.
-  process.env["GOMP_SPINCOUNT"] ??= "20000"
+  // Threads of a parallel region that has ended sleep rather than spin, which would take a core from whoever needs one.
+  process.env["OMP_WAIT_POLICY"] ??= "passive"
   let library: NativeLibrary
   try {
     library = createRequire(import.meta.url)(path) as NativeLibrary
