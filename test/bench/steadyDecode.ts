@@ -6,7 +6,7 @@ import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { segmentWork } from "@uniprefill/model/Work"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { Driver } from "@uniprefill/scheduler/Driver"
-import { fcfs } from "@uniprefill/scheduler/Policy"
+import { policyByName, policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
 import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { StepResult } from "@uniprefill/scheduler/StepResult"
 import { deepSchedule, deepSpec } from "../simulation/Models.ts"
@@ -14,7 +14,8 @@ import { testTable } from "../simulation/VirtualServer.ts"
 
 const steps = 20_000
 
-const measure = (requests: number, waiting: number) => {
+/** `freeSlots`: what waits is refused for want of memory, not of a slot. */
+const measure = (requests: number, waiting: number, policyName = "fcfs", freeSlots = 0) => {
   const layout = makeKvLayout(deepSpec, deepSchedule, { pageSize: 128, kvElementBytes: 2, carryElementBytes: 4 })
   let plan: StepPlan | null = null
   const driver = new Driver(
@@ -22,11 +23,11 @@ const measure = (requests: number, waiting: number) => {
       layout,
       schedule: deepSchedule,
       slabs: 4_000_000,
-      slots: requests,
+      slots: requests + freeSlots,
       stateSlots: 0,
       maxRowsPerStep: 8192,
       costModel: new RooflineCostModel(segmentWork(deepSpec, layout, { weight: 2, kv: 2 }), testTable, 128),
-      policy: fcfs,
+      policy: policyByName(policyName)!,
       stepBudgetMicros: 1_000_000_000,
       idleStepBudgetMicros: 1_000_000_000,
       maxPrefillWaitMicros: 1_000_000_000,
@@ -48,13 +49,31 @@ const measure = (requests: number, waiting: number) => {
       finished: () => {},
     },
   )
-  for (let i = 0; i < requests + waiting; i++) driver.submit({ promptLength: 16, drops: false, maxTokens: 50_000 }, 0)
+  const first = Array.from({ length: requests }, () => {
+    const outcome = driver.submit({ promptLength: 16, drops: false, maxTokens: 50_000 }, 0)
+    if (outcome._tag !== "Queued") throw new Error(outcome.detail)
+    return outcome.request
+  })
   const result = new StepResult()
   let now = 0
   driver.tick(now)
   result.clear(plan!.stepId)
   for (let i = 0; i < plan!.samples.length; i += 2) result.tokens.push3(plan!.samples.data[i + 1]!, 5, 0)
   driver.stepDone(result)
+  if (freeSlots > 0) {
+    // All memory is set aside for those that decode.
+    const { memory } = driver.scheduler
+    const share = Math.floor(memory.unreserved / requests)
+    for (const request of first) request.reservedSlabs += share
+    memory.reserved += share * requests
+  }
+  for (let i = 0; i < waiting; i++) {
+    const tenant = `tenant ${i % 7}`
+    driver.submit(
+      { promptLength: freeSlots > 0 ? 150_000 : 16, drops: false, priority: i % 5, tenant, maxTokens: 5000 },
+      0,
+    )
+  }
   // Every request decodes from here on: the result of a step is always the same but for its number.
   const tokens: Array<number> = []
   for (let slot = 0; slot < requests; slot++) tokens.push(slot, 5, 0)
@@ -80,7 +99,10 @@ const measure = (requests: number, waiting: number) => {
     JSON.stringify({
       requests,
       waiting,
+      policy: policyName,
+      freeSlots,
       decoding: driver.scheduler.decoding.length,
+      stillWaiting: driver.waiting,
       medianMicrosPerStep: Number(micros[10]!.toFixed(2)),
       heapBytesPerStep: Math.round(heapBytesPerStep),
     }),
@@ -89,4 +111,5 @@ const measure = (requests: number, waiting: number) => {
 
 const counts = process.argv.slice(2).map(Number)
 for (const requests of counts.length > 0 ? counts : [1, 64, 256]) measure(requests, 0)
-measure(64, 4096)
+for (const policy of policyNames) measure(64, 4096, policy)
+for (const policy of ["fcfs", "fair-share", "shortest-prefill"]) measure(64, 4096, policy, 8)

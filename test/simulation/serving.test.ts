@@ -168,6 +168,8 @@ const submissionsOf = (
       at: fc.integer({ min: 0, max: 30 }),
       ...lengths,
       drops: fc.boolean(),
+      family: fc.integer({ min: 0, max: 2 }),
+      shared: fc.integer({ min: 0, max: 4000 }),
       abortAfter: fc.option(fc.integer({ min: 0, max: latestEnd }), { nil: undefined }),
       abortInFlight: fc.boolean(),
       stopAt: fc.option(fc.integer({ min: 0, max: latestEnd }), { nil: undefined }),

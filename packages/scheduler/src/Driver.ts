@@ -129,6 +129,7 @@ export class Driver {
     }
     this.nextRequest++
     this.requests.set(request.id, request)
+    request.tenant = scheduler.tenants.enter(request.tenant.name)
     scheduler.enqueue(request)
     return { _tag: "Queued", request }
   }
@@ -187,7 +188,7 @@ export class Driver {
     this.scheduler.committed(this.nextStep - 1)
     this.nextStep = failed.stepId
     this.scheduler.memory.abandonRetains()
-    for (const request of [...this.requests.values()]) {
+    for (const request of this.requests.values()) {
       if (request.phase !== "waiting" && request.endReason === null) this.end(request, "error")
     }
     this.releaseEnded()
@@ -260,6 +261,7 @@ export class Driver {
   private release(request: Request): void {
     const { slot } = request
     this.scheduler.remove(request)
+    this.scheduler.tenants.leave(request.tenant)
     this.requests.delete(request.id)
     if (slot >= 0) this.sink.closeSlot(slot)
   }

@@ -1,30 +1,37 @@
 /**
- * The order in which prompts are served: a plain function over a read-only view. The view has no output lengths, so a
- * policy that peeks at the future cannot be written.
+ * The order in which prompts are served, and who makes room when memory runs out: plain functions over read-only views.
+ * The views have no output lengths, so a policy that peeks at the future cannot be written.
+ *
+ * The scheduler owns liveness, not the policy: a request that was passed over too often or for too long is protected, which
+ * means served first and never the victim of one behind it, whatever a policy says.
  */
 export interface Policy {
   readonly name: string
+  /** What it was made with, so that a recording can name it whole. */
+  readonly options?: Readonly<Record<string, number>> | undefined
+  /** Replaces the time budget of a step: see {@link TokenBudget}. */
+  readonly tokenBudget?: TokenBudget | undefined
   /**
-   * Ids of queued prompts, first to be served first. Ids left out follow in order of arrival; an unknown id is an error
-   * that names the policy. Undefined: order of arrival, without the cost of asking.
+   * Ids of queued prompts, first to be served first. Ids left out follow in order of arrival; an unknown id is a
+   * {@link PolicyFault}. Undefined: order of arrival, without the cost of asking.
+   *
+   * Asked when something can be served: the list holds the prompts in prefill, and those that wait where a slot is free and
+   * memory was given back since admission last failed. The list is the policy's own to sort.
    */
-  readonly order?: (queue: ReadonlyArray<QueuedPrompt>, nowMicros: number) => ReadonlyArray<number>
+  readonly order?: ((queue: Array<QueuedPrompt>, nowMicros: number) => Iterable<number>) | undefined
   /**
    * Ids of running requests to preempt when memory runs out, first to go first. Those left out follow, the latest
    * arrival first. A protected request is never the victim of one behind it, whatever is proposed.
    */
-  readonly victims?: (running: ReadonlyArray<RunningRequest>, nowMicros: number) => ReadonlyArray<number>
+  readonly victims?: ((running: Array<RunningRequest>, nowMicros: number) => Iterable<number>) | undefined
 }
 
-/** A request that has a slot. */
-export interface RunningRequest {
-  readonly id: number
-  readonly promptLength: number
-  readonly priority: number
-  readonly arrivedMicros: number
-  /** Output tokens so far. */
-  readonly outputs: number
-  readonly ownedSlabs: number
+/** Rows instead of time bound a step, as engines do that do not predict time. */
+export interface TokenBudget {
+  /** Decode rows and prefill rows of a step; a row of a later segment counts like one of the first. */
+  readonly maxNumBatchedTokens: number
+  /** Requests that run at the same time. */
+  readonly maxNumSeqs: number
 }
 
 /** A prompt that waits or is in prefill. Queues are given in order of arrival. */
@@ -34,9 +41,41 @@ export interface QueuedPrompt {
   /** Lower is sooner. */
   readonly priority: number
   readonly arrivedMicros: number
+  /** When its first token is due; Infinity where nobody said. */
+  readonly deadlineMicros: number
+  readonly tenant: string
+  /** Work done for the tenant so far: prompt tokens computed and twice its output tokens. See {@link Tenants}. */
+  readonly tenantServed: number
+  /** Predicted time of the rest of its prefill alone on the device, every row of its last known set kept. */
+  readonly remainingPrefillMicros: number
   readonly segment: number
   /** Rows of that segment computed so far. */
   readonly computedRows: number
+}
+
+/** A request that has a slot. */
+export interface RunningRequest {
+  readonly id: number
+  readonly promptLength: number
+  readonly priority: number
+  readonly arrivedMicros: number
+  readonly deadlineMicros: number
+  readonly tenant: string
+  readonly tenantServed: number
+  /** Output tokens so far. */
+  readonly outputs: number
+  readonly ownedSlabs: number
+}
+
+/** A policy that threw, or that named a request that it was not shown. */
+export class PolicyFault extends Error {
+  readonly policy: string
+
+  constructor(policy: string, detail: string, cause?: unknown) {
+    super(`policy ${policy} ${detail}`, cause === undefined ? undefined : { cause })
+    this.name = "PolicyFault"
+    this.policy = policy
+  }
 }
 
 /** First come, first served. */

@@ -81,6 +81,17 @@ export const takeBack = (request: Request, layout: KvLayout, load: StepLoad, chu
   }
 }
 
+/** Puts the rest of a request's prefill into `load`, which is otherwise empty: every row of its last known set kept. */
+export const loadRest = (request: Request, layout: KvLayout, load: StepLoad): void => {
+  load.clearPrefill()
+  addChunk(request, layout, load, request.prefillRows(request.segment) - request.computedRows, 1)
+  if (!request.drops) return
+  for (let segment = request.segment + 1; segment < layout.segments.length; segment++) {
+    addSegment(request, load, segment, 0, request.prefillRows(segment), 1)
+    addScoring(request, layout, load, segment, 1)
+  }
+}
+
 /** Whether `rows` more rows complete the segment that the request is in. */
 export const completesSegment = (request: Request, rows: number): boolean =>
   request.computedRows + rows === request.prefillRows(request.segment)
@@ -93,6 +104,7 @@ const addChunk = (request: Request, layout: KvLayout, load: StepLoad, rows: numb
   const first = request.computedRows
   load.items += sign
   if (!request.drops) {
+    load.tokens += sign * rows
     for (let s = 0; s < layout.segments.length; s++) {
       const all = request.prefillRows(s)
       load.addRows(sign, s, first, rows, all, all)
@@ -110,15 +122,11 @@ const addSegment = (
   first: number,
   rows: number,
   sign: 1 | -1,
-): void =>
-  load.addRows(
-    sign,
-    segment,
-    first,
-    rows,
-    request.prefillRows(segment),
-    segment === 0 ? 0 : request.prefillRows(segment - 1),
-  )
+): void => {
+  const previous = segment === 0 ? 0 : request.prefillRows(segment - 1)
+  load.tokens += sign * rows
+  load.addRows(sign, segment, first, rows, request.prefillRows(segment), previous)
+}
 
 const addScoring = (request: Request, layout: KvLayout, load: StepLoad, segment: number, sign: 1 | -1): void => {
   if (segment < layout.segments.length - 1) load.scoredRows[segment]! += sign * request.rowsOf(segment)

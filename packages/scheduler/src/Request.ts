@@ -1,6 +1,8 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
 import type { CachedPage } from "./PrefixCache.ts"
+import type { RequestView } from "./RequestView.ts"
+import type { Tenant } from "./Tenants.ts"
 
 /**
  * - `waiting`: in the queue, owns nothing; a preempted request waits again, its selections and output kept;
@@ -22,6 +24,10 @@ export interface Submission {
   readonly drops: boolean
   /** Lower is sooner; used by policies that look at it. */
   readonly priority?: number | undefined
+  /** Whoever it counts for where a policy shares fairly; a name of its own or "". */
+  readonly tenant?: string | undefined
+  /** When the first token is due, on the clock of `now`; used by policies that look at it. */
+  readonly deadlineMicros?: number | undefined
   /**
    * Chained hash of each full page of the prompt, first page first: of the model, the tenant and every token up to the
    * page's end. Undefined: nothing of this request is cached or found in the cache.
@@ -37,6 +43,12 @@ export class Request {
   readonly drops: boolean
   readonly priority: number
   readonly arrivedMicros: number
+  /** Infinity where nobody said. */
+  readonly deadlineMicros: number
+  /** An account of its own until it is queued. */
+  tenant: Tenant
+  /** What policies see of it, made when the first one asks. */
+  view: RequestView | null = null
 
   phase: RequestPhase = "waiting"
   slot = -1
@@ -106,6 +118,8 @@ export class Request {
     this.drops = drops
     this.priority = submission.priority ?? 0
     this.arrivedMicros = nowMicros
+    this.deadlineMicros = submission.deadlineMicros ?? Number.POSITIVE_INFINITY
+    this.tenant = { name: submission.tenant ?? "", served: 0, live: 0 }
     this.lastServedMicros = nowMicros
     this.keptRows = [submission.promptLength]
     this.pageKeys = [...(submission.pageKeys ?? [])]

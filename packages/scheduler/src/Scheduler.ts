@@ -4,12 +4,14 @@ import { keptRows } from "@uniprefill/model/Selection"
 import type { CostModel } from "./CostModel.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import { Memory } from "./Memory.ts"
-import type { Policy } from "./Policy.ts"
-import { completesSegment, largestChunk, smallestChunk, takeBack, type PrefillChunk } from "./Prefill.ts"
+import { type Policy, PolicyFault } from "./Policy.ts"
+import { completesSegment, largestChunk, loadRest, smallestChunk, takeBack, type PrefillChunk } from "./Prefill.ts"
 import type { Request } from "./Request.ts"
+import { RequestView } from "./RequestView.ts"
 import { StepLoad } from "./StepLoad.ts"
 import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
 import { SelectionFlag, type StepResult } from "./StepResult.ts"
+import { outputCharge, Tenants } from "./Tenants.ts"
 
 /** What the scheduler is told once. */
 export interface SchedulerConfig {
@@ -64,6 +66,7 @@ export interface CommitSink {
  */
 export class Scheduler {
   readonly memory: Memory
+  readonly tenants = new Tenants()
   /** In order of arrival. */
   readonly waiting: Array<Request> = []
   /** Admitted, prompt not done; in order of admission. */
@@ -90,6 +93,17 @@ export class Scheduler {
   private readonly preempting: Array<Request> = []
   /** Scratch: requests whose next decode row needs a page. */
   private readonly needy: Array<Request> = []
+  /** Requests may still be admitted in the plan being made. */
+  private admitting = false
+  /** Changes to `waiting`; with two numbers of memory it tells whether asking again could admit what was not admitted. */
+  private queueChanges = 0
+  private readonly refused = { queueChanges: -1, unreserved: 0, cachedSlabs: 0 }
+  /** What a step is measured by while prefill is added to it, and how much of that it may take; idle: without decodes. */
+  private readonly measure: CostModel
+  private readonly budget: number
+  private readonly idleBudget: number
+  private readonly maxRunning: number
+  private readonly restLoad: StepLoad
 
   constructor(config: SchedulerConfig) {
     if (config.maxRowsPerStep < config.slots + 64) {
@@ -100,6 +114,12 @@ export class Scheduler {
     this.config = config
     this.memory = new Memory(config.layout, config.slabs, config.slots, config.stateSlots, config.maxRowsPerStep)
     this.load = new StepLoad(config.layout.segments.length)
+    this.restLoad = new StepLoad(config.layout.segments.length)
+    const tokens = config.policy.tokenBudget
+    this.measure = tokens === undefined ? config.costModel : tokenCount
+    this.budget = tokens?.maxNumBatchedTokens ?? config.stepBudgetMicros
+    this.idleBudget = tokens?.maxNumBatchedTokens ?? config.idleStepBudgetMicros
+    this.maxRunning = Math.min(config.slots, tokens?.maxNumSeqs ?? config.slots)
     this.bySlot = new Array<Request | null>(config.slots).fill(null)
   }
 
@@ -109,6 +129,7 @@ export class Scheduler {
     while (at > 0 && this.waiting[at - 1]!.id > request.id) at--
     this.waiting.splice(at, 0, request)
     this.waitingTokens += request.promptLength
+    this.queueChanges++
   }
 
   /** Whether a plan made now would hold any work. */
@@ -136,7 +157,8 @@ export class Scheduler {
     this.memory.begin(plan)
     this.planDecodes(plan, stepId)
     this.load.clearPrefill()
-    if (this.waiting.length > 0 || this.prefilling.length > 0) this.planPrefill(plan, stepId, nowMicros, sink)
+    this.admitting = this.mayAdmit()
+    if (this.admitting || this.prefilling.length > 0) this.planPrefill(plan, stepId, nowMicros, sink)
     if (this.decoding.length === 0 && plan.items.length === 0) {
       return (
         plan.leaves.length + plan.trims.length + plan.windowFrees.length + plan.retains.length + plan.drops.length > 0
@@ -158,6 +180,7 @@ export class Scheduler {
         throw new InvariantViolation("a token belongs to an open slot", { slot: data[i], step: plan.stepId })
       }
       if (request.endReason !== null) continue
+      request.tenant.served += outputCharge
       sink.token(request, data[i + 1]!, request.outputs++, data[i + 2]!)
     }
     if (this.preempting.length > 0) this.requeuePreempted(sink)
@@ -179,6 +202,7 @@ export class Scheduler {
     if (request.phase === "waiting") {
       removeFrom(this.waiting, request)
       this.waitingTokens -= request.promptLength
+      this.queueChanges++
     } else {
       this.retire(request)
       removeFrom(this.leaving, request)
@@ -216,6 +240,8 @@ export class Scheduler {
   private relieveFront(nowMicros: number, sink: PlanSink): void {
     const front = this.waiting[0]
     if (front === undefined || !this.isProtected(front, nowMicros)) return
+    // Whoever was refused before: this one comes first now.
+    this.queueChanges++
     while (!this.memory.canAdmit(front)) {
       const victim = this.victimOf(front, nowMicros)
       if (victim === null || victim === front || this.preempting.length > 0) return
@@ -255,12 +281,14 @@ export class Scheduler {
     )
     const allowed = (one: Request) =>
       one === request || this.isBehind(one, request, nowMicros) || !this.isProtected(one, nowMicros)
-    const { victims, name } = this.config.policy
-    if (victims !== undefined) {
+    const { policy } = this.config
+    if (policy.victims !== undefined) {
       const byId = new Map(running.map((one) => [one.id, one]))
-      for (const id of victims(running, nowMicros)) {
+      const views = running.map((one) => this.viewOf(one))
+      for (const id of ask(policy, "victims", () => policy.victims!(views, nowMicros))) {
         const one = byId.get(id)
-        if (one === undefined) throw new Error(`policy ${name} proposed request ${id} as a victim, which does not run`)
+        if (one === undefined)
+          throw new PolicyFault(policy.name, `proposed request ${String(id)} as a victim, which does not run`)
         if (one !== request && allowed(one)) return one
       }
     }
@@ -358,14 +386,14 @@ export class Scheduler {
 
   private planPrefill(plan: StepPlan, stepId: number, nowMicros: number, sink: PlanSink): void {
     const { config, load } = this
-    const budget = load.decodeRows > 0 ? config.stepBudgetMicros : config.idleStepBudgetMicros
+    const budget = load.decodeRows > 0 ? this.budget : this.idleBudget
     let rowsLeft = config.maxRowsPerStep - load.decodeRows
     let startSegment = -1
     for (const request of this.queue(nowMicros)) {
       if (request.awaitsStep > 0 || (startSegment >= 0 && request.segment !== startSegment)) continue
-      if (request.phase === "waiting" && !this.admit(request, plan, nowMicros, sink)) break
+      if (request.phase === "waiting" && !this.admit(request, plan, nowMicros, sink)) continue
       this.slideWindows(request, plan)
-      let chunk = largestChunk(request, config.layout, load, config.costModel, budget, rowsLeft, this.memory)
+      let chunk = largestChunk(request, config.layout, load, this.measure, budget, rowsLeft, this.memory)
       if (chunk === null && startSegment < 0) {
         const starved = nowMicros - request.lastServedMicros > config.maxPrefillWaitMicros
         if (load.decodeRows > 0 && !starved) break
@@ -384,12 +412,26 @@ export class Scheduler {
     }
   }
 
-  /** Prompts in the order in which they are served. In order of arrival it is read as it goes, so a long queue is free. */
+  /** Whether a waiting request could be admitted now: not while nothing has changed since one was refused. */
+  private mayAdmit(): boolean {
+    const { memory, refused } = this
+    if (this.waiting.length === 0 || this.config.slots - memory.slotsFree >= this.maxRunning) return false
+    return (
+      refused.queueChanges !== this.queueChanges ||
+      memory.unreserved > refused.unreserved ||
+      memory.cache.slabs !== refused.cachedSlabs
+    )
+  }
+
+  /**
+   * Prompts in the order in which they are served; those that wait only while they may be admitted. In order of arrival
+   * it is read as it goes, so a long queue is free.
+   */
   private *queue(nowMicros: number): Generator<Request> {
-    const { order, name } = this.config.policy
-    if (order === undefined) {
+    const { policy } = this.config
+    if (policy.order === undefined) {
       yield* this.prefilling.slice()
-      for (let i = 0; i < this.waiting.length;) {
+      for (let i = 0; i < this.waiting.length && this.admitting;) {
         const request = this.waiting[i]!
         yield request
         // Admission takes it out of the list, and the next one moves up.
@@ -397,34 +439,50 @@ export class Scheduler {
       }
       return
     }
-    const arrived = [...this.prefilling, ...this.waiting].sort((a, b) => a.id - b.id)
-    const views = arrived.map(({ id, promptLength, priority, arrivedMicros, segment, computedRows }) => ({
-      id,
-      promptLength,
-      priority,
-      arrivedMicros,
-      segment,
-      computedRows,
-    }))
-    const arrivedIds = new Set(views.map((view) => view.id))
-    const rest = new Map(arrived.map((request) => [request.id, request]))
-    for (const request of arrived) {
+    if (!this.admitting && this.prefilling.every((request) => request.awaitsStep > 0)) return
+    const queued = this.admitting ? [...this.prefilling, ...this.waiting] : this.prefilling.slice()
+    queued.sort((a, b) => a.id - b.id)
+    const rest = new Map(queued.map((request) => [request.id, request]))
+    for (const request of queued) {
       if (!this.isProtected(request, nowMicros)) continue
       rest.delete(request.id)
       yield request
     }
-    for (const id of order(views, nowMicros)) {
-      if (arrivedIds.has(id) && !rest.has(id)) continue
+    if (rest.size === 0) return
+    const shown = new Set(queued.map((request) => request.id))
+    const views = queued.map((request) => this.viewOf(request))
+    for (const id of ask(policy, "order", () => policy.order!(views, nowMicros))) {
       const request = rest.get(id)
-      if (request === undefined) throw new Error(`policy ${name} ordered request ${id}, which is not queued`)
+      if (request === undefined) {
+        if (shown.has(id)) continue
+        throw new PolicyFault(policy.name, `ordered request ${String(id)}, which is not queued`)
+      }
       rest.delete(id)
       yield request
     }
     yield* rest.values()
   }
 
+  private viewOf(request: Request): RequestView {
+    return (request.view ??= new RequestView(request, (one) => {
+      loadRest(one, this.config.layout, this.restLoad)
+      return this.config.costModel.stepMicros(this.restLoad)
+    }))
+  }
+
+  /** Admits a waiting request, or lets no other in before it. */
   private admit(request: Request, plan: StepPlan, nowMicros: number, sink: PlanSink): boolean {
-    if (!this.memory.admit(request)) return false
+    if (!this.admitting) return false
+    const { memory, refused } = this
+    if (this.config.slots - memory.slotsFree >= this.maxRunning || !memory.admit(request)) {
+      this.admitting = false
+      refused.queueChanges = this.queueChanges
+      refused.unreserved = memory.unreserved
+      refused.cachedSlabs = memory.cache.slabs
+      return false
+    }
+    if (request.firstScheduledMicros < 0) request.tenant.served += request.promptLength - request.cachedTokens
+    this.queueChanges++
     for (const other of this.waiting) {
       if (other.id >= request.id) break
       other.bypasses++
@@ -568,6 +626,22 @@ export class Scheduler {
     request.segment = segment
     request.computedRows = 0
     this.memory.settle(request)
+  }
+}
+
+/** Rows of a step: what a policy's token budget bounds. */
+const tokenCount: CostModel = { stepMicros: (load) => load.decodeRows + load.tokens }
+
+/** A policy's answer as a list of its own, or a fault that names the policy. */
+const ask = (policy: Policy, question: "order" | "victims", answer: () => Iterable<number>): ReadonlyArray<number> => {
+  try {
+    return Array.from(answer())
+  } catch (cause) {
+    throw new PolicyFault(
+      policy.name,
+      `failed in ${question}: ${cause instanceof Error ? cause.message : String(cause)}`,
+      cause,
+    )
   }
 }
 

@@ -17,6 +17,8 @@ export class StepLoad {
   readonly scoredRows: Float64Array
   /** Prefill items. */
   items = 0
+  /** Prefill rows, each counted once however many segments it passes in one go without a selection. */
+  tokens = 0
 
   constructor(segments: number) {
     this.decodeKeys = new Float64Array(segments)
@@ -28,6 +30,7 @@ export class StepLoad {
 
   clearPrefill(): void {
     this.items = 0
+    this.tokens = 0
     this.rows.fill(0)
     this.pairs.fill(0)
     this.entryPairs.fill(0)
@@ -37,6 +40,7 @@ export class StepLoad {
   /**
    * Adds (`sign` 1) or takes away (−1) rows first … first + rows − 1 of a segment. `previousRows` is how many rows the
    * set before it has, `ownRows` how many this one has: at the entry layer a row sees its share of the previous set.
+   * Counts no `tokens`.
    */
   addRows(sign: 1 | -1, segment: number, first: number, rows: number, ownRows: number, previousRows: number): void {
     const pairs = rows * first + (rows * (rows + 1)) / 2
