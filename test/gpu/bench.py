@@ -61,6 +61,8 @@ class Bench:
         m = [torch.randn(8192, 8192, device="cuda", dtype=BF16) for _ in range(2)]
         (ms,) = median_ms([lambda i: m[0] @ m[1]], 10)
         self.flop_per_ms = 2 * 8192**3 / ms
+        self.versions["copyTbs"] = round(self.copy_bytes_per_ms / 1e9, 2)
+        self.versions["gemmTflops"] = round(self.flop_per_ms / 1e9)
         print(f"copy {self.copy_bytes_per_ms / 1e9:.2f} TB/s, bf16 GEMM {self.flop_per_ms / 1e9:.0f} TFLOP/s", flush=True)
 
     def wants(self, name):

@@ -322,6 +322,75 @@ class Checks:
             self.report("sample", f"row {i} of {rows} × {vocab} {dtype}: token {token}, expected {allowed}, {r}", error, 2e-4)
 
 
+    # ---- captured graphs ----
+
+    def graph(self, capacity, heads, kv_heads, head_dim):
+        """Select, gather and decode in one captured graph whose lengths change on the device between replays."""
+        dtype, requests, last_q = torch.bfloat16, 3, 128
+        keys = Cache([capacity] * requests, capacity, kv_heads, head_dim, dtype, 64, self.generator)
+        values = Cache([capacity] * requests, capacity, kv_heads, head_dim, dtype, 64, self.generator)
+        q = self.normal(requests, last_q, heads, head_dim, dtype=dtype)
+        blocks = -(-capacity // 64)
+        words = -(-blocks // 32)
+        masses = torch.zeros((requests, blocks), dtype=torch.int64, device="cuda")
+        bitmaps = torch.zeros((requests, words), dtype=torch.int32, device="cuda")
+        kept = torch.zeros((requests, capacity), dtype=torch.int32, device="cuda")
+        kept_lengths, lengths = int32([0] * requests), int32([capacity] * requests)
+        p_q32 = round(0.8 * 2**32)
+        p_t = torch.tensor([p_q32] * requests, device="cuda")
+        scale = head_dim**-0.5
+        selection = up.Selection(
+            dtype=up.BF16, requests=requests, heads=heads, kv_heads=kv_heads, head_dim=head_dim, max_rows=capacity, block=64,
+            sink=128, last_q=last_q, rule=0, scale=scale, queries=q, query_request_stride=last_q * heads * head_dim,
+            query_row_stride=heads * head_dim, query_head_stride=head_dim, keys=keys.kv, lengths=lengths, p_q32=p_t, masses=masses,
+            bitmaps=bitmaps, kept=kept, kept_lengths=kept_lengths,
+        )
+        carry = self.normal(capacity, 256, dtype=dtype)
+        gathered = torch.full((capacity, 256), POISON, dtype=dtype, device="cuda")
+        gather = up.Gather(
+            max_rows=capacity, source_rows=capacity, row_bytes=512, source_stride_bytes=512, target_stride_bytes=512, source=carry,
+            indices=kept, count=kept_lengths, target=gathered,
+        )
+        decode_q = self.normal(requests, heads, head_dim, dtype=dtype)
+        out = torch.full_like(decode_q, POISON)
+        decode = up.DecodeAttention(
+            dtype=up.BF16, requests=requests, max_key_rows=capacity, heads=heads, kv_heads=kv_heads, head_dim=head_dim, scale=scale,
+            queries=decode_q, query_row_stride=heads * head_dim, query_head_stride=head_dim, keys=keys.kv, values=values.kv,
+            end=kept_lengths, output=out, output_row_stride=heads * head_dim, output_head_stride=head_dim,
+        )
+
+        def step():
+            self.backend.select(selection)
+            self.backend.gather_rows(gather)
+            self.backend.attend_decode(decode)
+
+        step()
+        torch.cuda.synchronize()
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            step()
+        for trial in range(3):
+            now = [self.random.randint(1, capacity) for _ in range(requests)]
+            lengths.copy_(int32(now))
+            for t in (out, gathered):
+                t.fill_(POISON)
+            captured.replay()
+            torch.cuda.synchronize()
+            for b, n in enumerate(now):
+                mass = masses[b].tolist()
+                _, rows, _ = reference.cut(mass[: -(-n // 64)], n, 64, 128, last_q, p_q32, True)
+                same = int(kept_lengths[b]) == len(rows) and kept[b, : len(rows)].tolist() == rows
+                expected_mass = reference.block_masses(q[b, : min(n, last_q)], keys.rows[b][:n], 64, scale)
+                error = relative_error(masses[b, : -(-n // 64)].double() / 2**40, expected_mass) if same else float("inf")
+                self.report("graph", f"selection, replay {trial}, length {n}", error, 1e-4)
+                k, v = keys.rows[b][: len(rows)], values.rows[b][: len(rows)]
+                expected = reference.attention(decode_q[b : b + 1], k, v, int32([0]), int32([len(rows) - 1]), scale)[0]
+                self.report("graph", f"decode, replay {trial}, {len(rows)} keys", relative_error(out[b], expected), LIMIT[dtype])
+            n = int(kept_lengths[0])
+            same = torch.equal(gathered[:n], carry[kept[0, :n].long()]) and bool((gathered[n:] == POISON).all())
+            self.report("graph", f"gather, replay {trial}, {n} rows", 0.0 if same else float("inf"), 0)
+
+
 def mix(z):
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
@@ -345,7 +414,9 @@ def draws(scores, r):
         order = order[weights[order] >= float(r["min_p"]) * (1 + nudge)]
         if r["top_p"] < 1:
             before = np.cumsum(weights[order]) - weights[order]
-            order = order[(before < float(r["top_p"]) * weights[order].sum() + nudge) | (np.arange(len(order)) == 0)]
+            # Equal weights stand or fall together.
+            before = before[np.searchsorted(-weights[order], -weights[order], side="left")]
+            order = order[(before < float(r["top_p"]) * weights[order].sum() + nudge) | (before == 0)]
         order.sort()
         through = np.cumsum(weights[order])
         for shift in (0, -2e-5, 2e-5):
@@ -380,6 +451,8 @@ def shapes(c, quick):
             c.activation(r.randint(1, 200), 8 * r.randint(1, 2000), dtype, r.choice([0, 1]))
             c.embedding(r.randint(1, 200), 8 * r.randint(1, 500), 1000, dtype, r.choice([0.0, 33.5]))
         c.sampler(r.choice([3, 9]), r.choice([257, 4096, 32000, 128256]), r.choice([torch.float32, bf16]), r.choice([1, 5, 20]))
+    c.graph(3000, 8, 2, 128)
+    c.graph(1100, 4, 2, 64)
     if not quick:
         c.select([131072], 32, 8, 128, bf16, 64)
         c.select([8192] * 16, 32, 8, 128, bf16, 128, rule=1)

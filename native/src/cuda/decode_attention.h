@@ -39,9 +39,10 @@ __device__ __forceinline__ DecodeRange decode_range(const DecodeArguments &a, in
   return {begin, end, first, (end - 1) / kSplitKeys + 1 - first};
 }
 
-// Splits of the requests before each one, in order, for all threads of the block: counts[i] for i ≤ requests.
-__device__ __forceinline__ void count_splits(const DecodeArguments &a, int *counts, int *scratch) {
-  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, warps = blockDim.x / 32;
+// Splits of the requests before each one, in order, for all threads of a block of `Warps` warps: counts[i] for i ≤ requests.
+template <int Warps>
+__device__ __forceinline__ void count_splits(const DecodeArguments &a, int *counts, int (&scratch)[Warps]) {
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   int before = 0;
   for (int first = 0; first < a.requests; first += blockDim.x) {
     const int request = first + thread;
@@ -54,7 +55,8 @@ __device__ __forceinline__ void count_splits(const DecodeArguments &a, int *coun
     if (lane == 31) scratch[warp] = through;
     __syncthreads();
     int total = 0;
-    for (int i = 0; i < warps; ++i) {
+#pragma unroll
+    for (int i = 0; i < Warps; ++i) {
       if (i < warp) through += scratch[i];
       total += scratch[i];
     }

@@ -228,9 +228,9 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
   const float cap = a.soft_cap;
   const float factor = (cap > 0 ? 1.0f : a.scale) * kLog2E;
   const float cap_factor = cap > 0 ? 2.0f * kLog2E / cap : 0.0f;
-  const uint32_t queries = shared_address(shared.queries) + group_index * 64 * 128;
-  const uint32_t keys = shared_address(shared.keys);
-  const uint32_t values = shared_address(shared.values);
+  const uint32_t queries = k_major(shared_address(shared.queries) + group_index * 64 * 128);
+  const uint32_t keys = k_major(shared_address(shared.keys));
+  const uint32_t values = n_major(shared_address(shared.values), Keys * 128);
   Ring<2> task;
   Ring<Shape::kStages> key_stage, value_stage;
   uint32_t queries_parity = 0;
@@ -241,20 +241,22 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
   uint32_t p[Keys / 16][4];
 
   const auto issue_scores = [&](int slot) {
+    const uint32_t tile = keys + slot * (Shape::kTileBytes >> 4);
     mma_pin(s);
     mma_begin();
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
       const uint32_t panel = k / 4, inside = (k % 4) * 32;
-      Mma<T, Keys>::shared(s, k_major(queries + panel * kPrefillRows * 128 + inside),
-                           k_major(keys + slot * Shape::kTileBytes + panel * Keys * 128 + inside), k > 0);
+      Mma<T, Keys>::shared(s, operand(queries, panel * kPrefillRows * 128 + inside),
+                           operand(tile, panel * Keys * 128 + inside), k > 0);
     }
     mma_commit();
   };
   const auto issue_values = [&](int slot) {
+    const uint32_t tile = values + slot * (Shape::kTileBytes >> 4);
 #pragma unroll
     for (int k = 0; k < Keys / 16; ++k)
-      Mma<T, D>::registers(o, p[k], n_major(values + slot * Shape::kTileBytes + k * 2048, Keys * 128));
+      Mma<T, D>::registers(o, p[k], operand(tile, k * 2048));
     mma_commit();
   };
   const auto release = [&](uint64_t *barrier) {
@@ -375,7 +377,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
     barrier_init_fence();
   }
   __syncthreads();
-  const int warpgroup = threadIdx.x / 128;
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // so that the compiler knows it is one for the warp
   if (warpgroup == 0) {
     registers_release<40>();
     if (threadIdx.x < 32) prefill_copy<T, D>(shared, a, &query_map, &key_map, &value_map);

@@ -41,8 +41,8 @@ __device__ int row_start(const Parameters &p, int request) {
   return min(max(p.row_starts[request], 0), p.max_query_rows);
 }
 
-__device__ int low(const Parameters &p, int row) { return p.lo == nullptr ? 0 : max(p.lo[row], 0); }
-__device__ int high(const Parameters &p, int row) { return min(p.hi[row], p.max_key_rows - 1); }
+__device__ int low(const Parameters &p, int row) { return p.lo == nullptr ? 0 : min(max(p.lo[row], 0), p.max_key_rows); }
+__device__ int high(const Parameters &p, int row) { return max(min(p.hi[row], p.max_key_rows - 1), -1); }
 
 __device__ PrefillItem make_item(const Parameters &p, int index) {
   int request = 0;
@@ -56,10 +56,9 @@ __device__ PrefillItem make_item(const Parameters &p, int index) {
   item.rows = min(kPrefillRows, end - item.first_row);
   const int last_row = item.first_row + item.rows - 1;
   item.key_rows = high(p, end - 1) + 1;
-  const int first_key = low(p, item.first_row), last_key = high(p, last_row);
+  const int first_key = low(p, item.first_row), last_key = min(high(p, last_row), item.key_rows - 1);
   item.tile_begin = first_key / p.tile_keys;
-  item.tile_end = min(last_key, item.key_rows - 1) / p.tile_keys + 1;
-  if (last_key < first_key || last_key < 0) item.tile_begin = item.tile_end = 0;
+  item.tile_end = last_key < first_key ? item.tile_begin : last_key / p.tile_keys + 1;
   for (int half = 0; half < 2; ++half) {
     const int top = item.first_row + 64 * half;
     const int bottom = min(top + 63, last_row);

@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
 
-  const int warpgroup = threadIdx.x / 128;
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // so that the compiler knows it is one for the warp
   if (warpgroup == 0) {
     registers_release<40>();
     if (threadIdx.x >= 32) return;
@@ -196,20 +196,22 @@ __global__ void __launch_bounds__(kThreads, 1)
   float even[Shape::kKeys / 2], odd[Shape::kKeys / 2];
   Ring<Shape::kStages> issue_stage, release_stage;
   int issue_head = 0, head = 0, tile = begin;
-  const uint32_t queries = shared_address(shared.queries) + half * 64 * 128;
-  const uint32_t keys = shared_address(shared.keys);
+  const uint32_t queries = k_major(shared_address(shared.queries) + half * 64 * 128);
+  const uint32_t keys = k_major(shared_address(shared.keys));
   barrier_wait(&shared.queries_full, 0);
 
   const auto issue = [&](float(&d)[Shape::kKeys / 2]) {
     if (issue_head == 0) barrier_wait(&shared.full[issue_stage.slot], issue_stage.parity);
+    const uint32_t head_queries = queries + issue_head * (Shape::kQueryBytes >> 4);
+    const uint32_t tile_keys = keys + issue_stage.slot * (Shape::kBytes >> 4);
     mma_pin(d);
     mma_begin();
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
       const uint32_t panel = k / 4, inside = (k % 4) * 32;
       Mma<T, Shape::kKeys>::shared(
-          d, k_major(queries + issue_head * Shape::kQueryBytes + panel * kSelectionQueries * 128 + inside),
-          k_major(keys + issue_stage.slot * Shape::kBytes + panel * Shape::kKeys * 128 + inside), k > 0);
+          d, operand(head_queries, panel * kSelectionQueries * 128 + inside),
+          operand(tile_keys, panel * Shape::kKeys * 128 + inside), k > 0);
     }
     mma_commit();
     if (++issue_head == heads) {

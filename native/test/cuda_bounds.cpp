@@ -1,0 +1,348 @@
+// Every CUDA operator on device-side numbers that lie: lengths below zero and beyond capacity, page numbers, indices, positions
+// and slots from anywhere. Buffers are allocated to the byte, so that a run under `compute-sanitizer --tool memcheck` proves
+// that nothing reads or writes outside them. Without it the program shows that every launch ends well.
+//
+// usage: cuda_bounds [rounds] [seed]
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "../src/operators/backend.h"
+
+namespace {
+
+std::mt19937_64 random_bits;
+
+int uniform(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_bits); }
+
+template <class T>
+T pick(std::initializer_list<T> values) {
+  return values.begin()[uniform(0, static_cast<int>(values.size()) - 1)];
+}
+
+void require(bool holds, const char *what, const char *detail = "") {
+  if (holds) return;
+  std::fprintf(stderr, "cuda_bounds: %s %s\n", what, detail);
+  std::exit(1);
+}
+
+void check(cudaError_t result) { require(result == cudaSuccess, cudaGetErrorName(result), cudaGetErrorString(result)); }
+
+// Device memory of exactly `bytes`, freed at the end of its round.
+class Buffer {
+ public:
+  explicit Buffer(const std::vector<uint8_t> &content) : bytes_(content.size()) {
+    check(cudaMalloc(&data_, std::max<size_t>(bytes_, 16)));
+    check(cudaMemcpy(data_, content.data(), bytes_, cudaMemcpyHostToDevice));
+  }
+  ~Buffer() { cudaFree(data_); }
+  Buffer(const Buffer &) = delete;
+  Buffer &operator=(const Buffer &) = delete;
+  void *get() const { return data_; }
+
+ private:
+  void *data_ = nullptr;
+  size_t bytes_;
+};
+
+struct Round {
+  std::vector<std::unique_ptr<Buffer>> buffers;
+
+  void *keep(const std::vector<uint8_t> &content) {
+    buffers.push_back(std::make_unique<Buffer>(content));
+    return buffers.back()->get();
+  }
+  // bf16 numbers in ±2, now and then not finite.
+  void *numbers(int64_t count) {
+    std::vector<uint8_t> content(static_cast<size_t>(count) * 2);
+    for (size_t i = 0; i < content.size(); i += 2) {
+      const auto bits = static_cast<uint16_t>(uniform(0, 2000) == 0 ? 0x7f80 : uniform(0, 1) << 15 | uniform(0x3e00, 0x4000));
+      content[i] = static_cast<uint8_t>(bits);
+      content[i + 1] = static_cast<uint8_t>(bits >> 8);
+    }
+    return keep(content);
+  }
+  void *bytes(int64_t count) { return keep(std::vector<uint8_t>(static_cast<size_t>(count), 0x5a)); }
+  // Mostly in [low, high], sometimes anything.
+  int32_t *integers(int64_t count, int low, int high, bool sorted = false) {
+    std::vector<int32_t> values(static_cast<size_t>(count));
+    for (int32_t &value : values)
+      value = uniform(0, 9) == 0 ? static_cast<int32_t>(random_bits()) : uniform(low, high);
+    if (sorted) std::sort(values.begin(), values.end());
+    std::vector<uint8_t> content(values.size() * 4);
+    std::copy_n(reinterpret_cast<const uint8_t *>(values.data()), content.size(), content.begin());
+    return static_cast<int32_t *>(keep(content));
+  }
+  float *floats(int64_t count) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float &value : values) value = static_cast<float>(uniform(-1000, 1000)) / 300.0f;
+    std::vector<uint8_t> content(values.size() * 4);
+    std::copy_n(reinterpret_cast<const uint8_t *>(values.data()), content.size(), content.begin());
+    return static_cast<float *>(keep(content));
+  }
+  up_kv cache(int requests, int capacity, int kv_heads, int head_dim, int page_size) {
+    up_kv kv{};
+    if (page_size == 0) {
+      kv.row_stride = int64_t{kv_heads} * head_dim;
+      kv.head_stride = head_dim;
+      kv.page_stride = capacity * kv.row_stride;
+      kv.page_count = requests;
+    } else {
+      const int per_request = (capacity + page_size - 1) / page_size;
+      kv.page_size = page_size;
+      kv.page_count = requests * per_request;
+      kv.row_stride = head_dim;
+      kv.head_stride = int64_t{page_size} * head_dim;
+      kv.page_stride = kv_heads * kv.head_stride;
+      kv.pages_stride = per_request;
+      kv.pages = integers(int64_t{requests} * per_request, 0, kv.page_count - 1);
+    }
+    kv.data = numbers(kv.page_count * kv.page_stride);
+    return kv;
+  }
+};
+
+const up_backend_table *table;
+
+void launched(up_status status, const up_backend_error &error) { require(status == UP_OK, error.phase, error.detail); }
+
+struct Shape {
+  int requests = uniform(1, 4), capacity = uniform(1, 700), kv_heads = uniform(1, 3), head_dim = pick({64, 128, 256});
+  int heads = kv_heads * uniform(1, 6), page_size = pick({0, 16, 32, 64, 128});
+};
+
+void select(Round &r) {
+  const Shape s;
+  up_selection p{};
+  p.size = sizeof p;
+  p.dtype = UP_BF16;
+  p.requests = s.requests;
+  p.heads = s.heads;
+  p.kv_heads = s.kv_heads;
+  p.head_dim = s.head_dim;
+  p.max_rows = s.capacity;
+  p.block = 64;
+  p.sink = uniform(0, 200);
+  p.last_q = uniform(1, 128);
+  p.rule = pick({UP_RULE_EXCLUSIVE, UP_RULE_REFERENCE});
+  p.scale = 0.1f;
+  p.soft_cap = pick({0.0f, 20.0f});
+  p.query_head_stride = s.head_dim;
+  p.query_row_stride = int64_t{s.heads} * s.head_dim;
+  p.query_request_stride = p.last_q * p.query_row_stride;
+  p.queries = r.numbers(s.requests * p.query_request_stride);
+  p.keys = r.cache(s.requests, s.capacity, s.kv_heads, s.head_dim, s.page_size);
+  p.lengths = r.integers(s.requests, 0, s.capacity);
+  p.p_q32 = reinterpret_cast<uint64_t *>(r.integers(2 * s.requests, 0, 1));
+  const int64_t blocks = (s.capacity + 63) / 64;
+  p.masses = uniform(0, 1) == 0 ? nullptr : static_cast<uint64_t *>(r.bytes(s.requests * blocks * 8));
+  p.bitmaps = static_cast<uint32_t *>(r.bytes(s.requests * ((blocks + 31) / 32) * 4));
+  p.kept = static_cast<int32_t *>(r.bytes(int64_t{s.requests} * s.capacity * 4));
+  p.kept_lengths = static_cast<int32_t *>(r.bytes(s.requests * 4));
+  p.fallbacks = uniform(0, 1) == 0 ? nullptr : static_cast<int32_t *>(r.bytes(s.requests * 4));
+  size_t bytes = 0;
+  up_backend_error error{};
+  launched(table->selection_workspace(&p, &bytes, &error), error);
+  launched(table->select(&p, r.bytes(static_cast<int64_t>(bytes)), bytes, nullptr, &error), error);
+}
+
+void attend_prefill(Round &r) {
+  const Shape s;
+  const int rows = uniform(1, 400);
+  up_prefill_attention p{};
+  p.size = sizeof p;
+  p.dtype = UP_BF16;
+  p.requests = s.requests;
+  p.max_query_rows = rows;
+  p.max_key_rows = s.capacity;
+  p.heads = s.heads;
+  p.kv_heads = s.kv_heads;
+  p.head_dim = s.head_dim;
+  p.scale = 0.1f;
+  p.soft_cap = pick({0.0f, 20.0f});
+  p.query_head_stride = p.output_head_stride = s.head_dim;
+  p.query_row_stride = p.output_row_stride = int64_t{s.heads} * s.head_dim;
+  p.queries = r.numbers(rows * p.query_row_stride);
+  p.keys = r.cache(s.requests, s.capacity, s.kv_heads, s.head_dim, s.page_size);
+  p.values = r.cache(s.requests, s.capacity, s.kv_heads, s.head_dim, s.page_size);
+  p.row_starts = r.integers(s.requests + 1, 0, rows, uniform(0, 3) != 0);
+  p.lo = uniform(0, 1) == 0 ? nullptr : r.integers(rows, 0, s.capacity / 2, uniform(0, 1) == 0);
+  p.hi = r.integers(rows, 0, s.capacity, uniform(0, 1) == 0);
+  p.output = r.bytes(rows * p.output_row_stride * 2);
+  size_t bytes = 0;
+  up_backend_error error{};
+  launched(table->prefill_attention_workspace(&p, &bytes, &error), error);
+  launched(table->attend_prefill(&p, r.bytes(static_cast<int64_t>(bytes)), bytes, nullptr, &error), error);
+}
+
+void attend_decode(Round &r) {
+  Shape s;
+  s.capacity *= uniform(1, 4);
+  up_decode_attention p{};
+  p.size = sizeof p;
+  p.dtype = UP_BF16;
+  p.requests = s.requests;
+  p.max_key_rows = s.capacity;
+  p.heads = s.heads;
+  p.kv_heads = s.kv_heads;
+  p.head_dim = s.head_dim;
+  p.scale = 0.1f;
+  p.query_head_stride = p.output_head_stride = s.head_dim;
+  p.query_row_stride = p.output_row_stride = int64_t{s.heads} * s.head_dim;
+  p.queries = r.numbers(s.requests * p.query_row_stride);
+  p.keys = r.cache(s.requests, s.capacity, s.kv_heads, s.head_dim, s.page_size);
+  p.values = r.cache(s.requests, s.capacity, s.kv_heads, s.head_dim, s.page_size);
+  p.begin = uniform(0, 1) == 0 ? nullptr : r.integers(s.requests, 0, s.capacity);
+  p.end = r.integers(s.requests, 0, s.capacity);
+  p.output = r.bytes(s.requests * p.output_row_stride * 2);
+  size_t bytes = 0;
+  up_backend_error error{};
+  launched(table->decode_attention_workspace(&p, &bytes, &error), error);
+  launched(table->attend_decode(&p, r.bytes(static_cast<int64_t>(bytes)), bytes, nullptr, &error), error);
+}
+
+void gather_and_normalise(Round &r) {
+  const int rows = uniform(1, 300), source_rows = uniform(1, 300), width = 8 * uniform(1, 300);
+  up_backend_error error{};
+  up_gather g{};
+  g.size = sizeof g;
+  g.max_rows = rows;
+  g.source_rows = source_rows;
+  g.row_bytes = g.source_stride_bytes = g.target_stride_bytes = int64_t{2} * width;
+  g.source = r.numbers(int64_t{source_rows} * width);
+  g.indices = r.integers(rows, 0, source_rows - 1);
+  g.count = r.integers(1, 0, rows);
+  g.target = r.bytes(rows * g.row_bytes);
+  launched(table->gather_rows(&g, nullptr, &error), error);
+
+  up_rms_norm n{};
+  n.size = sizeof n;
+  n.dtype = UP_BF16;
+  n.rows = rows;
+  n.width = width;
+  n.source_rows = source_rows;
+  n.eps = 1e-5f;
+  n.input = g.source;
+  n.indices = g.indices;
+  n.count = g.count;
+  n.addend = n.sum = g.target;
+  n.weight = r.numbers(width);
+  n.output = r.bytes(rows * g.row_bytes);
+  n.input_stride = n.addend_stride = n.sum_stride = n.output_stride = width;
+  launched(table->normalise(&n, nullptr, &error), error);
+
+  up_gated_activation a{};
+  a.size = sizeof a;
+  a.dtype = UP_BF16;
+  a.activation = pick({UP_SILU, UP_GELU_TANH});
+  a.rows = rows;
+  a.inner = width;
+  a.input = r.numbers(int64_t{rows} * 2 * width);
+  a.input_stride = 2 * width;
+  a.output = n.output;
+  a.output_stride = width;
+  launched(table->activate(&a, nullptr, &error), error);
+
+  up_embedding e{};
+  e.size = sizeof e;
+  e.dtype = UP_BF16;
+  e.rows = rows;
+  e.width = width;
+  e.vocab_size = source_rows;
+  e.tokens = g.indices;
+  e.table = g.source;
+  e.table_stride = e.output_stride = width;
+  e.output = n.output;
+  launched(table->embed(&e, nullptr, &error), error);
+}
+
+void rotate_and_write(Round &r) {
+  const Shape s;
+  const int rows = uniform(1, 200), rotary = 16 * uniform(0, s.head_dim / 16), limit = uniform(1, 100);
+  up_rope_write p{};
+  p.size = sizeof p;
+  p.dtype = UP_BF16;
+  p.rows = rows;
+  p.heads = s.heads;
+  p.kv_heads = s.kv_heads;
+  p.head_dim = s.head_dim;
+  p.rotary_dim = rotary;
+  p.positions_limit = limit;
+  p.requests = s.requests;
+  p.max_key_rows = s.capacity;
+  p.cosines = r.floats(int64_t{limit} * rotary / 2);
+  p.sines = r.floats(int64_t{limit} * rotary / 2);
+  p.positions = r.integers(rows, 0, limit - 1);
+  p.kv_requests = r.integers(rows, 0, s.requests - 1);
+  p.kv_rows = r.integers(rows, -1, s.capacity - 1);
+  p.query_row_stride = p.query_output_row_stride = int64_t{s.heads} * s.head_dim;
+  p.key_row_stride = p.value_row_stride = int64_t{s.kv_heads} * s.head_dim;
+  p.queries = r.numbers(rows * p.query_row_stride);
+  p.query_output = r.bytes(rows * p.query_row_stride * 2);
+  p.keys = r.numbers(rows * p.key_row_stride);
+  p.values = r.numbers(rows * p.key_row_stride);
+  p.key_cache = r.cache(s.requests, s.capacity, s.kv_heads, s.head_dim, s.page_size);
+  p.value_cache = r.cache(s.requests, s.capacity, s.kv_heads, s.head_dim, s.page_size);
+  up_backend_error error{};
+  launched(table->rotate_and_write(&p, nullptr, &error), error);
+}
+
+void sample(Round &r) {
+  const int rows = uniform(1, 5), vocab = uniform(1, 5000), slots = uniform(1, 3);
+  up_sampler p{};
+  p.size = sizeof p;
+  p.dtype = UP_F32;
+  p.rows = rows;
+  p.vocab_size = vocab;
+  p.slots = slots;
+  p.logprob_count = uniform(0, 8);
+  p.logits = r.floats(int64_t{rows} * vocab);
+  p.logits_stride = vocab;
+  std::vector<uint8_t> content(static_cast<size_t>(rows) * sizeof(up_sample_row));
+  for (int i = 0; i < rows; ++i) {
+    up_sample_row row{random_bits(), random_bits(), pick({0.0f, 0.5f, 1e-6f}), pick({1.0f, 0.8f, 1e-9f}), pick({0.0f, 0.3f}),
+                      0.1f,          0.1f,          1.2f,                      pick({0, 5, 1 << 30}),    uniform(-3, slots + 2)};
+    std::copy_n(reinterpret_cast<const uint8_t *>(&row), sizeof row, content.begin() + static_cast<long>(i * sizeof row));
+  }
+  p.parameters = static_cast<const up_sample_row *>(r.keep(content));
+  p.prompt_tokens = reinterpret_cast<uint32_t *>(r.integers(int64_t{slots} * ((vocab + 31) / 32), 0, 100));
+  p.output_counts = r.integers(int64_t{slots} * vocab, 0, 2);
+  p.tokens = static_cast<int32_t *>(r.bytes(rows * 4));
+  p.logprobs = static_cast<float *>(r.bytes(rows * 4));
+  p.top_tokens = static_cast<int32_t *>(r.bytes(int64_t{rows} * p.logprob_count * 4));
+  p.top_logprobs = static_cast<float *>(r.bytes(int64_t{rows} * p.logprob_count * 4));
+  p.non_finite = static_cast<int32_t *>(r.bytes(rows * 4));
+  size_t bytes = 0;
+  up_backend_error error{};
+  launched(table->sampler_workspace(&p, &bytes, &error), error);
+  launched(table->sample(&p, r.bytes(static_cast<int64_t>(bytes)), bytes, nullptr, &error), error);
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  const int rounds = argc > 1 ? std::atoi(argv[1]) : 20;
+  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  random_bits.seed(seed);
+  table = up_cuda_backend();
+  up_backend_error error{};
+  launched(table->available(&error), error);
+  for (int i = 0; i < rounds; ++i) {
+    Round r;
+    select(r);
+    attend_prefill(r);
+    attend_decode(r);
+    gather_and_normalise(r);
+    rotate_and_write(r);
+    sample(r);
+    check(cudaDeviceSynchronize());
+  }
+  std::printf("cuda_bounds: %d rounds from seed %llu\n", rounds, static_cast<unsigned long long>(seed));
+  return 0;
+}
