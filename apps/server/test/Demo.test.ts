@@ -153,7 +153,6 @@ Blocks kept: █ all of its rows, ▓ ░ some, · none; ◆ the needle's, ◇ i
     expect(plain).not.toContain("\u001b")
     const coloured = drawDemo(long, { colour: true, columns: 22 })
     expect(coloured).toContain("\u001b[32m")
-    // eslint-disable-next-line no-control-regex
     expect(coloured.replace(/\u001b\[\d+m/g, "")).toBe(plain)
   })
 })
