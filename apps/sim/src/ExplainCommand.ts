@@ -1,19 +1,17 @@
 import type { Replica, StepRecord } from "@uniprefill/simulator/Replica"
 import { stepText } from "@uniprefill/simulator/output/StepText"
 import { whyLines } from "@uniprefill/simulator/output/WhyLog"
-import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
-import { withDefaults } from "@uniprefill/simulator/scenario/Scenario"
 import { Simulation } from "@uniprefill/simulator/Simulation"
-import { fileReader } from "./Files.ts"
+import { prepare } from "./Prepare.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
 import { UsageError } from "./UsageError.ts"
 
 /** `uniprefill-sim explain`: runs up to a step and says what it holds, why, and where its time goes. */
-export const explain = (
-  { scenario, folder }: ScenarioSource,
+export const explain = async (
+  source: ScenarioSource,
   wanted: { readonly step: number; readonly replica: number },
-): void => {
-  const experiment = buildExperiment(withDefaults(scenario), fileReader(folder))
+): Promise<void> => {
+  const experiment = await prepare(source)
   let text: string | null = null
   const stepStarted = (replica: Replica, step: StepRecord, endMicros: number) => {
     if (replica.index !== wanted.replica || step.plan.stepId !== wanted.step) return

@@ -6,13 +6,11 @@ import { PerfettoTrace } from "@uniprefill/simulator/output/Perfetto"
 import { runReport } from "@uniprefill/simulator/output/RunReport"
 import { WhyLog } from "@uniprefill/simulator/output/WhyLog"
 import { summarise } from "@uniprefill/simulator/metrics/Summary"
-import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
-import { withDefaults } from "@uniprefill/simulator/scenario/Scenario"
 import { Simulation } from "@uniprefill/simulator/Simulation"
 import { Option } from "effect"
 import { describe, reproduction } from "./Describe.ts"
 import { drive } from "./Drive.ts"
-import { fileReader } from "./Files.ts"
+import { prepare } from "./Prepare.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
 import { UsageError } from "./UsageError.ts"
 
@@ -24,8 +22,8 @@ export interface RunOutputs {
 }
 
 /** `uniprefill-sim run`. */
-export const run = async ({ scenario, folder }: ScenarioSource, outputs: RunOutputs): Promise<void> => {
-  const experiment = buildExperiment(withDefaults(scenario), fileReader(folder))
+export const run = async (source: ScenarioSource, outputs: RunOutputs): Promise<void> => {
+  const experiment = await prepare(source)
   const trace = Option.isSome(outputs.perfetto) ? new PerfettoTrace() : null
   const why = Option.isSome(outputs.why) ? new WhyLog() : null
   const observers = [trace, why].flatMap((one) => (one === null ? [] : [one.observer]))

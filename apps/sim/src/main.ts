@@ -13,6 +13,8 @@ const usageErrors = new Set([
   "SetupError",
   "CalibrationError",
   "ModelError",
+  "PolicyFault",
+  "PolicyModuleError",
   "RangeError",
 ])
 

@@ -24,6 +24,8 @@ export interface Setup {
   readonly engine: EngineSettings
   readonly host: HostTimes
   readonly faults: FaultRates
+  /** When a first token is due where the workload does not say, after the arrival; 0 for never. */
+  readonly ttftTargetMicros: number
   /** A request that has not ended this long after its arrival is given up; 0 for never. */
   readonly timeoutMicros: number
   /** The run ends here whatever is unfinished; 0 for when all is done. */

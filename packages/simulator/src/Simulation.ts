@@ -198,6 +198,8 @@ export class Simulation {
         maxTokens: maxTokens < 0 ? undefined : maxTokens,
         drops: true,
         priority: workload.priority[row]!,
+        tenant: workload.tenants[workload.tenant[row]!],
+        deadlineMicros: this.deadline(row),
         pageKeys: setup.engine.prefixCaching ? pageKeys(workload, row, setup.engine.pageSize) : undefined,
       },
       now,
@@ -207,6 +209,11 @@ export class Simulation {
       return
     }
     this.close(row, outcome._tag === "QueueFull" ? RequestStatus.rejected : RequestStatus.tooLong)
+  }
+
+  private deadline(row: number): number | undefined {
+    const target = this.workload.ttftSloMicros[row]! || this.setup.ttftTargetMicros
+    return target === 0 ? undefined : this.log.arrival[row]! + target
   }
 
   /** The client is gone: what the loop holds of the request ends. */

@@ -22,6 +22,7 @@ export const swarmScenario = (seed: number): Scenario => {
     router: pick("round-robin", "least-loaded", "prefix-aware"),
     schedule: chance(0.8) ? "preset" : "off",
     keep: chance(0.5) ? "paper" : chance(0.3) ? [0] : [random.unit()],
+    policy: pick("fcfs", "fcfs", "priority", "shortest-prefill", "earliest-deadline", "fair-share", "token-budget"),
     timeoutMs: chance(0.15) ? 20_000 : 0,
     workload: {
       requests: random.between(1, 40),
@@ -48,6 +49,8 @@ export const swarmScenario = (seed: number): Scenario => {
       slabs: tightSlabs(random, model, longest),
       maxWaiting: chance(0.2) ? 3 : 1_000_000,
       prefixCaching: chance(0.7),
+      maxNumSeqs: slots,
+      maxNumBatchedTokens: slots + 64 + pick(0, 500, 2048),
     },
     faults: {
       slowSteps: chance(0.3) ? 0.1 : 0,

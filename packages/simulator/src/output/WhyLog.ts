@@ -38,15 +38,20 @@ export const whyLines = (replica: Replica, { plan, plannedMicros, startMicros }:
   let startSegment = -1
   for (let i = 0; i < plan.items.length; i += sectionWidths.items) {
     const { data } = plan.items
-    const [rows, from, to] = [
+    const [chunk, from, to] = [
       data[i + ItemField.rows]!,
       data[i + ItemField.firstSegment]!,
       data[i + ItemField.lastSegment]!,
     ]
     if (startSegment < 0) startSegment = from
-    served.set(data[i + ItemField.slot]!, `${rows} rows of segment ${from}${to > from ? ` and on to ${to}` : ""}`)
+    served.set(data[i + ItemField.slot]!, `${chunk} rows of segment ${from}${to > from ? ` and on to ${to}` : ""}`)
   }
-  const spent = `${(plannedMicros / 1000).toFixed(1)} of ${(budget / 1000).toFixed(0)} ms planned`
+  const tokens = config.policy.tokenBudget?.maxNumBatchedTokens
+  const rows = load.decodeRows + load.rows.reduce((most, one) => Math.max(most, one), 0)
+  const spent =
+    tokens === undefined
+      ? `${(plannedMicros / 1000).toFixed(1)} of ${(budget / 1000).toFixed(0)} ms planned`
+      : `${rows} of ${tokens} rows planned`
   const lines = [
     `step ${plan.stepId} replica ${replica.index} at ${(startMicros / 1e6).toFixed(6)} s: ${load.decodeRows} decode rows, ${load.items} prefill items, ${spent}`,
   ]
@@ -59,7 +64,7 @@ export const whyLines = (replica: Replica, { plan, plannedMicros, startMicros }:
       lines.push(
         `  ${name(request)} waits: the step's items start at segment ${startSegment}, it is at segment ${request.segment}`,
       )
-    } else lines.push(`  ${name(request)} waits: the step's time is spent (${spent})`)
+    } else lines.push(`  ${name(request)} waits: the step's budget is spent (${spent})`)
   }
   for (const [i, request] of scheduler.waiting.slice(0, listed).entries()) {
     lines.push(
@@ -76,5 +81,5 @@ const refusal = ({ driver }: Replica, startSegment: number, spent: string): stri
   if (!memory.canAdmit(waiting[0]!))
     return `memory: ${memory.unreserved} slabs are free and unreserved, fewer than its prefill needs`
   if (startSegment > 0) return `the step's items start at segment ${startSegment}, a new prompt at 0`
-  return `the step's time is spent (${spent})`
+  return `the step's budget is spent (${spent})`
 }

@@ -14,7 +14,7 @@ import type { Setup } from "../Setup.ts"
 import type { Workload } from "../workload/Workload.ts"
 import { buildWorkload } from "./BuildWorkload.ts"
 import { decodeKeepFile } from "./KeepFile.ts"
-import { policyNamed } from "./Policies.ts"
+import { policyOf, type PolicyModules } from "./Policies.ts"
 import type { FullScenario } from "./Scenario.ts"
 import { ScenarioError } from "./ScenarioFields.ts"
 
@@ -30,7 +30,11 @@ export interface Experiment {
 }
 
 /** Fails with ScenarioError, TraceError, SetupError, CalibrationError or ModelError, each naming what is wrong and where. */
-export const buildExperiment = (scenario: FullScenario, read: ReadText): Experiment => {
+export const buildExperiment = (
+  scenario: FullScenario,
+  read: ReadText,
+  policies: PolicyModules = new Map(),
+): Experiment => {
   const { engine, host, faults, slo } = scenario
   const model = buildModel(scenario.model, read)
   const schedule = buildSchedule(scenario.schedule, model, read)
@@ -51,7 +55,7 @@ export const buildExperiment = (scenario: FullScenario, read: ReadText): Experim
       tensorParallel: scenario.tensorParallel,
       replicas: scenario.replicas,
       router: scenario.router as Setup["router"],
-      policy: policyNamed(scenario.policy),
+      policy: policyOf(scenario, policies),
       seed: scenario.seed,
       engine: {
         pageSize: engine.pageSize,
@@ -80,6 +84,7 @@ export const buildExperiment = (scenario: FullScenario, read: ReadText): Experim
         cancelled: faults.cancelled,
         cancelWithinMicros: micros(faults.cancelWithinMs),
       },
+      ttftTargetMicros: micros(slo.ttftMs),
       timeoutMicros: micros(scenario.timeoutMs),
       untilMicros: Math.round(scenario.untilSeconds * 1e6),
     },

@@ -1,3 +1,4 @@
+import { policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
 import { Schema } from "effect"
 import { routerKinds } from "../Router.ts"
 import { traceFormats } from "../workload/TraceFormat.ts"
@@ -72,6 +73,8 @@ export const EngineFields = Schema.Struct({
   memoryUtilization: field(share, "Share of the device's memory used"),
   slabs: field(count(0), "Slabs of the K/V pool (0: what the memory holds)"),
   efficiency: field(above(0), "Factor on every rate of the device"),
+  maxNumBatchedTokens: field(count(65), "Policy token-budget: rows of a step"),
+  maxNumSeqs: field(count(1), "Policy token-budget: requests that run at a time"),
   prefixCaching: field(Schema.Boolean, "Prompts share the K/V and carry pages of equal prefixes"),
 })
 
@@ -114,7 +117,10 @@ export const Scenario = Schema.Struct({
     Schema.Union([Schema.String, Schema.Array(share)]),
     "What selections keep: paper (its mean shares), shares like 0.8,0.6, or a *.keep.json",
   ),
-  policy: field(Schema.String, "Order in which prompts are served: fcfs, …"),
+  policy: field(
+    Schema.String,
+    `Order in which prompts are served: ${policyNames.join(", ")}, or a module that exports a policy`,
+  ),
   seed: field(count(0), "Seeds every draw"),
   timeoutMs: field(atLeast(0), "A request that has not ended by then is given up (0: never)"),
   untilSeconds: field(atLeast(0), "End of the run, whatever is unfinished (0: when all is done)"),
@@ -194,6 +200,8 @@ export const scenarioDefaults = {
     memoryUtilization: 0.9,
     slabs: 0,
     efficiency: 1,
+    maxNumBatchedTokens: 2048,
+    maxNumSeqs: 128,
     prefixCaching: true,
   },
   host: {
