@@ -78,13 +78,13 @@ Plan::Plan(const uint8_t *bytes, size_t count) {
 }
 
 void ResultSections::clear() {
-  for (auto *section : {&tokens, &selections, &logprobs, &logits}) section->clear();
+  for (auto *section : {&tokens, &selections, &logprobs, &logits, &ranks}) section->clear();
 }
 
 std::vector<int32_t> ResultSections::encode(uint64_t step_id, int32_t device_micros) const {
   std::vector<int32_t> words = {static_cast<int32_t>(result_magic), format_version, static_cast<int32_t>(step_id),
                                 static_cast<int32_t>(step_id >> 32), device_micros};
-  for (const auto *section : {&tokens, &selections, &logprobs, &logits}) {
+  for (const auto *section : {&tokens, &selections, &logprobs, &logits, &ranks}) {
     words.push_back(static_cast<int32_t>(section->size()));
     words.insert(words.end(), section->begin(), section->end());
   }

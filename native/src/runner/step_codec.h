@@ -31,6 +31,7 @@ class Plan {
   Plan(const uint8_t *bytes, size_t count);
 
   uint64_t step_id() const { return step_id_; }
+  int32_t checksum() const { return words_.back(); }
   const Records &operator[](Section section) const { return sections_[static_cast<size_t>(section)]; }
 
  private:
@@ -45,6 +46,7 @@ struct ResultSections {
   std::vector<int32_t> selections;
   std::vector<int32_t> logprobs;
   std::vector<int32_t> logits;
+  std::vector<int32_t> ranks;
 
   void clear();
   std::vector<int32_t> encode(uint64_t step_id, int32_t device_micros) const;

@@ -43,6 +43,7 @@ Block StepExecutor::block(int rows, const PageTable *table) {
 void StepExecutor::run(const Plan &plan, const StepWork &work, ResultSections &result) {
   result_ = &result;
   result.clear();
+  result.ranks.push_back(plan.checksum());
   progress_.clear();
   replaced_.clear();
   sampled_tokens_.clear();

@@ -172,6 +172,11 @@ export class Driver {
         expected: plan?.stepId ?? "none",
       })
     }
+    for (let rank = 1; rank < result.ranks.length; rank++) {
+      if (result.ranks.data[rank] !== result.ranks.data[0]) {
+        throw new InvariantViolation("every rank carries out the same plan", { step: plan.stepId, rank })
+      }
+    }
     this.scheduler.commit(plan, result, this.commitSink)
     this.spare.push(plan)
     this.releaseEnded()

@@ -17,6 +17,8 @@ export class StepResult {
   readonly logprobs = new IntList()
   /** `[slot, count, logit × count]` for slots opened with `returnLogits`: the whole row before sampling, as f32 bits. */
   readonly logits = new IntList()
+  /** `[checksum]` of the plan's bytes as each tensor-parallel rank read them; none from executors that take no bytes. */
+  readonly ranks = new IntList()
 
   clear(stepId: number): void {
     this.stepId = stepId
@@ -25,7 +27,7 @@ export class StepResult {
   }
 }
 
-export const resultSections = ["tokens", "selections", "logprobs", "logits"] as const
+export const resultSections = ["tokens", "selections", "logprobs", "logits", "ranks"] as const
 
 /** Flags of a token record. */
 export const TokenFlag = {
