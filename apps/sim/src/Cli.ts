@@ -8,6 +8,7 @@ import { explain } from "./ExplainCommand.ts"
 import { run as runScenario } from "./RunCommand.ts"
 import { readScenario, scenarioArgument, scenarioFlags } from "./ScenarioSource.ts"
 import { showExample } from "./Example.ts"
+import { shrink } from "./ShrinkCommand.ts"
 import { sweep } from "./SweepCommand.ts"
 
 const version = "0.1.0"
@@ -182,11 +183,33 @@ const explainCommand = Command.make(
   ]),
 )
 
+const shrinkCommand = Command.make(
+  "shrink",
+  {
+    ...source,
+    swarm: Flag.Int("swarm").pipe(
+      Flag.withMetavar("COUNT"),
+      Flag.withDescription("Check this many random scenarios, from --seed on, in place of the given one"),
+      Flag.withDefault(0),
+    ),
+    out: outputFile("out", "Write the small scenario"),
+  },
+  ({ scenario, swarm, out, ...flags }) => attempt(() => shrink(readScenario(scenario, flags), { swarm, out })),
+).pipe(
+  Command.withShortDescription("Check a scenario's invariants, and make one that breaks them small"),
+  Command.withDescription(
+    "Run a scenario with every invariant checked after every instant. One that breaks something is made as small as it still breaks the same thing, and printed.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill-sim shrink --swarm 200 --seed 1", description: "200 random scenarios with faults" },
+  ]),
+)
+
 const simCommand = Command.make("uniprefill-sim", {}, () => attempt(showExample)).pipe(
   Command.withDescription(
     "Simulate serving with token-dropping prefill: the production scheduler under a virtual clock, on real traces, before you pay for GPUs. Without a command: dense against dropping on a shipped slice of a real trace, with a report.",
   ),
-  Command.withSubcommands([runCommand, compareCommand, sweepCommand, capacityCommand, explainCommand]),
+  Command.withSubcommands([runCommand, compareCommand, sweepCommand, capacityCommand, explainCommand, shrinkCommand]),
 )
 
 export const run = Command.run(simCommand, { version })

@@ -33,7 +33,8 @@ const runMain = Runtime.makeRunMain(({ fiber }) => {
     process.exit(error.code === "EPIPE" ? 0 : exitCodes.failure),
   )
   fiber.addObserver((exit) => {
-    process.exitCode = codeOf(exit)
+    const code = codeOf(exit)
+    if (code !== 0) process.exitCode = code
   })
 })
 

@@ -1,0 +1,204 @@
+import { spawn } from "node:child_process"
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { traceEventFault } from "@uniprefill/simulator/output/TraceEventCheck"
+import { afterAll, describe, expect, it } from "vitest"
+
+const main = fileURLToPath(new URL("../src/main.ts", import.meta.url))
+const folder = mkdtempSync(join(tmpdir(), "uniprefill-sim-"))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+interface Outcome {
+  readonly code: number | null
+  readonly out: string
+  readonly err: string
+}
+
+const sim = (
+  args: ReadonlyArray<string>,
+  during: (child: ReturnType<typeof spawn>) => void = () => {},
+): Promise<Outcome> =>
+  new Promise((resolve) => {
+    const child = spawn(process.execPath, ["--conditions=source", main, ...args], { cwd: folder })
+    let out = ""
+    let err = ""
+    child.stdout.on("data", (data: Buffer) => (out += data.toString()))
+    child.stderr.on("data", (data: Buffer) => (err += data.toString()))
+    child.on("close", (code) => resolve({ code, out, err }))
+    during(child)
+  })
+
+const file = (name: string, text: string): string => {
+  const path = join(folder, name)
+  writeFileSync(path, text)
+  return path
+}
+
+const small = ["--requests", "60", "--rate-per-second", "2", "--prompt-tokens", "uniform:500-20000"]
+
+describe("run", () => {
+  it("prints vllm bench's table and writes what is asked for", async () => {
+    const { code, out, err } = await sim([
+      "run",
+      ...small,
+      "--json",
+      "r.json",
+      "--html",
+      "r.html",
+      "--perfetto",
+      "r.trace",
+      "--why",
+      "r.txt",
+    ])
+    expect([code, err]).toEqual([0, ""])
+    expect(out).toContain("Serving Benchmark Result")
+    expect(out).toContain("kept rows  assumed")
+    const json = JSON.parse(readFileSync(join(folder, "r.json"), "utf8")) as Record<string, unknown>
+    expect(json).toMatchObject({ format: "uniprefill-simulation", complete: true, completed: 60 })
+    expect(out).toContain(String(json["plan_hash"]))
+    expect(traceEventFault(JSON.parse(readFileSync(join(folder, "r.trace"), "utf8")))).toBeNull()
+    expect(readFileSync(join(folder, "r.html"), "utf8")).toContain("<svg")
+    expect(readFileSync(join(folder, "r.txt"), "utf8")).toContain("step 1 replica 0")
+  })
+
+  it("reads YAML scenarios, whose fields flags override", async () => {
+    const scenario = file(
+      "a.scenario.yaml",
+      "name: from a file\nschedule: 'off'\nworkload:\n  requests: 10\n  promptTokens: 2000\nengine: { slots: 4 }\n",
+    )
+    const { code, out } = await sim(["run", scenario, "--requests", "7", "--json", "a.json"])
+    expect(code).toBe(0)
+    expect(out).toContain("7 requests")
+    const json = JSON.parse(readFileSync(join(folder, "a.json"), "utf8")) as { scenario: Record<string, unknown> }
+    expect(json.scenario).toMatchObject({ name: "from a file", schedule: "off", engine: { slots: 4 } })
+  })
+
+  it("ends early on Ctrl-C with a result that says so", async () => {
+    const { code, out } = await sim(
+      ["run", "--requests", "60000", "--rate-per-second", "1", "--json", "partial.json"],
+      (child) => {
+        child.stdout!.once("data", () => setTimeout(() => child.kill("SIGINT"), 500))
+      },
+    )
+    expect(code).toBe(130)
+    expect(out).toMatch(/PARTIAL RESULT: ended at \d+\.\d s of simulated time, \d+ of 60000 requests done/)
+    const json = JSON.parse(readFileSync(join(folder, "partial.json"), "utf8")) as Record<string, number>
+    expect(json).toMatchObject({ complete: false })
+    expect(json["completed"]).toBeGreaterThan(0)
+    expect(json["completed"]).toBeLessThan(60_000)
+  })
+})
+
+describe("bad input is an error that names it, and no report", () => {
+  const trace = file("t.csv", "arrival_ms,prompt_tokens,output_tokens\n5,100,10\n4,100,10\n")
+  const scenario = file("bad.yaml", "engine:\n  slot: 4\n")
+  const broken = file("broken.yaml", "engine: [1,\n")
+  it.each([
+    [["run", "--trace", trace], /t\.csv:3: arrival_ms 4 is before 5 of line 2/],
+    [["run", "--trace", "missing.jsonl"], /missing\.jsonl: cannot be read/],
+    [["run", scenario], /bad\.yaml: there is no field engine\.slot; did you mean engine\.slots\?/],
+    [["run", broken], /broken\.yaml: /],
+    [["run", "--slots", "none"], /engine\.slots: .*"none"/],
+    [["run", "--model", "gpt-5"], /model: there is no "gpt-5"; there are llama-3\.1-8b/],
+    [["run", "--device", "tpu"], /device: there is no "tpu"; there are h200/],
+    [["run", "--model", "llama-3.1-70b"], /does not fit: weights 141\.\d GB/],
+    [["run", "--policy", "lifo"], /policy: there is no "lifo"; there are fcfs/],
+    [["run", "--keep", "0.5,0.6"], /keep: share 0\.6 after 0\.5/],
+    [["run", "--prompt-tokens", "uniform:9-3"], /workload\.promptTokens: uniform:9-3 ends below its start/],
+    [["run", "--tensor-parallel", "3"], /tensorParallel 3 does not divide 32 attention heads/],
+    [["capacity", "--slo-ttft-ms", "0", "--slo-tpot-ms", "0"], /capacity needs a target/],
+    [["sweep"], /no sweep\.over/],
+    [["explain", ...small, "--step", "999999"], /--step 999999 of replica 0: the run has \d+ steps/],
+  ])("%j", async (args, message) => {
+    const { code, err, out } = await sim([...args, ...(args[0] === "run" ? ["--json", "no.json"] : [])])
+    expect(err).toMatch(message)
+    expect(code).toBe(2)
+    expect(out).not.toContain("Result")
+    expect(existsSync(join(folder, "no.json"))).toBe(false)
+  })
+
+  it("an SLO that nothing meets is a finding, not a number", async () => {
+    const { code, out } = await sim(["capacity", ...small, "--slo-ttft-ms", "0.001", "--points", "2", "--seeds", "1"])
+    expect(code).toBe(0)
+    expect(out).toMatch(/No rate tried meets TTFT ≤ 0\.001 ms/)
+  })
+})
+
+describe("worker threads", () => {
+  it("give the hash that the main thread gives", async () => {
+    const scenario = file(
+      "w.json",
+      JSON.stringify({
+        workload: { requests: 60, ratePerSecond: 2, promptTokens: "uniform:500-20000" },
+        variants: { one: { policy: "fcfs" }, two: { policy: "fcfs" } },
+      }),
+    )
+    const { code, out, err } = await sim(["compare", scenario, "--seeds", "1", "--json", "w.out.json"])
+    expect([code, err]).toEqual([0, ""])
+    const { variants } = JSON.parse(readFileSync(join(folder, "w.out.json"), "utf8")) as {
+      variants: Array<{ summaries: Array<{ hash: string }> }>
+    }
+    const hashes = variants.flatMap((variant) => variant.summaries.map((summary) => summary.hash))
+    await sim(["run", ...small, "--json", "w.main.json"])
+    const alone = JSON.parse(readFileSync(join(folder, "w.main.json"), "utf8")) as { plan_hash: string }
+    expect(hashes).toEqual([alone.plan_hash, alone.plan_hash])
+  })
+
+  it("give the same sweep however many there are", async () => {
+    const scenario = file(
+      "s.json",
+      JSON.stringify({
+        workload: { requests: 20, outputTokens: 5 },
+        sweep: { over: { schedule: ["off", "preset"], "workload.promptTokens": [2000, 16000, 60000] } },
+      }),
+    )
+    const one = await sim([
+      "sweep",
+      scenario,
+      "--threads",
+      "1",
+      "--ratio",
+      "schedule",
+      "--csv",
+      "s.csv",
+      "--html",
+      "s.html",
+    ])
+    const two = await sim(["sweep", scenario, "--threads", "2", "--ratio", "schedule", "--html", "s.html"])
+    expect(one.code).toBe(0)
+    expect(two.out).toBe(one.out)
+    const ratios = one.out
+      .split("\n")
+      .slice(1, 4)
+      .map((line) => Number(line.trim().split(/\s+/)[1]))
+    expect(ratios[2]).toBeGreaterThan(1.2)
+    expect(readFileSync(join(folder, "s.csv"), "utf8").trim().split("\n")).toHaveLength(7)
+  })
+})
+
+it("a policy of one's own is a module", async () => {
+  file("newest.mjs", 'export default { name: "newest", order: (queue) => queue.map(({ id }) => id).reverse() }\n')
+  const mine = await sim(["run", ...small, "--slots", "2", "--policy", "newest.mjs", "--json", "p1.json"])
+  expect([mine.code, mine.err]).toEqual([0, ""])
+  await sim(["run", ...small, "--slots", "2", "--json", "p2.json"])
+  const hash = (name: string) =>
+    (JSON.parse(readFileSync(join(folder, name), "utf8")) as { plan_hash: string }).plan_hash
+  expect(hash("p1.json")).not.toBe(hash("p2.json"))
+  file("empty.mjs", "export const x = 1\n")
+  const none = await sim(["run", ...small, "--policy", "empty.mjs"])
+  expect([none.code, none.err]).toEqual([2, expect.stringMatching(/empty\.mjs: the default export is missing/)])
+})
+
+it("help teaches: every command has examples, every field its default", async () => {
+  const { out } = await sim(["run", "--help"])
+  expect(out).toContain("--step-budget-ms")
+  expect(out).toContain("(default: 50)")
+  expect(out).toContain("uniprefill-sim run --trace mooncake-conversation-slice")
+})
+
+it("checks random scenarios", async () => {
+  const { code, out } = await sim(["shrink", "--swarm", "3"])
+  expect([code, out]).toEqual([0, "3 scenarios checked: no invariant broke.\n"])
+})
