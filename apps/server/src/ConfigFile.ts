@@ -1,12 +1,13 @@
 import { readFile } from "node:fs/promises"
 import { Effect } from "effect"
+import { parse } from "yaml"
 import { UsageError } from "./UsageError.ts"
 
 /** Option values by name, as text. */
 export type ConfigValues = Readonly<Record<string, string>>
 
 /**
- * Reads the file of --config: an object whose keys are option names without dashes in front, and whose values are
+ * Reads the YAML file of --config (JSON is YAML too): an object whose keys are option names without dashes in front, and whose values are
  * strings, numbers, booleans or lists of such. Fails with a {@link UsageError} that names the file and the key.
  */
 export const readConfigFile = (file: string, known: ReadonlyArray<string>): Effect.Effect<ConfigValues, UsageError> =>
@@ -17,8 +18,8 @@ export const readConfigFile = (file: string, known: ReadonlyArray<string>): Effe
       catch: (cause) => refuse(`cannot be read: ${(cause as Error).message}`),
     })
     const parsed = yield* Effect.try({
-      try: () => JSON.parse(text) as unknown,
-      catch: (cause) => refuse(`is not JSON: ${(cause as Error).message}`),
+      try: () => parse(text, { maxAliasCount: 0 }) as unknown,
+      catch: (cause) => refuse(`is not YAML: ${(cause as Error).message}`),
     })
     if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
       return yield* refuse("expected an object of option names and values")

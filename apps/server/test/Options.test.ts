@@ -44,7 +44,7 @@ describe("where a value comes from", () => {
   })
 
   it("flag before environment before file", async () => {
-    const config = write("all.json", JSON.stringify({ port: 1, "max-num-seqs": 2, threads: 3 }))
+    const config = write("all.yaml", "# comments are welcome\nport: 1\nmax-num-seqs: 2\nthreads: 3\n")
     const environment = { UNIPREFILL_PORT: "11", UNIPREFILL_MAX_NUM_SEQS: "12" }
     const values = await accepted({ config, port: "21" }, environment)
     expect(values).toMatchObject({ port: 21, "max-num-seqs": 12, threads: 3 })
@@ -91,8 +91,8 @@ describe("a wrong value is refused with its source", () => {
     expect(await refused({ config: nested })).toBe(
       `${nested}: port: expected a string, a number, a boolean or a list of them`,
     )
-    const broken = write("broken.json", "port: 1")
-    expect(await refused({ config: broken })).toContain(`${broken}: is not JSON`)
+    const broken = write("broken.yaml", "port: [1\nhost: x")
+    expect(await refused({ config: broken })).toContain(`${broken}: is not YAML`)
     expect(await refused({ config: join(folder, "none.json") })).toContain("none.json: cannot be read: ENOENT")
   })
 })
