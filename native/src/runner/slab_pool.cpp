@@ -9,8 +9,7 @@
 
 namespace up {
 
-SlabPool::SlabPool(int slabs, int64_t slab_bytes)
-    : slabs_(static_cast<size_t>(slabs)), slab_bytes_(slab_bytes), free_(slabs) {
+SlabPool::SlabPool(int slabs, int64_t slab_bytes) : slab_bytes_(slab_bytes), free_(slabs) {
   const unsigned __int128 total = static_cast<unsigned __int128>(slabs) * static_cast<uint64_t>(slab_bytes);
   const auto refuse = [&](const char *why) {
     fail(UP_OUT_OF_MEMORY, "reserve slabs", slabs, " slabs of ", slab_bytes, " bytes, ",
@@ -20,6 +19,12 @@ SlabPool::SlabPool(int slabs, int64_t slab_bytes)
   void *memory = mmap(nullptr, static_cast<size_t>(total), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) refuse(std::strerror(errno));
   memory_ = static_cast<std::byte *>(memory);
+  try {
+    slabs_.resize(static_cast<size_t>(slabs));
+  } catch (const std::bad_alloc &) {
+    munmap(memory, static_cast<size_t>(total));
+    refuse("no memory for their records");
+  }
 }
 
 SlabPool::~SlabPool() { munmap(memory_, static_cast<size_t>(slab_bytes_) * slabs_.size()); }
