@@ -153,6 +153,9 @@ describe("signals", () => {
       return "complete"
     })().catch(() => "cut off")
     await until(() => own.stderr.includes("draining"))
+    // Within half a second it would count as the same press.
+    own.signal("SIGINT")
+    await new Promise((resolve) => setTimeout(resolve, 600))
     own.signal("SIGINT")
     expect({ code: await own.ended, reading: await reading }).toEqual({ code: 130, reading: "cut off" })
     expect(seen).toBeGreaterThan(0)

@@ -1,4 +1,4 @@
-import { createServer, type Server } from "node:http"
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http"
 import type { Socket } from "node:net"
 import { NodeHttpServer } from "@effect/platform-node"
 import { errorBody } from "@uniprefill/openai/ErrorBody"
@@ -48,7 +48,18 @@ const makeServer = (limits: ServerLimits): Server => {
   server.maxHeadersCount = limits.headers
   server.maxConnections = limits.connections
   server.on("clientError", answerMalformed)
+  server.on("request", (request, response) => {
+    // The app listens too once it is mounted; before that nobody else answers.
+    if (server.listenerCount("request") === 1) answerEarly(request, response)
+  })
   return server
+}
+
+/** The port is taken before the model is loaded. */
+const answerEarly = (request: IncomingMessage, response: ServerResponse): void => {
+  request.resume()
+  const body = JSON.stringify(errorBody(503, "the model is being loaded"))
+  response.writeHead(503, { "content-type": "application/json", "retry-after": "1", connection: "close" }).end(body)
 }
 
 const malformed: Readonly<Record<string, readonly [status: number, reason: string, message: string]>> = {

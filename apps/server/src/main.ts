@@ -3,6 +3,9 @@ import { Cause, Effect, Exit, Result, Runtime } from "effect"
 import * as Cli from "./Cli.ts"
 import { UsageError } from "./UsageError.ts"
 
+/** A signal to a whole process group may also be passed on by a parent: one press of Ctrl-C, twice received. */
+const sameSignalMs = 500
+
 const exitCodes = { failure: 1, usage: 2, interrupted: 130 } as const
 
 /**
@@ -12,9 +15,13 @@ const exitCodes = { failure: 1, usage: 2, interrupted: 130 } as const
  */
 const runMain = Runtime.makeRunMain(({ fiber }) => {
   let received: NodeJS.Signals | undefined
+  let receivedAt = 0
   const onSignal = (signal: NodeJS.Signals) => {
+    const now = performance.now()
+    if (received === signal && now - receivedAt < sameSignalMs) return
     if (received !== undefined) process.exit(exitCodes.interrupted)
     received = signal
+    receivedAt = now
     fiber.interruptUnsafe(fiber.id)
   }
   process.on("SIGINT", onSignal)
