@@ -126,13 +126,15 @@ function* findings([base, ...others]: ReadonlyArray<Variant>): Generator<string>
     yield `Median TTFT, ${base!.name} / ${other.name}, by prompt length: ${ratios.join(", ")}.`
     if (worse.length === 0)
       yield `Median TTFT with ${other.name} is at or below ${base!.name} in every prompt-length bucket.`
+    const onlyThisDrops =
+      other.reports[0]!.summary.keptShares.length > 0 && base!.reports[0]!.summary.keptShares.length === 0
     for (const bucket of worse) {
       const [a, b] = [median(base!, bucket.from), median(other, bucket.from)]
-      const why =
+      const reason =
         bucket.to <= 1024
-          ? "such prompts do not drop, and share steps with prompts that do"
-          : "little is dropped at this length, and each selection ends a step for its prompt"
-      yield `Median TTFT of prompts of ${lengthLabel(bucket)} tokens is ${b.toFixed(0)} ms with ${other.name}, ${a.toFixed(0)} with ${base!.name}: ${why}.`
+          ? ": such prompts do not drop, and share steps with prompts that do"
+          : ": little is dropped at this length, and each selection ends a step for its prompt"
+      yield `Median TTFT of prompts of ${lengthLabel(bucket)} tokens is ${b.toFixed(0)} ms with ${other.name}, ${a.toFixed(0)} with ${base!.name}${onlyThisDrops ? reason : ""}.`
     }
   }
 }

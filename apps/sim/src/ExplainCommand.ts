@@ -12,17 +12,17 @@ export const explain = async (
   wanted: { readonly step: number; readonly replica: number },
 ): Promise<void> => {
   const experiment = await prepare(source)
-  let text: string | null = null
+  const found: Array<string> = []
   const stepStarted = (replica: Replica, step: StepRecord, endMicros: number) => {
     if (replica.index !== wanted.replica || step.plan.stepId !== wanted.step) return
-    text = `${stepText(replica, step, endMicros)}\n\n${whyLines(replica, step).slice(1).join("\n")}`
+    found.push(`${stepText(replica, step, endMicros)}\n\n${whyLines(replica, step).slice(1).join("\n")}`)
   }
   const simulation = new Simulation(experiment.setup, experiment.workload, { stepStarted })
-  while (text === null && !simulation.isDone) simulation.advance(1)
-  if (text === null) {
+  while (found.length === 0 && !simulation.isDone) simulation.advance(1)
+  if (found.length === 0) {
     throw new UsageError(
       `--step ${wanted.step} of replica ${wanted.replica}: the run has ${simulation.counters.steps} steps on ${experiment.setup.replicas} replicas`,
     )
   }
-  console.log(text)
+  console.log(found[0])
 }

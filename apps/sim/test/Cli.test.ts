@@ -135,7 +135,7 @@ describe("worker threads", () => {
         variants: { one: { policy: "fcfs" }, two: { policy: "fcfs" } },
       }),
     )
-    const { code, out, err } = await sim(["compare", scenario, "--seeds", "1", "--json", "w.out.json"])
+    const { code, err } = await sim(["compare", scenario, "--seeds", "1", "--json", "w.out.json"])
     expect([code, err]).toEqual([0, ""])
     const { variants } = JSON.parse(readFileSync(join(folder, "w.out.json"), "utf8")) as {
       variants: Array<{ summaries: Array<{ hash: string }> }>

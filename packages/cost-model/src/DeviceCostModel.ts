@@ -108,7 +108,8 @@ export class DeviceCostModel implements CostModel {
       if (rows > 0 && this.isComputeBound(load, s) && !this.gemm.covers(rows)) {
         found.push(`segment ${s}: matrix products of ${rows} rows, measured ${this.gemm.from} to ${this.gemm.to}`)
       }
-      if (load.rows[s]! === 0 || load.pairs[s]! === 0) continue
+      const pairs = load.pairs[s]!
+      if (pairs === 0) continue
       const tokens = Math.round(attendedTokens(load, s))
       if (!this.attention.covers(tokens)) {
         found.push(
@@ -191,8 +192,9 @@ export class DeviceCostModel implements CostModel {
 
   private reductions(load: StepLoad, s: number): number {
     const work = this.costs.work[s]!
-    if (work.reductions === 0 || (load.rows[s]! === 0 && load.decodeRows === 0)) return 0
-    const bytes = load.rows[s]! * work.rowLinkBytes + load.decodeRows * work.decodeLinkBytes
+    const rows = load.rows[s]!
+    if (work.reductions === 0 || rows + load.decodeRows === 0) return 0
+    const bytes = rows * work.rowLinkBytes + load.decodeRows * work.decodeLinkBytes
     return work.reductions * this.costs.reductionMicros + bytes / this.linkBytesPerMicro
   }
 }

@@ -25,14 +25,11 @@ export const shrink = (failing: Scenario, faultOf: FaultOf, maxRuns = 400): Shru
     best = candidate
     return true
   }
-  for (let smaller = true; smaller && runs < maxRuns;) {
-    smaller = false
-    for (const candidate of candidates(best)) {
-      if (!accept(candidate)) continue
-      smaller = true
-      break
-    }
+  const step = (): boolean => {
+    for (const candidate of candidates(best)) if (accept(candidate)) return true
+    return false
   }
+  while (step()) {}
   return { scenario: best, runs }
 }
 

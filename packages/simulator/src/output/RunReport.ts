@@ -80,10 +80,10 @@ const memorySeries = (simulation: Simulation, replicas: number): MemorySeries =>
     ["shared prefixes", occupancy.series.cached],
     ["prefixes nobody uses", occupancy.series.idle],
   ] as const) {
-    if (values.some((slabs) => slabs > 0))
+    if (values.some((used) => used > 0))
       byName.set(
         name,
-        thinned(values).map((slabs) => slabs / total),
+        thinned(values).map((used) => used / total),
       )
   }
   return {

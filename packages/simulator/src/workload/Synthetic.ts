@@ -72,11 +72,11 @@ const weightedSampler = (values: ArrayLike<number>, weights: ArrayLike<number>, 
 /** Γ(x) for x in [1, 100], by Lanczos' approximation (g = 5, six terms); relative error below 1e-9. */
 export const gammaFunction = (x: number): number => {
   const coefficients = [
-    76.18009172947146, -86.50532032941677, 24.01409824083091, -1.231739572450155, 1.208650973866179e-3,
+    76.18009172947146, -86.50532032941678, 24.01409824083091, -1.231739572450155, 1.208650973866179e-3,
     -5.395239384953e-6,
   ]
   let series = 1.000000000190015
   for (const [i, coefficient] of coefficients.entries()) series += coefficient / (x + i + 1)
   const base = x + 5.5
-  return exp((x + 0.5) * ln(base) - base + ln((2.5066282746310005 * series) / x))
+  return exp((x + 0.5) * ln(base) - base + ln((2.506628274631 * series) / x))
 }
