@@ -32,7 +32,7 @@ export type GivenFlags<Table extends OptionTable> = {
 
 const configFlag = Flag.String("config").pipe(
   Flag.withMetavar("FILE"),
-  Flag.withDescription('JSON file with options by name: {"port": 9000}. Flags and environment go first.'),
+  Flag.withDescription("YAML file with options by name, such as port: 9000. Flags and environment go first."),
   Flag.optional,
 )
 
