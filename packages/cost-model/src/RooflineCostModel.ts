@@ -8,11 +8,11 @@ import type { CostTable } from "./CostTable.ts"
  * decode rows and prefill rows sharing one reading; attention adds to it.
  */
 export class RooflineCostModel implements CostModel {
-  private readonly work: ReadonlyArray<SegmentWork>
-  private readonly table: CostTable
-  private readonly lastQ: number
+  readonly work: ReadonlyArray<SegmentWork>
+  readonly table: CostTable
+  /** Queries that a selection scores. */
+  readonly lastQ: number
 
-  /** `lastQ` is how many queries a selection scores. */
   constructor(work: ReadonlyArray<SegmentWork>, table: CostTable, lastQ: number) {
     this.work = work
     this.table = table

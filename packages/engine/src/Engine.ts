@@ -53,6 +53,10 @@ export interface GenerateRequest {
   readonly minP: number | undefined
   /** Lower is sooner. */
   readonly priority: number
+  /** Whoever the request counts for where a policy shares fairly; prefixes are shared within a tenant only. */
+  readonly tenant?: string | undefined
+  /** Time from arrival by which the first token is due, in µs; for policies that look at it. */
+  readonly firstTokenWithinMicros?: number | undefined
 }
 
 /** What a request produced since the last event. */
@@ -73,6 +77,7 @@ export type GenerateEvent =
       readonly stopReason: string | number | null
       readonly promptTokens: number
       readonly completionTokens: number
+      /** Prompt tokens that were found in the prefix cache. */
       readonly cachedTokens: number
       /** Rows kept in each segment as a share of the prompt: 1 first, then one ratio per selection; [1] when dense. */
       readonly kept: ReadonlyArray<number>

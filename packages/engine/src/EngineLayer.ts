@@ -1,7 +1,9 @@
 import { Executor } from "@uniprefill/executor/Executor"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { type RecordedEvent, type RecordingHeader, recordingHeader } from "@uniprefill/executor/recording/Recording"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
+import type { DriverConfig } from "@uniprefill/scheduler/Driver"
 import { fcfs, type Policy } from "@uniprefill/scheduler/Policy"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Clock, Effect, Exit, Layer, type Scope } from "effect"
@@ -9,6 +11,7 @@ import { Engine, EngineError, type EngineModel } from "./Engine.ts"
 import { makeEngineMetrics } from "./EngineMetrics.ts"
 import { Generation } from "./Generation.ts"
 import { checkRequest } from "./RequestCheck.ts"
+import { modelFingerprint, PageKeys } from "./PageKeys.ts"
 import { ServingLoop } from "./ServingLoop.ts"
 
 export interface EngineConfig {
@@ -35,6 +38,12 @@ export interface EngineConfig {
   readonly maxWaitingTokens?: number | undefined
   /** Output tokens that a reader may leave unread before its request is ended with `SlowReader`. */
   readonly maxUnreadTokens?: number | undefined
+  /** Whether prompts share the pages of equal prefixes; true by default. */
+  readonly prefixCaching?: boolean | undefined
+  /** Takes a recording of the serving loop: its header, then every event. `code` names the version that makes it. */
+  readonly record?:
+    | { readonly write: (line: RecordingHeader | RecordedEvent) => void; readonly code: string }
+    | undefined
   /** Executor failures in a row after which the engine is unhealthy. */
   readonly maxFailures?: number | undefined
 }
@@ -80,33 +89,44 @@ const make = (
       { modelName: config.modelName, layout: info.layout, slabs: info.slabs, maxModelLen },
       context,
     )
+    const driver: DriverConfig = {
+      layout: info.layout,
+      schedule,
+      slabs: info.slabs,
+      slots: info.slots,
+      stateSlots: info.stateSlots,
+      maxRowsPerStep: info.maxRowsPerStep,
+      costModel: config.costModel,
+      policy: config.policy ?? fcfs,
+      stepBudgetMicros: config.stepBudgetMicros ?? engineDefaults.stepBudgetMicros,
+      idleStepBudgetMicros: config.idleStepBudgetMicros ?? engineDefaults.idleStepBudgetMicros,
+      maxPrefillWaitMicros: config.maxPrefillWaitMicros ?? engineDefaults.maxPrefillWaitMicros,
+      protectAfter: config.protectAfter ?? engineDefaults.protectAfter,
+      protectAfterMicros: config.protectAfterMicros ?? engineDefaults.protectAfterMicros,
+      maxStepsInFlight: config.maxStepsInFlight ?? engineDefaults.maxStepsInFlight,
+      maxModelLen,
+      maxWaiting: config.maxWaiting ?? engineDefaults.maxWaiting,
+      maxWaitingTokens: config.maxWaitingTokens ?? engineDefaults.maxWaitingTokens,
+    }
+    const { record } = config
+    record?.write(recordingHeader(driver, spec, record.code))
     const loop = new ServingLoop({
-      driver: {
-        layout: info.layout,
-        schedule,
-        slabs: info.slabs,
-        slots: info.slots,
-        stateSlots: info.stateSlots,
-        maxRowsPerStep: info.maxRowsPerStep,
-        costModel: config.costModel,
-        policy: config.policy ?? fcfs,
-        stepBudgetMicros: config.stepBudgetMicros ?? engineDefaults.stepBudgetMicros,
-        idleStepBudgetMicros: config.idleStepBudgetMicros ?? engineDefaults.idleStepBudgetMicros,
-        maxPrefillWaitMicros: config.maxPrefillWaitMicros ?? engineDefaults.maxPrefillWaitMicros,
-        protectAfter: config.protectAfter ?? engineDefaults.protectAfter,
-        protectAfterMicros: config.protectAfterMicros ?? engineDefaults.protectAfterMicros,
-        maxStepsInFlight: config.maxStepsInFlight ?? engineDefaults.maxStepsInFlight,
-        maxModelLen,
-        maxWaiting: config.maxWaiting ?? engineDefaults.maxWaiting,
-        maxWaitingTokens: config.maxWaitingTokens ?? engineDefaults.maxWaitingTokens,
-      },
+      driver,
       executor,
       metrics,
+      record: record?.write,
       now: () => Number(clock.monotonicTimeNanosUnsafe() / 1000n),
       maxFailures: config.maxFailures ?? engineDefaults.maxFailures,
       maxUnreadTokens: config.maxUnreadTokens ?? engineDefaults.maxUnreadTokens,
     })
-    yield* metrics.watch(() => ({ ...loop.status(), preemptions: loop.driver.scheduler.preemptions }))
+    const fingerprint = modelFingerprint(spec)
+    const { scheduler } = loop.driver
+    yield* metrics.watch(() => ({
+      ...loop.status(),
+      preemptions: scheduler.preemptions,
+      prefixQueries: scheduler.memory.prefixQueries,
+      prefixHits: scheduler.memory.prefixHits,
+    }))
     const serve = Effect.onExit(loop.run, (exit) => Effect.sync(() => loop.halt(whyEnded(exit))))
     yield* Effect.forkScoped(serve)
 
@@ -117,7 +137,15 @@ const make = (
           const fault = checkRequest(request, spec)
           if (fault !== null) return Effect.fail(fault)
           const { prompt, skipSpecialTokens } = request
-          const generation = new Generation(request, tokenizer.detokenizer({ skipSpecialTokens, after: prompt }))
+          const pageKeys =
+            config.prefixCaching === false
+              ? null
+              : new PageKeys(fingerprint, request.tenant ?? "", info.layout.pageSize)
+          const generation = new Generation(
+            request,
+            tokenizer.detokenizer({ skipSpecialTokens, after: prompt }),
+            pageKeys,
+          )
           const submit = Effect.suspend(() => {
             const refusal = loop.submit(generation)
             return refusal === null ? Effect.succeed(generation.events) : Effect.fail(refusal)

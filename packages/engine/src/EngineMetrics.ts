@@ -28,6 +28,9 @@ export interface EngineLoad {
   readonly slabsUsed: number
   /** Since the engine started. */
   readonly preemptions: number
+  /** Prompt tokens looked up in the prefix cache and found there, since the engine started. */
+  readonly prefixQueries: number
+  readonly prefixHits: number
 }
 
 export interface EngineMetricsOptions {
@@ -79,9 +82,10 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
 
   const promptTokens = counter("vllm:prompt_tokens_total", "Prompt tokens of requests that reached their first token.")
   const generationTokens = counter("vllm:generation_tokens_total", "Output tokens sampled.")
-  // Nothing is cached across requests: these stay 0, for dashboards that divide one by the other.
-  counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.")
-  counter("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.")
+  const counted = (name: string, description: string) =>
+    Metric.counter(name, { description, attributes, incremental: true })
+  const prefixQueries = counted("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.")
+  const prefixHits = counted("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.")
   const success = Object.fromEntries(
     finishedReasons.map((reason) => [
       reason,
@@ -144,6 +148,16 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
             preempted,
             context,
             read(() => ({ count: load().preemptions, incremental: true })),
+          ),
+          Metric.registerUnsafe(
+            prefixQueries,
+            context,
+            read(() => ({ count: load().prefixQueries, incremental: true })),
+          ),
+          Metric.registerUnsafe(
+            prefixHits,
+            context,
+            read(() => ({ count: load().prefixHits, incremental: true })),
           ),
         ]),
         (registrations) => Effect.sync(() => registrations.forEach((registration) => registration.remove())),

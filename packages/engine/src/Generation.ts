@@ -5,6 +5,7 @@ import { TokenFlag } from "@uniprefill/scheduler/StepResult"
 import type { Detokenizer } from "@uniprefill/tokenizer/Detokenizer"
 import { Cause, Effect, type Pull, Stream } from "effect"
 import { EngineError, type GenerateEvent, type GenerateRequest } from "./Engine.ts"
+import type { PageKeys } from "./PageKeys.ts"
 import { StopStrings } from "./StopStrings.ts"
 
 type Logprobs = ReadonlyArray<readonly [token: number, logprob: number]>
@@ -35,6 +36,9 @@ export class Generation {
   firstTokenMicros = -1
   lastTokenMicros = -1
 
+  private readonly pageKeys: PageKeys | null
+  /** Output tokens that page keys cover. */
+  private hashedOutputs = 0
   private readonly detokenizer: Detokenizer
   private readonly stops: StopStrings
   private stopToken: number | null = null
@@ -42,8 +46,10 @@ export class Generation {
   private ending: GenerateEvent | EngineError | null = null
   private waiter: ((pull: OutputPull) => void) | null = null
 
-  constructor(request: GenerateRequest, detokenizer: Detokenizer) {
+  /** `pageKeys` is null where prefixes are not cached. */
+  constructor(request: GenerateRequest, detokenizer: Detokenizer, pageKeys: PageKeys | null = null) {
     this.request = request
+    this.pageKeys = pageKeys
     this.detokenizer = detokenizer
     this.stops = new StopStrings(request.stop)
   }
@@ -64,6 +70,22 @@ export class Generation {
       sampling: request.sampling,
       returnLogits: false,
     }
+  }
+
+  /** Keys of the prompt's full pages. To be called once. */
+  promptPageKeys(): ReadonlyArray<string> | undefined {
+    return this.pageKeys?.push(this.request.prompt)
+  }
+
+  /**
+   * Keys of the pages filled by output tokens since the last call: the token sampled last is in no page yet, and of a
+   * request that drops only the prompt is shared.
+   */
+  filledPageKeys(): ReadonlyArray<string> {
+    const { outputs, hashedOutputs, pageKeys } = this
+    if (pageKeys === null || this.scheduled.drops || outputs.length - 1 <= hashedOutputs) return []
+    this.hashedOutputs = outputs.length - 1
+    return pageKeys.push(Int32Array.from(outputs.slice(hashedOutputs, -1)))
   }
 
   /** Takes an output token. After a stop string nothing more is taken: returns whether this token completed one. */
@@ -108,8 +130,7 @@ export class Generation {
       stopReason: stopString ?? stopToken,
       promptTokens: request.prompt.length,
       completionTokens: this.outputs.length,
-      // Nothing is cached across requests: every prompt is computed in full.
-      cachedTokens: 0,
+      cachedTokens: scheduled.cachedTokens,
       kept: this.kept,
       bitmaps: this.bitmaps,
       times: {

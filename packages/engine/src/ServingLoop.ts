@@ -1,4 +1,6 @@
 import type { Executor, ExecutorError, SlotContent } from "@uniprefill/executor/Executor"
+import type { RecordedEvent } from "@uniprefill/executor/recording/Recording"
+import { RecordingDriver } from "@uniprefill/executor/recording/RecordingDriver"
 import { Driver, type DriverConfig, type DriverSink } from "@uniprefill/scheduler/Driver"
 import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
 import { sectionWidths, ItemField, type StepPlan } from "@uniprefill/scheduler/StepPlan"
@@ -12,6 +14,8 @@ export interface ServingLoopOptions {
   readonly driver: DriverConfig
   readonly executor: Executor["Service"]
   readonly metrics: EngineMetrics
+  /** Takes everything that the loop is told and decides, where that is recorded. */
+  readonly record?: ((event: RecordedEvent) => void) | undefined
   /** Integer µs, never going back. */
   readonly now: () => number
   /** Executor failures in a row after which the engine is unhealthy. */
@@ -60,7 +64,10 @@ export class ServingLoop {
 
   constructor(options: ServingLoopOptions) {
     this.options = options
-    this.driver = new Driver(options.driver, this.sink)
+    this.driver =
+      options.record === undefined
+        ? new Driver(options.driver, this.sink)
+        : new RecordingDriver(options.driver, this.sink, options.record)
   }
 
   /** Queues a request; returns why not otherwise. */
@@ -74,8 +81,17 @@ export class ServingLoop {
       return refuse("InvalidRequest", "request_id", `a request with the id ${request.requestId} is running`)
     }
     const now = this.options.now()
-    const { prompt, maxTokens, drop, priority } = request
-    const outcome = this.driver.submit({ promptLength: prompt.length, maxTokens, drops: drop, priority }, now)
+    const { prompt, maxTokens, drop, priority, tenant, firstTokenWithinMicros } = request
+    const submission = {
+      promptLength: prompt.length,
+      maxTokens,
+      drops: drop,
+      priority,
+      tenant,
+      deadlineMicros: firstTokenWithinMicros === undefined ? undefined : now + firstTokenWithinMicros,
+      pageKeys: generation.promptPageKeys(),
+    }
+    const outcome = this.driver.submit(submission, now)
     if (outcome._tag === "TooLong") {
       const field = prompt.length >= this.options.driver.maxModelLen ? "prompt" : "max_tokens"
       return refuse("TooLong", field, outcome.detail)
@@ -105,7 +121,7 @@ export class ServingLoop {
       running: driver.running,
       waiting: driver.waiting,
       draining: this.draining,
-      slabsUsed: driver.scheduler.memory.pool.used,
+      slabsUsed: driver.scheduler.memory.used,
       slabs: options.driver.slabs,
       stalledMicros: busy ? options.now() - this.progressMicros : 0,
       stepInFlight: driver.stepInFlight,
@@ -198,7 +214,10 @@ export class ServingLoop {
       const rows = firstSegmentRows(plan)
       this.driver.stepDone(result)
       let tokens = 0
-      for (const generation of this.touched) tokens += this.countTokens(generation)
+      for (const generation of this.touched) {
+        tokens += this.countTokens(generation)
+        for (const key of generation.filledPageKeys()) this.driver.pageFilled(generation.scheduled.id, key)
+      }
       metrics.step(rows, tokens)
     })
     this.publish()

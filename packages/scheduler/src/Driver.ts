@@ -86,6 +86,10 @@ export class Driver {
     return this.inFlight[0]?.stepId ?? 0
   }
 
+  get stepsInFlight(): number {
+    return this.inFlight.length
+  }
+
   /** Queues a request or says why not. Nothing is kept of a refused one. */
   submit(submission: Submission, nowMicros: number): SubmitOutcome {
     const { config, scheduler } = this

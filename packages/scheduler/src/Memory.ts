@@ -95,6 +95,11 @@ export class Memory {
     return this.pool.free + this.cache.idleSlabs
   }
 
+  /** Slabs that requests hold; what is only cached counts as free. */
+  get used(): number {
+    return this.pool.used - this.cache.idleSlabs
+  }
+
   /** Slabs that are available and set aside for nobody. */
   get unreserved(): number {
     return this.available - this.reserved
@@ -128,8 +133,9 @@ export class Memory {
       }
     }
     request.computedRows = request.cached.length * this.layout.pageSize
-    request.cachedTokens = Math.min(request.computedRows, request.promptLength)
-    this.prefixHits += request.cachedTokens
+    const hits = Math.min(request.computedRows, request.promptLength)
+    this.prefixHits += hits
+    if (request.firstScheduledMicros < 0) request.cachedTokens = hits
     this.settle(request)
     return true
   }

@@ -85,7 +85,7 @@ export class Request {
   readonly cached: Array<CachedPage> = []
   /** Pages were published that no plan has told the executor to retain: the slot stays open until one has. */
   unretained = false
-  /** Prompt tokens found in the cache when the slot was opened. */
+  /** Prompt tokens found in the cache when it was admitted first. */
   cachedTokens = 0
   /** Slabs set aside for the rest of this request. */
   reservedSlabs = 0

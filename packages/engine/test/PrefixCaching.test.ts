@@ -1,0 +1,107 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Engine } from "@uniprefill/engine/Engine"
+import { PageKeys } from "@uniprefill/engine/PageKeys"
+import type { RecordedEvent, RecordingHeader } from "@uniprefill/executor/recording/Recording"
+import { replay } from "@uniprefill/executor/recording/Replay"
+import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
+import { segmentWork } from "@uniprefill/model/Work"
+import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import { Effect } from "effect"
+import { assertIdle, collect, engineLayer, request } from "./EngineHarness.ts"
+import { schedule, ScriptedExecutor, spec } from "./ScriptedExecutor.ts"
+
+const promptOf = (length: number, first: number) => Array.from({ length }, (_, i) => (i === 0 ? first : 10 + (i % 50)))
+
+describe("equal prefixes", () => {
+  it.effect("are computed once: by prompts that drop, by prompts that do not, and over generated tokens", () => {
+    const executor = new ScriptedExecutor({ outputs: () => Array.from({ length: 100 }, (_, i) => 20 + i) })
+    return Effect.gen(function* () {
+      const engine = yield* Engine
+      const cached = (prompt: ReadonlyArray<number>, fields = {}) =>
+        Effect.map(collect(engine, request(prompt, fields)), ({ finished }) => finished.cachedTokens)
+      const long = promptOf(1500, 3)
+      assert.strictEqual(yield* cached(long), 0)
+      // 23 full pages of 64 rows; with a selection behind them not even the last row is computed again.
+      assert.strictEqual(yield* cached(long), 23 * 64)
+      assert.strictEqual(yield* cached([...long, 7, 7]), 23 * 64)
+      assert.strictEqual(yield* cached(promptOf(1500, 4)), 0)
+      // Dense requests need every layer of the page, which those above did not compute.
+      assert.strictEqual(yield* cached(long, { drop: false }), 0)
+      const short = promptOf(100, 5)
+      const { tokens } = yield* collect(engine, request(short, { maxTokens: 100 }))
+      // 199 rows are in pages: the token sampled last is in none.
+      assert.strictEqual(yield* cached([...short, ...tokens, 9]), 192)
+      yield* assertIdle(executor)
+    }).pipe(Effect.provide(engineLayer(executor)))
+  })
+
+  it.effect("of other tenants are not found, nor any where caching is off", () => {
+    const run = (prefixCaching: boolean) =>
+      Effect.gen(function* () {
+        const engine = yield* Engine
+        const cached: Array<number> = []
+        for (const tenant of ["a", "b", "a"]) {
+          const { finished } = yield* collect(engine, request(promptOf(200, 3), { tenant }))
+          cached.push(finished.cachedTokens)
+        }
+        return cached
+      }).pipe(Effect.provide(engineLayer(new ScriptedExecutor({ outputs: () => [] }), { prefixCaching })))
+    return Effect.gen(function* () {
+      assert.deepStrictEqual(yield* run(true), [0, 0, 192])
+      assert.deepStrictEqual(yield* run(false), [0, 0, 0])
+    })
+  })
+})
+
+describe("page keys", () => {
+  it("depend on every token before, not on how they came", () => {
+    const keys = (pieces: ReadonlyArray<ReadonlyArray<number>>, tenant = "") => {
+      const chain = new PageKeys("model", tenant, 64)
+      return pieces.flatMap((piece) => chain.push(Int32Array.from(piece)))
+    }
+    const tokens = promptOf(200, 1)
+    const whole = keys([tokens])
+    assert.strictEqual(whole.length, 3)
+    assert.deepStrictEqual(keys([tokens.slice(0, 63), [], tokens.slice(63, 65), tokens.slice(65)]), whole)
+    const other = keys([promptOf(200, 2)])
+    assert.isTrue(whole.every((key, page) => key !== other[page]))
+    assert.notStrictEqual(keys([tokens], "tenant")[0], whole[0])
+  })
+})
+
+describe("a recording of the engine", () => {
+  it.effect("replays plan by plan, without text or tokens in it", () => {
+    const lines: Array<RecordingHeader | RecordedEvent> = []
+    const executor = new ScriptedExecutor({ outputs: () => [], slots: 2 })
+    const layout = makeKvLayout(spec, schedule, { pageSize: 64, kvElementBytes: 2, carryElementBytes: 2 })
+    const table = {
+      format: "uniprefill-cost-model",
+      version: 1,
+      device: "test",
+      source: "assumed",
+      gemmFlopsPerMicro: 1000,
+      attentionFlopsPerMicro: 1000,
+      bytesPerMicro: 1000,
+      stepMicros: 50,
+      itemMicros: 20,
+    } as const
+    const costModel = new RooflineCostModel(segmentWork(spec, layout, { weight: 2, kv: 2 }), table, 128)
+    return Effect.gen(function* () {
+      const engine = yield* Engine
+      yield* Effect.forEach(
+        [promptOf(1500, 3), promptOf(1500, 3), promptOf(300, 4)],
+        (prompt) => collect(engine, request(prompt, { tenant: "secret tenant" })),
+        { concurrency: 3 },
+      )
+      const [header, ...events] = lines
+      const report = replay(header as RecordingHeader, events as Array<RecordedEvent>)
+      assert.isNull(report.difference)
+      assert.strictEqual(report.plans, executor.stepCalls)
+      assert.notInclude(JSON.stringify(lines), "secret")
+    }).pipe(
+      Effect.provide(
+        engineLayer(executor, { costModel, record: { code: "test", write: (line) => void lines.push(line) } }),
+      ),
+    )
+  })
+})
