@@ -21,7 +21,7 @@ struct Rule {
   SelectionShape shape;
   const int32_t *lengths;
   const uint64_t *p_q32;
-  const uint64_t *masses;
+  uint64_t *masses;
   const int32_t *broken;
   uint32_t *bitmaps;
   int32_t *kept, *kept_lengths, *fallbacks;
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kCutThreads) selection_cut(const Rule r) {
   if (blockIdx.x == 0 && thread == 0 && r.fallbacks != nullptr) r.fallbacks[request] = broken;
   const Forced forced(r.shape, rows.rows);
   const bool all = broken || rows.rows <= r.shape.sink + r.shape.last_q;
-  const uint64_t *masses = r.masses + static_cast<int64_t>(request) * r.shape.blocks;
+  uint64_t *masses = r.masses + static_cast<int64_t>(request) * r.shape.blocks;
 
   // Blocks that take no part count as zero mass, which changes no sum.
   const auto mass_of = [&](int block) -> uint64_t {
@@ -113,6 +113,8 @@ __global__ void __launch_bounds__(kCutThreads) selection_cut(const Rule r) {
     const bool whole = forced.count(begin, end) == end - begin;
     keep = all || total == 0 || whole || before <= threshold;
   }
+  // Every block of a broken request is kept, so nobody needs them any more.
+  if (broken && mine < rows.blocks) masses[mine] = 0;
   const uint32_t bits = __ballot_sync(~0u, keep);
   if (thread % 32 == 0 && word + thread / 32 < r.words) bitmap[word + thread / 32] = bits;
 }
