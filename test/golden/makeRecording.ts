@@ -1,0 +1,128 @@
+/**
+ * Makes cpu.recording.jsonl.gz: two hundred requests served by the engine over the native CPU executor and the embedded model, in
+ * little memory and with two steps in flight. Timing decides what comes when, so no two runs are equal; any of them replays.
+ *
+ * Run: node --conditions=source test/golden/makeRecording.ts [FILE]
+ */
+import { dirname } from "node:path"
+import { fileURLToPath } from "node:url"
+import { NodeServices } from "@effect/platform-node"
+import type { CostTable } from "@uniprefill/cost-model/CostTable"
+import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
+import { Engine } from "@uniprefill/engine/Engine"
+import * as EngineLayer from "@uniprefill/engine/EngineLayer"
+import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
+import { Executor, greedy } from "@uniprefill/executor/Executor"
+import { openRecording, readRecording } from "@uniprefill/executor/recording/RecordingFile"
+import { replay } from "@uniprefill/executor/recording/Replay"
+import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
+import { segmentWork } from "@uniprefill/model/Work"
+import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
+import { Effect, Fiber, Layer, Stream } from "effect"
+
+const file = process.argv[2] ?? fileURLToPath(new URL("cpu.recording.jsonl.gz", import.meta.url))
+const directory = dirname(fileURLToPath(import.meta.resolve("@uniprefill/needle-10m-deep/package.json")))
+const requests = 200
+
+/** A generator of its own, so that the requests at least are always the same. */
+let state = 20_260_101
+const draw = (below: number): number => {
+  state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
+  return Math.floor((state / 0x1_0000_0000) * below)
+}
+
+const table: CostTable = {
+  format: "uniprefill-cost-model",
+  version: 1,
+  device: "cpu, 1 thread",
+  source: "assumed",
+  gemmFlopsPerMicro: 60_000,
+  attentionFlopsPerMicro: 30_000,
+  bytesPerMicro: 10_000,
+  stepMicros: 100,
+  itemMicros: 20,
+}
+
+const program = Effect.gen(function* () {
+  const model = yield* loadModelDirectory(directory, { dropSchedule: undefined }).pipe(Effect.provide(NodeServices.layer))
+  const { spec, schedule } = model
+  const recording = yield* openRecording(file)
+  const executor = layerCpu({
+    directory,
+    spec,
+    schedule,
+    memoryBytes: 10 * 1024 * 1024,
+    pageSize: 64,
+    slots: 24,
+    maxTokens: 4096,
+    threads: 1,
+  })
+  const engine = Layer.unwrap(
+    Effect.gen(function* () {
+      const { info } = yield* Executor
+      return EngineLayer.layer({
+        spec,
+        schedule,
+        costModel: new RooflineCostModel(segmentWork(spec, info.layout, { weight: 2, kv: 2 }), table, schedule.lastQ),
+        modelName: "needle-10m-deep",
+        stepBudgetMicros: 30_000,
+        idleStepBudgetMicros: 100_000,
+        protectAfter: 4,
+        maxStepsInFlight: 2,
+        record: { write: recording.write, code: "test/golden/makeRecording.ts" },
+      })
+    }),
+  )
+  yield* serveAll(spec.vocabSize).pipe(
+    Effect.provide(engine.pipe(Layer.provide(executor), Layer.provideMerge(Tokenizer.layer({ directory })))),
+  )
+})
+
+const serveAll = (vocabSize: number) =>
+  Effect.gen(function* () {
+    const { generate } = yield* Engine
+    const family = [0, 1, 2].map(() => Array.from({ length: 1500 }, () => 10 + draw(vocabSize - 10)))
+    const ends: Record<string, number> = {}
+    const fibers: Array<Fiber.Fiber<unknown, unknown>> = []
+    for (let i = 0; i < requests; i++) {
+      const length = draw(8) === 0 ? 1024 + draw(200) : 20 + draw(250)
+      const shared = draw(4) > 0 ? family[draw(3)]!.slice(0, 64 * draw(8)) : []
+      const own = Array.from({ length: length - Math.min(shared.length, length - 1) }, () => 10 + draw(vocabSize - 10))
+      const prompt = Int32Array.from([...shared, ...own].slice(0, length))
+      const abortAfterMillis = draw(8) === 0 ? draw(400) : undefined
+      const answer = Effect.scoped(
+        Effect.gen(function* () {
+          const stream = yield* generate({
+            requestId: `request ${i}`,
+            prompt,
+            maxTokens: 1 + draw(draw(2) === 0 ? 200 : 12),
+            sampling: { ...greedy, temperature: 1, seed: BigInt(i) },
+            stop: draw(3) === 0 ? ["a", "1"] : [],
+            includeStop: false,
+            skipSpecialTokens: true,
+            drop: draw(3) > 0,
+            minP: undefined,
+            priority: 0,
+          })
+          yield* Stream.runForEach(stream, (event) =>
+            Effect.sync(() => {
+              if (event._tag !== "Finished") return
+              const end = typeof event.stopReason === "string" ? "stop string" : event.reason
+              ends[end] = (ends[end] ?? 0) + 1
+            }),
+          )
+        }),
+      )
+      const fiber = yield* Effect.forkChild(
+        abortAfterMillis === undefined ? answer : Effect.asVoid(Effect.timeoutOption(answer, abortAfterMillis)),
+      )
+      fibers.push(fiber)
+      yield* Effect.sleep(draw(12))
+    }
+    for (const fiber of fibers) yield* Fiber.await(fiber)
+    console.log("ended:", ends)
+  })
+
+await Effect.runPromise(Effect.scoped(program))
+const { header, events } = await Effect.runPromise(readRecording(file))
+console.log(replay(header, events))
