@@ -1,6 +1,7 @@
 // How native code fails: a Failure is thrown inside and becomes a status and up_last_error() at the C boundary.
 #pragma once
 
+#include <cstring>
 #include <exception>
 #include <new>
 #include <sstream>
@@ -57,6 +58,15 @@ up_status guard(const char *operation, Body &&body) noexcept {
     record_error(UP_INTERNAL, operation, "unexpected", "an exception of unknown type");
     return UP_INTERNAL;
   }
+}
+
+// An enumeration as a C caller passed it, which may be any number.
+template <class Enum>
+int raw_value(const Enum &value) {
+  static_assert(sizeof(Enum) == sizeof(int));
+  int out;
+  std::memcpy(&out, &value, sizeof out);
+  return out;
 }
 
 template <class Pointer>

@@ -13,7 +13,7 @@ namespace up {
 namespace {
 
 // The kernels asked for, or the fastest there are; `kind` becomes what they are.
-const cpu::Kernels &choose_kernels(up_kernels asked, up_kernels &kind) {
+const cpu::Kernels &choose_kernels(int asked, up_kernels &kind) {
   const auto find = [](up_kernels wanted) -> const cpu::Kernels * {
     switch (wanted) {
       case UP_KERNELS_AVX512_BF16: return cpu::avx512_bf16_kernels();
@@ -29,7 +29,7 @@ const cpu::Kernels &choose_kernels(up_kernels asked, up_kernels &kind) {
       return *kernels;
     }
   }
-  fail(UP_INVALID_ARGUMENT, "choose kernels", "kernels is ", static_cast<int>(asked),
+  fail(UP_INVALID_ARGUMENT, "choose kernels", "kernels is ", asked,
        ", which this library or this processor does not have");
 }
 
@@ -52,7 +52,7 @@ RunnerState make_state(const up_runner_options &options, const ModelConfig &conf
 Runner::Runner(std::shared_ptr<const Model> model, const up_runner_options &options)
     : threads_(options.threads > 0 ? std::min(options.threads, max_threads) : omp_get_num_procs()),
       kind_(UP_KERNELS_AUTO),
-      kernels_(choose_kernels(options.kernels, kind_)),
+      kernels_(choose_kernels(raw_value(options.kernels), kind_)),
       compute_(threads_),
       state_(make_state(options, model->config())) {
   const ModelConfig &config = model->config();

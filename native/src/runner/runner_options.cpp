@@ -48,8 +48,9 @@ Schedule read_schedule(const up_drop_schedule &schedule, const ModelConfig &conf
     }
     out.drop_layers.push_back(layer);
   }
-  if (schedule.rule != UP_RULE_EXCLUSIVE && schedule.rule != UP_RULE_REFERENCE) {
-    refuse(phase, "rule is ", static_cast<int>(schedule.rule), ", 0 (exclusive) or 1 (reference) was expected");
+  const int rule = raw_value(schedule.rule);
+  if (rule != UP_RULE_EXCLUSIVE && rule != UP_RULE_REFERENCE) {
+    refuse(phase, "rule is ", rule, ", 0 (exclusive) or 1 (reference) was expected");
   }
   if (schedule.block < 16 || schedule.block % 16 != 0 || page_size % schedule.block != 0) {
     refuse(phase, "block is ", schedule.block, ", a multiple of 16 that divides the page size ", page_size, " was expected");

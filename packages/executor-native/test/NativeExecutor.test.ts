@@ -1,0 +1,251 @@
+import { it } from "@effect/vitest"
+import { Executor, type ExecutorError, greedy, type SlotContent } from "@uniprefill/executor/Executor"
+import { denseSchedule, type DropSchedule, pToQ32 } from "@uniprefill/model/DropSchedule"
+import { keptRows } from "@uniprefill/model/Selection"
+import { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import type { StepResult } from "@uniprefill/scheduler/StepResult"
+import { Effect } from "effect"
+import { expect } from "vitest"
+import { checkLayout, type CpuOptions, layerCpu } from "../src/NativeExecutor.ts"
+import { type RandomModel, randomTensors, safetensors, smallModel, specOf, writeModel } from "./RandomModel.ts"
+
+const schedule: DropSchedule = {
+  ...denseSchedule,
+  dropLayers: [
+    { layer: 1, p: 0.5 },
+    { layer: 2, p: 0.5 },
+  ],
+  sink: 64,
+  lastQ: 64,
+}
+
+const optionsFor = (directory: string, model: RandomModel, more: Partial<CpuOptions> = {}): CpuOptions => ({
+  directory,
+  spec: specOf(model),
+  schedule,
+  memoryBytes: 1 << 24,
+  pageSize: 64,
+  slots: 4,
+  maxRowsPerStep: 2048,
+  maxTokens: 2048,
+  threads: 2,
+  ...more,
+})
+
+/** Runs `use` over a fresh executor of the small model. */
+const withExecutor = <A>(
+  use: (executor: Executor["Service"]) => Effect.Effect<A, ExecutorError>,
+  more: Partial<CpuOptions> = {},
+  model: RandomModel = smallModel,
+) =>
+  Effect.gen(function* () {
+    using directory = writeModel(model)
+    return yield* Effect.flatMap(Executor, use).pipe(Effect.provide(layerCpu(optionsFor(directory.path, model, more))))
+  })
+
+const prompt = (length: number) => Int32Array.from({ length }, (_, i) => (i * 37 + (i >> 3) * 11) % smallModel.vocab)
+
+const content = (slot: number, length: number, more: Partial<SlotContent> = {}): SlotContent => ({
+  slot,
+  tokens: prompt(length),
+  promptLength: length,
+  pQ32: schedule.dropLayers.map((drop) => pToQ32(drop.p)),
+  bitmaps: [],
+  sampling: greedy,
+  returnLogits: true,
+  ...more,
+})
+
+/** Grants every table of a slot room for `rows` rows, slabs from `first` on. */
+const grantAll = (plan: StepPlan, executor: Executor["Service"], slot: number, rows: number, first = 0) => {
+  const { tables, pageSize } = executor.info.layout
+  for (const [table, { slabsPerPage }] of tables.entries()) {
+    const count = Math.ceil(rows / pageSize) * slabsPerPage
+    for (let i = 0; i < count; i++) plan.grants.push3(slot, table, first++)
+  }
+}
+
+/** Prefills slot 0 in one step, or segment by segment in chunks, then decodes. Logits of every output token. */
+const serve = (executor: Executor["Service"], length: number, chunkRows: number, outputs: number) =>
+  Effect.gen(function* () {
+    yield* executor.openSlot(content(0, length))
+    const last = executor.info.layout.segments.length - 1
+    const plan = new StepPlan()
+    const logits: Array<Array<number>> = []
+    let step = 1
+    plan.clear(step)
+    grantAll(plan, executor, 0, length + outputs)
+    const run = Effect.gen(function* () {
+      const result: StepResult = yield* executor.step(plan)
+      expect(result.stepId).toBe(step)
+      if (result.logits.length > 0) logits.push(result.logits.toArray().slice(2))
+      plan.clear(++step)
+      return result
+    })
+    if (chunkRows >= length) {
+      plan.items.pushAll([0, 0, length, 0, last])
+      plan.samples.push2(0, 0)
+      yield* run
+    } else {
+      let rows = length
+      for (let segment = 0; segment <= last; segment++) {
+        for (let first = 0; first < rows; first += chunkRows) {
+          const count = Math.min(chunkRows, rows - first)
+          plan.items.pushAll([0, first, count, segment, segment])
+          if (segment === last && first + count === rows) plan.samples.push2(0, 0)
+          const { selections } = yield* run
+          if (selections.length > 0) {
+            const bitmap = Uint32Array.from(selections.toArray().slice(4))
+            rows = keptRows(bitmap, { ...schedule, rows })
+            break
+          }
+        }
+      }
+    }
+    plan.joins.push2(0, -1)
+    for (let i = 1; i < outputs; i++) yield* run
+    yield* executor.closeSlot(0)
+    return logits
+  })
+
+it.effect("a prompt in one step and the same in chunks give the same bits", () =>
+  Effect.gen(function* () {
+    const whole = yield* withExecutor((executor) => serve(executor, 700, 2048, 4))
+    expect(whole.length).toBe(4)
+    expect(whole[0]!.length).toBe(smallModel.vocab)
+    expect(yield* withExecutor((executor) => serve(executor, 700, 64, 4))).toEqual(whole)
+    expect(yield* withExecutor((executor) => serve(executor, 700, 192, 4), { threads: 1, pageSize: 128 })).toEqual(
+      whole,
+    )
+  }),
+)
+
+it.effect("layouts of many shapes are those that the scheduler counts with", () =>
+  Effect.gen(function* () {
+    for (const model of [
+      smallModel,
+      { ...smallModel, hidden: 40 },
+      { ...smallModel, kvHeads: 2, hidden: 128, layers: 6 },
+      { ...smallModel, headDim: 32, layers: 5 },
+    ]) {
+      const info = yield* withExecutor((executor) => Effect.succeed(executor.info), {}, model)
+      expect(info.slabs).toBe(Math.floor((1 << 24) / info.layout.slabBytes))
+      expect(info.device).toMatch(/^cpu \((portable|avx2|avx512bf16), 2 threads\)$/)
+    }
+    const info = yield* withExecutor((executor) => Effect.succeed(executor.info))
+    const { slabBytes, layersPerSlab, tables } = info.layout
+    const native = {
+      slabBytes: slabBytes * 2,
+      layersPerSlab,
+      tables: tables.map((table) => ({ ...table, layers: table.layers.length })),
+      threads: 1,
+      kernels: "auto",
+    } as const
+    expect(() => checkLayout(info.layout, native)).toThrow(`${slabBytes * 2} bytes`)
+  }),
+)
+
+it.effect("a plan that does not hold together is InvalidPlan and changes nothing", () =>
+  withExecutor((executor) =>
+    Effect.gen(function* () {
+      yield* executor.openSlot(content(0, 100))
+      const plan = new StepPlan()
+      plan.clear(1)
+      plan.grants.push3(0, 0, executor.info.slabs)
+      const error = yield* Effect.flip(executor.step(plan))
+      expect(error.reason).toBe("InvalidPlan")
+      expect(error.operation).toBe("step 1")
+      expect(error.detail).toContain(`grants[0]: slab ${executor.info.slabs} of ${executor.info.slabs}`)
+      yield* executor.closeSlot(0)
+      expect((yield* serve(executor, 100, 2048, 2)).length).toBe(2)
+    }),
+  ),
+)
+
+it.effect("slots: open twice, close twice, fields out of range", () =>
+  withExecutor((executor) =>
+    Effect.gen(function* () {
+      const fails = (effect: Effect.Effect<void, ExecutorError>) => Effect.map(Effect.flip(effect), (e) => e.message)
+      yield* executor.openSlot(content(1, 10))
+      expect(yield* fails(executor.openSlot(content(1, 10)))).toContain(
+        "open slot 1: check slot: slot 1 is open already",
+      )
+      yield* executor.closeSlot(1)
+      expect(yield* fails(executor.closeSlot(1))).toContain("slot 1 is not open")
+      expect(yield* fails(executor.openSlot(content(4, 10)))).toContain("slot is 4 of 4")
+      expect(yield* fails(executor.openSlot(content(0, 10, { promptLength: 11 })))).toContain(
+        "prompt_length is 11 of 10",
+      )
+      expect(yield* fails(executor.openSlot(content(0, 10, { pQ32: [1n] })))).toContain(
+        "pQ32: one value for each drop layer",
+      )
+      expect(yield* fails(executor.openSlot(content(0, 10, { tokens: Int32Array.of(64), promptLength: 1 })))).toContain(
+        "tokens[0] is 64, the vocabulary has 64",
+      )
+      const sampling = { ...greedy, topP: 2 }
+      expect(yield* fails(executor.openSlot(content(0, 10, { sampling })))).toContain("top_p is 2")
+    }),
+  ),
+)
+
+it.effect("a step leaves the event loop free", () =>
+  withExecutor((executor) =>
+    Effect.gen(function* () {
+      yield* executor.openSlot(content(0, 2000))
+      const plan = new StepPlan()
+      plan.clear(1)
+      grantAll(plan, executor, 0, 2000)
+      plan.items.pushAll([0, 0, 2000, 0, 2])
+      plan.samples.push2(0, 0)
+      let turns = 0
+      let running = true
+      const count = () => {
+        turns++
+        if (running) setImmediate(count)
+      }
+      setImmediate(count)
+      yield* executor.step(plan)
+      running = false
+      expect(turns).toBeGreaterThan(10)
+    }),
+  ),
+)
+
+const startFailure = (weights: Uint8Array, more: Partial<CpuOptions> = {}) =>
+  Effect.gen(function* () {
+    using directory = writeModel(smallModel, weights)
+    const layer = layerCpu(optionsFor(directory.path, smallModel, more))
+    return yield* Effect.flip(Effect.provide(Effect.asVoid(Executor), layer))
+  })
+
+it.effect("bad model files and options say which and why", () =>
+  Effect.gen(function* () {
+    const tensors = randomTensors(smallModel)
+    const whole = safetensors(tensors)
+    const truncated = yield* startFailure(whole.subarray(0, whole.length - 5))
+    expect(truncated.reason).toBe("CorruptFile")
+    expect(truncated.detail).toContain(`ends at byte ${whole.length} of a file of ${whole.length - 5} bytes`)
+
+    const floats = { ...tensors[1]!, dtype: "F32", shape: [smallModel.hidden / 2] }
+    const dtype = yield* startFailure(safetensors([tensors[0]!, floats, ...tensors.slice(2)]))
+    expect(dtype.reason).toBe("UnsupportedDtype")
+    expect(dtype.detail).toContain("model.norm.weight: dtype is F32, supported: BF16")
+
+    const missing = yield* startFailure(safetensors(tensors.slice(1)))
+    expect(missing.reason).toBe("CorruptFile")
+    expect(missing.detail).toContain("model.embed_tokens.weight is missing")
+
+    const absent = yield* startFailure(whole, { directory: "/nonexistent/model" })
+    expect(absent.reason).toBe("InvalidArgument")
+    expect(absent.message).toBe("load /nonexistent/model: open directory: /nonexistent/model: no such directory")
+
+    const other = yield* startFailure(whole, { spec: { ...specOf(smallModel), heads: 4 } })
+    expect(other.message).toContain("the spec's heads is 4, the native library read 2")
+
+    expect((yield* startFailure(whole, { memoryBytes: 1000 })).detail).toContain("slabs is 0")
+    expect((yield* startFailure(whole, { pageSize: 100 })).detail).toContain("multiple of 64, got 100")
+    expect((yield* startFailure(whole, { maxTokens: 5000 })).detail).toContain(
+      "max_tokens is 5000, an integer from 1 to 4096",
+    )
+  }),
+)
