@@ -1,4 +1,5 @@
-import type { SchedulerConfig, Scheduler } from "./Scheduler.ts"
+import type { Scheduler } from "./Scheduler.ts"
+import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { pagesFor } from "@uniprefill/units/Units"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import type { Request } from "./Request.ts"

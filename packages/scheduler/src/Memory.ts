@@ -318,6 +318,37 @@ export class Memory {
     this.pendingTrims.push3(request.slot, tableIndex, pages)
   }
 
+  /** Grants the pages that a segment's tables need to hold `rows` rows. */
+  growSegment(request: Request, segment: number, rows: number, plan: StepPlan): void {
+    const { full, sliding, carry } = this.layout.segments[segment]!
+    if (full >= 0) this.grow(request, full, rows, plan)
+    if (sliding >= 0) this.grow(request, sliding, rows, plan)
+    if (carry >= 0 && request.drops) this.grow(request, carry, rows, plan)
+  }
+
+  /**
+   * Every segment before `segment` is done: what was granted beyond their rows is given back (a fused item's pages, for
+   * every row of the set before it), and their carries but the one that feeds `segment`. The reservation shrinks with it.
+   */
+  finishSegments(request: Request, segment: number): void {
+    for (let t = 0; t < this.layout.tables.length; t++) {
+      const table = this.layout.tables[t]!
+      if (table.segment >= segment) continue
+      const spent = table.kind === "carry" && table.segment < segment - 1
+      this.trim(request, t, spent ? 0 : request.prefillRows(table.segment))
+    }
+    this.settle(request)
+  }
+
+  /** Gives back what the rows to come of the segment being computed no longer see. */
+  slideWindows(request: Request, plan: StepPlan): void {
+    for (const [segment, { sliding }] of this.layout.segments.entries()) {
+      if (sliding >= 0 && (segment === request.segment || !request.drops)) {
+        this.slide(request, sliding, request.computedRows, plan)
+      }
+    }
+  }
+
   /** Gives back the pages of a sliding table that no row from `nextRow` on can see. */
   slide(request: Request, tableIndex: number, nextRow: number, plan: StepPlan): void {
     const table = this.layout.tables[tableIndex]!

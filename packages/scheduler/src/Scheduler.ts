@@ -1,58 +1,16 @@
-import type { DropSchedule } from "@uniprefill/model/DropSchedule"
-import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { keptRows } from "@uniprefill/model/Selection"
 import type { CostModel } from "./CostModel.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import { Memory } from "./Memory.ts"
-import { type Policy, PolicyFault } from "./Policy.ts"
-import { completesSegment, largestChunk, loadRest, smallestChunk, takeBack, type PrefillChunk } from "./Prefill.ts"
+import { completesSegment, largestChunk, smallestChunk, takeBack, type PrefillChunk } from "./Prefill.ts"
+import { Ranking } from "./Ranking.ts"
 import type { Request } from "./Request.ts"
-import { RequestView } from "./RequestView.ts"
+import type { SchedulerConfig } from "./SchedulerConfig.ts"
+import type { CommitSink, PlanSink } from "./SchedulerSink.ts"
 import { StepLoad } from "./StepLoad.ts"
 import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
 import { SelectionFlag, type StepResult } from "./StepResult.ts"
 import { outputCharge, Tenants } from "./Tenants.ts"
-
-/** What the scheduler is told once. */
-export interface SchedulerConfig {
-  readonly layout: KvLayout
-  readonly schedule: DropSchedule
-  /** Slabs of the pool. */
-  readonly slabs: number
-  readonly slots: number
-  /** Slots for recurrent states; 0 for models without such layers. */
-  readonly stateSlots: number
-  /** Prefill and decode rows of one step; at least slots + 64. */
-  readonly maxRowsPerStep: number
-  readonly costModel: CostModel
-  readonly policy: Policy
-  /** Predicted time that a step may take while requests decode. */
-  readonly stepBudgetMicros: number
-  /** The same while none does. */
-  readonly idleStepBudgetMicros: number
-  /** A prompt that has waited longer than this for its next piece gets one minimum chunk whatever the budget. */
-  readonly maxPrefillWaitMicros: number
-  /** A request that was passed over or preempted this often is protected: served first, victim of nothing behind it. */
-  readonly protectAfter: number
-  /** A request this old is protected too. */
-  readonly protectAfterMicros: number
-}
-
-/** What planning does to slots, called before the step that the plan describes. */
-export interface PlanSink {
-  /** A request got its slot: no step refers to it yet. */
-  readonly openSlot: (request: Request) => void
-  /** The slot of a preempted request: no later step refers to it. */
-  readonly closeSlot: (slot: number) => void
-}
-
-/** What committing a step reveals, called in the order in which it happened. */
-export interface CommitSink {
-  /** A request got an output token; `index` counts its output from 0. */
-  readonly token: (request: Request, token: number, index: number, flags: number) => void
-  /** A selection was made: `kept` rows of the set before it stay. */
-  readonly selected: (request: Request, segment: number, bitmap: Uint32Array, kept: number, flags: number) => void
-}
 
 /**
  * Continuous batching with token-dropping prefill.
@@ -103,7 +61,7 @@ export class Scheduler {
   private readonly budget: number
   private readonly idleBudget: number
   private readonly maxRunning: number
-  private readonly restLoad: StepLoad
+  private readonly ranking: Ranking
 
   constructor(config: SchedulerConfig) {
     if (config.maxRowsPerStep < config.slots + 64) {
@@ -114,7 +72,7 @@ export class Scheduler {
     this.config = config
     this.memory = new Memory(config.layout, config.slabs, config.slots, config.stateSlots, config.maxRowsPerStep)
     this.load = new StepLoad(config.layout.segments.length)
-    this.restLoad = new StepLoad(config.layout.segments.length)
+    this.ranking = new Ranking(config)
     const tokens = config.policy.tokenBudget
     this.measure = tokens === undefined ? config.costModel : tokenCount
     this.budget = tokens?.maxNumBatchedTokens ?? config.stepBudgetMicros
@@ -222,28 +180,14 @@ export class Scheduler {
 
   // ------------------------------------------------------------------------------------------- relief of memory
 
-  /** Protected requests come first, then all others; both in order of arrival. */
-  private isProtected(request: Request, nowMicros: number): boolean {
-    const { protectAfter, protectAfterMicros } = this.config
-    return (
-      request.bypasses + request.preemptions >= protectAfter || nowMicros - request.arrivedMicros > protectAfterMicros
-    )
-  }
-
-  private isBehind(request: Request, other: Request, nowMicros: number): boolean {
-    const guarded = this.isProtected(request, nowMicros)
-    if (guarded !== this.isProtected(other, nowMicros)) return !guarded
-    return request.id > other.id
-  }
-
   /** The front protected request that waits may preempt anyone behind it, so that it finishes. */
   private relieveFront(nowMicros: number, sink: PlanSink): void {
     const front = this.waiting[0]
-    if (front === undefined || !this.isProtected(front, nowMicros)) return
+    if (front === undefined || !this.ranking.isProtected(front, nowMicros)) return
     // Whoever was refused before: this one comes first now.
     this.queueChanges++
     while (!this.memory.canAdmit(front)) {
-      const victim = this.victimOf(front, nowMicros)
+      const victim = this.ranking.victimFor(front, this.bySlot, nowMicros)
       if (victim === null || victim === front || this.preempting.length > 0) return
       this.preempt(victim, sink)
     }
@@ -255,12 +199,12 @@ export class Scheduler {
     needy.length = 0
     for (const request of this.decoding) if (request.rowsUntilPage === 0) needy.push(request)
     for (const request of this.joining) needy.push(request)
-    if (needy.length > 1) needy.sort((a, b) => (this.isBehind(a, b, nowMicros) ? 1 : -1))
+    if (needy.length > 1) needy.sort((a, b) => (this.ranking.isBehind(a, b, nowMicros) ? 1 : -1))
     for (const request of needy) {
       if (request.phase !== "decode" || request.preempting) continue
       const need = memory.decodeNeed(request)
       while (!memory.canGrow(request, need, true) && this.preempting.length === 0) {
-        const victim = this.victimOf(request, nowMicros) ?? request
+        const victim = this.ranking.victimFor(request, this.bySlot, nowMicros) ?? request
         this.preempt(victim, sink)
         if (victim === request) break
       }
@@ -272,29 +216,6 @@ export class Scheduler {
         this.joining.push(request)
       }
     }
-  }
-
-  /** Who goes so that `request` can go on: the policy's choice, else the last in rank; never one ahead of a protected. */
-  private victimOf(request: Request, nowMicros: number): Request | null {
-    const running = this.bySlot.filter(
-      (one): one is Request => one !== null && one.endReason === null && !one.preempting,
-    )
-    const allowed = (one: Request) =>
-      one === request || this.isBehind(one, request, nowMicros) || !this.isProtected(one, nowMicros)
-    const { policy } = this.config
-    if (policy.victims !== undefined) {
-      const byId = new Map(running.map((one) => [one.id, one]))
-      const views = running.map((one) => this.viewOf(one))
-      for (const id of ask(policy, "victims", () => policy.victims!(views, nowMicros))) {
-        const one = byId.get(id)
-        if (one === undefined)
-          throw new PolicyFault(policy.name, `proposed request ${String(id)} as a victim, which does not run`)
-        if (one !== request && allowed(one)) return one
-      }
-    }
-    let last: Request | null = null
-    for (const one of running) if (last === null || this.isBehind(one, last, nowMicros)) last = one
-    return last !== null && (last === request || this.isBehind(last, request, nowMicros)) ? last : null
   }
 
   private preempt(victim: Request, sink: PlanSink): void {
@@ -392,7 +313,7 @@ export class Scheduler {
     for (const request of this.queue(nowMicros)) {
       if (request.awaitsStep > 0 || (startSegment >= 0 && request.segment !== startSegment)) continue
       if (request.phase === "waiting" && !this.admit(request, plan, nowMicros, sink)) continue
-      this.slideWindows(request, plan)
+      this.memory.slideWindows(request, plan)
       let chunk = largestChunk(request, config.layout, load, this.measure, budget, rowsLeft, this.memory)
       if (chunk === null && startSegment < 0) {
         const starved = nowMicros - request.lastServedMicros > config.maxPrefillWaitMicros
@@ -428,46 +349,18 @@ export class Scheduler {
    * it is read as it goes, so a long queue is free.
    */
   private *queue(nowMicros: number): Generator<Request> {
-    const { policy } = this.config
-    if (policy.order === undefined) {
-      yield* this.prefilling.slice()
-      for (let i = 0; i < this.waiting.length && this.admitting;) {
-        const request = this.waiting[i]!
-        yield request
-        // Admission takes it out of the list, and the next one moves up.
-        if (this.waiting[i] === request) i++
-      }
+    if (this.config.policy.order !== undefined) {
+      if (!this.admitting && this.prefilling.every((request) => request.awaitsStep > 0)) return
+      yield* this.ranking.ordered(this.admitting ? [...this.prefilling, ...this.waiting] : this.prefilling, nowMicros)
       return
     }
-    if (!this.admitting && this.prefilling.every((request) => request.awaitsStep > 0)) return
-    const queued = this.admitting ? [...this.prefilling, ...this.waiting] : this.prefilling.slice()
-    queued.sort((a, b) => a.id - b.id)
-    const rest = new Map(queued.map((request) => [request.id, request]))
-    for (const request of queued) {
-      if (!this.isProtected(request, nowMicros)) continue
-      rest.delete(request.id)
+    yield* this.prefilling.slice()
+    for (let i = 0; i < this.waiting.length && this.admitting;) {
+      const request = this.waiting[i]!
       yield request
+      // Admission takes it out of the list, and the next one moves up.
+      if (this.waiting[i] === request) i++
     }
-    if (rest.size === 0) return
-    const shown = new Set(queued.map((request) => request.id))
-    const views = queued.map((request) => this.viewOf(request))
-    for (const id of ask(policy, "order", () => policy.order!(views, nowMicros))) {
-      const request = rest.get(id)
-      if (request === undefined) {
-        if (shown.has(id)) continue
-        throw new PolicyFault(policy.name, `ordered request ${String(id)}, which is not queued`)
-      }
-      rest.delete(id)
-      yield request
-    }
-    yield* rest.values()
-  }
-
-  private viewOf(request: Request): RequestView {
-    return (request.view ??= new RequestView(request, (one) => {
-      loadRest(one, this.config.layout, this.restLoad)
-      return this.config.costModel.stepMicros(this.restLoad)
-    }))
   }
 
   /** Admits a waiting request, or lets no other in before it. */
@@ -509,7 +402,7 @@ export class Scheduler {
     plan.items.push2(computedRows, chunk.rows)
     plan.items.push2(segment, chunk.lastSegment)
     for (let s = segment; s <= chunk.lastSegment; s++) {
-      this.growSegment(request, s, s === segment || !request.drops ? end : request.prefillRows(s), plan)
+      this.memory.growSegment(request, s, s === segment || !request.drops ? end : request.prefillRows(s), plan)
     }
     request.computedRows = end
     request.lastStep = stepId
@@ -525,22 +418,6 @@ export class Scheduler {
     else if (samples) this.startDecoding(request)
   }
 
-  /** Gives back what the rows to come no longer see, before their own pages are looked for. */
-  private slideWindows(request: Request, plan: StepPlan): void {
-    for (const [segment, { sliding }] of this.config.layout.segments.entries()) {
-      if (sliding >= 0 && (segment === request.segment || !request.drops)) {
-        this.memory.slide(request, sliding, request.computedRows, plan)
-      }
-    }
-  }
-
-  private growSegment(request: Request, segment: number, rows: number, plan: StepPlan): void {
-    const { full, sliding, carry } = this.config.layout.segments[segment]!
-    if (full >= 0) this.memory.grow(request, full, rows, plan)
-    if (sliding >= 0) this.memory.grow(request, sliding, rows, plan)
-    if (carry >= 0 && request.drops) this.memory.grow(request, carry, rows, plan)
-  }
-
   /** The prompt is done: all carries are given back and the request decodes from the next plan on. */
   private startDecoding(request: Request): void {
     const { layout } = this.config
@@ -548,11 +425,7 @@ export class Scheduler {
     request.segment = layout.segments.length - 1
     request.rowsUntilPage = 0
     removeFrom(this.prefilling, request)
-    for (let t = 0; t < layout.tables.length; t++) {
-      const { kind, segment } = layout.tables[t]!
-      this.memory.trim(request, t, kind === "carry" ? 0 : request.prefillRows(segment))
-    }
-    this.memory.settle(request)
+    this.memory.finishSegments(request, layout.segments.length)
     if (request.plannedOutputs < request.maxTokens) this.joining.push(request)
   }
 
@@ -612,38 +485,15 @@ export class Scheduler {
     }
   }
 
-  /** Every segment before `segment` is done: their carries but the one that feeds it are given back. */
   private enterSegment(request: Request, segment: number): void {
-    const { layout } = this.config
-    for (let t = 0; t < layout.tables.length; t++) {
-      const table = layout.tables[t]!
-      const done = table.segment < segment - (table.kind === "carry" ? 1 : 0)
-      if (done) this.memory.trim(request, t, table.kind === "carry" ? 0 : request.prefillRows(table.segment))
-    }
-    // A fused item's last carry was granted for every row of the set before it.
-    const feeding = layout.segments[segment - 1]!.carry
-    this.memory.trim(request, feeding, request.prefillRows(segment - 1))
     request.segment = segment
     request.computedRows = 0
-    this.memory.settle(request)
+    this.memory.finishSegments(request, segment)
   }
 }
 
 /** Rows of a step: what a policy's token budget bounds. */
 const tokenCount: CostModel = { stepMicros: (load) => load.decodeRows + load.tokens }
-
-/** A policy's answer as a list of its own, or a fault that names the policy. */
-const ask = (policy: Policy, question: "order" | "victims", answer: () => Iterable<number>): ReadonlyArray<number> => {
-  try {
-    return Array.from(answer())
-  } catch (cause) {
-    throw new PolicyFault(
-      policy.name,
-      `failed in ${question}: ${cause instanceof Error ? cause.message : String(cause)}`,
-      cause,
-    )
-  }
-}
 
 const removeFrom = (list: Array<Request>, request: Request): void => {
   const index = list.indexOf(request)

@@ -1,0 +1,29 @@
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import type { KvLayout } from "@uniprefill/model/KvLayout"
+import type { CostModel } from "./CostModel.ts"
+import type { Policy } from "./Policy.ts"
+
+/** What the scheduler is told once. */
+export interface SchedulerConfig {
+  readonly layout: KvLayout
+  readonly schedule: DropSchedule
+  /** Slabs of the pool. */
+  readonly slabs: number
+  readonly slots: number
+  /** Slots for recurrent states; 0 for models without such layers. */
+  readonly stateSlots: number
+  /** Prefill and decode rows of one step; at least slots + 64. */
+  readonly maxRowsPerStep: number
+  readonly costModel: CostModel
+  readonly policy: Policy
+  /** Predicted time that a step may take while requests decode. */
+  readonly stepBudgetMicros: number
+  /** The same while none does. */
+  readonly idleStepBudgetMicros: number
+  /** A prompt that has waited longer than this for its next piece gets one minimum chunk whatever the budget. */
+  readonly maxPrefillWaitMicros: number
+  /** A request that was passed over or preempted this often is protected: served first, victim of nothing behind it. */
+  readonly protectAfter: number
+  /** A request this old is protected too. */
+  readonly protectAfterMicros: number
+}
