@@ -6,7 +6,7 @@ import { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import type { StepResult } from "@uniprefill/scheduler/StepResult"
 import { Effect } from "effect"
 import { expect } from "vitest"
-import { checkLayout, type CpuOptions, layerCpu } from "../src/NativeExecutor.ts"
+import { checkLayout, type CpuOptions, layerCpu } from "@uniprefill/executor-native/NativeExecutor"
 import { type RandomModel, randomTensors, safetensors, smallModel, specOf, writeModel } from "./RandomModel.ts"
 
 const schedule: DropSchedule = {
@@ -108,6 +108,9 @@ const serve = (executor: Executor["Service"], length: number, chunkRows: number,
     return logits
   })
 
+/** What an effect fails with; a defect when it succeeds. */
+const failureOf = <A>(effect: Effect.Effect<A, ExecutorError>) => Effect.orDie(Effect.flip(effect))
+
 it.effect("a prompt in one step and the same in chunks give the same bits", () =>
   Effect.gen(function* () {
     const whole = yield* withExecutor((executor) => serve(executor, 700, 2048, 4))
@@ -152,7 +155,7 @@ it.effect("a plan that does not hold together is InvalidPlan and changes nothing
       const plan = new StepPlan()
       plan.clear(1)
       plan.grants.push3(0, 0, executor.info.slabs)
-      const error = yield* Effect.flip(executor.step(plan))
+      const error = yield* failureOf(executor.step(plan))
       expect(error.reason).toBe("InvalidPlan")
       expect(error.operation).toBe("step 1")
       expect(error.detail).toContain(`grants[0]: slab ${executor.info.slabs} of ${executor.info.slabs}`)
@@ -165,7 +168,7 @@ it.effect("a plan that does not hold together is InvalidPlan and changes nothing
 it.effect("slots: open twice, close twice, fields out of range", () =>
   withExecutor((executor) =>
     Effect.gen(function* () {
-      const fails = (effect: Effect.Effect<void, ExecutorError>) => Effect.map(Effect.flip(effect), (e) => e.message)
+      const fails = (effect: Effect.Effect<void, ExecutorError>) => Effect.map(failureOf(effect), (e) => e.message)
       yield* executor.openSlot(content(1, 10))
       expect(yield* fails(executor.openSlot(content(1, 10)))).toContain(
         "open slot 1: check slot: slot 1 is open already",
@@ -215,7 +218,7 @@ const startFailure = (weights: Uint8Array, more: Partial<CpuOptions> = {}) =>
   Effect.gen(function* () {
     using directory = writeModel(smallModel, weights)
     const layer = layerCpu(optionsFor(directory.path, smallModel, more))
-    return yield* Effect.flip(Effect.provide(Effect.asVoid(Executor), layer))
+    return yield* failureOf(Effect.provide(Effect.asVoid(Executor), layer))
   })
 
 it.effect("bad model files and options say which and why", () =>

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { expect, test } from "vitest"
-import { libraryPath, loadLibrary } from "../src/NativeLibrary.ts"
+import { libraryPath, loadLibrary } from "@uniprefill/executor-native/NativeLibrary"
 
 test("the library is found in native/build unless UNIPREFILL_NATIVE names another", () => {
   expect(libraryPath({})).toMatch(/native\/build\/uniprefill\.node$/)

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs"
 import { ExecutorError, ExecutorReason } from "@uniprefill/executor/Executor"
 import { expect, test } from "vitest"
-import { reasonOfStatus, toExecutorError } from "../src/NativeReason.ts"
+import { reasonOfStatus, toExecutorError } from "@uniprefill/executor-native/NativeReason"
 
 test("every status of the C header has a reason, and every reason a status", () => {
   const header = readFileSync(new URL("../../../native/include/uniprefill.h", import.meta.url), "utf8")
@@ -9,7 +9,7 @@ test("every status of the C header has a reason, and every reason a status", () 
   const statuses = [...body.matchAll(/(UP_\w+) = \d+/g)].map((match) => match[1]!)
   expect(statuses.length).toBe(10)
   expect(Object.keys(reasonOfStatus).sort()).toEqual(statuses.filter((status) => status !== "UP_OK").sort())
-  expect([...Object.values(reasonOfStatus)].sort()).toEqual([...ExecutorReason.literals].sort())
+  expect(Object.values(reasonOfStatus).sort()).toEqual([...ExecutorReason.literals].sort())
 })
 
 test("what the library throws keeps its phase and detail", () => {
