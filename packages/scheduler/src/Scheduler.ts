@@ -481,14 +481,12 @@ export class Scheduler {
       }
       request.awaitsStep = 0
       if (lastSegment === last) this.startDecoding(request)
-      else this.enterSegment(request, lastSegment + 1)
+      else {
+        request.segment = lastSegment + 1
+        request.computedRows = 0
+        this.memory.finishSegments(request, request.segment)
+      }
     }
-  }
-
-  private enterSegment(request: Request, segment: number): void {
-    request.segment = segment
-    request.computedRows = 0
-    this.memory.finishSegments(request, segment)
   }
 }
 
