@@ -1,11 +1,12 @@
 import { availableParallelism } from "node:os"
 import { measureNames } from "@uniprefill/simulator/explore/Measures"
 import { Effect } from "effect"
-import { Command, Flag } from "effect/cli"
+import { Argument, Command, Flag } from "effect/cli"
 import { capacity } from "./CapacityCommand.ts"
 import { compare } from "./CompareCommand.ts"
 import { explain } from "./ExplainCommand.ts"
 import { run as runScenario } from "./RunCommand.ts"
+import { replay } from "./ReplayCommand.ts"
 import { readScenario, scenarioArgument, scenarioFlags } from "./ScenarioSource.ts"
 import { showExample } from "./Example.ts"
 import { shrink } from "./ShrinkCommand.ts"
@@ -205,11 +206,45 @@ const shrinkCommand = Command.make(
   ]),
 )
 
+const replayCommand = Command.make(
+  "replay",
+  {
+    recording: Argument.String("recording").pipe(
+      Argument.withDescription("A *.recording.jsonl.gz of `uniprefill serve --record`"),
+    ),
+    policy: Flag.String("policy").pipe(
+      Flag.withMetavar("FILE"),
+      Flag.withDescription("Module of the policy, where the recording was made with one of your own"),
+      Flag.optional,
+    ),
+  },
+  ({ recording, policy }) => attempt(() => replay(recording, policy)),
+).pipe(
+  Command.withShortDescription("Replay a recorded production run: the same decisions, or the first that differs"),
+  Command.withDescription(
+    "Run the events of a recorded production run through this build's serving loop and compare every plan. Prints that all are identical, or the first that differs, with exit code 1.",
+  ),
+  Command.withExamples([
+    {
+      command: "uniprefill-sim replay monday.recording.jsonl.gz",
+      description: "Before an upgrade: would it decide the same?",
+    },
+  ]),
+)
+
 const simCommand = Command.make("uniprefill-sim", {}, () => attempt(showExample)).pipe(
   Command.withDescription(
     "Simulate serving with token-dropping prefill: the production scheduler under a virtual clock, on real traces, before you pay for GPUs. Without a command: dense against dropping on a shipped slice of a real trace, with a report.",
   ),
-  Command.withSubcommands([runCommand, compareCommand, sweepCommand, capacityCommand, explainCommand, shrinkCommand]),
+  Command.withSubcommands([
+    runCommand,
+    compareCommand,
+    sweepCommand,
+    capacityCommand,
+    explainCommand,
+    shrinkCommand,
+    replayCommand,
+  ]),
 )
 
 export const run = Command.run(simCommand, { version })

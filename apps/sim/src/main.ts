@@ -15,6 +15,7 @@ const usageErrors = new Set([
   "ModelError",
   "PolicyFault",
   "PolicyModuleError",
+  "RecordingFileError",
   "RangeError",
 ])
 

@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
+import { gunzipSync, gzipSync } from "node:zlib"
 import { traceEventFault } from "@uniprefill/simulator/output/TraceEventCheck"
 import { afterAll, describe, expect, it } from "vitest"
 
@@ -189,6 +190,35 @@ it("a policy of one's own is a module", async () => {
   file("empty.mjs", "export const x = 1\n")
   const none = await sim(["run", ...small, "--policy", "empty.mjs"])
   expect([none.code, none.err]).toEqual([2, expect.stringMatching(/empty\.mjs: the default export is missing/)])
+})
+
+describe("replay", () => {
+  const golden = fileURLToPath(new URL("../../../test/golden/cpu.recording.jsonl.gz", import.meta.url))
+
+  it("of the recorded CPU run decides the same", async () => {
+    const { code, out, err } = await sim(["replay", golden])
+    expect([code, err]).toEqual([0, ""])
+    expect(out).toMatch(/identical {2}[1-9]\d+ plans from [1-9]\d+ events/)
+  })
+
+  it("names the first decision that differs", async () => {
+    const lines = gunzipSync(readFileSync(golden)).toString("utf8").split("\n")
+    const header = JSON.parse(lines[0]!) as { limits: Record<string, unknown> }
+    const changed = { ...header, limits: { ...header.limits, slots: 1 } }
+    writeFileSync(
+      join(folder, "changed.recording.jsonl.gz"),
+      gzipSync([JSON.stringify(changed), ...lines.slice(1)].join("\n")),
+    )
+    const { code, out } = await sim(["replay", "changed.recording.jsonl.gz"])
+    expect(code).toBe(1)
+    expect(out).toMatch(/DIFFERS {4}at step \d+.*after \d+ equal plans/)
+  })
+
+  it("of a file that is none is an error", async () => {
+    file("none.gz", "nothing")
+    const { code, err } = await sim(["replay", "none.gz"])
+    expect([code, err]).toEqual([2, expect.stringContaining("none.gz: ")])
+  })
 })
 
 it("help teaches: every command has examples, every field its default", async () => {
