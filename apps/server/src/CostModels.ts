@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises"
 import { type CostTable, decodeCostTable } from "@uniprefill/cost-model/CostTable"
 import { Effect } from "effect"
+import type { ModelSettings } from "./ModelOptions.ts"
 import { UsageError } from "./UsageError.ts"
 
 /**
@@ -26,3 +27,9 @@ export const readCostTable = (file: string): Effect.Effect<CostTable, UsageError
     try: async () => decodeCostTable(JSON.parse(await readFile(file, "utf8"))),
     catch: (cause) => new UsageError({ message: `--cost-model ${file}: ${(cause as Error).message}` }),
   })
+
+/** The table that --cost-model names, else the one assumed for this machine. */
+export const costTableOf = (settings: ModelSettings): Effect.Effect<CostTable, UsageError> => {
+  const file = settings["cost-model"]
+  return file === undefined ? Effect.succeed(assumedCpu(settings.threads)) : readCostTable(file)
+}

@@ -4,18 +4,21 @@ import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { Engine, type EngineError } from "@uniprefill/engine/Engine"
 import * as EngineLayer from "@uniprefill/engine/EngineLayer"
 import { Executor, type ExecutorError } from "@uniprefill/executor/Executor"
+import { openRecording, type RecordingFileError } from "@uniprefill/executor/recording/RecordingFile"
 import { loadModelDirectory, type ModelDirectory } from "@uniprefill/model/ModelDirectory"
 import type { ModelError } from "@uniprefill/model/ModelError"
 import { segmentWork } from "@uniprefill/model/Work"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
 import { Clock, Effect, Layer } from "effect"
-import { assumedCpu, readCostTable } from "./CostModels.ts"
+import { costTableOf } from "./CostModels.ts"
 import { embeddedModel, type ModelSettings } from "./ModelOptions.ts"
+import { policyOf } from "./PolicyLive.ts"
 import { ServedModel } from "./ServedModel.ts"
+import { version } from "./StatusRoutes.ts"
 import type { UsageError } from "./UsageError.ts"
 
-export type StartError = ModelError | TokenizerError | ExecutorError | EngineError | UsageError
+export type StartError = ModelError | TokenizerError | ExecutorError | EngineError | RecordingFileError | UsageError
 
 /** Makes what runs the steps of a model. */
 export type ExecutorOf = (
@@ -58,14 +61,19 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
     Effect.gen(function* () {
       const { info } = yield* Executor
       const { spec, schedule } = model
-      const file = settings["cost-model"]
-      const table = file === undefined ? assumedCpu(settings.threads) : yield* readCostTable(file)
+      const table = yield* costTableOf(settings)
+      const policy = yield* policyOf(settings)
+      const { record } = settings
+      const recording = record === undefined ? undefined : yield* openRecording(record)
       const work = segmentWork(spec, info.layout, { weight: weightBytes, kv: kvElementBytes(model, info.layout) })
       return EngineLayer.layer({
         spec,
         schedule,
         costModel: new RooflineCostModel(work, table, schedule.lastQ),
         modelName,
+        policy,
+        prefixCaching: settings["prefix-caching"] === "on",
+        record: recording === undefined ? undefined : { write: recording.write, code: version },
         maxModelLen: settings["max-model-len"],
         stepBudgetMicros: settings["step-budget-ms"] * 1000,
         idleStepBudgetMicros: Math.max(

@@ -1,23 +1,42 @@
+import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
+import { layerSim } from "@uniprefill/executor/SimulatedExecutor"
+import { segmentWork } from "@uniprefill/model/Work"
 import { Effect, Layer } from "effect"
+import { costTableOf } from "./CostModels.ts"
 import type { ExecutorOf } from "./EngineLive.ts"
 import { UsageError } from "./UsageError.ts"
 
 /** The executor that --executor names. */
 export const executorLive: ExecutorOf = ({ directory, spec, schedule }, settings) => {
-  const { executor } = settings
-  if (executor === "cuda" || executor === "sim") {
-    const message = `--executor ${executor} is not part of this version; use cpu or auto`
-    return Layer.unwrap(Effect.fail(new UsageError({ message })))
-  }
-  return layerCpu({
-    directory,
+  const { executor, threads } = settings
+  const common = {
     spec,
     schedule,
     memoryBytes: settings["kv-memory"],
     pageSize: settings["page-size"],
     slots: settings["max-num-seqs"],
     maxTokens: settings["max-model-len"],
-    threads: settings.threads,
-  })
+  }
+  switch (executor) {
+    case "cuda": {
+      const message = "--executor cuda is not part of this version; use cpu, sim or auto"
+      return Layer.unwrap(Effect.fail(new UsageError({ message })))
+    }
+    case "sim":
+      return Layer.unwrap(
+        Effect.map(costTableOf(settings), (table) =>
+          layerSim({
+            ...common,
+            costModel: (layout) =>
+              new RooflineCostModel(segmentWork(spec, layout, { weight: 2, kv: 2 }), table, schedule.lastQ),
+            timeScale: settings["time-scale"],
+            output: settings["sim-output"],
+            failureRate: settings["sim-failure-rate"],
+          }),
+        ),
+      )
+    default:
+      return layerCpu({ ...common, directory, threads })
+  }
 }

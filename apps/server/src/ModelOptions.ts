@@ -3,6 +3,8 @@ import { availableParallelism } from "node:os"
 import { dirname } from "node:path"
 import { engineDefaults } from "@uniprefill/engine/EngineLayer"
 import { cpuDefaults } from "@uniprefill/executor-native/NativeExecutor"
+import { simulatedDefaults } from "@uniprefill/executor/SimulatedExecutor"
+import { defaultTokenBudget, policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
 import * as Kind from "./OptionKinds.ts"
 import type { OptionValues } from "./Options.ts"
 
@@ -33,8 +35,8 @@ export const modelOptions = {
     maximum: 1024,
   }),
   executor: Kind.choice({
-    metavar: "auto|cpu",
-    description: "What runs the model",
+    metavar: "auto|cpu|sim",
+    description: "What runs the model; sim takes the time that a model would take and makes the answers up",
     choices: ["auto", "cpu", "cuda", "sim"],
     defaultValue: "auto",
   }),
@@ -67,6 +69,49 @@ export const modelOptions = {
     description: "Memory for keys and values, with its unit: 512MiB, 4GiB",
     defaultValue: "1GiB",
     minimum: 1024 * 1024,
+  }),
+  policy: Kind.text({
+    metavar: "NAME|FILE",
+    description: `Order in which prompts are served: ${policyNames.join(", ")}, or a module (.js, .ts) with one`,
+    defaultValue: "fcfs",
+  }),
+  "max-num-batched-tokens": Kind.optionalInteger({
+    metavar: "N",
+    description: "Rows of a step under --policy token-budget",
+    shownDefault: String(defaultTokenBudget.maxNumBatchedTokens),
+    minimum: 65,
+    maximum: 1_000_000,
+  }),
+  "prefix-caching": Kind.choice({
+    metavar: "on|off",
+    description: "Whether prompts that start alike share what was computed",
+    choices: ["on", "off"],
+    defaultValue: "on",
+  }),
+  record: Kind.optionalText({
+    metavar: "FILE",
+    description: "Write every scheduling decision to FILE (.recording.jsonl.gz), to be replayed; no text is in it",
+    shownDefault: "nothing is recorded",
+  }),
+  "time-scale": Kind.number({
+    metavar: "X",
+    description: "With --executor sim: 1 is real time, 0.1 ten times as fast, 0 no waiting",
+    defaultValue: 1,
+    minimum: 0,
+    maximum: 1000,
+  }),
+  "sim-output": Kind.choice({
+    metavar: "echo|random",
+    description: "With --executor sim: answers repeat the prompt, or are drawn at random",
+    choices: ["echo", "random"],
+    defaultValue: simulatedDefaults.output,
+  }),
+  "sim-failure-rate": Kind.number({
+    metavar: "SHARE",
+    description: "With --executor sim: share of steps that fail",
+    defaultValue: simulatedDefaults.failureRate,
+    minimum: 0,
+    maximum: 1,
   }),
   threads: Kind.integer({
     metavar: "N",

@@ -63,6 +63,12 @@ export const optionalNumber = (spec: Bounded & { readonly shownDefault: string }
   decode: decodeNumber("a number", spec.minimum, spec.maximum),
 })
 
+export const number = (spec: Bounded & { readonly defaultValue: number }): OptionSpec<number> => ({
+  ...spec,
+  shownDefault: String(spec.defaultValue),
+  decode: decodeNumber("a number", spec.minimum, spec.maximum),
+})
+
 export const choice = <const A extends string>(
   spec: Described & { readonly choices: ReadonlyArray<A>; readonly defaultValue: NoInfer<A> },
 ): OptionSpec<A> => ({

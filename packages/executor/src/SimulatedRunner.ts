@@ -1,6 +1,7 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { lastSegment, type KvLayout } from "@uniprefill/model/KvLayout"
 import { keptRows } from "@uniprefill/model/Selection"
+import { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { SelectionFlag, StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
 import type { KeepModel } from "./KeepModel.ts"
@@ -31,6 +32,7 @@ interface Slot {
   segment: number
   computed: number
   outputs: number
+  decodeRows: number
   /** Slabs of segment 0 mapped from the prefix cache. */
   mapped: number
 }
@@ -40,6 +42,8 @@ interface Slot {
  * returns has the form and order of a real step's result.
  */
 export class SimulatedRunner {
+  /** Work of the last step, with the rows that its selections kept. */
+  readonly load: StepLoad
   private readonly options: SimulatedOptions
   private readonly slots = new Map<number, Slot>()
   private readonly decodeSet: Array<number> = []
@@ -47,6 +51,7 @@ export class SimulatedRunner {
 
   constructor(options: SimulatedOptions) {
     this.options = options
+    this.load = new StepLoad(options.layout.segments.length)
   }
 
   openSlot(content: SimulatedContent): void {
@@ -58,6 +63,7 @@ export class SimulatedRunner {
       segment: 0,
       computed: 0,
       outputs: content.outputs,
+      decodeRows: 0,
       mapped: 0,
     })
   }
@@ -73,12 +79,15 @@ export class SimulatedRunner {
 
   /** The result is the runner's own, valid until the next step. */
   step(plan: StepPlan): StepResult {
-    const { result } = this
+    const { result, load } = this
     result.clear(plan.stepId)
+    load.clearPrefill()
+    load.decodeKeys.fill(0)
     for (let i = 0; i < plan.leaves.length; i++) this.leave(plan.leaves.data[i]!)
     for (let i = 0; i < plan.maps.length; i += sectionWidths.maps) this.map(plan.maps.data[i]!, plan.maps.data[i + 1]!)
     for (let i = 0; i < plan.joins.length; i += 2) this.decodeSet.push(plan.joins.data[i]!)
-    for (const slot of this.decodeSet) this.sample(slot)
+    load.decodeRows = this.decodeSet.length
+    for (const slot of this.decodeSet) this.decode(slot)
     for (let i = 0; i < plan.items.length; i += sectionWidths.items) this.advance(plan.items.data.subarray(i, i + 5))
     for (let i = 0; i < plan.samples.length; i += 2) this.sample(plan.samples.data[i + 1]!)
     return result
@@ -102,21 +111,41 @@ export class SimulatedRunner {
       throw new Error(`item starts at segment ${first}, not ${slot.segment}`)
     if (item[ItemField.firstRow] !== slot.computed)
       throw new Error(`item starts at row ${item[1]}, not ${slot.computed}`)
-    slot.computed += item[ItemField.rows]!
-    if (!slot.content.drops || slot.computed < this.rowsOf(slot)) return
+    const rows = item[ItemField.rows]!
+    this.load.items++
+    if (slot.content.drops) this.count(slot, first, slot.computed, rows)
+    else for (let segment = first; segment <= last; segment++) this.count(slot, segment, slot.computed, rows)
+    slot.computed += rows
+    if (!slot.content.drops || slot.computed < this.rowsOf(slot, first)) return
     for (let segment = first; segment <= last; segment++) {
+      if (segment > first) this.count(slot, segment, 0, this.rowsOf(slot, segment))
       if (segment < lastSegment(layout)) this.select(slot, segment)
       slot.segment = segment + 1
       slot.computed = 0
     }
   }
 
-  private rowsOf(slot: Slot): number {
-    return slot.kept[slot.kept.length - 1]! + slot.content.outputs
+  /** Rows of a segment's set and of the output that the slot was opened with; where nothing is dropped, of the prompt. */
+  private rowsOf(slot: Slot, segment: number): number {
+    return slot.kept[Math.min(segment, slot.kept.length - 1)]! + slot.content.outputs
+  }
+
+  private count(slot: Slot, segment: number, firstRow: number, rows: number): void {
+    const before = segment === 0 ? 0 : this.rowsOf(slot, segment - 1)
+    this.load.addRows(1, segment, firstRow, rows, this.rowsOf(slot, segment), before)
+  }
+
+  private decode(slotId: number): void {
+    const slot = this.open(slotId)
+    slot.decodeRows++
+    const { decodeKeys } = this.load
+    for (let s = 0; s < decodeKeys.length; s++) decodeKeys[s]! += this.rowsOf(slot, s) + slot.decodeRows
+    this.sample(slotId)
   }
 
   private select(slot: Slot, segment: number): void {
     const shape = { rows: slot.kept[segment]!, ...this.options.schedule }
+    this.load.scoredRows[segment]! += shape.rows
     const replayed = slot.bitmaps[segment]
     const bitmap = replayed ?? this.options.keep.select(slot.content.key, segment, shape)
     if (replayed === undefined) slot.bitmaps.push(bitmap)
