@@ -1,26 +1,29 @@
 import { sections, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 
 /**
- * A hash chain over plans: equal chains mean equal decisions. Two lanes of 32 bits; every step's number, and every section
- * that holds something, with its length and content.
+ * A hash chain over plans: equal chains mean equal decisions. Every step's number, and every section that holds something with
+ * its length and content, in 32 bits; and the chain of those values after each section, in 32 more.
  */
 export class PlanHash {
   private a = 0x811c9dc5
   private b = 0x2545f491
 
   add(plan: StepPlan): void {
-    this.mix(plan.stepId)
+    let a = Math.imul(this.a ^ plan.stepId, 0x01000193)
+    let b = this.b
     for (let s = 0; s < sections.length; s++) {
       const { data, length } = plan[sections[s]!]
       if (length === 0) continue
-      this.mix((s << 24) ^ length)
-      for (let i = 0; i < length; i++) this.mix(data[i]!)
+      a = Math.imul(a ^ ((s << 24) ^ length), 0x01000193)
+      for (let i = 0; i < length; i++) {
+        a = Math.imul(a ^ data[i]!, 0x01000193)
+        a ^= a >>> 15
+      }
+      b = Math.imul(b ^ a, 0x85ebca6b)
+      b ^= b >>> 13
     }
-  }
-
-  mix(word: number): void {
-    this.a = Math.imul(this.a ^ word, 0x01000193)
-    this.b = Math.imul((this.b << 13) ^ (this.b >>> 19) ^ word, 0x85ebca6b)
+    this.a = a
+    this.b = b
   }
 
   /** 16 hexadecimal digits. */
