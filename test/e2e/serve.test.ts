@@ -27,7 +27,7 @@ afterAll(() => server[Symbol.asyncDispose]())
 const until = async (condition: () => boolean | Promise<boolean>): Promise<void> => {
   const deadline = performance.now() + 10_000
   while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`never became true: ${condition}`)
+    if (performance.now() > deadline) throw new Error(`never became true: ${String(condition)}`)
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
 }

@@ -80,6 +80,7 @@ describe("a recorded CPU run", () => {
 
 describe("a scheduler that decides otherwise", () => {
   it("is told at which step and where: another slab", () => {
+    // oxlint-disable-next-line typescript/unbound-method -- called with its own `this` below
     const { take } = SlabPool.prototype
     let taken = 0
     let swapped = false
@@ -97,6 +98,7 @@ describe("a scheduler that decides otherwise", () => {
   })
 
   it("is told of an admission one step late", () => {
+    // oxlint-disable-next-line typescript/unbound-method -- called with its own `this` below
     const { canAdmit } = Memory.prototype
     vi.spyOn(Memory.prototype, "canAdmit").mockImplementation(function (this: Memory, request) {
       return canAdmit.call(this, request) && this.unreserved > 40

@@ -63,7 +63,7 @@ export const resolveOptions = <Table extends OptionTable>(
     const config: ConfigValues = file === undefined ? {} : yield* readConfigFile(file, allNames)
     const values: Record<string, unknown> = {}
     for (const [name, spec] of Object.entries(table)) {
-      const given = find(name, flags as Readonly<Record<string, Option.Option<string>>>, environment, config, file)
+      const given = find(name, flags, environment, config, file)
       if (given === undefined) {
         values[name] = spec.defaultValue
         continue

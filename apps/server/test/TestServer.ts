@@ -52,7 +52,7 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
   const engine = new FakeEngine()
   const logs: Array<LogLine> = []
   const logger = Logger.map(Logger.formatStructured, ({ message, annotations }) => {
-    logs.push({ message: String(message), fields: annotations as Record<string, unknown> })
+    logs.push({ message: String(message), fields: annotations })
   })
   const limits = { ...serverLimits, ...options.limits }
   const app = HttpApp.layer({ apiKeys: options.apiKeys ?? [], limits, stallSeconds: 60 }).pipe(
@@ -97,7 +97,7 @@ export const rawExchange = (port: number, bytes: string): Promise<string> =>
 export const eventually = async (condition: () => boolean): Promise<void> => {
   const deadline = performance.now() + 2000
   while (!condition()) {
-    if (performance.now() > deadline) throw new Error(`never became true: ${condition}`)
+    if (performance.now() > deadline) throw new Error(`never became true: ${String(condition)}`)
     await new Promise((resolve) => setTimeout(resolve, 5))
   }
 }

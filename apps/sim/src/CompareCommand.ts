@@ -58,7 +58,7 @@ export const compare = async (source: ScenarioSource, options: CompareOptions): 
   const done: Array<Variant> = []
   for (const [v, [name]] of variants.entries()) {
     const own = reports.slice(v * seeds.length, (v + 1) * seeds.length)
-    if (own.every((report) => report !== null)) done.push({ name, reports: own as ReadonlyArray<RunReport> })
+    if (own.every((report) => report !== null)) done.push({ name, reports: own })
   }
   if (!complete)
     console.log("PARTIAL RESULT: ended before every run was done; only variants with all seeds are shown.\n")

@@ -18,7 +18,7 @@ const show = (value: unknown): string => {
   }
   if (Array.isArray(value)) return `a list of ${value.length}`
   if (typeof value === "object" && value !== null) return "an object"
-  return String(value)
+  return JSON.stringify(value) ?? typeof value
 }
 
 type Path = ReadonlyArray<PropertyKey | { readonly key: PropertyKey }>
@@ -95,5 +95,5 @@ export const decodeRequest =
     if (Result.isFailure(decoded)) return Result.fail(explain(decoded.failure.issue, input))
     const unknownFields: Array<string> = []
     collectUnknown(schema.fields, input as object, "", unknownFields)
-    return Result.succeed({ value: decoded.success as Schema.Struct<Fields>["Type"], unknownFields })
+    return Result.succeed({ value: decoded.success, unknownFields })
   }

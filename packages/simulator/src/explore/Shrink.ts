@@ -70,5 +70,5 @@ const withoutField = (scenario: Scenario, path: string): Scenario | null => {
   const fields = scenario[section] as Record<string, unknown>
   if (fields[key] === undefined) return null
   const { [key]: _removed, ...rest } = fields
-  return { ...scenario, [section]: rest } as Scenario
+  return { ...scenario, [section]: rest }
 }

@@ -36,7 +36,7 @@ export const traceEventFault = (value: unknown): string | null => {
         break
       case "s":
         if (id === undefined) return fault("a flow without an id")
-        if (flows.has(id)) return fault(`flow ${String(id)} starts twice`)
+        if (flows.has(id)) return fault(`flow ${JSON.stringify(id)} starts twice`)
         flows.set(id, ts)
         bound.push({ index: i, track, ts })
         break

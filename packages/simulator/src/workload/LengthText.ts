@@ -8,7 +8,7 @@ export const parseLengths = (field: string, text: string): LengthDistribution =>
     if (Number.isInteger(number) && number >= 1 && number <= longestTokens) return number
     throw new RangeError(`${field}: ${JSON.stringify(value)} is not a number of tokens from 1 to ${longestTokens}`)
   }
-  const [kind, rest = ""] = text.includes(":") ? (text.split(":", 2) as [string, string]) : ["fixed", text]
+  const [kind, rest] = text.includes(":") ? (text.split(":", 2) as [string, string]) : ["fixed", text]
   if (kind === "fixed") return { kind, tokens: tokens(rest) }
   if (kind === "uniform") {
     const [low, high] = rest.split("-")

@@ -69,7 +69,7 @@ export class TraceRow {
       return this.fail(`${field} is ${JSON.stringify(value) ?? "missing"}, expected a list of integers`)
     for (const [i, one] of value.entries()) {
       if (!Number.isInteger(one) || one < 0 || one > 0x7fff_ffff) {
-        return this.fail(`${field}[${i}] is ${JSON.stringify(one)}, expected an integer from 0 to ${0x7fff_ffff}`)
+        return this.fail(`${field}[${i}] is ${JSON.stringify(one)}, expected an integer from 0 to 2147483647`)
       }
     }
     return value as ReadonlyArray<number>

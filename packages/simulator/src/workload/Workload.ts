@@ -95,7 +95,7 @@ export const rowOf = (workload: Workload, r: number): WorkloadRow => ({
   ttftSloMicros: workload.ttftSloMicros[r]!,
   after: workload.after[r]!,
   thinkMicros: workload.thinkMicros[r]!,
-  blocks: Array.from(workload.blocks.subarray(workload.blockStart[r]!, workload.blockStart[r + 1]!)),
+  blocks: Array.from(workload.blocks.subarray(workload.blockStart[r], workload.blockStart[r + 1])),
 })
 
 /** Two words of 32 bits over everything that a run depends on, as 16 hexadecimal digits. */
