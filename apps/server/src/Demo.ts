@@ -33,7 +33,9 @@ export const demo = (settings: DemoSettings, json: boolean, executorOf: EngineLi
     // Both are undefined where stdout is not a terminal, whatever their types say.
     const { isTTY, columns } = process.stdout as { readonly isTTY?: boolean; readonly columns?: number }
     const colour = isTTY === true && (process.env.NO_COLOR ?? "") === ""
-    process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : drawDemo(report, { colour, columns: columns ?? 80 }))
+    process.stdout.write(
+      json ? `${JSON.stringify(report, null, 2)}\n` : drawDemo(report, { colour, columns: columns ?? 80 }),
+    )
   }).pipe(Effect.scoped)
 
 export interface DemoRun {
