@@ -318,6 +318,7 @@ def main():
         bench.prefill(8192, head_dim=256, heads=16, kv_heads=2)
         bench.prefill(32768, head_dim=256, heads=16, kv_heads=2)
         bench.prefill(131072)
+        bench.prefill(131072, head_dim=256, heads=16, kv_heads=2)
     finally:
         with open(arguments.output, "w") as file:
             file.write("[\n" + ",\n".join(json.dumps(r) for r in bench.rows) + "\n]\n")

@@ -11,9 +11,9 @@ namespace up::cuda {
 
 namespace {
 
-constexpr int kCutBlocks = 64;  // decided by a thread block, four threads each
-constexpr int kCutThreads = 256;
-constexpr int kCutTile = 256;
+constexpr int kCutBlocks = 64;  // decided by a thread block
+constexpr int kCutShares = 16;  // threads that add up one block's sum
+constexpr int kCutThreads = kCutBlocks * kCutShares;
 constexpr int kCompactBlocks = 32;
 constexpr int kCompactThreads = 256;
 
@@ -51,7 +51,7 @@ __device__ bool scores_broken(const Rule &r, int request) {
 }
 
 __global__ void __launch_bounds__(kCutThreads) selection_cut(const Rule r) {
-  __shared__ uint64_t tile[kCutTile];
+  __shared__ uint64_t tile[kCutThreads];
   __shared__ uint64_t parts[kCutThreads];
   const int request = blockIdx.y, first = blockIdx.x * kCutBlocks, thread = threadIdx.x;
   const SelectionRows rows = selection_rows(r.shape, r.lengths, request);
@@ -77,15 +77,16 @@ __global__ void __launch_bounds__(kCutThreads) selection_cut(const Rule r) {
   const int mine = first + thread % kCutBlocks, share = thread / kCutBlocks;
   const uint64_t own = mass_of(mine);
   uint64_t before = 0, total = 0;
-  for (int start = 0; start < rows.blocks; start += kCutTile) {
+  for (int start = 0; start < rows.blocks; start += kCutThreads) {
     const uint64_t mass = mass_of(start + thread);
     total += mass;
     __syncthreads();
     tile[thread] = mass;
     __syncthreads();
-    const int base = share * (kCutTile / 4);
+    const int base = share * kCutBlocks;
+    const int used = min(kCutBlocks, rows.blocks - start - base);
 #pragma unroll 8
-    for (int i = 0; i < kCutTile / 4; ++i) {
+    for (int i = 0; i < used; ++i) {
       const uint64_t other = tile[base + i];
       // Ties go to the later block.
       before += other > own || (other == own && start + base + i > mine) ? other : 0;
@@ -103,7 +104,8 @@ __global__ void __launch_bounds__(kCutThreads) selection_cut(const Rule r) {
   parts[thread] = before;
   __syncthreads();
   if (thread >= kCutBlocks) return;
-  before = parts[thread] + parts[thread + 64] + parts[thread + 128] + parts[thread + 192];
+  before = 0;
+  for (int i = 0; i < kCutShares; ++i) before += parts[thread + i * kCutBlocks];
 
   const uint64_t p = min(r.p_q32[request], uint64_t{1} << 32);
   const uint64_t threshold = (__umul64hi(total, p) << 32) | ((total * p) >> 32);
