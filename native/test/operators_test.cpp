@@ -265,6 +265,8 @@ void bad_arguments_are_named() {
   CHECK(std::strcmp(up_last_error().operation, "up_select") == 0);
   expect_error(selection([](auto &p) { p.size = 8; }), UP_INVALID_ARGUMENT, {"size", "8"});
   expect_error(selection([](auto &p) { p.dtype = UP_F32; }), UP_UNSUPPORTED_DTYPE, {"dtype", "0"});
+  expect_error(selection([](auto &p) { p.dtype = static_cast<up_dtype>(9); }), UP_UNSUPPORTED_DTYPE, {"dtype", "9"});
+  expect_error(selection([](auto &p) { p.rule = static_cast<up_rule>(5); }), UP_INVALID_ARGUMENT, {"rule", "5"});
   expect_error(selection([](auto &p) { p.requests = -1; }), UP_INVALID_ARGUMENT, {"requests", "-1"});
   expect_error(selection([](auto &p) { p.heads = 7; }), UP_INVALID_ARGUMENT, {"heads", "7", "2"});
   expect_error(selection([](auto &p) { p.head_dim = 96; }), UP_INVALID_ARGUMENT, {"head_dim", "96", "128"});

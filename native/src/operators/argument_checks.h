@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 
 #include "abi/failure.h"
@@ -12,6 +13,15 @@
 namespace up {
 
 constexpr const char *check_phase = "check arguments";
+
+// The number that a C caller put into an enum, which need not be one of its values.
+template <class Enum>
+int enum_number(const Enum &value) {
+  static_assert(sizeof(Enum) == sizeof(int));
+  int number;
+  std::memcpy(&number, &value, sizeof number);
+  return number;
+}
 
 inline void require_range(int64_t value, int64_t least, int64_t most, const char *name) {
   if (value < least || value > most)
@@ -41,11 +51,18 @@ inline void require_not_negative(float value, const char *name) {
     fail(UP_INVALID_ARGUMENT, check_phase, name, " is ", value, ", must be finite and at least 0");
 }
 
-inline void require_dtype(up_backend backend, up_dtype dtype) {
-  if (dtype == UP_BF16 || dtype == UP_F16) return;
-  if (backend == UP_REFERENCE && (dtype == UP_F32 || dtype == UP_F64)) return;
-  fail(UP_UNSUPPORTED_DTYPE, check_phase, "dtype is ", static_cast<int>(dtype),
+inline void require_dtype(up_backend backend, const up_dtype &dtype) {
+  const int number = enum_number(dtype);
+  if (number == UP_BF16 || number == UP_F16) return;
+  if (backend == UP_REFERENCE && (number == UP_F32 || number == UP_F64)) return;
+  fail(UP_UNSUPPORTED_DTYPE, check_phase, "dtype is ", number,
        backend == UP_REFERENCE ? ": f32 (0), bf16 (1), f16 (2) and f64 (3) are supported" : ": bf16 (1) and f16 (2) are supported");
+}
+
+inline void require_backend(const up_backend &backend) {
+  const int number = enum_number(backend);
+  if (number != UP_REFERENCE && number != UP_CUDA)
+    fail(UP_INVALID_ARGUMENT, check_phase, "backend is ", number, ": 0 (reference) and 1 (CUDA) exist");
 }
 
 // Device memory must be aligned to 16 bytes; the reference reads host memory as it comes.

@@ -28,7 +28,8 @@ void check_memory(up_backend backend, const Attention *p) {
 }
 
 // True when there is work to do.
-bool check(up_backend backend, const up_prefill_attention *p) {
+bool check(const up_backend &backend, const up_prefill_attention *p) {
+  require_backend(backend);
   require_struct(p, "up_prefill_attention");
   check_shared(backend, p);
   require_range(p->max_query_rows, 0, 1 << 28, "max_query_rows");
@@ -40,7 +41,8 @@ bool check(up_backend backend, const up_prefill_attention *p) {
   return true;
 }
 
-bool check(up_backend backend, const up_decode_attention *p) {
+bool check(const up_backend &backend, const up_decode_attention *p) {
+  require_backend(backend);
   require_struct(p, "up_decode_attention");
   check_shared(backend, p);
   if (p->requests == 0) return false;
@@ -51,7 +53,7 @@ bool check(up_backend backend, const up_decode_attention *p) {
 }
 
 template <class Attention, class Query>
-up_status workspace(const char *operation, up_backend backend, const Attention *p, size_t *bytes, Query query) {
+up_status workspace(const char *operation, const up_backend &backend, const Attention *p, size_t *bytes, Query query) {
   return guard(operation, [&] {
     require_pointer(bytes, "bytes");
     *bytes = 0;
@@ -60,7 +62,7 @@ up_status workspace(const char *operation, up_backend backend, const Attention *
 }
 
 template <class Attention, class Query, class Entry>
-up_status attend(const char *operation, up_backend backend, const Attention *p, void *workspace, size_t workspace_bytes,
+up_status attend(const char *operation, const up_backend &backend, const Attention *p, void *workspace, size_t workspace_bytes,
                  void *stream, Query query, Entry entry) {
   return guard(operation, [&] {
     if (!check(backend, p)) return;

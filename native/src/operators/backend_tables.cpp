@@ -6,6 +6,7 @@
 #include <string>
 
 #include "abi/failure.h"
+#include "operators/argument_checks.h"
 
 namespace up {
 namespace {
@@ -53,16 +54,12 @@ Loaded load() {
 
 }  // namespace
 
-const up_backend_table &backend_table(up_backend backend) {
-  switch (backend) {
-    case UP_REFERENCE: return reference_table();
-    case UP_CUDA: {
-      static const Loaded loaded = load();
-      if (loaded.table == nullptr) fail(UP_DEVICE_LOST, phase, loaded.problem);
-      return *loaded.table;
-    }
-  }
-  fail(UP_INVALID_ARGUMENT, "check arguments", "backend is ", static_cast<int>(backend), ": 0 (reference) and 1 (CUDA) exist");
+const up_backend_table &backend_table(const up_backend &backend) {
+  require_backend(backend);
+  if (backend == UP_REFERENCE) return reference_table();
+  static const Loaded loaded = load();
+  if (loaded.table == nullptr) fail(UP_DEVICE_LOST, phase, loaded.problem);
+  return *loaded.table;
 }
 
 }  // namespace up

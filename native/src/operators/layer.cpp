@@ -5,9 +5,9 @@
 namespace up {
 namespace {
 
-void require_cuda(up_backend backend) {
-  if (backend != UP_CUDA)
-    fail(UP_INVALID_ARGUMENT, check_phase, "backend is ", static_cast<int>(backend), ": this operator exists on 1 (CUDA) alone");
+void require_cuda(const up_backend &backend) {
+  require_backend(backend);
+  if (backend != UP_CUDA) fail(UP_INVALID_ARGUMENT, check_phase, "backend is 0 (reference): this operator exists on 1 (CUDA) alone");
 }
 
 // A tensor of rows: its pointer and the elements from one row to the next.
@@ -73,7 +73,7 @@ bool check(const up_rope_write *p) {
 bool check(const up_gated_activation *p) {
   require_struct(p, "up_gated_activation");
   require_dtype(UP_CUDA, p->dtype);
-  require_one_of(p->activation, {UP_SILU, UP_GELU_TANH}, "activation");
+  require_one_of(enum_number(p->activation), {UP_SILU, UP_GELU_TANH}, "activation");
   require_range(p->rows, 0, INT32_MAX, "rows");
   require_multiple(p->inner, 8, "inner");
   if (p->rows == 0) return false;
@@ -98,7 +98,7 @@ bool check(const up_embedding *p) {
 
 bool check(const up_sampler *p) {
   require_struct(p, "up_sampler");
-  require_one_of(p->dtype, {UP_F32, UP_BF16, UP_F16}, "dtype");
+  require_one_of(enum_number(p->dtype), {UP_F32, UP_BF16, UP_F16}, "dtype");
   require_range(p->rows, 0, INT32_MAX, "rows");
   require_range(p->vocab_size, 1, 1 << 24, "vocab_size");
   require_range(p->slots, 0, INT32_MAX, "slots");
@@ -120,7 +120,7 @@ bool check(const up_sampler *p) {
 }
 
 template <class Parameters, class Entry>
-up_status run(const char *operation, up_backend backend, const Parameters *p, void *stream, Entry entry) {
+up_status run(const char *operation, const up_backend &backend, const Parameters *p, void *stream, Entry entry) {
   return guard(operation, [&] {
     require_cuda(backend);
     if (check(p)) call_backend(backend_table(backend).*entry, p, stream);

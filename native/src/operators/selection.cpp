@@ -6,7 +6,8 @@ namespace up {
 namespace {
 
 // True when there is work to do.
-bool check(up_backend backend, const up_selection *p) {
+bool check(const up_backend &backend, const up_selection *p) {
+  require_backend(backend);
   require_struct(p, "up_selection");
   require_dtype(backend, p->dtype);
   require_range(p->requests, 0, 65535, "requests");
@@ -18,7 +19,7 @@ bool check(up_backend backend, const up_selection *p) {
     require_range(p->block, 1, 1 << 20, "block");
   require_range(p->sink, 0, INT32_MAX / 2, "sink");
   require_range(p->last_q, 1, 128, "last_q");
-  require_one_of(p->rule, {UP_RULE_EXCLUSIVE, UP_RULE_REFERENCE}, "rule");
+  require_one_of(enum_number(p->rule), {UP_RULE_EXCLUSIVE, UP_RULE_REFERENCE}, "rule");
   require_positive(p->scale, "scale");
   require_not_negative(p->soft_cap, "soft_cap");
   if (p->requests == 0) return false;
@@ -37,7 +38,8 @@ bool check(up_backend backend, const up_selection *p) {
   return true;
 }
 
-bool check(up_backend backend, const up_gather *p) {
+bool check(const up_backend &backend, const up_gather *p) {
+  require_backend(backend);
   require_struct(p, "up_gather");
   require_range(p->max_rows, 0, INT32_MAX, "max_rows");
   if (p->max_rows == 0) return false;
