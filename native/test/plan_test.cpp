@@ -36,6 +36,7 @@ HostOptions small_host() {
   options.max_rows = 400;
   options.max_tokens = 300;
   options.threads = 1;
+  options.shuffled = false;
   return options;
 }
 

@@ -2,12 +2,14 @@
 // results, and remembers how far each slot has come.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
 #include <map>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -101,6 +103,7 @@ struct HostOptions {
   int max_rows = 8192;
   int max_tokens = 4096;
   int threads = 2;
+  bool shuffled = true;  // slabs are granted in no order, so that a page's are not neighbours by luck; false: from 0 on
   up_kernels kernels = UP_KERNELS_AUTO;
 };
 
@@ -153,6 +156,7 @@ class Host {
     config.head_dim = info.head_dim;
     layout = up::make_layout(config, schedule.layers, options.page_size);
     for (int slab = options.slabs; slab-- > 0;) free.push_back(slab);
+    if (options.shuffled) std::shuffle(free.begin(), free.end(), std::mt19937(1));
     slots_.resize(static_cast<size_t>(options.slots));
   }
   ~Host() { up_runner_destroy(runner_); }
