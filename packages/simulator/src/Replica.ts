@@ -85,11 +85,6 @@ export class Replica implements ReplicaLoad {
     return outcome
   }
 
-  /** The workload row of a request of the loop. */
-  rowOf(request: Request): number {
-    return this.rows[request.id]!
-  }
-
   /** The oldest step in flight has ended, well or not. Returns whether it failed. */
   stepEnded(): boolean {
     const step = this.inFlight.shift()!

@@ -15,13 +15,17 @@ export interface ReplicaLoad {
 /** Requests more than on the least loaded replica, beyond which a known prefix no longer decides. */
 const prefixSlack = 8
 
+/** Blocks after which those not seen since the last time are forgotten. */
+const rememberedBlocks = 262_144
+
 /** Sends requests to replicas. Deterministic; a replica that is down is passed over while another is up. */
 export class Router {
   private readonly kind: RouterKind
   private readonly workload: Workload
   private next = 0
-  /** The replica that a prefix block was last sent to. */
-  private readonly blockHome = new Map<number, number>()
+  /** The replica that a prefix block was last sent to: the blocks seen lately, and those before them. */
+  private lately = new Map<number, number>()
+  private before = new Map<number, number>()
 
   constructor(kind: RouterKind, workload: Workload) {
     this.kind = kind
@@ -55,18 +59,25 @@ export class Router {
   private prefixHits(row: number, replicas: number): ReadonlyArray<number> {
     const hits = new Array<number>(replicas).fill(0)
     const { blocks, blockStart } = this.workload
-    const home = this.blockHome.get(blocks[blockStart[row]!] ?? -1)
+    const home = this.homeOf(blocks[blockStart[row]!] ?? -1)
     if (home === undefined) return hits
     for (let i = blockStart[row]!; i < blockStart[row + 1]!; i++) {
-      if (this.blockHome.get(blocks[i]!) !== home) break
+      if (this.homeOf(blocks[i]!) !== home) break
       hits[home]!++
     }
     return hits
   }
 
+  private homeOf(block: number): number | undefined {
+    return this.lately.get(block) ?? this.before.get(block)
+  }
+
   private remember(row: number, replica: number): void {
     const { blocks, blockStart } = this.workload
-    for (let i = blockStart[row]!; i < blockStart[row + 1]!; i++) this.blockHome.set(blocks[i]!, replica)
+    for (let i = blockStart[row]!; i < blockStart[row + 1]!; i++) this.lately.set(blocks[i]!, replica)
+    if (this.lately.size < rememberedBlocks) return
+    this.before = this.lately
+    this.lately = new Map()
   }
 }
 

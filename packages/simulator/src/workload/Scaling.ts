@@ -1,4 +1,4 @@
-import { rowOf, workloadOf, type Workload, type WorkloadRow } from "./Workload.ts"
+import type { Workload } from "./Workload.ts"
 
 /** Changes to a workload, applied in the order of the fields. */
 export interface Scaling {
@@ -31,77 +31,87 @@ export const unscaled: Scaling = {
   sharedPrefixes: true,
 }
 
-/** Fails with RangeError when nothing is left. */
+/** Fails with RangeError when nothing is left. Works on columns, so that a trace repeated a hundred times fits in memory. */
 export const scaled = (workload: Workload, scaling: Scaling): Workload => {
-  const end = scaling.limit > 0 ? Math.min(workload.count, scaling.skip + scaling.limit) : workload.count
-  const taken = end - scaling.skip
+  const { skip, repeat } = scaling
+  const end = scaling.limit > 0 ? Math.min(workload.count, skip + scaling.limit) : workload.count
+  const taken = end - skip
   if (taken <= 0) {
-    throw new RangeError(
-      `${workload.name} has ${workload.count} requests; none are left after the first ${scaling.skip}`,
-    )
+    throw new RangeError(`${workload.name} has ${workload.count} requests; none are left after the first ${skip}`)
   }
-  const origin = workload.arrivalMicros[scaling.skip]!
-  const lastArrival = workload.arrivalMicros[end - 1]!
-  const span = lastArrival - origin + Math.ceil((lastArrival - origin) / Math.max(1, taken - 1))
-  let blockIds = 0
-  for (const block of workload.blocks) blockIds = Math.max(blockIds, block + 1)
-  const rows: Array<WorkloadRow> = []
-  for (let round = 0; round < scaling.repeat; round++) {
-    for (let r = scaling.skip; r < end; r++) rows.push(scaledRow(workload, r, scaling, round, origin, span, blockIds))
-  }
-  return workloadOf(
-    workload.name,
-    assumptions(workload, scaling, taken, rows),
-    scaling.sharedPrefixes ? workload.blockTokens : 0,
-    rows,
-  )
-}
+  const count = taken * repeat
+  const { arrivalMicros } = workload
+  const origin = arrivalMicros[skip]!
+  const span = arrivalMicros[end - 1]! - origin + Math.ceil((arrivalMicros[end - 1]! - origin) / Math.max(1, taken - 1))
+  const source = (row: number) => skip + (row % taken)
+  const round = (row: number) => Math.floor(row / taken)
+  const ints = (value: (r: number, row: number) => number) =>
+    Int32Array.from({ length: count }, (_, row) => value(source(row), row))
+  const micros = (value: (r: number, row: number) => number) =>
+    Float64Array.from({ length: count }, (_, row) => value(source(row), row))
 
-const scaledRow = (
-  workload: Workload,
-  r: number,
-  scaling: Scaling,
-  round: number,
-  origin: number,
-  span: number,
-  blockIds: number,
-): WorkloadRow => {
-  const row = rowOf(workload, r)
   const most = scaling.maxPromptTokens > 0 ? scaling.maxPromptTokens : Number.MAX_SAFE_INTEGER
-  const promptTokens = Math.min(most, Math.max(1, Math.round(row.promptTokens * scaling.promptLength)))
-  const outputTokens = Math.max(1, Math.round(row.outputTokens * scaling.outputLength))
-  const wanted = scaling.maxTokens === "true-length" ? (row.maxTokens ?? outputTokens) : scaling.maxTokens
-  const after = row.after ?? -1
-  const blocks = scaling.sharedPrefixes ? (row.blocks ?? []) : []
-  const full = workload.blockTokens > 0 ? Math.floor(promptTokens / workload.blockTokens) : 0
+  const promptTokens = ints((r) =>
+    Math.min(most, Math.max(1, Math.round(workload.promptTokens[r]! * scaling.promptLength))),
+  )
+  const outputTokens = ints((r) => Math.max(1, Math.round(workload.outputTokens[r]! * scaling.outputLength)))
+  const stated = (r: number, row: number) => {
+    if (scaling.maxTokens !== "true-length") return scaling.maxTokens
+    return workload.maxTokens[r]! < 0 ? outputTokens[row]! : workload.maxTokens[r]!
+  }
   return {
-    ...row,
-    arrivalMicros: Math.round((row.arrivalMicros - origin + round * span) / scaling.rate),
+    ...workload,
+    count,
+    assumptions: assumptions(workload, scaling, taken, promptTokens),
+    arrivalMicros: micros((r, row) => Math.round((arrivalMicros[r]! - origin + round(row) * span) / scaling.rate)),
     promptTokens,
     outputTokens,
-    maxTokens: Math.max(outputTokens, wanted),
-    after: after >= scaling.skip ? after - scaling.skip + round * rowsPerRound(workload, scaling) : -1,
-    blocks: round === 0 ? blocks.slice(0, full) : blocks.slice(0, full).map((block) => block + round * blockIds),
+    maxTokens: ints((r, row) => Math.max(outputTokens[row]!, stated(r, row))),
+    priority: ints((r) => workload.priority[r]!),
+    tenant: ints((r) => workload.tenant[r]!),
+    ttftSloMicros: micros((r) => workload.ttftSloMicros[r]!),
+    after: ints((r, row) => (workload.after[r]! >= skip ? workload.after[r]! - skip + round(row) * taken : -1)),
+    thinkMicros: micros((r) => workload.thinkMicros[r]!),
+    ...scaledBlocks(workload, scaling, promptTokens, source, round),
   }
 }
 
-const rowsPerRound = (workload: Workload, scaling: Scaling): number =>
-  (scaling.limit > 0 ? Math.min(workload.count, scaling.skip + scaling.limit) : workload.count) - scaling.skip
-
-const assumptions = (
+/** Blocks that the scaled prompts still fill, under names of their own in each repetition. */
+const scaledBlocks = (
   workload: Workload,
-  scaling: Scaling,
-  taken: number,
-  rows: ReadonlyArray<WorkloadRow>,
-): Array<string> => {
+  { sharedPrefixes }: Scaling,
+  promptTokens: Int32Array,
+  source: (row: number) => number,
+  round: (row: number) => number,
+): Pick<Workload, "blockStart" | "blocks" | "blockTokens"> => {
+  const count = promptTokens.length
+  const blockStart = new Int32Array(count + 1)
+  if (!sharedPrefixes || workload.blockTokens === 0) return { blockStart, blocks: new Int32Array(), blockTokens: 0 }
+  const { blockTokens } = workload
+  for (let row = 0; row < count; row++) {
+    const r = source(row)
+    const held = workload.blockStart[r + 1]! - workload.blockStart[r]!
+    blockStart[row + 1] = blockStart[row]! + Math.min(held, Math.floor(promptTokens[row]! / blockTokens))
+  }
+  const names = workload.blocks.reduce((highest, block) => Math.max(highest, block + 1), 0)
+  const blocks = new Int32Array(blockStart[count]!)
+  for (let row = 0; row < count; row++) {
+    const from = workload.blockStart[source(row)]!
+    const first = blockStart[row]!
+    for (let i = first; i < blockStart[row + 1]!; i++)
+      blocks[i] = workload.blocks[from + i - first]! + round(row) * names
+  }
+  return { blockStart, blocks, blockTokens }
+}
+
+const assumptions = (workload: Workload, scaling: Scaling, taken: number, promptTokens: Int32Array): Array<string> => {
   const said = [...workload.assumptions]
   if (taken < workload.count) said.push(`rows ${scaling.skip + 1} to ${scaling.skip + taken} of ${workload.count}`)
   if (scaling.repeat > 1) said.push(`repeated ${scaling.repeat} times, prefixes not shared between repetitions`)
   if (scaling.rate !== 1) said.push(`rate of arrivals × ${scaling.rate}`)
   if (scaling.promptLength !== 1) said.push(`prompt lengths × ${scaling.promptLength}`)
   if (scaling.outputLength !== 1) said.push(`output lengths × ${scaling.outputLength}`)
-  const cut =
-    scaling.maxPromptTokens > 0 ? rows.filter((row) => row.promptTokens === scaling.maxPromptTokens).length : 0
+  const cut = promptTokens.filter((tokens) => tokens === scaling.maxPromptTokens).length
   if (cut > 0) said.push(`${cut} prompts cut to ${scaling.maxPromptTokens} tokens`)
   if (workload.blockTokens > 0 && !scaling.sharedPrefixes) said.push("shared prefixes are not used")
   said.push(

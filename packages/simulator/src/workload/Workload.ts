@@ -84,20 +84,6 @@ export const workloadOf = (
   }
 }
 
-/** Row r again. */
-export const rowOf = (workload: Workload, r: number): WorkloadRow => ({
-  arrivalMicros: workload.arrivalMicros[r]!,
-  promptTokens: workload.promptTokens[r]!,
-  outputTokens: workload.outputTokens[r]!,
-  maxTokens: workload.maxTokens[r]! < 0 ? undefined : workload.maxTokens[r]!,
-  priority: workload.priority[r]!,
-  tenant: workload.tenants[workload.tenant[r]!]!,
-  ttftSloMicros: workload.ttftSloMicros[r]!,
-  after: workload.after[r]!,
-  thinkMicros: workload.thinkMicros[r]!,
-  blocks: Array.from(workload.blocks.subarray(workload.blockStart[r], workload.blockStart[r + 1])),
-})
-
 /** Two words of 32 bits over everything that a run depends on, as 16 hexadecimal digits. */
 export const workloadHash = (workload: Workload): string => {
   let a = 0x811c9dc5
