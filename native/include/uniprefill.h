@@ -12,6 +12,7 @@
  *     later are zero for older callers, and zero means the old behaviour.
  *   - Strides count elements, sizes count bytes. Indices are int32. Row-major unless strides say otherwise.
  *   - Device pointers must be aligned to 16 bytes. Streams are the backend's own type behind void *; NULL is its default.
+ *     CUDA operators run on the calling thread's current device; call each once before capturing it in a graph.
  *   - Operators may be called from any thread; calls that share a workspace must be ordered by the caller. A runner is
  *     used by one thread at a time; separate runners are independent. Handles may be destroyed in any order.
  *   - No exception leaves the library, and no input makes it read or write out of bounds.
