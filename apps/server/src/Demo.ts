@@ -26,7 +26,9 @@ export const demo = (settings: DemoSettings, json: boolean, executorOf: EngineLi
     const haystack = yield* Effect.flatMap(FileSystem.FileSystem, (files) =>
       files.readFileString(`${embeddedModel()}/demo/haystack.txt`),
     )
-    const services = yield* showing("loading the model …", Layer.build(EngineLive.layer(settings, [], executorOf)))
+    // The same prompt is answered again and again: every time from its first token.
+    const uncached = { ...settings, "prefix-caching": "off" } as const
+    const services = yield* showing("loading the model …", Layer.build(EngineLive.layer(uncached, [], executorOf)))
     const report = yield* runDemo({ ...settings, name: basename(directory), haystack, schedule }).pipe(
       Effect.provideContext(services),
     )
