@@ -8,7 +8,7 @@ import { decodeRecording, encodeLine, type Recording } from "@uniprefill/executo
 import { openRecording, readRecording } from "@uniprefill/executor/recording/RecordingFile"
 import { replay } from "@uniprefill/executor/recording/Replay"
 import { Memory } from "@uniprefill/scheduler/Memory"
-import { Scheduler } from "@uniprefill/scheduler/Scheduler"
+import { Ranking } from "@uniprefill/scheduler/Ranking"
 import { SlabPool } from "@uniprefill/scheduler/SlabPool"
 import { Effect } from "effect"
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest"
@@ -107,9 +107,8 @@ describe("a scheduler that decides otherwise", () => {
   })
 
   it("is told of a victim chosen otherwise", () => {
-    const inside = Scheduler.prototype as unknown as { isBehind: (...args: Array<unknown>) => boolean }
-    const { isBehind } = inside
-    vi.spyOn(inside, "isBehind").mockImplementation(function (this: unknown, ...args) {
+    const { isBehind } = Ranking.prototype
+    vi.spyOn(Ranking.prototype, "isBehind").mockImplementation(function (this: Ranking, ...args) {
       return !isBehind.apply(this, args)
     })
     expect(run().difference).toMatchObject({ step: expect.any(Number) })

@@ -205,6 +205,8 @@ export class Scheduler {
       const need = memory.decodeNeed(request)
       while (!memory.canGrow(request, need, true) && this.preempting.length === 0) {
         const victim = this.ranking.victimFor(request, this.bySlot, nowMicros) ?? request
+        // What has ended gives its slabs back with the step in flight that holds it: sooner than starting over.
+        if (victim === request && this.bySlot.some((one) => one !== null && one.endReason !== null)) break
         this.preempt(victim, sink)
         if (victim === request) break
       }

@@ -1,0 +1,421 @@
+import { randomKeep } from "@uniprefill/executor/KeepModel"
+import { denseSchedule, type DropSchedule } from "@uniprefill/model/DropSchedule"
+import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import type { CostModel } from "@uniprefill/scheduler/CostModel"
+import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
+import type { Policy } from "@uniprefill/scheduler/Policy"
+import { policyByName } from "@uniprefill/scheduler/policies/PolicyByName"
+import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
+import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { CheckedRunner } from "./CheckedRunner.ts"
+import { specOf } from "./Models.ts"
+import { type Scenario, type ScenarioRequest, smaller } from "./SwarmScenario.ts"
+
+/** A property of the serving loop that did not hold. */
+export class SwarmFailure extends Error {
+  constructor(step: number, cause: unknown) {
+    super(`step ${step}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
+    this.name = "SwarmFailure"
+  }
+}
+
+export interface SwarmOutcome {
+  readonly steps: number
+  readonly preemptions: number
+  readonly prefixHits: number
+  readonly failures: number
+  readonly ended: ReadonlyMap<FinishReason, number>
+}
+
+const full = { kind: "full", window: 0 } as const
+const specs = {
+  full: specOf([full, full, full, full]),
+  hybrid: specOf([full, full, { kind: "sliding", window: 96 }, { kind: "state", window: 0 }, full]),
+}
+const schedules: { readonly [M in keyof typeof specs]: DropSchedule } = {
+  full: {
+    ...denseSchedule,
+    dropLayers: [0, 2].map((layer) => ({ layer, p: 0.5 })),
+    block: 16,
+    sink: 16,
+    lastQ: 32,
+    minPromptTokens: 100,
+  },
+  hybrid: {
+    ...denseSchedule,
+    dropLayers: [{ layer: 1, p: 0.5 }],
+    block: 16,
+    sink: 16,
+    lastQ: 32,
+    minPromptTokens: 100,
+  },
+}
+
+/** Rows, whatever the segment: budgets cut prompts at chosen places. */
+const rowCost: CostModel = {
+  stepMicros: (load) => load.rows.reduce((sum, rows) => sum + rows, load.decodeRows),
+}
+
+/** Says things twice, leaves others out, changes its mind at every step, and would sacrifice the oldest first. */
+const adversarial: Policy = {
+  name: "adversarial",
+  order: (queue, now) =>
+    queue
+      .filter(({ id }) => (id * 7 + now) % 5 > 0)
+      .sort((a, b) => ((a.id * 31 + now) % 7) - ((b.id * 31 + now) % 7) || b.promptLength - a.promptLength)
+      .flatMap(({ id }) => [id, id]),
+  victims: (running) => running.sort((a, b) => a.id - b.id).map(({ id }) => id),
+}
+
+const lastEvent = ({ requests, failures }: Scenario): number =>
+  Math.max(0, ...failures, ...requests.map(({ at, abortAfter }) => at + Math.max(0, abortAfter)))
+
+/** Runs a scenario to its end. Throws {@link SwarmFailure} when an invariant breaks after any step, or when it does not end. */
+export const runScenario = (scenario: Scenario): SwarmOutcome => {
+  const run = new SwarmRun(scenario)
+  try {
+    return run.toEnd()
+  } catch (cause) {
+    throw new SwarmFailure(run.step, cause)
+  }
+}
+
+/** The smallest scenario found that still fails, and how. Cuts are tried for as long as any of them fails too. */
+export const shrink = (
+  failing: Scenario,
+  attempts = 2000,
+): { readonly scenario: Scenario; readonly message: string } => {
+  let scenario = failing
+  let message = failureOf(scenario) ?? "it does not fail"
+  for (let cut = true; cut;) {
+    cut = false
+    for (const candidate of smaller(scenario)) {
+      if (attempts-- <= 0) return { scenario, message }
+      const found = failureOf(candidate)
+      if (found === null) continue
+      scenario = candidate
+      message = found
+      cut = true
+      break
+    }
+  }
+  return { scenario, message }
+}
+
+/** The message of a scenario's failure, null where it holds. */
+export const failureOf = (scenario: Scenario): string | null => {
+  try {
+    runScenario(scenario)
+    return null
+  } catch (cause) {
+    return cause instanceof Error ? cause.message : String(cause)
+  }
+}
+
+interface Live {
+  readonly request: Request
+  readonly of: ScenarioRequest
+  readonly index: number
+  readonly outputs: Array<number>
+  /** Decided selections, as first seen. */
+  readonly bitmaps: Array<string>
+  ended: FinishReason | null
+}
+
+class SwarmRun {
+  step = 0
+  private readonly scenario: Scenario
+  private readonly driver: Driver
+  private readonly runner: CheckedRunner
+  private readonly config: DriverConfig
+  private readonly live = new Map<number, Live>()
+  private readonly orders: Array<(() => void) | StepPlan> = []
+  private opened = 0
+  private failures = 0
+  private now = 0
+
+  constructor(scenario: Scenario) {
+    this.scenario = scenario
+    const spec = specs[scenario.model]
+    const schedule = schedules[scenario.model]
+    const layout = makeKvLayout(spec, schedule, {
+      pageSize: scenario.pageSize,
+      kvElementBytes: 2,
+      carryElementBytes: 2,
+    })
+    const { slots } = scenario
+    const base = {
+      layout,
+      schedule,
+      slots,
+      stateSlots: layout.stateSlotBytes > 0 ? slots : 0,
+      maxRowsPerStep: Math.max(scenario.maxRowsPerStep, slots + 64),
+      costModel: rowCost,
+      policy: scenario.policy === "adversarial" ? adversarial : policyByName(scenario.policy)!,
+      stepBudgetMicros: scenario.budget,
+      idleStepBudgetMicros: scenario.budget * 2,
+      maxPrefillWaitMicros: 5,
+      protectAfter: scenario.protectAfter,
+      protectAfterMicros: 5000,
+      maxStepsInFlight: scenario.stepsInFlight,
+      maxModelLen: 4096,
+      maxWaiting: 1000,
+      maxWaitingTokens: 1_000_000,
+    }
+    const nothing = () => {}
+    const probe = new Driver(
+      { ...base, slabs: 1_000_000 },
+      { openSlot: nothing, closeSlot: nothing, submit: nothing, token: nothing, selected: nothing, finished: nothing },
+    )
+    let largest = 1
+    for (const { promptLength, maxTokens, drops } of scenario.requests) {
+      const outcome = probe.submit({ promptLength, maxTokens, drops }, 0)
+      if (outcome._tag === "Queued") largest = Math.max(largest, probe.scheduler.memory.worstCase(outcome.request))
+    }
+    const slabs = Math.ceil(largest * scenario.memory)
+    this.config = { ...base, slabs }
+    this.runner = new CheckedRunner(
+      { layout, schedule, maxRowsPerStep: base.maxRowsPerStep, maxTokens: 4096 },
+      { slabs, slots, stateSlots: base.stateSlots },
+      // Scoring again would choose otherwise: a key is of one opening of a slot.
+      randomKeep(5, [scenario.keep]),
+      (key, index) => this.sampled(key, index),
+    )
+    this.driver = new Driver(this.config, {
+      openSlot: (request) => this.open(request),
+      closeSlot: (slot) => {
+        this.orders.push(() => this.runner.closeSlot(slot))
+      },
+      submit: (plan) => {
+        this.orders.push(plan)
+      },
+      token: (request, token, index) => this.onToken(request, token, index),
+      selected: () => {},
+      finished: (request, reason) => this.onFinished(request, reason),
+    })
+  }
+
+  toEnd(): SwarmOutcome {
+    const { scenario } = this
+    const last = lastEvent(scenario)
+    // Once nothing new happens, this many steps are enough for everything, one chunk of one request at a time.
+    let left = 400
+    for (const { promptLength, maxTokens } of scenario.requests) left += 12 * (maxTokens + Math.ceil(promptLength / 16))
+    for (; ; this.step++) {
+      this.arrive()
+      this.abort(false)
+      if (scenario.failures.includes(this.step)) this.fail()
+      const worked = this.work()
+      if (this.step < last) continue
+      if (!worked) break
+      if (--left < 0) throw new Error(`not idle: ${this.driver.running} running, ${this.driver.waiting} waiting`)
+    }
+    this.checkIdle()
+    const ended = new Map<FinishReason, number>()
+    for (const one of this.live.values()) ended.set(one.ended!, (ended.get(one.ended!) ?? 0) + 1)
+    const { preemptions, memory } = this.driver.scheduler
+    return { steps: this.step, preemptions, prefixHits: memory.prefixHits, failures: this.failures, ended }
+  }
+
+  // ---------------------------------------------------------------------------------------------------- events
+
+  private arrive(): void {
+    for (const [index, of] of this.scenario.requests.entries()) {
+      if (of.at !== this.step) continue
+      const { promptLength, maxTokens, drops, tenant, priority, cached } = of
+      const submission: Submission = { promptLength, maxTokens, drops, tenant, priority }
+      const outcome = this.driver.submit(
+        cached ? { ...submission, pageKeys: this.keysOf(of, index) } : submission,
+        this.now,
+      )
+      if (outcome._tag !== "Queued") throw new Error(`request ${index} is refused: ${outcome.detail}`)
+      const { request } = outcome
+      this.live.set(request.id, { request, of, index, outputs: [], bitmaps: [], ended: null })
+    }
+  }
+
+  private abort(inFlight: boolean): void {
+    for (const { request, of } of this.live.values()) {
+      if (of.abortAfter >= 0 && of.abortInFlight === inFlight && of.at + of.abortAfter === this.step) {
+        this.driver.abort(request.id)
+        this.driver.checkIntegrity()
+      }
+    }
+  }
+
+  private fail(): void {
+    this.driver.tick(this.now)
+    if (this.driver.stepInFlight === 0) return
+    this.failures++
+    // Slots opened for steps that never ran are opened and closed all the same.
+    for (let i = this.orders.length - 1; i >= 0; i--) if (typeof this.orders[i] !== "function") this.orders.splice(i, 1)
+    this.driver.stepFailed()
+    this.driver.checkIntegrity()
+  }
+
+  /** Plans, and runs the oldest step. */
+  private work(): boolean {
+    const { driver } = this
+    const before = this.guarded()
+    driver.tick(this.now)
+    this.checkVictims(before)
+    driver.checkIntegrity()
+    let worked = false
+    while (this.orders.length > 0 && !worked) {
+      const order = this.orders.shift()!
+      if (typeof order === "function") {
+        order()
+        continue
+      }
+      const result = this.runner.step(order)
+      this.abort(true)
+      this.now++
+      driver.stepDone(result)
+      this.fillPages()
+      driver.checkIntegrity()
+      worked = true
+    }
+    if (!worked) this.abort(true)
+    for (const one of this.live.values()) if (one.ended === null) this.checkProgress(one)
+    return worked
+  }
+
+  // ------------------------------------------------------------------------------------------- content of slots
+
+  /** Token `position` of a prompt: the family's where it is shared. */
+  private promptToken(of: ScenarioRequest, index: number, position: number): number {
+    return position < of.shared ? of.family * 2000 + position : 10_000 + index * 2000 + position
+  }
+
+  private outputToken(index: number, position: number): number {
+    return 100_000 + index * 2000 + position
+  }
+
+  private open(request: Request): void {
+    const { of, index, outputs } = this.live.get(request.id)!
+    const tokens = new Int32Array(request.promptLength + outputs.length)
+    for (let i = 0; i < request.promptLength; i++) tokens[i] = this.promptToken(of, index, i)
+    tokens.set(outputs, request.promptLength)
+    const content = {
+      slot: request.slot,
+      key: request.id * 1000 + (this.opened++ % 1000),
+      tokens,
+      promptLength: request.promptLength,
+      drops: request.drops,
+      bitmaps: [...request.bitmaps],
+    }
+    this.orders.push(() => this.runner.openSlot(content))
+  }
+
+  /** A key for each full page: pages of equal tokens have equal ones. */
+  private keysOf(of: ScenarioRequest, index: number, outputs = 0): Array<string> {
+    const { pageSize } = this.scenario
+    return Array.from({ length: Math.floor((of.promptLength + outputs) / pageSize) }, (_, page) =>
+      (page + 1) * pageSize <= Math.min(of.shared, of.promptLength)
+        ? `family ${of.family} ${page}`
+        : `own ${index} ${page}`,
+    )
+  }
+
+  private sampled(key: number, index: number) {
+    const { of, index: place } = this.live.get(Math.floor(key / 1000))!
+    return { token: this.outputToken(place, index), stop: !of.stopString && of.stopAt === index }
+  }
+
+  private onToken(request: Request, token: number, position: number): void {
+    const one = this.live.get(request.id)!
+    if (one.ended !== null) throw new Error(`request ${request.id} gets a token after its end`)
+    if (position !== one.outputs.length || token !== this.outputToken(one.index, position)) {
+      throw new Error(`request ${request.id} gets token ${token} as number ${position} after ${one.outputs.length}`)
+    }
+    one.outputs.push(token)
+    if (one.of.stopString && one.of.stopAt === position) this.driver.finish(request.id, position + 1)
+  }
+
+  private onFinished(request: Request, reason: FinishReason): void {
+    const one = this.live.get(request.id)!
+    if (one.ended !== null) throw new Error(`request ${request.id} ends twice`)
+    one.ended = reason
+  }
+
+  private fillPages(): void {
+    for (const { request, of, index, outputs, ended } of this.live.values()) {
+      if (!of.cached || ended !== null || request.drops) continue
+      const keys = this.keysOf(of, index, outputs.length - 1)
+      for (let page = request.pageKeys.length; page < keys.length; page++)
+        this.driver.pageFilled(request.id, keys[page]!)
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------ properties
+
+  /** The protected request that comes before all others, where it runs: nobody's victim. */
+  private guarded(): { readonly request: Request; readonly preemptions: number } | null {
+    const { scheduler } = this.driver
+    let front: Request | null = null
+    for (const { request, ended } of this.live.values()) {
+      if (
+        ended === null &&
+        scheduler["ranking"].isProtected(request, this.now) &&
+        (front === null || request.id < front.id)
+      ) {
+        front = request
+      }
+    }
+    return front === null ? null : { request: front, preemptions: front.preemptions }
+  }
+
+  private checkVictims(front: ReturnType<SwarmRun["guarded"]>): void {
+    // With two steps planned in a tick, the first may have put an older request in front.
+    const isStillFirst = this.guarded()?.request === front?.request
+    if (front !== null && isStillFirst && front.request.preemptions > front.preemptions) {
+      throw new Error(`request ${front.request.id}, protected and first of all, is preempted`)
+    }
+  }
+
+  private checkProgress(one: Live): void {
+    const { request } = one
+    for (const [segment, bitmap] of request.bitmaps.entries()) {
+      const text = bitmap.join(" ")
+      const first = (one.bitmaps[segment] ??= text)
+      if (text !== first) throw new Error(`request ${request.id} has selected again after segment ${segment}`)
+    }
+    if (request.bitmaps.length < one.bitmaps.length) throw new Error(`request ${request.id} has forgotten a selection`)
+    const work = this.config.maxWaiting
+    if (request.bypasses > work) throw new Error(`request ${request.id} was passed over ${request.bypasses} times`)
+    const { protectAfter } = this.config
+    const rivals = this.scenario.requests.length
+    if (request.bypasses > protectAfter + rivals) {
+      throw new Error(
+        `request ${request.id} was passed over ${request.bypasses} times, protected after ${protectAfter}`,
+      )
+    }
+  }
+
+  private checkIdle(): void {
+    const { driver, runner } = this
+    for (let order = this.orders.shift(); order !== undefined; order = this.orders.shift()) {
+      if (typeof order === "function") order()
+    }
+    const { pool, cache, reserved } = driver.scheduler.memory
+    if (driver.running + driver.waiting > 0) {
+      throw new Error(`idle with ${driver.running} running and ${driver.waiting} waiting`)
+    }
+    if (pool.used !== cache.slabs || reserved !== 0) {
+      throw new Error(`idle with ${pool.used} slabs used, ${cache.slabs} cached, ${reserved} reserved`)
+    }
+    if (runner.openSlots > 0) throw new Error(`idle with ${runner.openSlots} slots open`)
+    // After a failure the next plan tells the executor which cached slabs are free.
+    const untold = driver.scheduler.memory["pendingDrops"].length
+    if (runner.free + untold !== pool.free) {
+      throw new Error(`${runner.free} slabs are free for the executor, ${pool.free - untold} by the books`)
+    }
+    for (const { request, of, outputs, ended } of this.live.values()) {
+      const expected = ended === "length" ? of.maxTokens : ended === "stop" ? of.stopAt + 1 : outputs.length
+      const allowed = ended === "abort" ? of.abortAfter >= 0 : ended === "error" ? this.failures > 0 : true
+      if (ended === null || !allowed || outputs.length !== expected) {
+        throw new Error(`request ${request.id} ends with ${ended} after ${outputs.length} tokens of ${expected}`)
+      }
+    }
+  }
+}

@@ -1,0 +1,139 @@
+/** A scenario as data: what a seed stands for, and what shrinking cuts down. Times are steps of the scenario. */
+export interface Scenario {
+  readonly model: "full" | "hybrid"
+  readonly pageSize: number
+  readonly slots: number
+  /** Slabs of the pool, as a multiple of what the largest request can need. */
+  readonly memory: number
+  readonly budget: number
+  readonly maxRowsPerStep: number
+  readonly stepsInFlight: 1 | 2
+  readonly protectAfter: number
+  readonly policy: string
+  /** Share of blocks that selections keep. */
+  readonly keep: number
+  /** Steps before which everything in flight fails. */
+  readonly failures: ReadonlyArray<number>
+  readonly requests: ReadonlyArray<ScenarioRequest>
+}
+
+export interface ScenarioRequest {
+  /** The step before which it arrives. */
+  readonly at: number
+  readonly promptLength: number
+  readonly maxTokens: number
+  readonly drops: boolean
+  /** The first `shared` tokens are those of the family. */
+  readonly family: number
+  readonly shared: number
+  /** Whether its pages have keys. */
+  readonly cached: boolean
+  readonly tenant: string
+  readonly priority: number
+  /** The step after its arrival during (`inFlight`) or before which it is aborted; −1 for never. */
+  readonly abortAfter: number
+  readonly abortInFlight: boolean
+  /** The output token that stops it, sampled by the model or found in its text; −1 for never. */
+  readonly stopAt: number
+  readonly stopString: boolean
+}
+
+/** Which features a seed has is drawn first, then their sizes: most scenarios lack most features, so that each is met alone. */
+export const drawScenario = (seed: number): Scenario => {
+  const draw = generator(seed)
+  const chance = (share: number) => draw(1_000_000) < share * 1_000_000
+  const between = (least: number, most: number) => least + draw(most - least + 1)
+  const oneOf = <A>(...values: ReadonlyArray<A>): A => values[draw(values.length)]!
+  const has = {
+    bursts: chance(0.4),
+    hugePrompts: chance(0.3),
+    oneToken: chance(0.3),
+    longOutputs: chance(0.4),
+    aborts: chance(0.4),
+    stops: chance(0.3),
+    sharing: chance(0.6),
+    failures: chance(0.25),
+    tinyMemory: chance(0.6),
+  }
+  const count = between(1, 14)
+  const requests = Array.from({ length: count }, (): ScenarioRequest => {
+    const promptLength = has.hugePrompts && chance(0.3) ? between(600, 1500) : oneOf(between(1, 90), between(100, 500))
+    const maxTokens = has.oneToken && chance(0.6) ? 1 : has.longOutputs ? between(20, 260) : between(1, 40)
+    return {
+      at: has.bursts ? oneOf(0, 0, 7) : draw(40),
+      promptLength,
+      maxTokens,
+      drops: chance(0.6),
+      family: draw(2),
+      shared: has.sharing ? oneOf(promptLength, between(0, promptLength), 64 * draw(8)) : 0,
+      cached: has.sharing && chance(0.8),
+      tenant: oneOf("a", "b"),
+      priority: draw(3),
+      abortAfter: has.aborts && chance(0.5) ? oneOf(draw(4), draw(60)) : -1,
+      abortInFlight: chance(0.7),
+      stopAt: has.stops && chance(0.6) ? draw(maxTokens) : -1,
+      stopString: chance(0.5),
+    }
+  })
+  return {
+    model: chance(0.3) ? "hybrid" : "full",
+    pageSize: oneOf(64, 64, 128),
+    slots: oneOf(1, 2, 3, 5, 8),
+    memory: has.tinyMemory ? 1 + draw(40) / 100 : 4,
+    budget: oneOf(70, 150, 400, 5000),
+    maxRowsPerStep: oneOf(80, 256, 1024),
+    stepsInFlight: oneOf(1, 2, 2),
+    protectAfter: between(1, 4),
+    policy: oneOf("fcfs", "priority", "shortest-prefill", "fair-share", "adversarial", "adversarial"),
+    keep: oneOf(0, 0.3, 0.6, 1),
+    failures: has.failures ? Array.from({ length: between(1, 3) }, () => draw(50)) : [],
+    requests,
+  }
+}
+
+/** Integers below a bound, from a seed alone. */
+const generator = (seed: number): ((below: number) => number) => {
+  let state = (seed * 0x9e3779b9) >>> 0
+  return (below) => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let hash = Math.imul(state ^ (state >>> 15), state | 1)
+    hash ^= hash + Math.imul(hash ^ (hash >>> 7), hash | 61)
+    return Math.floor((((hash ^ (hash >>> 14)) >>> 0) / 0x1_0000_0000) * below)
+  }
+}
+
+/** The scenario with one thing less in it, the largest cuts first. */
+export function* smaller(scenario: Scenario): Generator<Scenario> {
+  const { requests, failures } = scenario
+  const half = Math.ceil(requests.length / 2)
+  if (requests.length > 2) {
+    yield { ...scenario, requests: requests.slice(0, half) }
+    yield { ...scenario, requests: requests.slice(half) }
+  }
+  if (requests.length > 1) {
+    for (let i = 0; i < requests.length; i++) yield { ...scenario, requests: requests.toSpliced(i, 1) }
+  }
+  for (let i = 0; i < failures.length; i++) yield { ...scenario, failures: failures.toSpliced(i, 1) }
+  if (scenario.model === "hybrid") yield { ...scenario, model: "full" }
+  if (scenario.policy !== "fcfs") yield { ...scenario, policy: "fcfs" }
+  if (scenario.stepsInFlight === 2) yield { ...scenario, stepsInFlight: 1 }
+  if (scenario.memory !== 4) yield { ...scenario, memory: 4 }
+  if (scenario.maxRowsPerStep !== 1024) yield { ...scenario, maxRowsPerStep: 1024 }
+  if (scenario.budget !== 5000) yield { ...scenario, budget: 5000 }
+  const plain = { abortAfter: -1, stopAt: -1, cached: false, shared: 0, at: 0, drops: false, priority: 0 } as const
+  for (const [i, request] of requests.entries()) {
+    const replaced = (changes: Partial<ScenarioRequest>) => ({
+      ...scenario,
+      requests: requests.with(i, { ...request, ...changes }),
+    })
+    for (const [field, value] of Object.entries(plain)) {
+      if (request[field as keyof typeof plain] !== value) yield replaced({ [field]: value })
+    }
+    for (const field of ["promptLength", "maxTokens", "at", "shared"] as const) {
+      const value = request[field]
+      for (const less of [Math.floor(value / 2), value - 64, value - 1]) {
+        if (less >= (field === "at" || field === "shared" ? 0 : 1) && less < value) yield replaced({ [field]: less })
+      }
+    }
+  }
+}

@@ -1,0 +1,43 @@
+import { expect, it } from "vitest"
+import { runScenario, shrink, SwarmFailure, type SwarmOutcome } from "./Swarm.ts"
+import { drawScenario } from "./SwarmScenario.ts"
+
+/** UNIPREFILL_SWARM_SEED runs one seed, UNIPREFILL_SWARM_SEEDS that many from 1 on. */
+const one = process.env["UNIPREFILL_SWARM_SEED"]
+const count = Number(process.env["UNIPREFILL_SWARM_SEEDS"] ?? 100)
+const seeds = one === undefined ? Array.from({ length: count }, (_, i) => i + 1) : [Number(one)]
+
+/** The scenario of a seed, or its failure with the line that reproduces it and a scenario cut down to what matters. */
+const run = (seed: number): SwarmOutcome => {
+  const scenario = drawScenario(seed)
+  try {
+    return runScenario(scenario)
+  } catch (cause) {
+    if (!(cause instanceof SwarmFailure)) throw cause
+    const least = shrink(scenario)
+    throw new Error(
+      `seed ${seed}, ${cause.message}\n` +
+        `reproduce: UNIPREFILL_SWARM_SEED=${seed} npx vitest run test/simulation/swarm.test.ts\n` +
+        `cut down: ${least.message}\n${JSON.stringify(least.scenario)}`,
+      { cause },
+    )
+  }
+}
+
+it(`${seeds.length} random scenarios keep every invariant after every step and come to an end`, () => {
+  const outcomes = seeds.map(run)
+  const sum = (of: (outcome: SwarmOutcome) => number) => outcomes.reduce((total, outcome) => total + of(outcome), 0)
+  const totals = {
+    steps: sum(({ steps }) => steps),
+    preemptions: sum(({ preemptions }) => preemptions),
+    prefixHits: sum(({ prefixHits }) => prefixHits),
+    failures: sum(({ failures }) => failures),
+    aborted: sum(({ ended }) => ended.get("abort") ?? 0),
+    stopped: sum(({ ended }) => ended.get("stop") ?? 0),
+  }
+  console.log(totals)
+  // The scenarios do meet what they are for.
+  const least = one === undefined ? Math.floor(count / 10) : 0
+  for (const [name, total] of Object.entries(totals))
+    expect({ name, enough: total >= least }).toEqual({ name, enough: true })
+}, 1_200_000)
