@@ -200,7 +200,7 @@ export class DeviceCostModel implements CostModel {
 }
 
 /** Length of the prompt whose causal pass has as many keys a row as the segment's prefill rows have on average. */
-const attendedTokens = (load: StepLoad, s: number): number => (2 * load.pairs[s]!) / load.rows[s]!
+const attendedTokens = (load: StepLoad, s: number): number => (2 * load.pairs[s]!) / load.rows[s]! - 1
 
 /** count · (1 − (1 − active / count)^rows), by repeated multiplication so that it is equal on every machine. */
 const expectedExperts = (count: number, active: number, maxRows: number): Float64Array => {

@@ -1,0 +1,203 @@
+import { decodeCalibration } from "@uniprefill/cost-model/Calibration"
+import { weightBytes } from "@uniprefill/cost-model/ModelShape"
+import { operationWork } from "@uniprefill/cost-model/OperationWork"
+import { RateCurve } from "@uniprefill/cost-model/RateCurve"
+import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import { denseSchedule } from "@uniprefill/model/DropSchedule"
+import { StepLoad } from "@uniprefill/scheduler/StepLoad"
+import { devices } from "@uniprefill/simulator/device/Devices"
+import { decodeKeepFile } from "@uniprefill/simulator/scenario/KeepFile"
+import { keptShare, paperKeep } from "@uniprefill/simulator/model/KeepProfile"
+import { modelPresets } from "@uniprefill/simulator/model/ModelPresets"
+import { SelectionDraw } from "@uniprefill/simulator/model/SelectionDraw"
+import { scenarioFields } from "@uniprefill/simulator/scenario/ScenarioFields"
+import { keptRows } from "@uniprefill/model/Selection"
+import { driverConfig } from "@uniprefill/simulator/Setup"
+import { describe, expect, it } from "vitest"
+import { experimentOf, noHost } from "./Experiments.ts"
+
+const costsOf = (scenario: Parameters<typeof experimentOf>[0]) =>
+  driverConfig(experimentOf({ host: noHost, ...scenario }).setup).costModel
+
+describe("a whole dense prefill on an H200", () => {
+  const costs = costsOf({ schedule: "off" })
+
+  // Measured: one Llama-3.1-8B layer by the best library calls, times 32.
+  it.each([
+    [8192, 185],
+    [16_384, 438],
+    [32_768, 1113],
+    [65_536, 3323],
+    [131_072, 10_848],
+  ])("of %d tokens takes the measured %d ms, less the last layer's trim", (tokens, milliseconds) => {
+    const load = new StepLoad(1)
+    load.addRows(1, 0, 0, tokens, tokens, tokens)
+    const predicted = costs.stepMicros(load) / 1000
+    expect(predicted / milliseconds).toBeGreaterThan(0.94)
+    expect(predicted / milliseconds).toBeLessThan(1.02)
+    expect(costs.outside(load)).toEqual([])
+  })
+
+  it("of a size that was not measured says so", () => {
+    const load = new StepLoad(1)
+    load.addRows(1, 0, 0, 1000, 1000, 1000)
+    expect(costs.outside(load).join()).toMatch(
+      /matrix products of 1000 rows, measured 8192 to 131072.*attention as in 1000 tokens/,
+    )
+  })
+})
+
+describe("decoding", () => {
+  const decode = (scenario: Parameters<typeof experimentOf>[0], rows: number, keys: number) => {
+    const load = new StepLoad(1)
+    load.decodeRows = rows
+    load.decodeKeys[0] = rows * keys
+    return costsOf({ schedule: "off", ...scenario }).stepMicros(load)
+  }
+
+  it("one row reads every weight but the embedding once", () => {
+    const { shape } = modelPresets.get("llama-3.1-8b")!
+    const { hiddenSize, vocabSize } = shape.spec
+    const bytes = weightBytes(shape) - hiddenSize * vocabSize * 2
+    expect(decode({}, 1, 0)).toBe(Math.ceil(bytes / 4.3e6))
+  })
+
+  it("a key costs the reading of its K and V in every layer", () => {
+    expect((decode({}, 64, 10_000) - decode({}, 64, 0)) / ((64 * 10_000 * 32 * 2 * 8 * 128 * 2) / 4.3e6)).toBeCloseTo(
+      1,
+      3,
+    )
+  })
+
+  it("reads as many experts as rows are expected to pass", () => {
+    const qwen = { model: "qwen3-next-80b-a3b", tensorParallel: 2 }
+    const [one, many, all] = [1, 64, 256].map((rows) => decode(qwen, rows, 0)) as [number, number, number]
+    const perExpert = (48 * 3 * 2048 * 512 * 2) / 2 / 4.3e6
+    expect((many - one) / perExpert).toBeGreaterThan(512 * (1 - (1 - 10 / 512) ** 64) - 10)
+    expect((all - one) / perExpert).toBeGreaterThan(500 - 10)
+  })
+})
+
+describe("tensor parallel ranks", () => {
+  const { shape } = modelPresets.get("llama-3.1-8b")!
+  const layout = makeKvLayout(shape.spec, denseSchedule, { pageSize: 128, kvElementBytes: 2, carryElementBytes: 2 })
+  const [one, two, sixteen] = [1, 2, 16].map((ranks) => operationWork(shape, layout, ranks)[0]!)
+
+  it("share the work", () => {
+    expect(two!.rowFlops / one!.rowFlops).toBeCloseTo(0.5, 12)
+    expect(two!.pairFlops / one!.pairFlops).toBe(0.5)
+    expect(two!.decodeKeyBytes / one!.decodeKeyBytes).toBe(0.5)
+  })
+
+  it("replicate K/V heads where there are fewer of them", () => {
+    expect(sixteen!.decodeKeyBytes / one!.decodeKeyBytes).toBe(1 / 8)
+  })
+
+  it("reduce after attention and after the MLP of every layer", () => {
+    expect([one!.reductions, two!.reductions]).toEqual([0, 64])
+    expect(two!.decodeLinkBytes).toBe(64 * 4096 * 2)
+  })
+})
+
+it("models have the parameters that their names say", () => {
+  const billions = [...modelPresets].map(([name, { shape }]) => [name, weightBytes(shape) / 2e9] as const)
+  const expected: Record<string, number> = {
+    "llama-3.1-8b": 8.03,
+    "llama-3.1-70b": 70.6,
+    "gemma-3-12b": 11.8,
+    "qwen3-next-80b-a3b": 79.7,
+  }
+  for (const [name, parameters] of billions) expect(parameters / expected[name]!).toBeCloseTo(1, 1)
+})
+
+it("only what was measured is called calibrated", () => {
+  expect([...devices.values()].filter((device) => device.calibration !== null).map((device) => device.name)).toEqual([
+    "h200",
+  ])
+})
+
+it("a rate between two points lies on their line, beyond them at the nearest", () => {
+  const curve = new RateCurve([
+    { at: 10, teraFlops: 1 },
+    { at: 20, teraFlops: 2 },
+    { at: 40, teraFlops: 1 },
+  ])
+  expect([5, 10, 15, 20, 30, 40, 99].map((at) => curve.flopsPerMicro(at) / 1e6)).toEqual([1, 1, 1.5, 2, 1.5, 1, 1])
+  expect([9, 10, 40, 41].map((at) => curve.covers(at))).toEqual([false, true, true, false])
+})
+
+describe("a calibration file", () => {
+  it.each([
+    [{ version: 2 }, "version is 2, expected 1"],
+    [{ gemm: [] }, "gemm is not a list of points"],
+    [
+      {
+        gemm: [
+          { at: 2, teraFlops: 1 },
+          { at: 2, teraFlops: 1 },
+        ],
+      },
+      "gemm.1.at is 2 after 2; points ascend",
+    ],
+    [{ attention: [{ at: 2, teraFlops: "fast" }] }, 'attention.0.teraFlops is "fast", expected a number above 0'],
+    [{ copyTeraBytes: 0 }, "copyTeraBytes is 0, expected a number above 0"],
+    [{ speed: 1 }, 'unknown field "speed"'],
+  ])("with %j is refused", (change, message) => {
+    expect(() => decodeCalibration({ ...devices.get("h200")!.calibration, ...change })).toThrow(message)
+  })
+})
+
+describe("kept shares", () => {
+  it("are the profile's at its lengths, and on lines between", () => {
+    expect(keptShare(paperKeep, 131_072, 5, 6)).toBe(0.24)
+    expect(keptShare(paperKeep, 500, 0, 6)).toBe(1)
+    expect(keptShare(paperKeep, 1_000_000, 0, 6)).toBe(0.74)
+    expect(keptShare(paperKeep, 98_304, 5, 6)).toBeCloseTo((0.45 + 0.24) / 2, 12)
+    // Three drop layers take the first, a middle and the last of six.
+    expect([0, 1, 2].map((drop) => Number(keptShare(paperKeep, 131_072, drop, 3).toFixed(9)))).toEqual([
+      0.74, 0.49, 0.24,
+    ])
+  })
+
+  it("are what drawn selections keep, nested and forced rows included", () => {
+    const draw = new SelectionDraw(1, paperKeep, 6)
+    const shape = { block: 64, sink: 128, lastQ: 128 }
+    const sums = new Float64Array(6)
+    const prompts = 200
+    for (let request = 0; request < prompts; request++) {
+      let rows = 65_536
+      for (let segment = 0; segment < 6; segment++) {
+        const bitmap = draw.select(request, 65_536, segment, { rows, ...shape })
+        const kept = keptRows(bitmap, { rows, ...shape })
+        expect(kept).toBeLessThanOrEqual(rows)
+        expect(kept).toBeGreaterThanOrEqual(256)
+        rows = kept
+        sums[segment]! += kept / 65_536 / prompts
+      }
+    }
+    for (const [drop, share] of paperKeep.points[2]!.kept.entries()) expect(sums[drop]).toBeCloseTo(share, 2)
+  })
+
+  it("come from files that are checked", () => {
+    const file = {
+      format: "uniprefill-keep",
+      version: 1,
+      source: "measured",
+      note: "n",
+      points: [{ tokens: 1, kept: [0.5, 0.4] }],
+    }
+    expect(decodeKeepFile("k", file)).toMatchObject({ source: "measured", accuracy: "unknown" })
+    expect(() => decodeKeepFile("k", { ...file, source: "guessed" })).toThrow('k: source is "guessed"')
+    expect(() => decodeKeepFile("k", { ...file, points: [{ tokens: 1, kept: [0.4, 0.5] }] })).toThrow(
+      "k: points.0.kept.1 is 0.5; shares are from 0 to 1 and never grow",
+    )
+    expect(() => decodeKeepFile("k", null)).toThrow("k: format and version")
+  })
+})
+
+it("every field of a scenario has a flag of its own, a description and a default", () => {
+  expect(new Set(scenarioFields.map((field) => field.flag)).size).toBe(scenarioFields.length)
+  for (const { path, description, defaultValue } of scenarioFields) {
+    expect([path, description.length > 10, defaultValue !== undefined]).toEqual([path, true, true])
+  }
+})
