@@ -48,3 +48,12 @@ it("shrinks a failing scenario to what the failure needs", () => {
   expect(scenario.model).toBeUndefined()
   expect(runs).toBeLessThan(400)
 })
+
+it("takes a smaller scenario that cannot be built for one that breaks nothing", () => {
+  const faultOf = (scenario: Scenario) => {
+    if ((scenario.engine?.maxRowsPerStep ?? 0) < 100) throw new Error("cannot be built")
+    return "made-up"
+  }
+  const { scenario } = shrink({ engine: { maxRowsPerStep: 200, slots: 4 }, workload: { requests: 8 } }, faultOf)
+  expect(scenario).toEqual({ engine: { maxRowsPerStep: 200 }, workload: { requests: 1 } })
+})

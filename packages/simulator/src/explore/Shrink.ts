@@ -21,7 +21,7 @@ export const shrink = (failing: Scenario, faultOf: FaultOf, maxRuns = 400): Shru
   const accept = (candidate: Scenario): boolean => {
     if (runs >= maxRuns) return false
     runs++
-    if (faultOf(candidate) !== fault) return false
+    if (faultIfAny(faultOf, candidate) !== fault) return false
     best = candidate
     return true
   }
@@ -31,6 +31,15 @@ export const shrink = (failing: Scenario, faultOf: FaultOf, maxRuns = 400): Shru
   }
   while (step()) {}
   return { scenario: best, runs }
+}
+
+/** A scenario that cannot be built breaks nothing. */
+const faultIfAny = (faultOf: FaultOf, candidate: Scenario): string | null => {
+  try {
+    return faultOf(candidate)
+  } catch {
+    return null
+  }
 }
 
 function* candidates(scenario: Scenario): Generator<Scenario> {
