@@ -83,7 +83,7 @@ export const runScenario = (scenario: Scenario): SwarmOutcome => {
 /** The smallest scenario found that still fails, and how. Cuts are tried for as long as any of them fails too. */
 export const shrink = (
   failing: Scenario,
-  attempts = 2000,
+  attempts = 400,
 ): { readonly scenario: Scenario; readonly message: string } => {
   let scenario = failing
   let message = failureOf(scenario) ?? "it does not fail"
@@ -351,18 +351,16 @@ class SwarmRun {
 
   /** The protected request that comes before all others, where it runs: nobody's victim. */
   private guarded(): { readonly request: Request; readonly preemptions: number } | null {
-    const { scheduler } = this.driver
     let front: Request | null = null
     for (const { request, ended } of this.live.values()) {
-      if (
-        ended === null &&
-        scheduler["ranking"].isProtected(request, this.now) &&
-        (front === null || request.id < front.id)
-      ) {
-        front = request
-      }
+      if (ended === null && this.isProtected(request) && (front === null || request.id < front.id)) front = request
     }
     return front === null ? null : { request: front, preemptions: front.preemptions }
+  }
+
+  private isProtected({ bypasses, preemptions, arrivedMicros }: Request): boolean {
+    const { protectAfter, protectAfterMicros } = this.config
+    return bypasses + preemptions >= protectAfter || this.now - arrivedMicros > protectAfterMicros
   }
 
   private checkVictims(front: ReturnType<SwarmRun["guarded"]>): void {
@@ -381,11 +379,9 @@ class SwarmRun {
       if (text !== first) throw new Error(`request ${request.id} has selected again after segment ${segment}`)
     }
     if (request.bitmaps.length < one.bitmaps.length) throw new Error(`request ${request.id} has forgotten a selection`)
-    const work = this.config.maxWaiting
-    if (request.bypasses > work) throw new Error(`request ${request.id} was passed over ${request.bypasses} times`)
-    const { protectAfter } = this.config
-    const rivals = this.scenario.requests.length
-    if (request.bypasses > protectAfter + rivals) {
+    const { protectAfter, slots } = this.config
+    // Protected from the next plan on; until then one plan may admit as many as there are slots.
+    if (request.bypasses >= protectAfter + slots) {
       throw new Error(
         `request ${request.id} was passed over ${request.bypasses} times, protected after ${protectAfter}`,
       )

@@ -1,0 +1,133 @@
+/**
+ * Defects that a scheduler like this one has had, each planted in ours: the swarm must find it within its first seeds, and cut the
+ * scenario that shows it down to something small. A swarm that finds nothing proves nothing.
+ */
+import { Memory } from "@uniprefill/scheduler/Memory"
+import { PrefixCache } from "@uniprefill/scheduler/PrefixCache"
+import { Ranking } from "@uniprefill/scheduler/Ranking"
+import { Request } from "@uniprefill/scheduler/Request"
+import { Scheduler } from "@uniprefill/scheduler/Scheduler"
+import { SlabPool } from "@uniprefill/scheduler/SlabPool"
+import { afterEach, expect, it, vi } from "vitest"
+import { failureOf, runScenario, shrink } from "./Swarm.ts"
+import { drawScenario } from "./SwarmScenario.ts"
+
+afterEach(() => {
+  vi.restoreAllMocks()
+})
+
+/** Replaces a method, private ones included; the replacement gets the original. */
+const plant = <T extends object>(
+  target: T,
+  name: string,
+  replacement: (this: any, original: (...args: Array<any>) => any, ...args: Array<any>) => unknown,
+): void => {
+  const inside = target as Record<string, (...args: Array<any>) => any>
+  const original = inside[name]!
+  vi.spyOn(inside, name).mockImplementation(function (this: unknown, ...args) {
+    return replacement.call(this, (...given) => original.apply(this, given), ...args)
+  })
+}
+
+/** Seeds that a mutant may take to be found. */
+const seeds = 100
+
+const mutants: Readonly<Record<string, () => void>> = {
+  "slabs released before the step in flight has ended": () => plant(Scheduler.prototype, "isInFlight", () => false),
+
+  "a slab given back in a plan and granted again by the same one": () =>
+    plant(SlabPool.prototype, "release", function (original, slab) {
+      original(slab, 0)
+    }),
+
+  "pages published before the step that computes them has committed": () =>
+    plant(Scheduler.prototype, "addItem", function (original, request, ...rest) {
+      original(request, ...rest)
+      if (request.segment === 0 && request.pageKeys.length > 0) this.memory.publish(request, request.computedRows)
+    }),
+
+  "a shared page written without a copy": () =>
+    plant(Memory.prototype, "hits", function (original, request) {
+      const pages = original(request)
+      if (pages.length > 0 || !request.drops) return pages
+      const { pageSize } = this.layout
+      const page = this.cache.get(this.keyOf(request, Math.floor(request.promptLength / pageSize) - 1))
+      return page === undefined ? [] : [page]
+    }),
+
+  "a segment that ends one row early": () =>
+    plant(Request.prototype, "prefillRows", function (original, segment) {
+      const rows = original(segment)
+      return segment > 0 && this.drops && this.phase === "prefill" ? rows - 1 : rows
+    }),
+
+  "selections made again on resume": () =>
+    plant(Request.prototype, "restart", function (original) {
+      original()
+      this.bitmaps.length = 0
+      this.keptRows.length = 1
+    }),
+
+  "reservations not subtracted at admission": () =>
+    vi.spyOn(Memory.prototype, "unreserved", "get").mockImplementation(function (this: Memory) {
+      return this.available
+    }),
+
+  "an unfair victim: the oldest, protected or not": () =>
+    plant(Ranking.prototype, "victimFor", (_original, request, bySlot) => {
+      const running = bySlot.filter((one: Request | null) => one !== null && one.endReason === null && !one.preempting)
+      return running.reduce((a: Request | null, b: Request) => (a === null || b.id < a.id ? b : a), null) ?? request
+    }),
+
+  "a window freed by the wrong index": () =>
+    plant(Memory.prototype, "slide", function (original, request, table, nextRow, plan) {
+      original(request, table, nextRow + this.layout.pageSize, plan)
+    }),
+
+  "a kept set applied one step late": () =>
+    plant(Scheduler.prototype, "commitSelections", function (original, result, sink) {
+      const late = this.late
+      this.late = { selections: { data: result.selections.data.slice(), length: result.selections.length } }
+      if (late !== undefined) original(late, sink)
+    }),
+
+  "carries kept after they are read": () =>
+    plant(Memory.prototype, "trim", function (original, request, table, rows) {
+      if (this.layout.tables[table].kind !== "carry") original(request, table, rows)
+    }),
+
+  "a cached page evicted while a request uses it": () =>
+    plant(PrefixCache.prototype, "acquire", (_original, page) => {
+      page.users++
+    }),
+
+  "a protected request that is not served first": () => plant(Ranking.prototype, "isProtected", () => false),
+
+  "pages of the next decode row granted a row late": () =>
+    plant(Memory.prototype, "grow", function (original, request, table, rows, plan) {
+      original(request, table, request.phase === "decode" ? rows - 1 : rows, plan)
+    }),
+
+  "a budget that ignores the decodes beside": () =>
+    plant(Scheduler.prototype, "planPrefill", function (original, ...args) {
+      const { decodeRows } = this.load
+      this.load.decodeRows = 0
+      original(...args)
+      this.load.decodeRows = decodeRows
+    }),
+}
+
+it("without a mutant the same seeds hold", () => {
+  for (let seed = 1; seed <= 20; seed++) expect(failureOf(drawScenario(seed))).toBeNull()
+})
+
+it.each(Object.keys(mutants))("%s: is found, and shown in a small scenario", (name) => {
+  mutants[name]!()
+  let seed = 1
+  while (seed <= seeds && failureOf(drawScenario(seed)) === null) seed++
+  expect(seed, `not found in ${seeds} seeds`).toBeLessThanOrEqual(seeds)
+  const { scenario, message } = shrink(drawScenario(seed))
+  console.log(`${name}: seed ${seed}, ${scenario.requests.length} requests: ${message}\n  ${JSON.stringify(scenario)}`)
+  expect(() => runScenario(scenario)).toThrow(message)
+  expect(scenario.requests.length).toBeLessThanOrEqual(6)
+})
