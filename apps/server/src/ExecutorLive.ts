@@ -8,7 +8,7 @@ import type { ExecutorOf } from "./EngineLive.ts"
 import { UsageError } from "./UsageError.ts"
 
 /** The executor that --executor names. */
-export const executorLive: ExecutorOf = ({ directory, spec, schedule }, settings) => {
+export const executorLive: ExecutorOf = ({ directory, spec, schedule, scheduleFingerprint }, settings) => {
   const { executor, threads } = settings
   const common = {
     spec,
@@ -37,6 +37,6 @@ export const executorLive: ExecutorOf = ({ directory, spec, schedule }, settings
         ),
       )
     default:
-      return layerCpu({ ...common, directory, threads })
+      return layerCpu({ ...common, directory, scheduleFingerprint, threads })
   }
 }

@@ -13,6 +13,8 @@ export interface CpuOptions {
   readonly directory: string
   readonly spec: ModelSpec
   readonly schedule: DropSchedule
+  /** The model that the schedule was made for, as its file says: 16 hexadecimal digits; another one is refused. */
+  readonly scheduleFingerprint?: string | null | undefined
   /** Memory for K, V and carry rows: as many slabs as fit. Committed by the system as it is touched. */
   readonly memoryBytes: number
   /** Rows of a KV page. */
@@ -54,6 +56,7 @@ const make = (options: CpuOptions): Effect.Effect<Executor["Service"], ExecutorE
       (opened) => Effect.sync(() => opened.close()),
     )
     yield* attempt(`load ${directory}`, () => checkSpec(spec, model))
+    yield* attempt(`load ${directory}`, () => checkFingerprint(options.scheduleFingerprint ?? null, model))
     const runner = yield* Effect.acquireRelease(
       attempt(starting, () =>
         model.createRunner({
@@ -142,6 +145,14 @@ const checkSpec = (spec: ModelSpec, model: NativeModel): void => {
   ]
   for (const [field, given, read] of pairs) {
     if (given !== read) throw invalid("check model", `the spec's ${field} is ${given}, the native library read ${read}`)
+  }
+}
+
+/** Which layers may drop is a property of the weights: a schedule is good for the model that it was measured on. */
+const checkFingerprint = (made: string | null, model: NativeModel): void => {
+  const own = model.describe().fingerprint.toString(16).padStart(16, "0")
+  if (made !== null && made !== own) {
+    throw invalid("check drop schedule", `it was made for model ${made}, this one is ${own}`)
   }
 }
 

@@ -252,3 +252,16 @@ it.effect("bad model files and options say which and why", () =>
     )
   }),
 )
+
+it.effect("a schedule made for another model is refused, naming both", () =>
+  Effect.gen(function* () {
+    const whole = safetensors(randomTensors(smallModel))
+    const refused = yield* startFailure(whole, { scheduleFingerprint: "0123456789abcdef" })
+    expect(refused.reason).toBe("InvalidArgument")
+    const own = /made for model 0123456789abcdef, this one is ([0-9a-f]{16})$/.exec(refused.detail)?.[1]
+    expect(own).toBeDefined()
+    using directory = writeModel(smallModel, whole)
+    const options = { ...optionsFor(directory.path, smallModel, {}), scheduleFingerprint: own }
+    yield* Effect.provide(Effect.asVoid(Executor), layerCpu(options))
+  }),
+)
