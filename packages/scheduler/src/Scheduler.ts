@@ -1,5 +1,5 @@
 import { keptRows } from "@uniprefill/model/Selection"
-import type { CostModel } from "./CostModel.ts"
+import { type CostModel, tokenCount } from "./CostModel.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import { Memory } from "./Memory.ts"
 import { completesSegment, largestChunk, smallestChunk, takeBack, type PrefillChunk } from "./Prefill.ts"
@@ -491,9 +491,6 @@ export class Scheduler {
     }
   }
 }
-
-/** Rows of a step: what a policy's token budget bounds. */
-const tokenCount: CostModel = { stepMicros: (load) => load.decodeRows + load.tokens }
 
 const removeFrom = (list: Array<Request>, request: Request): void => {
   const index = list.indexOf(request)
