@@ -54,7 +54,13 @@ export const openRecording = (file: string): Effect.Effect<RecordingWriter, Reco
       const close = Effect.promise(async () => {
         gzip.end()
         await finished(target).catch(() => {})
-      })
+      }).pipe(
+        Effect.andThen(
+          Effect.suspend(() =>
+            failure === null ? Effect.void : Effect.logError("The recording is incomplete", failure),
+          ),
+        ),
+      )
       target.on("open", () => resume(Effect.succeed({ write, failure: () => failure, close })))
     }),
     ({ close }) => close,
