@@ -32,6 +32,7 @@ export class VirtualServer {
   inspect: (plan: StepPlan, predictedMicros: number) => void = () => {}
   private readonly runner: SimulatedRunner
   /** What the executor is still to do, in order: opening and closing slots, and steps. */
+  private lastFresh: unknown = null
   private readonly orders: Array<(() => void) | { readonly plan: StepPlan; readonly micros: number }> = []
 
   constructor(options: VirtualOptions) {
@@ -110,6 +111,9 @@ export class VirtualServer {
   step(during: () => void = () => {}): boolean {
     this.driver.tick(this.now)
     this.driver.checkIntegrity()
+    const fresh = this.orders.findLast((order) => typeof order !== "function")
+    if (fresh !== undefined && fresh !== this.lastFresh) this.checkWorkConservation(fresh.plan)
+    this.lastFresh = fresh ?? null
     const next = this.runOrders()
     if (next === null) return false
     this.inspect(next.plan, next.micros)
@@ -119,6 +123,19 @@ export class VirtualServer {
     this.driver.stepDone(result)
     this.driver.checkIntegrity()
     return true
+  }
+
+  /**
+   * Nobody waits for nothing: a plan without prefill leaves no prompt waiting whose slot and memory are free, unless one
+   * ahead of it is in prefill or the plan's decodes are all that its budget allows.
+   */
+  private checkWorkConservation(plan: StepPlan): void {
+    const { scheduler } = this.driver
+    const front = scheduler.waiting[0]
+    if (front === undefined || this.config.policy.order !== undefined || plan.items.length > 0) return
+    if (scheduler.prefilling.length === 0 && scheduler.memory.canAdmit(front)) {
+      throw new Error(`request ${front.id} waits although a slot and its memory are free`)
+    }
   }
 
   /** Opens and closes slots up to the next step, and returns that. */

@@ -112,6 +112,22 @@ describe("co-processing", () => {
   })
 })
 
+describe("admission", () => {
+  it.each([2, 8])("takes the next prompt as soon as a slot is free (%i slots)", (slots) => {
+    const server = new VirtualServer({ spec: deepSpec, schedule: deepSchedule, config: { slots } })
+    const outputs = [3000, 600, ...Array.from({ length: slots - 2 }, () => 2000), 10, 10, 10]
+    const requests = outputs.map((maxTokens) => server.submit({ promptLength: 200, drops: true, maxTokens }))
+    let waitedFor = 0
+    while (server.driver.waiting > 0) {
+      server.step()
+      if (server.driver.running < slots) waitedFor++
+    }
+    expect(waitedFor).toBeLessThanOrEqual(outputs.length)
+    server.drain()
+    expect(requests.map((request) => server.ended.get(request.id))).toEqual(outputs.map(() => "length"))
+  })
+})
+
 describe("submission", () => {
   it("refuses what could never fit, naming both numbers", () => {
     const server = new VirtualServer({

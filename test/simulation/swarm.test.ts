@@ -41,3 +41,27 @@ it(`${seeds.length} random scenarios keep every invariant after every step and c
   for (const [name, total] of Object.entries(totals))
     expect({ name, enough: total >= least }).toEqual({ name, enough: true })
 }, 1_200_000)
+
+it("a request that needs the page of one just stopped waits for it, and does not start over", () => {
+  const request = { at: 0, drops: false, family: 0, shared: 0, cached: false, tenant: "a", priority: 0, abortAfter: -1 }
+  const rest = { abortInFlight: true, stopString: false }
+  const outcome = runScenario({
+    model: "full",
+    pageSize: 64,
+    slots: 2,
+    memory: 1.3,
+    budget: 5000,
+    maxRowsPerStep: 1024,
+    stepsInFlight: 2,
+    protectAfter: 3,
+    policy: "fcfs",
+    keep: 1,
+    failures: [],
+    // The first needs its third page while a step that still holds a row of the second, which has ended, is in flight.
+    requests: [
+      { ...request, ...rest, promptLength: 60, maxTokens: 100, stopAt: -1 },
+      { ...request, ...rest, promptLength: 1, maxTokens: 120, stopAt: 67 },
+    ],
+  })
+  expect(outcome.preemptions).toBe(0)
+})
