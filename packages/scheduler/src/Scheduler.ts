@@ -53,7 +53,10 @@ export class Scheduler {
   private readonly needy: Array<Request> = []
   /** Requests may still be admitted in the plan being made. */
   private admitting = false
-  /** Changes to `waiting`; with two numbers of memory it tells whether asking again could admit what was not admitted. */
+  /**
+   * Counts requests that came, went or gave up their slot; with two numbers of memory it tells whether asking again could
+   * admit what was not admitted.
+   */
   private queueChanges = 0
   private readonly refused = { queueChanges: -1, unreserved: 0, cachedSlabs: 0 }
   /** What a step is measured by while prefill is added to it, and how much of that it may take; idle: without decodes. */
@@ -160,7 +163,6 @@ export class Scheduler {
     if (request.phase === "waiting") {
       removeFrom(this.waiting, request)
       this.waitingTokens -= request.promptLength
-      this.queueChanges++
     } else {
       this.retire(request)
       removeFrom(this.leaving, request)
@@ -168,6 +170,7 @@ export class Scheduler {
       this.bySlot[request.slot] = null
       this.memory.release(request)
     }
+    this.queueChanges++
     request.phase = "finished"
   }
 
