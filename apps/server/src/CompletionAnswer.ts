@@ -81,7 +81,10 @@ export class CompletionAnswer {
     return this.#chunk(choice, choice.prefix, null, null)
   }
 
-  /** Chunks of events that came together: one for each output, the last of which also carries the end if it is there. */
+  /**
+   * Chunks of events that came together: one for each output, the last of which also carries the end if it is there.
+   * Output that brings nothing to show, such as a part of a character, has none.
+   */
   chunks(choice: PlannedChoice, events: ReadonlyArray<GenerateEvent>): Array<CompletionChunk> {
     const chunks: Array<CompletionChunk> = []
     for (let i = 0; i < events.length; i++) {
@@ -93,7 +96,9 @@ export class CompletionAnswer {
       const next = events[i + 1]
       const end = next?._tag === "Finished" ? next : null
       if (end !== null) i++
-      chunks.push(this.#chunk(choice, event.text, this.#formatLogprobs(choice, event.logprobs), end))
+      const logprobs = this.#formatLogprobs(choice, event.logprobs)
+      if (event.text === "" && logprobs === null && end === null) continue
+      chunks.push(this.#chunk(choice, event.text, logprobs, end))
     }
     return chunks
   }

@@ -83,7 +83,7 @@ const streamed = (
   record: RequestRecord["Service"],
 ) => {
   const streams = admitted.map(({ choice, events }) => {
-    const chunks = Stream.mapArray(events, (batch) => answer.chunks(choice, batch) as [never, ...Array<never>])
+    const chunks = Stream.flattenIterable(Stream.mapArray(events, (batch) => [answer.chunks(choice, batch)] as const))
     return choice.prefix === "" ? chunks : Stream.concat(Stream.succeed(answer.echo(choice)), chunks)
   })
   const chunks = streams.length === 1 ? streams[0]! : Stream.mergeAll(streams, { concurrency: "unbounded" })

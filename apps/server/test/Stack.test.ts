@@ -59,6 +59,15 @@ describe("the engine behind the server", () => {
     expect(whole.usage!.completion_tokens).toBeGreaterThan(0)
   })
 
+  it("streams no empty chunk: the last text carries how it ended", async () => {
+    const chunks = await collect(await client.completions.create({ ...ask, stream: true }))
+    const last = chunks.at(-1)!.choices[0]!
+    expect(last.finish_reason).toBe("length")
+    expect(chunks.map((chunk) => chunk.choices[0]!.text)).not.toContain("")
+    const reasons = chunks.slice(0, -1).map((chunk) => chunk.choices[0]!.finish_reason)
+    expect(new Set(reasons)).toEqual(new Set([null]))
+  })
+
   it("gives the same answers for a seed, alone or beside others", async () => {
     const seeded = { ...ask, temperature: 1, seed: 11 }
     const alone = await client.completions.create(seeded)

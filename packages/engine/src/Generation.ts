@@ -190,11 +190,15 @@ export class Generation {
     ),
   )
 
+  /** The last output and how it ended come together, so that one message can carry both. */
   private take(): OutputPull | null {
     const { unread, ending } = this
     if (unread.tokens.length > 0 || unread.text !== "") {
       this.unread = emptyOutput()
-      return Effect.succeed([{ _tag: "Output", ...unread }])
+      const output = { _tag: "Output" as const, ...unread }
+      if (ending?._tag !== "Finished") return Effect.succeed([output])
+      this.delivered = true
+      return Effect.succeed([output, ending])
     }
     if (ending === null) return null
     if (ending._tag === "EngineError") return Effect.fail(ending)

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Engine } from "@uniprefill/engine/Engine"
 import { pToQ32 } from "@uniprefill/model/DropSchedule"
-import { Effect, Fiber } from "effect"
+import { type Duration, Effect, Fiber, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { assertIdle, collect, encode, engineLayer, provideTokenizer, request } from "./EngineHarness.ts"
 import { ScriptedExecutor } from "./ScriptedExecutor.ts"
@@ -41,6 +41,31 @@ describe("a request's output", () => {
         })
       }).pipe(Effect.provide(engineLayer(executor)))
     }).pipe(provideTokenizer),
+  )
+
+  it.effect("brings the last text and the end together, however late it is read", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({ outputs: () => [10], stepMillis: 10 })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const batchesOf = (maxTokens: number, readAfter: Duration.Input) =>
+          Effect.scoped(
+            Effect.gen(function* () {
+              const events = yield* engine.generate(request([5], { maxTokens }))
+              yield* Effect.sleep(readAfter)
+              const batches = yield* Stream.runCollect(
+                Stream.mapArray(events, (batch) => [batch.map((event) => event._tag)] as const),
+              )
+              return [...batches]
+            }),
+          )
+        const prompt = yield* Effect.forkChild(batchesOf(3, 0))
+        const late = yield* Effect.forkChild(batchesOf(3, "1 second"))
+        yield* TestClock.adjust("2 seconds")
+        assert.deepStrictEqual(yield* Fiber.join(prompt), [["Output"], ["Output"], ["Output", "Finished"]])
+        assert.deepStrictEqual(yield* Fiber.join(late), [["Output", "Finished"]])
+      }).pipe(Effect.provide(engineLayer(executor)))
+    }),
   )
 
   it.effect("never shows half a character, and U+FFFD only for one that was cut off", () =>
