@@ -130,6 +130,8 @@ class SwarmRun {
   private readonly config: DriverConfig
   private readonly live = new Map<number, Live>()
   private readonly orders: Array<(() => void) | StepPlan> = []
+  /** The last plan made in this step. */
+  private planned: StepPlan | null = null
   private opened = 0
   private failures = 0
   private now = 0
@@ -187,6 +189,7 @@ class SwarmRun {
         this.orders.push(() => this.runner.closeSlot(slot))
       },
       submit: (plan) => {
+        this.planned = plan
         this.orders.push(plan)
       },
       token: (request, token, index) => this.onToken(request, token, index),
@@ -257,8 +260,10 @@ class SwarmRun {
   private work(): boolean {
     const { driver } = this
     const before = this.guarded()
+    this.planned = null
     driver.tick(this.now)
     this.checkVictims(before)
+    this.checkWorkConserved()
     driver.checkIntegrity()
     let worked = false
     while (this.orders.length > 0 && !worked) {
@@ -368,6 +373,16 @@ class SwarmRun {
     const isStillFirst = this.guarded()?.request === front?.request
     if (front !== null && isStillFirst && front.request.preemptions > front.preemptions) {
       throw new Error(`request ${front.request.id}, protected and first of all, is preempted`)
+    }
+  }
+
+  /** In order of arrival, a plan without prefill leaves no one waiting who could be admitted. */
+  private checkWorkConserved(): void {
+    const { waiting, prefilling, memory } = this.driver.scheduler
+    const first = waiting[0]
+    if (this.scenario.policy !== "fcfs" || first === undefined || this.planned === null) return
+    if (this.planned.items.length === 0 && prefilling.length === 0 && memory.canAdmit(first)) {
+      throw new Error(`request ${first.id} waits, though it could be admitted and the step has no prefill`)
     }
   }
 
