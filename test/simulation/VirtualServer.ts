@@ -132,7 +132,10 @@ export class VirtualServer {
   private checkWorkConservation(plan: StepPlan): void {
     const { scheduler } = this.driver
     const front = scheduler.waiting[0]
-    if (front === undefined || this.config.policy.order !== undefined || plan.items.length > 0) return
+    const { policy, slots } = this.config
+    const isFull = slots - scheduler.memory.slotsFree >= (policy.tokenBudget?.maxNumSeqs ?? slots)
+    if (isFull) return
+    if (front === undefined || policy.order !== undefined || plan.items.length > 0) return
     if (scheduler.prefilling.length === 0 && scheduler.memory.canAdmit(front)) {
       throw new Error(`request ${front.id} waits although a slot and its memory are free`)
     }
