@@ -22,7 +22,7 @@ interface Admitted {
  * status and not an event. The engine's requests live in the HTTP request's scope: a client that goes away aborts them.
  */
 export const completionRoute = Effect.fnUntraced(function* (limits: ServerLimits) {
-  const body = yield* readJsonBody(limits.bodyBytes)
+  const body = yield* readJsonBody(limits)
   const { value: request, unknownFields } = yield* Effect.fromResult(decodeCompletionRequest(body)).pipe(
     Effect.mapError(fromInvalidRequest),
   )

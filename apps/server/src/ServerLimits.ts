@@ -12,6 +12,8 @@ export interface ServerLimits {
   readonly headersTimeoutMs: number
   /** Time to send the whole request, in ms. */
   readonly requestTimeoutMs: number
+  /** Time that the rest of a body that is refused for its size may take, in ms. */
+  readonly discardMs: number
   /** Names of unknown request fields that are remembered, to log each once. */
   readonly unknownFields: number
 }
@@ -23,5 +25,6 @@ export const serverLimits: ServerLimits = {
   connections: 1024,
   headersTimeoutMs: 10_000,
   requestTimeoutMs: 60_000,
+  discardMs: 2_000,
   unknownFields: 256,
 }

@@ -18,7 +18,7 @@ export const tokenizeRoute = Effect.fnUntraced(function* (limits: ServerLimits) 
   const served = yield* ServedModel
   const tokenizer = yield* Tokenizer
   const seen = yield* UnknownFields
-  const body = yield* readJsonBody(limits.bodyBytes)
+  const body = yield* readJsonBody(limits)
   const { value: request, unknownFields } = yield* Effect.fromResult(decodeTokenizeRequest(body)).pipe(
     Effect.mapError(fromInvalidRequest),
   )
@@ -39,7 +39,7 @@ export const detokenizeRoute = Effect.fnUntraced(function* (limits: ServerLimits
   const served = yield* ServedModel
   const tokenizer = yield* Tokenizer
   const seen = yield* UnknownFields
-  const body = yield* readJsonBody(limits.bodyBytes)
+  const body = yield* readJsonBody(limits)
   const { value: request, unknownFields } = yield* Effect.fromResult(decodeDetokenizeRequest(body)).pipe(
     Effect.mapError(fromInvalidRequest),
   )

@@ -155,8 +155,43 @@ describe("413, 415, 431, 408 and garbage", () => {
     expect(error.message).toMatch(/limit of 1000 bytes, got 20\d\d bytes/)
   })
 
-  it("a body that turns out too large while it comes, without reading the rest", async () => {
-    await start({ limits: { bodyBytes: 1000 } })
+  it("a client that sends all of a large body first can read why it was refused, and keeps its connection", async () => {
+    await start({ limits: { bodyBytes: 4_000_000 } })
+    const body = new Uint8Array(15_000_000).fill(0x20)
+    const chunked = () => new Blob([body]).stream()
+    for (const [content, got] of [
+      [body, "15000000 bytes"],
+      [chunked(), "more"],
+    ] as const) {
+      const response = await fetch(`${server.url}/v1/completions`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: content,
+        duplex: "half",
+      })
+      expect(response.headers.get("connection")).toBe("keep-alive")
+      expect((await errorOf(response)).message).toBe(`request body exceeds the limit of 4000000 bytes, got ${got}`)
+    }
+  })
+
+  it("the rest of a body that is too large is waited for, but not for long, and not if it is much too large", async () => {
+    await start({ limits: { bodyBytes: 1_000_000, discardMs: 300 } })
+    const head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    const timed = async (rest: string) => {
+      const began = performance.now()
+      const answer = await rawExchange(server.port, `${head}${rest}`)
+      expect(answer).toMatch(/^HTTP\/1.1 413 /)
+      expect(answer).toContain("limit of 1000000 bytes")
+      expect(answer.toLowerCase()).toContain("connection: close")
+      return performance.now() - began
+    }
+    expect(await timed("content-length: 3900000\r\n\r\n{")).toBeGreaterThan(290)
+    expect(await timed("content-length: 4100000\r\n\r\n{")).toBeLessThan(290)
+    expect(await timed("content-length: 3900000\r\nexpect: 100-continue\r\n\r\n")).toBeLessThan(290)
+  })
+
+  it("a body that turns out too large while it comes, without waiting for ever for the rest", async () => {
+    await start({ limits: { bodyBytes: 1000, discardMs: 100 } })
     const chunk = `400\r\n${"x".repeat(1024)}\r\n`
     const head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     const answer = await rawExchange(
