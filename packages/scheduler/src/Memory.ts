@@ -33,6 +33,7 @@ export class Memory {
   private readonly firstSegmentTables: ReadonlyArray<number>
   /** Trims of tables whose slabs were released at a commit: the next plan tells the executor. */
   private pendingTrims = new IntList()
+  private pendingWindowFrees = new IntList()
   private readonly pendingRetains = new IntList()
   private readonly pendingDrops = new IntList()
   private readonly unretained: Array<Request> = []
@@ -65,7 +66,12 @@ export class Memory {
 
   /** The same to the end of its prefill and one page of decoding beyond. */
   private prefillCase(request: Request): number {
-    return this.most(request, Math.min(request.maxTokens - 1, request.replayedOutputs + this.layout.pageSize))
+    return this.most(request, this.reservedOutputs(request))
+  }
+
+  /** Output rows that a reservation covers in each class. */
+  private reservedOutputs(request: Request): number {
+    return Math.min(request.maxTokens - 1, request.replayedOutputs + this.layout.pageSize)
   }
 
   private most(request: Request, outputRows: number): number {
@@ -224,6 +230,8 @@ export class Memory {
   begin(plan: StepPlan): void {
     plan.trims.pushAll(this.pendingTrims.data, 0, this.pendingTrims.length)
     this.pendingTrims.clear()
+    plan.windowFrees.pushAll(this.pendingWindowFrees.data, 0, this.pendingWindowFrees.length)
+    this.pendingWindowFrees.clear()
   }
 
   /** A new request's recurrent state starts at zero. */
@@ -328,29 +336,37 @@ export class Memory {
 
   /**
    * Every segment before `segment` is done: what was granted beyond their rows is given back (a fused item's pages, for
-   * every row of the set before it), and their carries but the one that feeds `segment`. The reservation shrinks with it.
+   * every row of the set before it), what no later row sees, and their carries but the one that feeds `segment`. The
+   * reservation shrinks with it.
    */
   finishSegments(request: Request, segment: number): void {
     for (let t = 0; t < this.layout.tables.length; t++) {
       const table = this.layout.tables[t]!
       if (table.segment >= segment) continue
       const spent = table.kind === "carry" && table.segment < segment - 1
-      this.trim(request, t, spent ? 0 : request.prefillRows(table.segment))
+      const rows = spent ? 0 : request.prefillRows(table.segment)
+      this.trim(request, t, rows)
+      if (table.kind === "sliding") this.slide(request, t, rows, this.pendingWindowFrees)
     }
     this.settle(request)
+  }
+
+  /** Gives back what the next decode row no longer sees. */
+  slideDecode(request: Request, tableIndex: number, nextRow: number, plan: StepPlan): void {
+    this.slide(request, tableIndex, nextRow, plan.windowFrees)
   }
 
   /** Gives back what the rows to come of the segment being computed no longer see. */
   slideWindows(request: Request, plan: StepPlan): void {
     for (const [segment, { sliding }] of this.layout.segments.entries()) {
       if (sliding >= 0 && (segment === request.segment || !request.drops)) {
-        this.slide(request, sliding, request.computedRows, plan)
+        this.slide(request, sliding, request.computedRows, plan.windowFrees)
       }
     }
   }
 
   /** Gives back the pages of a sliding table that no row from `nextRow` on can see. */
-  slide(request: Request, tableIndex: number, nextRow: number, plan: StepPlan): void {
+  private slide(request: Request, tableIndex: number, nextRow: number, frees: IntList): void {
     const table = this.layout.tables[tableIndex]!
     const firstVisible = nextRow - table.window + 1
     const pages = Math.floor(Math.max(0, firstVisible) / this.layout.pageSize) - request.freedPages[tableIndex]!
@@ -361,11 +377,10 @@ export class Memory {
     slabs.data.copyWithin(0, count, slabs.length)
     slabs.length -= count
     request.freedPages[tableIndex]! += pages
-    plan.windowFrees.push3(request.slot, tableIndex, pages)
+    frees.push3(request.slot, tableIndex, pages)
     // The window moves on: pages will be needed at its other end.
     if (request.phase === "decode") return
-    const rows = request.prefillRows(table.segment) + this.layout.pageSize
-    const most = this.mostSlabs(table, rows)
+    const most = this.mostSlabs(table, request.rowsOf(table.segment) + this.reservedOutputs(request))
     const needed = Math.max(0, most - slabs.length) - Math.max(0, most - slabs.length - count)
     request.reservedSlabs += needed
     this.reserved += needed
@@ -391,6 +406,7 @@ export class Memory {
     request.reservedSlabs = 0
     if (request.slot >= 0) {
       this.pendingTrims = withoutSlot(this.pendingTrims, request.slot)
+      this.pendingWindowFrees = withoutSlot(this.pendingWindowFrees, request.slot)
       this.freeSlots.push(request.slot)
       request.slot = -1
     }

@@ -53,10 +53,7 @@ export class Scheduler {
   private readonly needy: Array<Request> = []
   /** Requests may still be admitted in the plan being made. */
   private admitting = false
-  /**
-   * Counts requests that came, went or gave up their slot; with two numbers of memory it tells whether asking again could
-   * admit what was not admitted.
-   */
+  /** Requests that came, went or gave up a slot; with two numbers of memory: whether asking again could admit anyone. */
   private queueChanges = 0
   private readonly refused = { queueChanges: -1, unreserved: 0, cachedSlabs: 0 }
   /** What a step is measured by while prefill is added to it, and how much of that it may take; idle: without decodes. */
@@ -286,7 +283,7 @@ export class Scheduler {
       const table = layout.tables[t]!
       if (table.kind === "carry") continue
       const rows = request.prefillRows(table.segment) + request.decodeRows
-      if (table.kind === "sliding") this.memory.slide(request, t, rows, plan)
+      if (table.kind === "sliding") this.memory.slideDecode(request, t, rows, plan)
       this.memory.grow(request, t, rows + 1, plan)
       const held = Math.floor(rows / layout.pageSize + 1) * layout.pageSize
       least = Math.min(least, held - rows)
