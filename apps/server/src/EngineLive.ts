@@ -16,7 +16,7 @@ import { embeddedModel, type ModelSettings } from "./ModelOptions.ts"
 import { policyOf } from "./PolicyLive.ts"
 import { ServedModel } from "./ServedModel.ts"
 import { version } from "./StatusRoutes.ts"
-import type { UsageError } from "./UsageError.ts"
+import { UsageError } from "./UsageError.ts"
 
 export type StartError = ModelError | TokenizerError | ExecutorError | EngineError | RecordingFileError | UsageError
 
@@ -47,6 +47,7 @@ export const layer = (
           drop_layers: model.schedule.dropLayers.map((drop) => `${drop.layer}:${drop.p}`).join(",") || "none",
         }),
       )
+      yield* checkMaxModelLen(settings, model)
       const servedNames = names.length > 0 ? names : [basename(directory.replace(/\/+$/, ""))]
       return servedLayer(model, servedNames).pipe(
         Layer.provideMerge(engineLayer(model, settings, servedNames[0]!)),
@@ -55,6 +56,13 @@ export const layer = (
       )
     }).pipe(Effect.provide(NodeServices.layer)),
   )
+
+/** Before the executor is made, which knows the limit but not the option. */
+const checkMaxModelLen = ({ "max-model-len": asked }: ModelSettings, { spec }: ModelDirectory) => {
+  if (asked === undefined || asked <= spec.maxPositions) return Effect.void
+  const message = `--max-model-len: the model takes at most ${spec.maxPositions} tokens, got ${asked}`
+  return Effect.fail(new UsageError({ message }))
+}
 
 const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: string) =>
   Layer.unwrap(

@@ -56,6 +56,10 @@ describe("wrong usage ends with 2 and one line that says what to do", () => {
     [["frobnicate"], 'uniprefill: Unknown subcommand "frobnicate" for "uniprefill"\nSee uniprefill --help\n'],
     [["serve", "--port", "http"], 'uniprefill: --port: expected an integer between 0 and 65535, got "http"\n'],
     [["generate"], "uniprefill: the prompt is empty\n"],
+    [
+      ["generate", "x", "--max-model-len", "100000"],
+      "uniprefill: --max-model-len: the model takes at most 32768 tokens, got 100000\n",
+    ],
   ])("%j", async (args, stderr) => {
     expect(await uniprefill(...args)).toEqual({ code: 2, stdout: "", stderr })
   })
