@@ -86,6 +86,13 @@ describe("the embedded model behind `uniprefill serve`", () => {
   })
 
   it("keeps nothing of a client that went away", async () => {
+    const metric = async (line: RegExp) => {
+      const text = await (await fetch(`${server.url}/metrics`)).text()
+      return Number(line.exec(text)![1])
+    }
+    const inUse = () => metric(/^vllm:kv_cache_usage_perc\{.*\} (.*)$/m)
+    const aborted = () => metric(/^vllm:request_success_total\{.*finished_reason="abort".*\} (.*)$/m)
+    const before = await aborted()
     const stream = await client.completions.create({
       model: "needle-10m-deep",
       prompt: longPrompt,
@@ -94,12 +101,9 @@ describe("the embedded model behind `uniprefill serve`", () => {
       ...({ ignore_eos: true } as object),
     })
     for await (const _ of stream) break
-    const inUse = async () => {
-      const text = await (await fetch(`${server.url}/metrics`)).text()
-      return Number(/^vllm:kv_cache_usage_perc\{.*\} (.*)$/m.exec(text)![1])
-    }
+    await until(async () => (await aborted()) > before)
     await until(async () => (await inUse()) === 0)
-    expect(await inUse()).toBe(0)
+    expect(await aborted()).toBe(before + 1)
   })
 
   it("refuses a prompt that is too long, with both numbers", async () => {

@@ -3,6 +3,8 @@ import { fc, test } from "@fast-check/vitest"
 import { randomKeep } from "@uniprefill/executor/KeepModel"
 import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { segmentWork } from "@uniprefill/model/Work"
+import { StepLoad } from "@uniprefill/scheduler/StepLoad"
+import { sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { describe, expect, it } from "vitest"
 import { deepSchedule, deepSpec, hybridSchedule, hybridSpec } from "./Models.ts"
 import { testTable, VirtualServer } from "./VirtualServer.ts"
@@ -55,6 +57,33 @@ describe("a request's memory", () => {
   })
 })
 
+/**
+ * The prefill in a plan for one prompt that drops, counted row by row. `kept`: rows of its sets known so far; those to
+ * come are expected to be as large as the last.
+ */
+const loadOf = (plan: StepPlan, kept: ReadonlyArray<number>, segments: number): StepLoad => {
+  const load = new StepLoad(segments)
+  const width = sectionWidths.items
+  for (let at = 0; at < plan.items.length; at += width) {
+    const [, firstRow, itemRows, first, last] = plan.items.toArray().slice(at, at + width) as Record5
+    load.items++
+    for (let segment = first; segment <= last; segment++) {
+      const rowsOf = (s: number) => kept[Math.min(s, kept.length - 1)]!
+      const start = segment === first ? firstRow : 0
+      const end = segment === first ? firstRow + itemRows : rowsOf(segment)
+      let pairs = 0
+      for (let row = start; row < end; row++) pairs += row + 1
+      load.rows[segment]! += end - start
+      load.pairs[segment]! += pairs
+      // At the entry layer the rows see the keys of the set before, of which theirs are an even share.
+      if (segment > 0) load.entryPairs[segment]! += Math.floor((pairs * rowsOf(segment - 1)) / rowsOf(segment))
+      if (end === rowsOf(segment) && segment < segments - 1) load.scoredRows[segment]! += end
+    }
+  }
+  return load
+}
+type Record5 = [slot: number, firstRow: number, rows: number, firstSegment: number, lastSegment: number]
+
 describe("co-processing", () => {
   /** Four requests decode; an 8K prompt arrives. Returns the predicted cost of every step until its first token. */
   const costsBeside = (stepBudgetMicros: number): Array<number> => {
@@ -69,8 +98,13 @@ describe("co-processing", () => {
     )
     const costs: Array<number> = []
     server.inspect = (plan, micros) => {
-      expect(plan.stepId).toBeGreaterThan(0)
-      expect(real.stepMicros(server.driver.scheduler["load"])).toBe(micros)
+      const load = loadOf(plan, long.keptRows, 4)
+      // The row of the newest output sees the prompt, the outputs before it and itself, in every segment.
+      const decoding = [...server.outputs.values()]
+      load.decodeRows = decoding.length
+      load.decodeKeys.fill(decoding.reduce((keys, outputs) => keys + 100 + outputs.length, 0))
+      expect(decoding).toHaveLength(4)
+      expect(micros).toBe(real.stepMicros(load))
       costs.push(micros)
     }
     while (!server.firstTokenAt.has(long.id)) server.step()
