@@ -33,6 +33,7 @@ export const completionRoute = Effect.fnUntraced(function* (limits: ServerLimits
 
   const engine = yield* Engine
   const record = yield* RequestRecord
+  yield* roomFor(plan).pipe(Effect.mapError(fromEngineError))
   const admitted: Array<Admitted> = []
   for (const choice of plan.choices) {
     const events = yield* engine.generate(choice.request).pipe(Effect.mapError(fromEngineError))
@@ -40,6 +41,16 @@ export const completionRoute = Effect.fnUntraced(function* (limits: ServerLimits
   }
   const answer = new CompletionAnswer(plan, yield* Tokenizer)
   return request.stream === true ? streamed(plan, answer, admitted, record) : yield* whole(answer, admitted)
+})
+
+/** Several answers are taken together or not at all: those taken before one is refused would be wasted. */
+const roomFor = Effect.fnUntraced(function* ({ choices }: CompletionPlan) {
+  if (choices.length === 1) return
+  const engine = yield* Engine
+  yield* engine.room(
+    choices.length,
+    choices.reduce((tokens, { request }) => tokens + request.prompt.length, 0),
+  )
 })
 
 const recordPlan = Effect.fnUntraced(function* (plan: CompletionPlan, stream: boolean) {

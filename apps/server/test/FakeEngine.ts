@@ -11,6 +11,9 @@ export class FakeEngine {
   /** What requests are refused with, once `capacity` of them have been taken. */
   refuse: EngineError | undefined
   capacity = 0
+  /** What {@link room} was asked, and what it answers with. */
+  readonly asked: Array<readonly [requests: number, promptTokens: number]> = []
+  noRoom: EngineError | undefined
   /** Fails an answer after this many tokens. */
   failAfter = Number.POSITIVE_INFINITY
   /** Ends an answer after this many tokens without a `Finished`. */
@@ -27,6 +30,11 @@ export class FakeEngine {
     return Layer.succeed(Engine, {
       model: { spec: {} as ModelSpec, executor: {} as never, maxModelLen: 4096, drops: true },
       generate: (request) => this.#generate(request),
+      room: (requests, promptTokens) =>
+        Effect.suspend(() => {
+          this.asked.push([requests, promptTokens])
+          return this.noRoom === undefined ? Effect.void : Effect.fail(this.noRoom)
+        }),
       status: Effect.sync(() => ({
         running: this.running.size,
         waiting: this.stalledMicros > 0 ? 3 : 0,

@@ -152,6 +152,11 @@ const make = (
           })
           return Effect.acquireRelease(submit, () => Effect.sync(() => loop.abort(generation)))
         }),
+      room: (requests, promptTokens) =>
+        Effect.suspend(() => {
+          const refusal = loop.room(requests, promptTokens)
+          return refusal === null ? Effect.void : Effect.fail(refusal)
+        }),
       status: Effect.sync(() => loop.status()),
       drain: Effect.suspend(() => {
         loop.draining = true

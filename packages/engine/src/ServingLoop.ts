@@ -73,10 +73,8 @@ export class ServingLoop {
   /** Queues a request; returns why not otherwise. */
   submit(generation: Generation): EngineError | null {
     const { request } = generation
-    const refuse = (reason: EngineError["reason"], field: string | null, detail: string) =>
-      new EngineError({ reason, field, detail })
-    if (this.halted !== null) return refuse("Failed", null, this.halted)
-    if (this.draining) return refuse("Draining", null, "the engine is shutting down and takes no new requests")
+    const closed = this.closed()
+    if (closed !== null) return closed
     if (this.requestIds.has(request.requestId)) {
       return refuse("InvalidRequest", "request_id", `a request with the id ${request.requestId} is running`)
     }
@@ -103,6 +101,36 @@ export class ServingLoop {
     this.requestIds.add(request.requestId)
     this.idle.closeUnsafe()
     this.wake()
+    return null
+  }
+
+  /** Why `requests` requests with `promptTokens` prompt tokens in all cannot be queued together; null if they can. */
+  room(requests: number, promptTokens: number): EngineError | null {
+    const closed = this.closed()
+    if (closed !== null) return closed
+    const { maxWaiting, maxWaitingTokens } = this.options.driver
+    const { waiting, scheduler } = this.driver
+    if (waiting + requests > maxWaiting) {
+      const reason = requests > maxWaiting ? "TooLong" : "QueueFull"
+      return refuse(
+        reason,
+        null,
+        `${waiting} requests are waiting and ${requests} more come, at most ${maxWaiting} may`,
+      )
+    }
+    // As in the Driver: one prompt of any length may wait alone.
+    if (scheduler.waitingTokens + promptTokens > maxWaitingTokens && waiting + requests > 1) {
+      const reason = promptTokens > maxWaitingTokens && requests > 1 ? "TooLong" : "QueueFull"
+      const detail = `${scheduler.waitingTokens} prompt tokens are waiting and ${promptTokens} more come, at most ${maxWaitingTokens} may`
+      return refuse(reason, null, detail)
+    }
+    return null
+  }
+
+  /** Why nothing is taken any more; null while it is. */
+  private closed(): EngineError | null {
+    if (this.halted !== null) return refuse("Failed", null, this.halted)
+    if (this.draining) return refuse("Draining", null, "the engine is shutting down and takes no new requests")
     return null
   }
 
@@ -367,6 +395,9 @@ export class ServingLoop {
     }
   }
 }
+
+const refuse = (reason: EngineError["reason"], field: string | null, detail: string) =>
+  new EngineError({ reason, field, detail })
 
 /** Prompt rows that the plan computes in the first segment: rows of later segments are the same tokens again. */
 const firstSegmentRows = (plan: StepPlan): number => {

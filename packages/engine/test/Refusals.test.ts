@@ -114,6 +114,42 @@ describe("requests that are refused", () => {
     }),
   )
 
+  it.effect("tell beforehand whether several requests fit together, now or ever", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({ outputs: () => [10], stepMillis: 10, slots: 1 })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const why = (requests: number, promptTokens: number) =>
+          Effect.match(engine.room(requests, promptTokens), {
+            onSuccess: () => "room",
+            onFailure: ({ reason, detail }) => `${reason}: ${detail}`,
+          })
+        assert.strictEqual(yield* why(4, 100), "room")
+        assert.strictEqual(yield* why(1, 101), "room")
+        assert.strictEqual(yield* why(5, 5), "TooLong: 0 requests are waiting and 5 more come, at most 4 may")
+        assert.strictEqual(
+          yield* why(2, 101),
+          "TooLong: 0 prompt tokens are waiting and 101 more come, at most 100 may",
+        )
+        const prompt = Array.from({ length: 30 }, () => 5)
+        const accepted = yield* Effect.forEach([0, 1, 2], () => Effect.forkChild(collect(engine, request(prompt))))
+        yield* TestClock.adjust(1)
+        assert.strictEqual((yield* engine.status).waiting, 2)
+        assert.strictEqual(yield* why(2, 40), "room")
+        assert.strictEqual(yield* why(3, 3), "QueueFull: 2 requests are waiting and 3 more come, at most 4 may")
+        assert.strictEqual(
+          yield* why(1, 41),
+          "QueueFull: 60 prompt tokens are waiting and 41 more come, at most 100 may",
+        )
+        yield* TestClock.adjust("10 seconds")
+        for (const fiber of accepted) yield* Fiber.join(fiber)
+        yield* assertIdle(executor)
+        yield* engine.drain
+        assert.match(yield* why(1, 1), /^Draining: /)
+      }).pipe(Effect.provide(engineLayer(executor, { maxWaiting: 4, maxWaitingTokens: 100 })))
+    }),
+  )
+
   it.effect("include a second one under the id of a running one", () => {
     const executor = new ScriptedExecutor({ outputs: () => [10] })
     return Effect.gen(function* () {
