@@ -54,7 +54,9 @@ const annotationsOf = (method: string, path: string, record: RequestRecord["Serv
       completion_tokens: record.completionTokens,
       cached_tokens: record.cachedTokens,
     })
-    if (record.finishReasons.length > 0) fields.finish = record.finishReasons.join(",")
+    if (record.finishReasons.size > 0) {
+      fields.finish = [...record.finishReasons].map(([reason, choices]) => `${reason}:${choices}`).join(",")
+    }
     if (record.kept.length > 0) fields.kept = record.kept.map((ratio) => ratio.toFixed(3)).join(",")
     if (record.queueMs !== undefined) fields.queue_ms = round(record.queueMs)
     if (record.firstTokenMs !== undefined) fields.first_token_ms = round(record.firstTokenMs)

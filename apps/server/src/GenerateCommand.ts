@@ -2,12 +2,10 @@ import { randomUUID } from "node:crypto"
 import { text as readAll } from "node:stream/consumers"
 import { Engine, type GenerateEvent } from "@uniprefill/engine/Engine"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
-import { Effect, Layer, Option, References, Stream } from "effect"
-import { GlobalFlag } from "effect/cli"
+import { Effect, Layer, Option, Stream } from "effect"
 import * as EngineLive from "./EngineLive.ts"
 import type { generateOptions } from "./GenerateOptions.ts"
 import type { OptionValues } from "./Options.ts"
-import * as Logging from "./Logging.ts"
 import { showing } from "./Progress.ts"
 import { samplingOf } from "./Sampling.ts"
 import { ServedModel } from "./ServedModel.ts"
@@ -25,15 +23,7 @@ export const generate = (
     const prompt = yield* promptOf(argument)
     const services = yield* showing("loading the model …", Layer.build(EngineLive.layer(settings, [], executorOf)))
     yield* Effect.provideContext(answer(settings, prompt), services)
-  }).pipe(Effect.scoped, quiet)
-
-/** Only warnings are worth a line beside the answer, unless --log-level asks for more. */
-const quiet = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-  Effect.gen(function* () {
-    const asked = yield* GlobalFlag.LogLevel
-    const level = Option.getOrElse(asked, () => "Warn" as const)
-    return yield* Effect.provideService(effect, References.MinimumLogLevel, level)
-  }).pipe(Effect.provide(Logging.layer("text")))
+  }).pipe(Effect.scoped)
 
 /** The argument, else all of stdin without its last line break. */
 const promptOf = (argument: Option.Option<string>): Effect.Effect<string, UsageError> => {

@@ -15,7 +15,8 @@ export class RequestRecord extends Context.Service<
     cachedTokens: number
     /** Of the first choice that finished. */
     kept: ReadonlyArray<number>
-    finishReasons: Array<string>
+    /** Choices that ended, by reason. */
+    readonly finishReasons: Map<string, number>
     queueMs: number | undefined
     firstTokenMs: number | undefined
     /** Message of the error the request was answered with. */
@@ -33,7 +34,7 @@ export const emptyRecord = (): RequestRecord["Service"] => ({
   completionTokens: 0,
   cachedTokens: 0,
   kept: [],
-  finishReasons: [],
+  finishReasons: new Map(),
   queueMs: undefined,
   firstTokenMs: undefined,
   error: undefined,
@@ -46,7 +47,7 @@ export const recordEvent = (record: RequestRecord["Service"], event: GenerateEve
     return
   }
   record.cachedTokens += event.cachedTokens
-  record.finishReasons.push(event.reason)
+  record.finishReasons.set(event.reason, (record.finishReasons.get(event.reason) ?? 0) + 1)
   if (record.kept.length === 0) record.kept = event.kept
   const { arrivedMicros, firstScheduledMicros, firstTokenMicros } = event.times
   // An answer that was given up early has no such times: they are negative.

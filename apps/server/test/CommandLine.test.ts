@@ -96,6 +96,15 @@ describe("what cannot be done ends with 1 and one line that says why", () => {
   })
 })
 
+test("an answer comes without log lines, unless they are asked for", async () => {
+  const ask = ["generate", "Once upon a time", "--max-tokens", "4", "--executor", "sim", "--time-scale", "0"]
+  const [plain, logged] = await Promise.all([uniprefill(...ask), uniprefill(...ask, "--log-level", "info")])
+  expect(plain).toMatchObject({ code: 0, stderr: "" })
+  expect(plain.stdout.trim()).not.toBe("")
+  expect(logged).toMatchObject({ code: 0, stdout: plain.stdout })
+  expect(logged.stderr.match(/model read/g)).toHaveLength(1)
+})
+
 test("the entry script passes arguments and the exit code on", async () => {
   const [version, wrong] = await Promise.all([run([shim, "--version"]), run([shim, "serve", "--port", "http"])])
   expect(version).toMatchObject({ code: 0, stdout: "uniprefill v0.1.0\n" })

@@ -230,13 +230,19 @@ describe("the access log", () => {
         stream: false,
         choices: 1,
         completion_tokens: 2,
-        finish: "length",
+        finish: "length:1",
         kept: "1.000,0.500,0.250",
         queue_ms: 1.5,
         first_token_ms: 12,
       },
     })
     expect(JSON.stringify(server.logs)).not.toMatch(/secret|hush/)
+  })
+
+  it("counts how the answers ended, however many they are", async () => {
+    await server.post("/v1/completions", { prompt: ["x", "y"], n: 20, max_tokens: 1 })
+    await eventually(() => server.logs.length > 0)
+    expect(server.logs[0]!.fields).toMatchObject({ choices: 40, finish: "length:40" })
   })
 
   it("names an unknown field once", async () => {
