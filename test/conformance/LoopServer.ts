@@ -5,7 +5,7 @@ import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
 import { fcfs } from "@uniprefill/scheduler/Policy"
 import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
 import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
-import type { StepResult } from "@uniprefill/scheduler/StepResult"
+import { SelectionFlag, type StepResult } from "@uniprefill/scheduler/StepResult"
 
 /** Anything that carries out plans: the naive runner, or an Executor service run to its end. */
 export interface StepRunner {
@@ -35,6 +35,8 @@ export interface LoopAnswer {
   readonly logits: Array<Int32Array>
   bitmaps: ReadonlyArray<Uint32Array>
   kept: ReadonlyArray<number>
+  /** Selections that kept everything because a score was not finite. */
+  fallbacks: number
   reason: FinishReason | null
 }
 
@@ -62,7 +64,14 @@ export const serve = async (
   altered: (plan: StepPlan) => void = () => {},
 ): Promise<LoopOutcome> => {
   const { info } = runner
-  const answers = requests.map((): LoopAnswer => ({ tokens: [], logits: [], bitmaps: [], kept: [], reason: null }))
+  const answers = requests.map((): LoopAnswer => ({
+    tokens: [],
+    logits: [],
+    bitmaps: [],
+    kept: [],
+    fallbacks: 0,
+    reason: null,
+  }))
   const indexOf = new Map<number, number>()
   const orders: Array<(() => void | Promise<void>) | StepPlan> = []
   const slotOwner = new Map<number, number>()
@@ -117,7 +126,9 @@ export const serve = async (
         if (tokens.length !== index) throw new Error(`request ${request.id}: token ${index} after ${tokens.length}`)
         tokens.push(token)
       },
-      selected: () => {},
+      selected: (request, _segment, _bitmap, _kept, flags) => {
+        if ((flags & SelectionFlag.fallback) !== 0) answers[indexOf.get(request.id)!]!.fallbacks++
+      },
       finished: (request: Request, reason) => {
         const answer = answers[indexOf.get(request.id)!]!
         answer.reason = reason
