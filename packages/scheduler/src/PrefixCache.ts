@@ -14,6 +14,9 @@ export interface CachedPage {
   readonly slabs: ReadonlyArray<number>
   /** Requests whose tables hold the page. */
   users: number
+  /** Neighbours among the pages that nobody uses, in order of when they were last used. */
+  older: CachedPage | null
+  newer: CachedPage | null
 }
 
 /** Full pages by key; those that nobody uses are evicted, the least recently used first. */
@@ -23,8 +26,9 @@ export class PrefixCache {
   /** Slabs of pages that nobody uses. */
   idleSlabs = 0
   private readonly pages = new Map<string, CachedPage>()
-  /** Pages without users, the one longest unused first. */
-  private readonly idle = new Map<string, CachedPage>()
+  /** Ends of the list of pages without users. */
+  private oldest: CachedPage | null = null
+  private newest: CachedPage | null = null
 
   get(key: string): CachedPage | undefined {
     return this.pages.get(key)
@@ -33,7 +37,7 @@ export class PrefixCache {
   /** Adds a page that its maker goes on using. Requires: the key is new. */
   publish(key: string, slabs: ReadonlyArray<number>): CachedPage {
     if (this.pages.has(key)) throw new InvariantViolation("a page is published once", { key })
-    const page = { key, slabs, users: 1 }
+    const page: CachedPage = { key, slabs, users: 1, older: null, newer: null }
     this.pages.set(key, page)
     this.slabs += slabs.length
     return page
@@ -41,7 +45,7 @@ export class PrefixCache {
 
   acquire(page: CachedPage): void {
     if (page.users++ === 0) {
-      this.idle.delete(page.key)
+      this.unlink(page)
       this.idleSlabs -= page.slabs.length
     }
   }
@@ -49,24 +53,34 @@ export class PrefixCache {
   release(page: CachedPage): void {
     if (page.users === 0) throw new InvariantViolation("a page is given back by a user", { key: page.key })
     if (--page.users === 0) {
-      this.idle.set(page.key, page)
+      page.older = this.newest
+      if (this.newest === null) this.oldest = page
+      else this.newest.newer = page
+      this.newest = page
       this.idleSlabs += page.slabs.length
     }
   }
 
   /** Forgets the page longest unused and returns it; undefined when every page has users. */
   evict(): CachedPage | undefined {
-    for (const page of this.idle.values()) {
-      this.idle.delete(page.key)
-      this.pages.delete(page.key)
-      this.idleSlabs -= page.slabs.length
-      this.slabs -= page.slabs.length
-      return page
-    }
-    return undefined
+    const page = this.oldest
+    if (page === null) return undefined
+    this.unlink(page)
+    this.pages.delete(page.key)
+    this.idleSlabs -= page.slabs.length
+    this.slabs -= page.slabs.length
+    return page
   }
 
   values(): Iterable<CachedPage> {
     return this.pages.values()
+  }
+
+  private unlink(page: CachedPage): void {
+    if (page.older === null) this.oldest = page.newer
+    else page.older.newer = page.newer
+    if (page.newer === null) this.newest = page.older
+    else page.newer.older = page.older
+    page.older = page.newer = null
   }
 }

@@ -313,6 +313,8 @@ export class Scheduler {
     let rowsLeft = config.maxRowsPerStep - load.decodeRows
     let startSegment = -1
     for (const request of this.queue(nowMicros)) {
+      // Nobody who waits starts further on than segment 0, and a long queue is not read for nothing.
+      if (startSegment > 0 && request.phase === "waiting" && config.policy.order === undefined) break
       if (request.awaitsStep > 0 || (startSegment >= 0 && request.segment !== startSegment)) continue
       if (request.phase === "waiting" && !this.admit(request, plan, nowMicros, sink)) continue
       this.memory.slideWindows(request, plan)

@@ -14,8 +14,8 @@ const chromium = ["chromium", "chromium-browser", "google-chrome"].find(
 
 it("gives the same plans in a browser as in Node", async (context) => {
   if (chromium === undefined) {
-    console.warn("SKIPPED: no Chromium here; the browser's plans were not compared")
-    context.skip("no Chromium")
+    console.warn("SKIPPED: no Chromium here (apt-get install chromium); the browser's plans were not compared")
+    context.skip("no Chromium: apt-get install chromium")
     return
   }
   const folder = mkdtempSync(join(tmpdir(), "uniprefill-browser-"))
