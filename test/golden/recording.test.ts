@@ -107,6 +107,7 @@ describe("a scheduler that decides otherwise", () => {
   })
 
   it("is told of a victim chosen otherwise", () => {
+    // oxlint-disable-next-line typescript/unbound-method -- called with its own `this` below
     const { isBehind } = Ranking.prototype
     vi.spyOn(Ranking.prototype, "isBehind").mockImplementation(function (this: Ranking, ...args) {
       return !isBehind.apply(this, args)

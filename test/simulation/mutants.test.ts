@@ -17,8 +17,8 @@ afterEach(() => {
 })
 
 /** Replaces a method, private ones included; the replacement gets the original. */
-const plant = <T extends object>(
-  target: T,
+const plant = (
+  target: object,
   name: string,
   replacement: (this: any, original: (...args: Array<any>) => any, ...args: Array<any>) => unknown,
 ): void => {

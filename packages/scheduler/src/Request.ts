@@ -150,3 +150,9 @@ export class Request {
     return this.keptRows[Math.min(segment, this.keptRows.length - 1)]!
   }
 }
+
+/** Takes a request out of a list, where it is in it. */
+export const removeFrom = (list: Array<Request>, request: Request): void => {
+  const index = list.indexOf(request)
+  if (index >= 0) list.splice(index, 1)
+}

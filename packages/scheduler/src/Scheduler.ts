@@ -4,7 +4,7 @@ import { InvariantViolation } from "./InvariantViolation.ts"
 import { Memory } from "./Memory.ts"
 import { completesSegment, largestChunk, smallestChunk, takeBack, type PrefillChunk } from "./Prefill.ts"
 import { Ranking } from "./Ranking.ts"
-import type { Request } from "./Request.ts"
+import { removeFrom, type Request } from "./Request.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import type { CommitSink, PlanSink } from "./SchedulerSink.ts"
 import { StepLoad } from "./StepLoad.ts"
@@ -492,9 +492,4 @@ export class Scheduler {
       }
     }
   }
-}
-
-const removeFrom = (list: Array<Request>, request: Request): void => {
-  const index = list.indexOf(request)
-  if (index >= 0) list.splice(index, 1)
 }
