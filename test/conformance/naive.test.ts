@@ -5,6 +5,7 @@ import { makeNaiveModel, naiveSpec, type NaiveModel } from "@uniprefill/executor
 import { denseSchedule, pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { LayerKind } from "@uniprefill/model/ModelSpec"
 import { describe, expect, it } from "vitest"
+import { same } from "./SameAnswer.ts"
 import { type LoopAnswer, type LoopRequest, serve } from "./LoopServer.ts"
 import { promptOf } from "./Prompts.ts"
 
@@ -87,14 +88,6 @@ const runner = (one: Case, model: NaiveModel, slabs: number, maxRowsPerStep = on
     maxRowsPerStep,
     maxTokens: 1024,
   })
-
-const same = (answer: LoopAnswer, alone: LoopAnswer): void => {
-  expect(answer.reason).toBe(alone.reason)
-  expect(answer.tokens).toEqual(alone.tokens)
-  expect(answer.bitmaps).toEqual(alone.bitmaps)
-  expect(answer.kept).toEqual(alone.kept)
-  expect(answer.logits).toEqual(alone.logits)
-}
 
 describe("a request's answer is the same, bit by bit,", () => {
   test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 12) })(

@@ -10,6 +10,7 @@ import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
 import { Effect, Layer } from "effect"
 import { describe, expect, it } from "vitest"
+import { same } from "./SameAnswer.ts"
 import { type LoopAnswer, type LoopRequest, serve, type StepRunner } from "./LoopServer.ts"
 import { promptOf } from "./Prompts.ts"
 import { writeRandomModel } from "./RandomModel.ts"
@@ -83,14 +84,6 @@ const withRunner = <A>(
       }),
     )
   }).pipe(Effect.scoped, Effect.provide([NodeFileSystem.layer, NodePath.layer]), Effect.runPromise)
-
-const same = (answer: LoopAnswer, alone: LoopAnswer): void => {
-  expect(answer.reason).toBe(alone.reason)
-  expect(answer.tokens).toEqual(alone.tokens)
-  expect(answer.bitmaps).toEqual(alone.bitmaps)
-  expect(answer.kept).toEqual(alone.kept)
-  expect(answer.logits).toEqual(alone.logits)
-}
 
 describe("the native runner's answer is the same, bit by bit,", () => {
   test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 20) })(

@@ -15,8 +15,6 @@ export const policyNames = [
   "token-budget",
 ] as const
 
-export type PolicyName = (typeof policyNames)[number]
-
 /** What vLLM takes when it is told nothing. */
 export const defaultTokenBudget = { maxNumBatchedTokens: 2048, maxNumSeqs: 128 } as const
 

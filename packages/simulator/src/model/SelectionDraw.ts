@@ -1,4 +1,4 @@
-import { bitmapWords, blockCount, keptRows, type SelectionShape } from "@uniprefill/model/Selection"
+import { bitmapWords, blockCount, type SelectionShape } from "@uniprefill/model/Selection"
 import { keptShare, type KeepProfile } from "./KeepProfile.ts"
 
 /**
@@ -52,9 +52,6 @@ export class SelectionDraw {
     return hash ^ (hash >>> 16)
   }
 }
-
-/** Rows that a drawn bitmap keeps. */
-export const rowsKept = keptRows
 
 const mixed = (hash: number, word: number): number => {
   const product = Math.imul(hash ^ word, 0x85ebca6b)
