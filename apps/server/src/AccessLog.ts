@@ -45,6 +45,7 @@ export const accessLog = <E, R>(
 const annotationsOf = (method: string, path: string, record: RequestRecord["Service"], totalMs: number) => {
   const fields: Record<string, unknown> = { method, path, status: record.status, total_ms: totalMs }
   if (record.requestId !== undefined) fields.request_id = record.requestId
+  if (record.tenant !== "") fields.tenant = record.tenant
   if (record.choices > 0) {
     Object.assign(fields, {
       stream: record.stream,

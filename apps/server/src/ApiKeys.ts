@@ -1,7 +1,7 @@
 import { createHash, timingSafeEqual } from "node:crypto"
 
 /**
- * The keys that clients may present. Kept and compared as SHA-256 digests, every key on every check, so that neither a
+ * The keys that clients may present; each stands for a tenant. Kept and compared as SHA-256 digests, every key on every check, so that neither a
  * key's length nor a matching prefix shows in the time it takes.
  */
 export class ApiKeys {
@@ -16,13 +16,16 @@ export class ApiKeys {
     return this.#digests.length > 0
   }
 
-  /** `header` is the value of `Authorization`. */
-  accepts(header: string | undefined): boolean {
-    if (!this.required) return true
+  /**
+   * The tenant that sends `header`, the value of `Authorization`: `key-1` with the first key, `key-2` with the second …,
+   * and "" where none is needed. Null without a key of these.
+   */
+  tenantOf(header: string | undefined): string | null {
+    if (!this.required) return ""
     const presented = digest(/^bearer +(.+)$/i.exec(header ?? "")?.[1] ?? "")
-    let accepted = false
-    for (const known of this.#digests) if (timingSafeEqual(known, presented)) accepted = true
-    return accepted
+    let tenant: string | null = null
+    for (const [i, known] of this.#digests.entries()) if (timingSafeEqual(known, presented)) tenant ??= `key-${i + 1}`
+    return tenant
   }
 }
 

@@ -7,6 +7,7 @@ import { Clock, Effect } from "effect"
 import { type ApiError, apiError, fromTokenizerError } from "./ApiError.ts"
 import { deriveSeed, samplingOf } from "./Sampling.ts"
 import { ServedModel } from "./ServedModel.ts"
+import { Tenant } from "./Tenant.ts"
 
 /** A completion request as the engine requests it stands for, checked as far as it can be before any work. */
 export interface CompletionPlan {
@@ -34,8 +35,9 @@ export interface PlannedChoice {
 /** Fails with 404 for another model's name, and with 400. */
 export const planCompletion = Effect.fnUntraced(function* (
   request: CompletionRequest,
-): Effect.fn.Return<CompletionPlan, ApiError, ServedModel | Tokenizer> {
+): Effect.fn.Return<CompletionPlan, ApiError, ServedModel | Tokenizer | Tenant> {
   const served = yield* ServedModel
+  const tenant = yield* Tenant
   const tokenizer = yield* Tokenizer
   const model = yield* checkModel(request.model, served)
   const sampling = yield* Effect.fromResult(samplingOf(request, request.logprobs ?? -1, served))
@@ -43,6 +45,8 @@ export const planCompletion = Effect.fnUntraced(function* (
 
   const n = request.n ?? 1
   const maxTokens = request.max_tokens ?? defaultMaxTokens
+  const { ttft_slo_ms: ttftSloMs } = request
+  const firstTokenWithinMicros = typeof ttftSloMs === "number" ? Math.round(ttftSloMs * 1000) : undefined
   const id = `cmpl-${request.request_id ?? randomUUID().replaceAll("-", "")}`
   // The client's own id may come twice at the same time; the engine's names must differ.
   const unique = randomUUID()
@@ -72,6 +76,9 @@ export const planCompletion = Effect.fnUntraced(function* (
           drop: request.uniprefill?.enabled ?? true,
           minP: request.uniprefill?.p ?? undefined,
           priority: request.priority ?? 0,
+          tenant,
+          cacheSalt: request.cache_salt ?? undefined,
+          firstTokenWithinMicros,
         },
       })
     }

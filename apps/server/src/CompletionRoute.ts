@@ -10,6 +10,7 @@ import { eventStream } from "./EventStream.ts"
 import { readJsonBody } from "./RequestBody.ts"
 import { RequestRecord, recordEvent } from "./RequestRecord.ts"
 import type { ServerLimits } from "./ServerLimits.ts"
+import { Tenant } from "./Tenant.ts"
 import { UnknownFields } from "./UnknownFields.ts"
 
 interface Admitted {
@@ -56,6 +57,7 @@ const roomFor = Effect.fnUntraced(function* ({ choices }: CompletionPlan) {
 const recordPlan = Effect.fnUntraced(function* (plan: CompletionPlan, stream: boolean) {
   const record = yield* RequestRecord
   record.requestId = plan.id
+  record.tenant = yield* Tenant
   record.stream = stream
   record.prompts = plan.prompts
   record.choices = plan.choices.length

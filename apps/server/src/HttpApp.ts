@@ -7,12 +7,13 @@ import { completionRoute } from "./CompletionRoute.ts"
 import { internalFailure } from "./EventStream.ts"
 import { RequestRecord } from "./RequestRecord.ts"
 import type { ServerLimits } from "./ServerLimits.ts"
+import { Tenant } from "./Tenant.ts"
 import { healthRoute, metricsRoute, modelsRoute, readyRoute, versionRoute } from "./StatusRoutes.ts"
 import { detokenizeRoute, tokenizeRoute } from "./TokenizationRoutes.ts"
 import { UnknownFields } from "./UnknownFields.ts"
 
 export interface HttpAppOptions {
-  /** Keys of which a client must present one, on all but the status paths; empty: none needed. */
+  /** Keys of which a client must present one, on all but the status paths; each is a tenant. Empty: none needed. */
   readonly apiKeys: ReadonlyArray<string>
   readonly limits: ServerLimits
   /** `/ready` says 503 when work waits and no step has committed for this long. */
@@ -70,12 +71,14 @@ const answerErrors =
 const isNotMatched = (error: unknown) =>
   error instanceof HttpServerError.HttpServerError && error.reason._tag === "RouteNotFound"
 
+/** Answers clients that present a key, as the tenant that it stands for. */
 const authenticated =
   (keys: ApiKeys) =>
   <E, R>(app: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>) =>
     Effect.gen(function* () {
       const request = yield* HttpServerRequest.HttpServerRequest
-      if (statusPaths.has(pathOf(request)) || keys.accepts(request.headers.authorization)) return yield* app
+      const tenant = statusPaths.has(pathOf(request)) ? "" : keys.tenantOf(request.headers.authorization)
+      if (tenant !== null) return yield* Effect.provideService(app, Tenant, tenant)
       return yield* apiError(401, "send an API key of this server as `Authorization: Bearer KEY`", null, {
         "www-authenticate": "Bearer",
       })

@@ -72,7 +72,9 @@ export const modelOptions = {
   }),
   policy: Kind.text({
     metavar: "NAME|FILE",
-    description: `Order in which prompts are served: ${policyNames.join(", ")}, or a module (.js, .ts) with one`,
+    description:
+      `Order in which prompts are served: ${policyNames.join(", ")}, or a module (.js, .ts) with one. priority goes by ` +
+      "the request field priority, earliest-deadline by ttft_slo_ms, fair-share by the API key",
     defaultValue: "fcfs",
   }),
   "max-num-batched-tokens": Kind.optionalInteger({

@@ -7,6 +7,8 @@ export class RequestRecord extends Context.Service<
   {
     status: number
     requestId: string | undefined
+    /** "" where clients need no key. */
+    tenant: string
     stream: boolean
     prompts: number
     choices: number
@@ -27,6 +29,7 @@ export class RequestRecord extends Context.Service<
 export const emptyRecord = (): RequestRecord["Service"] => ({
   status: 0,
   requestId: undefined,
+  tenant: "",
   stream: false,
   prompts: 0,
   choices: 0,

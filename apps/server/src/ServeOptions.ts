@@ -25,7 +25,8 @@ export const serveOptions = {
   "api-key": Kind.list({
     metavar: "KEY[,KEY]",
     description:
-      "Keys of which clients must send one. Other users of this machine see flags: prefer UNIPREFILL_API_KEY",
+      "Keys of which clients must send one. Each is a tenant: cached prefixes are not shared with the others, and " +
+      "--policy fair-share is fair between them. Other users of this machine see flags: prefer UNIPREFILL_API_KEY",
     shownDefault: "none needed",
   }),
   "max-body": Kind.bytes({

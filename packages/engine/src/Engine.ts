@@ -60,6 +60,8 @@ export interface GenerateRequest {
   readonly priority: number
   /** Whoever the request counts for where a policy shares fairly; prefixes are shared within a tenant only. */
   readonly tenant?: string | undefined
+  /** Prefixes are shared among requests of equal salts only; none is a salt too. */
+  readonly cacheSalt?: string | undefined
   /** Time from arrival by which the first token is due, in µs; for policies that look at it. */
   readonly firstTokenWithinMicros?: number | undefined
 }

@@ -140,7 +140,7 @@ const make = (
           const pageKeys =
             config.prefixCaching === false
               ? null
-              : new PageKeys(fingerprint, request.tenant ?? "", info.layout.pageSize)
+              : new PageKeys(fingerprint, request.tenant ?? "", request.cacheSalt ?? "", info.layout.pageSize)
           const generation = new Generation(
             request,
             tokenizer.detokenizer({ skipSpecialTokens, after: prompt }),

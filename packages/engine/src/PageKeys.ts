@@ -4,7 +4,8 @@ import { createHash } from "node:crypto"
  * Keys of a request's full pages: a chain of hashes, so that a key stands for every token up to its page's end. Equal keys
  * mean equal content; one hash a page, whatever the number of tokens.
  *
- * Tenants have chains of their own: nobody can learn from a fast answer what another tenant has asked.
+ * Tenants have chains of their own, and within a tenant each cache salt has: nobody can learn from a fast answer what
+ * another has asked.
  */
 export class PageKeys {
   private readonly page: Int32Array
@@ -13,10 +14,13 @@ export class PageKeys {
   private filled = 0
   private last: string
 
-  constructor(fingerprint: string, tenant: string, pageSize: number) {
+  constructor(fingerprint: string, tenant: string, cacheSalt: string, pageSize: number) {
     this.page = new Int32Array(pageSize)
     this.bytes = new Uint8Array(this.page.buffer)
-    this.last = createHash("sha256").update(fingerprint).update("\0").update(tenant).digest("base64")
+    // As JSON, so that no two triples give the same text, whatever characters they hold.
+    this.last = createHash("sha256")
+      .update(JSON.stringify([fingerprint, tenant, cacheSalt]))
+      .digest("base64")
   }
 
   /** Takes the next tokens; returns the keys of the pages that they complete. */

@@ -6,7 +6,7 @@ import { EngineError, type GenerateRequest } from "./Engine.ts"
  * request cannot fail a step that it shares with others. Fields are named as on the wire.
  */
 export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineError | null => {
-  const { prompt, maxTokens, sampling, stop, minP } = request
+  const { prompt, maxTokens, sampling, stop, minP, priority, firstTokenWithinMicros, tenant = "" } = request
   const { vocabSize } = spec
   const invalid = (field: string, detail: string) =>
     new EngineError({ reason: "InvalidRequest", field, detail: `${field}: ${detail}` })
@@ -56,9 +56,20 @@ export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineE
     (stop.every((text) => text !== "" && text.isWellFormed())
       ? null
       : invalid("stop", "holds an empty string or half a surrogate pair")) ??
-    (minP === undefined ? null : range("uniprefill.p", minP, 0, 1))
+    (minP === undefined ? null : range("uniprefill.p", minP, 0, 1)) ??
+    whole("priority", priority, Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER) ??
+    (firstTokenWithinMicros === undefined ||
+    (Number.isSafeInteger(firstTokenWithinMicros) && firstTokenWithinMicros > 0)
+      ? null
+      : invalid("ttft_slo_ms", `must be a whole number of µs above 0, got ${firstTokenWithinMicros} µs`)) ??
+    (tenant.length <= longestTenant
+      ? null
+      : invalid("tenant", `must have at most ${longestTenant} characters, got ${tenant.length}`))
   )
 }
 
 /** Parameters of this size and above have no use and overflow the executor's 32-bit floats. */
 const largest = 1e30
+
+/** Tenants are remembered after their requests have ended. */
+const longestTenant = 256

@@ -35,28 +35,37 @@ describe("equal prefixes", () => {
     }).pipe(Effect.provide(engineLayer(executor)))
   })
 
-  it.effect("of other tenants are not found, nor any where caching is off", () => {
+  it.effect("of other tenants or salts are not found, nor any where caching is off", () => {
+    const sharing = [
+      { tenant: "a" },
+      { tenant: "b" },
+      { tenant: "a" },
+      { tenant: "a", cacheSalt: "s" },
+      { tenant: "a", cacheSalt: "s" },
+      { tenant: "a", cacheSalt: "t" },
+      { tenant: "b", cacheSalt: "s" },
+    ]
     const run = (prefixCaching: boolean) =>
       Effect.gen(function* () {
         const engine = yield* Engine
         const cached: Array<number> = []
-        for (const tenant of ["a", "b", "a"]) {
-          const { finished } = yield* collect(engine, request(promptOf(200, 3), { tenant }))
+        for (const fields of sharing) {
+          const { finished } = yield* collect(engine, request(promptOf(200, 3), fields))
           cached.push(finished.cachedTokens)
         }
         return cached
       }).pipe(Effect.provide(engineLayer(new ScriptedExecutor({ outputs: () => [] }), { prefixCaching })))
     return Effect.gen(function* () {
-      assert.deepStrictEqual(yield* run(true), [0, 0, 192])
-      assert.deepStrictEqual(yield* run(false), [0, 0, 0])
+      assert.deepStrictEqual(yield* run(true), [0, 0, 192, 0, 192, 0, 0])
+      assert.deepStrictEqual(yield* run(false), [0, 0, 0, 0, 0, 0, 0])
     })
   })
 })
 
 describe("page keys", () => {
   it("depend on every token before, not on how they came", () => {
-    const keys = (pieces: ReadonlyArray<ReadonlyArray<number>>, tenant = "") => {
-      const chain = new PageKeys("model", tenant, 64)
+    const keys = (pieces: ReadonlyArray<ReadonlyArray<number>>) => {
+      const chain = new PageKeys("model", "", "", 64)
       return pieces.flatMap((piece) => chain.push(Int32Array.from(piece)))
     }
     const tokens = promptOf(200, 1)
@@ -65,7 +74,14 @@ describe("page keys", () => {
     assert.deepStrictEqual(keys([tokens.slice(0, 63), [], tokens.slice(63, 65), tokens.slice(65)]), whole)
     const other = keys([promptOf(200, 2)])
     assert.isTrue(whole.every((key, page) => key !== other[page]))
-    assert.notStrictEqual(keys([tokens], "tenant")[0], whole[0])
+  })
+
+  it("differ by tenant and salt, whatever characters those hold", () => {
+    const names = ["", "a", "b", "a\0b", "\0", '","', "\ud800", "\ud801", "\ufffd"]
+    const first = names.flatMap((tenant) =>
+      names.map((salt) => new PageKeys("model", tenant, salt, 64).push(new Int32Array(64))[0]),
+    )
+    assert.strictEqual(new Set(first).size, names.length ** 2)
   })
 })
 

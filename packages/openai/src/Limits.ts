@@ -19,6 +19,9 @@ export interface RequestLimits {
   readonly requestIdLength: number
   readonly userLength: number
   readonly modelLength: number
+  readonly cacheSaltLength: number
+  /** Latest deadline for a first token, in ms. */
+  readonly ttftSloMs: number
 }
 
 export const requestLimits: RequestLimits = {
@@ -34,6 +37,8 @@ export const requestLimits: RequestLimits = {
   requestIdLength: 128,
   userLength: 512,
   modelLength: 512,
+  cacheSaltLength: 256,
+  ttftSloMs: 86_400_000,
 }
 
 /** Largest token id that any vocabulary has. */

@@ -30,6 +30,15 @@ const LogitBias = Schema.Record(Schema.String, finiteBetween(-100, 100)).check(
   }),
 )
 
+const CacheSalt = Schema.String.check(
+  Schema.makeFilter((salt) => {
+    const { cacheSaltLength } = requestLimits
+    return salt.length >= 1 && salt.length <= cacheSaltLength
+      ? undefined
+      : `Expected 1 to ${cacheSaltLength} characters`
+  }),
+)
+
 /** Fields that completions and chat completions share. */
 export const samplingFields = {
   model: optional(stringUpTo(requestLimits.modelLength)),
@@ -57,8 +66,12 @@ export const samplingFields = {
   allowed_token_ids: optional(tokenIds(requestLimits.allowedTokenIds)),
   stream: optional(Schema.Boolean),
   stream_options: optional(Schema.Struct({ include_usage: optional(Schema.Boolean) })),
-  /** Lower is sooner. */
+  /** Lower is sooner, under a policy that looks at it. */
   priority: optional(intBetween(-0x8000_0000, 0x7fff_ffff)),
+  /** When the first token is due, from the request's arrival; for policies that look at it. A field of this server. */
+  ttft_slo_ms: optional(finiteBetween(1, requestLimits.ttftSloMs)),
+  /** Prompts share what was computed of equal beginnings only where they have the same salt. */
+  cache_salt: optional(CacheSalt),
   request_id: optional(
     stringUpTo(requestLimits.requestIdLength).check(
       Schema.isPattern(/^[\w.:-]+$/, { message: "Expected letters, digits and _ . : -" }),
