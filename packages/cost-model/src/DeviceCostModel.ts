@@ -1,5 +1,5 @@
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
-import type { StepLoad } from "@uniprefill/scheduler/StepLoad"
+import { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import { assumedShares, type DeviceSpec } from "./DeviceSpec.ts"
 import type { OperationWork } from "./OperationWork.ts"
 import { RateCurve } from "./RateCurve.ts"
@@ -46,6 +46,11 @@ export class DeviceCostModel implements CostModel {
   private readonly linkBytesPerMicro: number
   /** Expected number of distinct experts that r rows pass, for r = 0 … maxRowsPerStep. */
   private readonly distinctExperts: Float64Array
+  /** Of steps without prefill, by decode rows and segment: `[decodeRows × segments + segment]`; the first `known` numbers of rows. */
+  private decodeProducts = new Float64Array()
+  private decodeReductions = new Float64Array()
+  private decodesAreOutside = new Uint8Array()
+  private known = 0
 
   constructor(costs: DeviceCosts) {
     const { device } = costs
@@ -62,16 +67,48 @@ export class DeviceCostModel implements CostModel {
 
   stepMicros(load: StepLoad): number {
     const { costs } = this
+    const { decodeRows, rows, scoredRows } = load
+    const segments = costs.work.length
+    if (decodeRows >= this.known && decodeRows <= costs.maxRowsPerStep) this.learnDecodes(decodeRows)
+    const { decodeProducts, decodeReductions } = this
+    const isKnown = decodeRows < this.known
+    const known = decodeRows * segments
     let micros = costs.stepMicros + load.items * costs.itemMicros
-    for (let s = 0; s < costs.work.length; s++) {
+    for (let s = 0; s < segments; s++) {
+      if (isKnown && rows[s]! === 0 && scoredRows[s]! === 0) {
+        // Decodes alone, as in most steps: what depends on nothing but their number is known.
+        if (decodeRows === 0) continue
+        micros += decodeProducts[known + s]!
+        micros += this.decodeAttention(load, s)
+        micros += decodeReductions[known + s]!
+        continue
+      }
       micros += this.products(load, s)
-      if (load.rows[s]! > 0)
-        micros += this.prefillAttention(load, s) + this.elements(load, s) + this.recurrence(load, s)
-      if (load.scoredRows[s]! > 0) micros += this.scoring(load, s)
-      if (load.decodeRows > 0) micros += this.decodeAttention(load, s)
+      if (rows[s]! > 0) micros += this.prefillAttention(load, s) + this.elements(load, s) + this.recurrence(load, s)
+      if (scoredRows[s]! > 0) micros += this.scoring(load, s)
+      if (decodeRows > 0) micros += this.decodeAttention(load, s)
       micros += this.reductions(load, s)
     }
     return Math.ceil(micros)
+  }
+
+  /** Fills in what is the same for all steps of up to `decodeRows` decode rows and no prefill. */
+  private learnDecodes(decodeRows: number): void {
+    const segments = this.costs.work.length
+    const rows = Math.max(decodeRows + 1, 2 * this.known, 64)
+    const load = new StepLoad(segments)
+    this.decodeProducts = new Float64Array(rows * segments)
+    this.decodeReductions = new Float64Array(rows * segments)
+    this.decodesAreOutside = new Uint8Array(rows * segments)
+    for (load.decodeRows = 0; load.decodeRows < rows; load.decodeRows++) {
+      for (let s = 0; s < segments; s++) {
+        const at = load.decodeRows * segments + s
+        this.decodeProducts[at] = this.products(load, s)
+        this.decodeReductions[at] = this.reductions(load, s)
+        this.decodesAreOutside[at] = this.productsAreOutside(load, s) ? 1 : 0
+      }
+    }
+    this.known = rows
   }
 
   /** The parts of `stepMicros`, whose sum it is; the last one is the rounding to whole µs. Parts of no time are left out. */
@@ -104,20 +141,41 @@ export class DeviceCostModel implements CostModel {
     if (device.calibration === null) return [`${device.label}: nothing measured, datasheet peaks × assumed shares`]
     const found: Array<string> = []
     for (let s = 0; s < this.costs.work.length; s++) {
-      const rows = load.rows[s]! + load.decodeRows
-      if (rows > 0 && this.isComputeBound(load, s) && !this.gemm.covers(rows)) {
+      if (this.productsAreOutside(load, s)) {
+        const rows = load.rows[s]! + load.decodeRows
         found.push(`segment ${s}: matrix products of ${rows} rows, measured ${this.gemm.from} to ${this.gemm.to}`)
       }
-      const pairs = load.pairs[s]!
-      if (pairs === 0) continue
-      const tokens = Math.round(attendedTokens(load, s))
-      if (!this.attention.covers(tokens)) {
+      if (this.attentionIsOutside(load, s)) {
+        const tokens = Math.round(attendedTokens(load, s))
         found.push(
           `segment ${s}: attention as in ${tokens} tokens, measured ${this.attention.from} to ${this.attention.to}`,
         )
       }
     }
     return found
+  }
+
+  /** Whether `outside` would name anything. */
+  isOutside(load: StepLoad): boolean {
+    if (this.costs.device.calibration === null) return true
+    const { decodeRows, rows, pairs } = load
+    const segments = this.costs.work.length
+    const isKnown = decodeRows < this.known
+    for (let s = 0; s < segments; s++) {
+      if (isKnown && rows[s]! === 0 && pairs[s]! === 0) {
+        if (this.decodesAreOutside[decodeRows * segments + s]! === 1) return true
+      } else if (this.productsAreOutside(load, s) || this.attentionIsOutside(load, s)) return true
+    }
+    return false
+  }
+
+  private productsAreOutside(load: StepLoad, s: number): boolean {
+    const rows = load.rows[s]! + load.decodeRows
+    return rows > 0 && !this.gemm.covers(rows) && this.isComputeBound(load, s)
+  }
+
+  private attentionIsOutside(load: StepLoad, s: number): boolean {
+    return load.pairs[s]! > 0 && !this.attention.covers(Math.round(attendedTokens(load, s)))
   }
 
   /** Operations that a step's load stands for: the numerator of model FLOP utilisation. */

@@ -29,14 +29,20 @@ export class IntList {
   }
 
   push2(a: number, b: number): void {
-    this.push(a)
-    this.push(b)
+    const at = this.length
+    if (at + 2 > this.data.length) this.grow(at + 2)
+    this.data[at] = a
+    this.data[at + 1] = b
+    this.length = at + 2
   }
 
   push3(a: number, b: number, c: number): void {
-    this.push(a)
-    this.push(b)
-    this.push(c)
+    const at = this.length
+    if (at + 3 > this.data.length) this.grow(at + 3)
+    this.data[at] = a
+    this.data[at + 1] = b
+    this.data[at + 2] = c
+    this.length = at + 3
   }
 
   pushAll(values: ArrayLike<number>, start = 0, end = values.length): void {

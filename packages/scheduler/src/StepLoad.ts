@@ -29,12 +29,32 @@ export class StepLoad {
   }
 
   clearPrefill(): void {
+    const { rows, pairs, entryPairs, scoredRows } = this
     this.items = 0
     this.tokens = 0
-    this.rows.fill(0)
-    this.pairs.fill(0)
-    this.entryPairs.fill(0)
-    this.scoredRows.fill(0)
+    // A few elements, every step: a call to fill costs more than the loop.
+    for (let s = 0; s < rows.length; s++) {
+      rows[s] = 0
+      pairs[s] = 0
+      entryPairs[s] = 0
+      scoredRows[s] = 0
+    }
+  }
+
+  /** Adds a whole step's work to this: what many steps held together. Requires as many segments. */
+  add(other: StepLoad): void {
+    const { decodeKeys, rows, pairs, entryPairs, scoredRows } = this
+    this.decodeRows += other.decodeRows
+    for (let s = 0; s < decodeKeys.length; s++) decodeKeys[s]! += other.decodeKeys[s]!
+    if (other.items === 0) return
+    this.items += other.items
+    this.tokens += other.tokens
+    for (let s = 0; s < rows.length; s++) {
+      rows[s]! += other.rows[s]!
+      pairs[s]! += other.pairs[s]!
+      entryPairs[s]! += other.entryPairs[s]!
+      scoredRows[s]! += other.scoredRows[s]!
+    }
   }
 
   /**

@@ -42,9 +42,12 @@ export class StepPlan {
   /** `[item, slot]`: sample a first token for `slot` from the last row of item number `item`. */
   readonly samples = new IntList()
 
+  /** All of them, in the order of {@link sections}: for what goes over every one in every step. */
+  readonly lists: ReadonlyArray<IntList> = sections.map((name) => this[name])
+
   clear(stepId: number): void {
     this.stepId = stepId
-    for (const name of sections) this[name].clear()
+    for (let s = 0; s < this.lists.length; s++) this.lists[s]!.length = 0
   }
 
   get itemCount(): number {

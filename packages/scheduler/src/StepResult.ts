@@ -20,10 +20,12 @@ export class StepResult {
   /** `[checksum]` of the plan's bytes as each tensor-parallel rank read them; none from executors that take no bytes. */
   readonly ranks = new IntList()
 
+  private readonly lists: ReadonlyArray<IntList> = resultSections.map((name) => this[name])
+
   clear(stepId: number): void {
     this.stepId = stepId
     this.deviceMicros = 0
-    for (const name of resultSections) this[name].clear()
+    for (let s = 0; s < this.lists.length; s++) this.lists[s]!.length = 0
   }
 }
 

@@ -1,8 +1,21 @@
+import { EventHeap } from "./EventHeap.ts"
+
+/** Classes that an event may have: 0 to 7. */
+const classes = 8
+
+/** 35 years: what a key of time and class still holds exactly. */
+const maxMicros = 2 ** 50
+
+/** Events kept in order besides the heap. */
+const soonCapacity = 16
+
 /**
  * What happens next. Events are ordered by (time, class, sequence): integer µs; then by kind, the lower class first; then in
- * the order in which they were scheduled. The order is total, so a run depends on nothing else.
+ * the order in which they were scheduled. The order is total, so a run depends on nothing else. An event carries two integers
+ * whose meaning its class gives.
  *
- * A binary heap in parallel arrays; an event carries two integers whose meaning its class gives.
+ * Time and class make one key. The few soonest events, as the ends of the steps in flight nearly always are, stand in a
+ * short list in order; the others wait in a heap, and every event in the list comes before every event in the heap.
  */
 export class EventQueue {
   /** Of the event taken last. */
@@ -10,110 +23,82 @@ export class EventQueue {
   class = 0
   first = 0
   second = 0
-  private times: Float64Array
-  private classes: Uint8Array
-  private sequences: Float64Array
-  private firsts: Int32Array
-  private seconds: Int32Array
-  private count = 0
+  /** The soonest events, the next one last. */
+  private readonly soonKeys = new Float64Array(soonCapacity)
+  private readonly soonSequences = new Float64Array(soonCapacity)
+  private readonly soonFirsts = new Int32Array(soonCapacity)
+  private readonly soonSeconds = new Int32Array(soonCapacity)
+  private soon = 0
+  private readonly later = new EventHeap()
   private sequence = 0
 
-  constructor(capacity = 1024) {
-    this.times = new Float64Array(capacity)
-    this.classes = new Uint8Array(capacity)
-    this.sequences = new Float64Array(capacity)
-    this.firsts = new Int32Array(capacity)
-    this.seconds = new Int32Array(capacity)
-  }
-
   get size(): number {
-    return this.count
+    return this.soon + this.later.count
   }
 
   /** Time of the next event, or Infinity. */
   get nextTime(): number {
-    return this.count === 0 ? Number.POSITIVE_INFINITY : this.times[0]!
+    return Math.floor((this.soon > 0 ? this.soonKeys[this.soon - 1]! : this.later.lowest) / classes)
   }
 
-  /** Schedules an event. `time` is an integer and not before that of the event taken last; fails with RangeError otherwise. */
+  /**
+   * Schedules an event. `time` is an integer, not before that of the event taken last and at most 2⁵⁰; fails with RangeError
+   * otherwise.
+   */
   push(time: number, eventClass: number, first: number, second: number): void {
-    if (!Number.isSafeInteger(time) || time < this.time) {
-      throw new RangeError(`an event's time is an integer of at least ${this.time} µs, got ${time}`)
+    if (!(time >= this.time && time <= maxMicros && Math.floor(time) === time)) {
+      throw new RangeError(`an event's time is an integer from ${this.time} to ${maxMicros} µs, got ${time}`)
     }
-    if (this.count === this.times.length) this.grow()
+    const key = time * classes + eventClass
     const sequence = this.sequence++
-    let at = this.count++
-    while (at > 0) {
-      const parent = (at - 1) >>> 1
-      if (this.isBefore(parent, time, eventClass, sequence)) break
-      this.move(parent, at)
-      at = parent
+    if (this.soon === soonCapacity) this.putOff()
+    if (key >= this.later.lowest) {
+      this.later.push(key, sequence, first, second)
+      return
     }
-    this.place(at, time, eventClass, sequence, first, second)
+    const { soonKeys } = this
+    let at = this.soon++
+    // Of equal keys the one scheduled first is nearer to the end.
+    for (; at > 0 && soonKeys[at - 1]! <= key; at--) this.move(at - 1, at)
+    soonKeys[at] = key
+    this.soonSequences[at] = sequence
+    this.soonFirsts[at] = first
+    this.soonSeconds[at] = second
   }
 
   /** Takes the next event into `time`, `class`, `first`, `second`. Requires one. */
   pop(): void {
-    this.time = this.times[0]!
-    this.class = this.classes[0]!
-    this.first = this.firsts[0]!
-    this.second = this.seconds[0]!
-    const last = --this.count
-    if (last === 0) return
-    const time = this.times[last]!
-    const eventClass = this.classes[last]!
-    const sequence = this.sequences[last]!
-    let at = 0
-    for (;;) {
-      let child = 2 * at + 1
-      if (child >= last) break
-      const right = child + 1
-      if (right < last && this.isBefore(right, this.times[child]!, this.classes[child]!, this.sequences[child]!))
-        child = right
-      if (!this.isBefore(child, time, eventClass, sequence)) break
-      this.move(child, at)
-      at = child
+    let key: number
+    if (this.soon > 0) {
+      const at = --this.soon
+      key = this.soonKeys[at]!
+      this.first = this.soonFirsts[at]!
+      this.second = this.soonSeconds[at]!
+    } else {
+      const { later } = this
+      key = later.lowest
+      this.first = later.firsts[0]!
+      this.second = later.seconds[0]!
+      later.drop()
     }
-    this.place(at, time, eventClass, sequence, this.firsts[last]!, this.seconds[last]!)
+    this.time = Math.floor(key / classes)
+    this.class = key - this.time * classes
   }
 
-  private isBefore(at: number, time: number, eventClass: number, sequence: number): boolean {
-    const own = this.times[at]!
-    if (own !== time) return own < time
-    const ownClass = this.classes[at]!
-    return ownClass !== eventClass ? ownClass < eventClass : this.sequences[at]! < sequence
+  /** Moves the later half of the full list into the heap. */
+  private putOff(): void {
+    const half = soonCapacity / 2
+    for (let at = 0; at < half; at++) {
+      this.later.push(this.soonKeys[at]!, this.soonSequences[at]!, this.soonFirsts[at]!, this.soonSeconds[at]!)
+      this.move(at + half, at)
+    }
+    this.soon = half
   }
 
   private move(from: number, to: number): void {
-    this.place(
-      to,
-      this.times[from]!,
-      this.classes[from]!,
-      this.sequences[from]!,
-      this.firsts[from]!,
-      this.seconds[from]!,
-    )
-  }
-
-  private place(at: number, time: number, eventClass: number, sequence: number, first: number, second: number): void {
-    this.times[at] = time
-    this.classes[at] = eventClass
-    this.sequences[at] = sequence
-    this.firsts[at] = first
-    this.seconds[at] = second
-  }
-
-  private grow(): void {
-    const capacity = this.times.length * 2
-    const larger = <A extends Float64Array | Int32Array | Uint8Array>(make: new (length: number) => A, old: A): A => {
-      const array = new make(capacity)
-      array.set(old)
-      return array
-    }
-    this.times = larger(Float64Array, this.times)
-    this.classes = larger(Uint8Array, this.classes)
-    this.sequences = larger(Float64Array, this.sequences)
-    this.firsts = larger(Int32Array, this.firsts)
-    this.seconds = larger(Int32Array, this.seconds)
+    this.soonKeys[to] = this.soonKeys[from]!
+    this.soonSequences[to] = this.soonSequences[from]!
+    this.soonFirsts[to] = this.soonFirsts[from]!
+    this.soonSeconds[to] = this.soonSeconds[from]!
   }
 }

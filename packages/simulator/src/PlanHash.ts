@@ -1,4 +1,4 @@
-import { sections, type StepPlan } from "@uniprefill/scheduler/StepPlan"
+import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
 
 /**
  * A hash chain over plans: equal chains mean equal decisions. Every step's number, and every section that holds something with
@@ -11,8 +11,9 @@ export class PlanHash {
   add(plan: StepPlan): void {
     let a = Math.imul(this.a ^ plan.stepId, 0x01000193)
     let b = this.b
-    for (let s = 0; s < sections.length; s++) {
-      const { data, length } = plan[sections[s]!]
+    const { lists } = plan
+    for (let s = 0; s < lists.length; s++) {
+      const { data, length } = lists[s]!
       if (length === 0) continue
       a = Math.imul(a ^ ((s << 24) ^ length), 0x01000193)
       for (let i = 0; i < length; i++) {

@@ -1,23 +1,30 @@
 import type { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
 import { Driver, type DriverConfig, type SubmitOutcome } from "@uniprefill/scheduler/Driver"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
-import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
-import type { StepResult } from "@uniprefill/scheduler/StepResult"
+import { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { SelectionDraw } from "./model/SelectionDraw.ts"
 import { PlanHash } from "./PlanHash.ts"
 import { Random } from "./Random.ts"
 import type { ReplicaLoad } from "./Router.ts"
 import type { Setup } from "./Setup.ts"
-import { SimulatedDevice } from "./SimulatedDevice.ts"
+import { CountedResult, SimulatedDevice } from "./SimulatedDevice.ts"
 
-/** A step from its plan to its end. */
+/** A step from its plan to its end. Used again for a later one: who wants to keep it copies it. */
 export interface StepRecord {
   readonly plan: StepPlan
-  readonly result: StepResult
   readonly plannedMicros: number
   readonly startMicros: number
   readonly deviceMicros: number
   readonly failed: boolean
+}
+
+class StepInFlight implements StepRecord {
+  plan = new StepPlan()
+  result = new CountedResult()
+  plannedMicros = 0
+  startMicros = 0
+  deviceMicros = 0
+  failed = false
 }
 
 export interface ReplicaEvents {
@@ -41,9 +48,13 @@ export class Replica implements ReplicaLoad {
   private readonly setup: Setup
   private readonly events: ReplicaEvents
   private readonly faults: Random
-  private readonly inFlight: Array<StepRecord> = []
+  /** The steps in flight, from `oldest` on and around. */
+  private readonly steps: ReadonlyArray<StepInFlight>
+  private oldest = 0
+  private inFlight = 0
   /** Workload row of each request of the loop, by its id. */
   private readonly rows: Array<number> = [-1]
+  private readonly rowOfSlot: Int32Array
   private readonly stopAt: Int32Array
   private deviceFreeMicros = 0
   private now = 0
@@ -60,18 +71,21 @@ export class Replica implements ReplicaLoad {
     this.config = config
     this.events = events
     this.stopAt = stopAt
+    this.steps = Array.from({ length: config.maxStepsInFlight }, () => new StepInFlight())
+    this.rowOfSlot = new Int32Array(config.slots)
     this.faults = new Random(setup.seed, `faults-${index}`)
     const draw = new SelectionDraw(setup.seed, setup.keep, setup.schedule.dropLayers.length)
     this.device = new SimulatedDevice(config.layout, setup.schedule, config.slots, draw)
     this.driver = new Driver(config, {
       openSlot: (request) => {
         const row = this.rows[request.id]!
+        this.rowOfSlot[request.slot] = row
         this.device.openSlot(request, row, this.stopAt[row]!)
       },
       closeSlot: (slot) => this.device.closeSlot(slot),
       submit: (plan) => this.start(plan),
-      token: (request, _token, position) => events.token(this.rows[request.id]!, position),
-      selected: (request, segment, _bitmap, kept) => events.selected(this.rows[request.id]!, segment, kept),
+      token: (request, _token, position) => events.token(this.rowOfSlot[request.slot]!, position),
+      selected: (request, segment, _bitmap, kept) => events.selected(this.rowOfSlot[request.slot]!, segment, kept),
       finished: (request, reason) => this.onFinished(request, reason),
     })
   }
@@ -87,17 +101,25 @@ export class Replica implements ReplicaLoad {
 
   /** The oldest step in flight has ended, well or not. Returns whether it failed. */
   stepEnded(): boolean {
-    const step = this.inFlight.shift()!
-    if (!step.failed) {
-      this.driver.stepDone(step.result)
-      this.device.release(step.result)
+    const { driver, device } = this
+    const { failed, result } = this.takeOldest()
+    if (!failed) {
+      driver.stepDone(result)
+      device.release(result)
       return false
     }
-    for (const other of this.inFlight.splice(0)) this.device.release(other.result)
-    this.device.release(step.result)
-    this.driver.stepFailed()
+    device.release(result)
+    while (this.inFlight > 0) device.release(this.takeOldest().result)
+    driver.stepFailed()
     this.isDown = true
     return true
+  }
+
+  private takeOldest(): StepInFlight {
+    const step = this.steps[this.oldest]!
+    this.oldest = (this.oldest + 1) % this.steps.length
+    this.inFlight--
+    return step
   }
 
   /** Back after a failure: the device starts empty. */
@@ -117,7 +139,7 @@ export class Replica implements ReplicaLoad {
 
   /** Steps whose end is still to come. */
   get stepsInFlight(): number {
-    return this.inFlight.length
+    return this.inFlight
   }
 
   tick(nowMicros: number): void {
@@ -130,24 +152,19 @@ export class Replica implements ReplicaLoad {
     const { setup, device, config, faults } = this
     const { host } = setup
     this.hash.add(plan)
-    const result = device.prepare(plan)
+    const step = this.steps[(this.oldest + this.inFlight++) % this.steps.length]!
+    step.plan = plan
+    step.result = device.prepare(plan)
     let micros = config.costModel.stepMicros(device.load) + device.readBacks * host.readBackMicros
     if (setup.faults.slowSteps > 0 && faults.unit() < setup.faults.slowSteps)
       micros = Math.round(micros * setup.faults.slowFactor)
-    const failed = setup.faults.failedSteps > 0 && faults.unit() < setup.faults.failedSteps
-    const startMicros = Math.max(this.now + host.stepMicros, this.deviceFreeMicros)
-    const endMicros = startMicros + Math.max(1, micros)
+    step.failed = setup.faults.failedSteps > 0 && faults.unit() < setup.faults.failedSteps
+    step.plannedMicros = this.driver.scheduler.plannedMicros
+    step.startMicros = Math.max(this.now + host.stepMicros, this.deviceFreeMicros)
+    step.deviceMicros = micros
+    step.result.deviceMicros = micros
+    const endMicros = step.startMicros + Math.max(1, micros)
     this.deviceFreeMicros = endMicros
-    result.deviceMicros = micros
-    const step: StepRecord = {
-      plan,
-      result,
-      plannedMicros: this.driver.scheduler.plannedMicros,
-      startMicros,
-      deviceMicros: micros,
-      failed,
-    }
-    this.inFlight.push(step)
     this.events.stepStarted(this, step, endMicros)
   }
 

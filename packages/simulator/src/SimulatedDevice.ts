@@ -29,11 +29,16 @@ interface Slot {
   joinedAt: number
 }
 
+/** A result, and the decode set whose records its tokens begin with. */
+export class CountedResult extends StepResult {
+  membership = -1
+}
+
 /**
  * Carries out StepPlans as counts: what a real executor would return, and the work that it would have done.
  *
- * Between two changes of the decode set nothing is touched per row: the answer of an unchanged decode set is copied whole,
- * keys and outputs follow from the number of steps.
+ * Between two changes of the decode set nothing is touched per row: a result that was used for the same set before holds its
+ * answer still, keys and outputs follow from the number of steps.
  */
 export class SimulatedDevice {
   /** Work of the step prepared last, with the rows that its selections really kept. */
@@ -47,10 +52,12 @@ export class SimulatedDevice {
   private readonly members: Array<number> = []
   /** `[slot, token, flags]` for each member, as a result holds them. */
   private records = new Int32Array(3 * 256)
+  /** Counts the changes of the decode set. */
+  private membership = 0
   private decodeSteps = 0
   /** Members whose output ends at a decode step, by its number. */
   private readonly stops = new Map<number, Array<number>>()
-  private readonly spare: Array<StepResult> = []
+  private readonly spare: Array<CountedResult> = []
   private readonly last: number
 
   constructor(layout: KvLayout, schedule: DropSchedule, slots: number, draw: SelectionDraw) {
@@ -98,8 +105,8 @@ export class SimulatedDevice {
   }
 
   /** Carries a plan out. The result is the caller's until it is given to `release`. */
-  prepare(plan: StepPlan): StepResult {
-    const result = this.spare.pop() ?? new StepResult()
+  prepare(plan: StepPlan): CountedResult {
+    const result = this.spare.pop() ?? new CountedResult()
     result.clear(plan.stepId)
     this.load.clearPrefill()
     this.readBacks = 0
@@ -111,7 +118,7 @@ export class SimulatedDevice {
     return result
   }
 
-  release(result: StepResult): void {
+  release(result: CountedResult): void {
     this.spare.push(result)
   }
 
@@ -120,6 +127,7 @@ export class SimulatedDevice {
   private join(slotId: number): void {
     const slot = this.open(slotId)
     const { load } = this
+    this.membership++
     slot.place = this.members.length
     slot.joinedAt = this.decodeSteps
     this.members.push(slotId)
@@ -143,6 +151,7 @@ export class SimulatedDevice {
     const slot = this.open(slotId)
     if (slot.place < 0) return
     const { load, members, records } = this
+    this.membership++
     const steps = this.decodeSteps - slot.joinedAt
     slot.outputs += steps
     slot.decodeRows += steps
@@ -157,19 +166,23 @@ export class SimulatedDevice {
     for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! -= this.rowsOf(slot, s) + slot.decodeRows
   }
 
-  private decode(result: StepResult): void {
-    const { load, members } = this
+  private decode(result: CountedResult): void {
+    const { load, members, records } = this
     const count = members.length
     if (count === 0) return
     this.decodeSteps++
     for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! += count
     const { tokens } = result
-    if (tokens.data.length < 3 * count) tokens.data = new Int32Array(this.records.length)
-    tokens.data.set(this.records.subarray(0, 3 * count))
+    if (result.membership !== this.membership) {
+      if (tokens.data.length < 3 * count) tokens.data = new Int32Array(records.length)
+      for (let i = 0; i < 3 * count; i++) tokens.data[i] = records[i]!
+      result.membership = this.membership
+    }
     tokens.length = 3 * count
     const ending = this.stops.get(this.decodeSteps)
     if (ending === undefined) return
     this.stops.delete(this.decodeSteps)
+    result.membership = -1
     for (const slotId of ending) {
       const slot = this.slots[slotId]
       if (slot === null || slot === undefined || slot.place < 0) continue

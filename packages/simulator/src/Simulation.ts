@@ -289,12 +289,8 @@ export class Simulation {
     counters.steps++
     counters.busyMicros += step.deviceMicros
     counters.maxStepMicros = Math.max(counters.maxStepMicros, step.deviceMicros)
-    counters.decodeTokens += load.decodeRows
-    if (load.items > 0) {
-      counters.prefillSteps++
-      counters.prefillRows += load.rows[0]!
-    }
-    counters.flops += replica.config.costModel.flops(load) * this.setup.tensorParallel
+    if (replica.config.costModel.isOutside(load)) counters.stepsOutsideCalibration++
+    counters.work.add(load)
     this.observer.stepStarted?.(replica, step, endMicros)
     queue.push(endMicros, EventClass.stepEnded, replica.index, step.plan.stepId)
   }

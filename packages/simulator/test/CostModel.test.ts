@@ -1,3 +1,4 @@
+import { fc, test } from "@fast-check/vitest"
 import { decodeCalibration } from "@uniprefill/cost-model/Calibration"
 import { weightBytes } from "@uniprefill/cost-model/ModelShape"
 import { operationWork } from "@uniprefill/cost-model/OperationWork"
@@ -45,6 +46,31 @@ describe("a whole dense prefill on an H200", () => {
       /matrix products of 1000 rows, measured 8192 to 131072.*attention as in 1000 tokens/,
     )
   })
+})
+
+describe("a step", () => {
+  const count = fc.integer({ min: 0, max: 300 })
+  const loads = fc.record({ decodeRows: count, keys: count, rows: fc.constantFrom(0, 0, 64, 4096), scored: count })
+
+  test.prop({ steps: fc.array(loads, { minLength: 1, maxLength: 20 }) })(
+    "takes what its parts add up to, and is outside of what was measured when something is named",
+    ({ steps }) => {
+      const costs = costsOf({})
+      for (const { decodeRows, keys, rows, scored } of steps) {
+        const load = new StepLoad(costs.costs.work.length)
+        load.decodeRows = decodeRows
+        load.decodeKeys.fill(decodeRows * keys)
+        if (rows > 0) {
+          load.items = 1
+          load.addRows(1, 1, 128, rows, 8192, 16_384)
+          load.scoredRows[1] = scored
+        }
+        const parts = costs.terms(load).filter(({ name }) => !name.startsWith("rounding"))
+        expect(costs.stepMicros(load)).toBe(Math.ceil(parts.reduce((sum, { micros }) => sum + micros, 0)))
+        expect(costs.isOutside(load)).toBe(costs.outside(load).length > 0)
+      }
+    },
+  )
 })
 
 describe("decoding", () => {

@@ -5,18 +5,25 @@
 export class GapHistogram {
   count = 0
   sum = 0
+  sumOfSquares = 0
   max = 0
   private readonly buckets = new Float64Array(2048 + 21 * 1024)
 
   add(micros: number, weight: number): void {
     this.count += weight
     this.sum += micros * weight
+    this.sumOfSquares += micros * micros * weight
     if (micros > this.max) this.max = micros
     this.buckets[bucketOf(micros)]! += weight
   }
 
   get mean(): number {
     return this.count === 0 ? 0 : this.sum / this.count
+  }
+
+  /** Standard deviation. */
+  get std(): number {
+    return this.count === 0 ? 0 : Math.sqrt(Math.max(0, this.sumOfSquares / this.count - this.mean * this.mean))
   }
 
   /** The value below which a share `p` of the counts lies; 0 without counts. */

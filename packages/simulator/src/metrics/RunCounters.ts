@@ -1,19 +1,14 @@
+import { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import { GapHistogram } from "./GapHistogram.ts"
 import { OccupancyLog } from "./OccupancyLog.ts"
 
 /** What a run counts besides its requests. */
 export class RunCounters {
   steps = 0
-  /** Steps that hold prefill work. */
-  prefillSteps = 0
-  decodeTokens = 0
-  prefillRows = 0
-  /** Selections made. */
-  selections = 0
   /** Time that devices computed, µs. */
   busyMicros = 0
-  /** Model operations carried out, all devices together. */
-  flops = 0
+  /** Everything that steps held, added up. */
+  readonly work: StepLoad
   stepsFailed = 0
   maxStepMicros = 0
   /** Steps whose time rests on something that was not measured. */
@@ -26,6 +21,7 @@ export class RunCounters {
   readonly occupancy: OccupancyLog
 
   constructor(segments: number, tables: number) {
+    this.work = new StepLoad(segments)
     this.keptRows = new Float64Array(segments)
     this.occupancy = new OccupancyLog(tables)
   }

@@ -102,6 +102,7 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
   const price = gpuHours * options.gpuHourPrice
   const perMillion = (tokens: number) => (tokens === 0 ? 0 : (price / tokens) * 1e6)
   const { gaps, occupancy } = counters
+  const flops = replicas[0]!.config.costModel.flops(counters.work)
   const pool = replicas.reduce((sum, replica) => sum + replica.config.slabs, 0)
   return {
     complete: simulation.isDone && count.unfinished === 0 && count.notOffered === 0,
@@ -130,7 +131,7 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
     itl: {
       n: gaps.count,
       mean: gaps.mean / 1000,
-      std: 0,
+      std: gaps.std / 1000,
       p50: gaps.percentile(0.5) / 1000,
       p90: gaps.percentile(0.9) / 1000,
       p95: gaps.percentile(0.95) / 1000,
@@ -160,7 +161,7 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
     overBudgetChunks: replicas.reduce((sum, { driver }) => sum + driver.scheduler.overBudgetChunks, 0),
     stepsFailed: counters.stepsFailed,
     utilisation: counters.busyMicros / (now * setup.replicas),
-    mfu: counters.flops / (now * devices * setup.device.peakTeraFlops * 1e6),
+    mfu: (flops * setup.tensorParallel) / (now * devices * setup.device.peakTeraFlops * 1e6),
     gpuHours,
     pricePerMillionOutputTokens: perMillion(outputTokens),
     pricePerMillionTokens: perMillion(inputTokens + outputTokens),
