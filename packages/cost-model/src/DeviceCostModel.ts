@@ -30,6 +30,9 @@ export interface StepTerm {
   readonly micros: number
 }
 
+/** Of a segment's decode rows: time of the matrix products, bytes that are read besides the keys', time of the all-reduces. */
+const decodeTerms = 3
+
 /**
  * Step time from a device's measured rates: for each segment the matrix products take the longer of computing and of reading
  * the weights, with decode and prefill rows sharing one reading; the other operations follow one another.
@@ -42,13 +45,18 @@ export class DeviceCostModel implements CostModel {
   private readonly gemm: RateCurve
   private readonly attention: RateCurve
   private readonly efficiency: number
+  /** FLOP per µs of attention over the fewest tokens measured: what the recurrence and the scoring are given. */
+  private readonly leastAttentionRate: number
   private readonly bytesPerMicro: number
+  private readonly decodeKeyBytes: Float64Array
   private readonly linkBytesPerMicro: number
   /** Expected number of distinct experts that r rows pass, for r = 0 … maxRowsPerStep. */
   private readonly distinctExperts: Float64Array
-  /** Of steps without prefill, by decode rows and segment: `[decodeRows × segments + segment]`; the first `known` numbers of rows. */
-  private decodeProducts = new Float64Array()
-  private decodeReductions = new Float64Array()
+  /**
+   * Of steps without prefill, what depends on nothing but the number of decode rows: {@link decodeTerms} numbers for each
+   * segment, `[decodeRows][segment][term]`, and whether it is outside of what was measured. For fewer rows than `known`.
+   */
+  private decodeTimes = new Float64Array()
   private decodesAreOutside = new Uint8Array()
   private known = 0
 
@@ -59,28 +67,26 @@ export class DeviceCostModel implements CostModel {
     const assumed = (share: number) => [{ at: 1, teraFlops: device.peakTeraFlops * share }]
     this.gemm = new RateCurve(device.calibration?.gemm ?? assumed(assumedShares.gemm))
     this.attention = new RateCurve(device.calibration?.attention ?? assumed(assumedShares.attention))
+    this.leastAttentionRate = this.attention.flopsPerMicro(this.attention.from) * costs.efficiency
     const copy = device.calibration?.copyTeraBytes ?? device.memoryTeraBytes * assumedShares.memory
     this.bytesPerMicro = copy * 1e6 * costs.efficiency
+    this.decodeKeyBytes = Float64Array.from(costs.work, (work) => work.decodeKeyBytes)
     this.linkBytesPerMicro = device.linkGigaBytes * 1e3
     this.distinctExperts = expectedExperts(costs.experts, costs.activeExperts, costs.maxRowsPerStep)
   }
 
   stepMicros(load: StepLoad): number {
     const { costs } = this
-    const { decodeRows, rows, scoredRows } = load
-    const segments = costs.work.length
-    if (decodeRows >= this.known && decodeRows <= costs.maxRowsPerStep) this.learnDecodes(decodeRows)
-    const { decodeProducts, decodeReductions } = this
-    const isKnown = decodeRows < this.known
-    const known = decodeRows * segments
-    let micros = costs.stepMicros + load.items * costs.itemMicros
-    for (let s = 0; s < segments; s++) {
+    const { decodeRows, items, rows, scoredRows } = load
+    const isKnown = this.knows(decodeRows)
+    let micros = costs.stepMicros + items * costs.itemMicros
+    if (isKnown && items === 0) {
+      for (let s = 0; s < costs.work.length; s++) micros = this.plusDecodes(micros, load, s)
+      return Math.ceil(micros)
+    }
+    for (let s = 0; s < costs.work.length; s++) {
       if (isKnown && rows[s]! === 0 && scoredRows[s]! === 0) {
-        // Decodes alone, as in most steps: what depends on nothing but their number is known.
-        if (decodeRows === 0) continue
-        micros += decodeProducts[known + s]!
-        micros += this.decodeAttention(load, s)
-        micros += decodeReductions[known + s]!
+        micros = this.plusDecodes(micros, load, s)
         continue
       }
       micros += this.products(load, s)
@@ -92,23 +98,35 @@ export class DeviceCostModel implements CostModel {
     return Math.ceil(micros)
   }
 
-  /** Fills in what is the same for all steps of up to `decodeRows` decode rows and no prefill. */
+  /** Adds the same terms, in the same order, of a segment that decodes and nothing else: as most segments of most steps do. */
+  private plusDecodes(micros: number, { decodeRows, decodeKeys }: StepLoad, s: number): number {
+    const { decodeTimes, decodeKeyBytes } = this
+    const at = (decodeRows * decodeKeyBytes.length + s) * decodeTerms
+    const attention = (decodeKeys[s]! * decodeKeyBytes[s]! + decodeTimes[at + 1]!) / this.bytesPerMicro
+    return micros + decodeTimes[at]! + attention + decodeTimes[at + 2]!
+  }
+
+  /** Whether the times of so many decode rows are filled in; does it where they are not, within the rows of a step. */
+  private knows(decodeRows: number): boolean {
+    if (decodeRows >= this.known && decodeRows <= this.costs.maxRowsPerStep) this.learnDecodes(decodeRows)
+    return decodeRows < this.known
+  }
+
   private learnDecodes(decodeRows: number): void {
-    const segments = this.costs.work.length
-    const rows = Math.max(decodeRows + 1, 2 * this.known, 64)
-    const load = new StepLoad(segments)
-    this.decodeProducts = new Float64Array(rows * segments)
-    this.decodeReductions = new Float64Array(rows * segments)
-    this.decodesAreOutside = new Uint8Array(rows * segments)
-    for (load.decodeRows = 0; load.decodeRows < rows; load.decodeRows++) {
-      for (let s = 0; s < segments; s++) {
-        const at = load.decodeRows * segments + s
-        this.decodeProducts[at] = this.products(load, s)
-        this.decodeReductions[at] = this.reductions(load, s)
-        this.decodesAreOutside[at] = this.productsAreOutside(load, s) ? 1 : 0
+    const { work } = this.costs
+    this.known = Math.max(decodeRows + 1, 2 * this.known, 64)
+    this.decodeTimes = new Float64Array(this.known * work.length * decodeTerms)
+    this.decodesAreOutside = new Uint8Array(this.known)
+    const load = new StepLoad(work.length)
+    for (let rows = 0, at = 0; rows < this.known; rows++) {
+      load.decodeRows = rows
+      for (let s = 0; s < work.length; s++, at += decodeTerms) {
+        this.decodeTimes[at] = this.products(load, s)
+        this.decodeTimes[at + 1] = rows * work[s]!.decodeRowBytes
+        this.decodeTimes[at + 2] = this.reductions(load, s)
+        if (this.productsAreOutside(load, s)) this.decodesAreOutside[rows] = 1
       }
     }
-    this.known = rows
   }
 
   /** The parts of `stepMicros`, whose sum it is; the last one is the rounding to whole µs. Parts of no time are left out. */
@@ -158,13 +176,9 @@ export class DeviceCostModel implements CostModel {
   /** Whether `outside` would name anything. */
   isOutside(load: StepLoad): boolean {
     if (this.costs.device.calibration === null) return true
-    const { decodeRows, rows, pairs } = load
-    const segments = this.costs.work.length
-    const isKnown = decodeRows < this.known
-    for (let s = 0; s < segments; s++) {
-      if (isKnown && rows[s]! === 0 && pairs[s]! === 0) {
-        if (this.decodesAreOutside[decodeRows * segments + s]! === 1) return true
-      } else if (this.productsAreOutside(load, s) || this.attentionIsOutside(load, s)) return true
+    if (load.items === 0 && this.knows(load.decodeRows)) return this.decodesAreOutside[load.decodeRows]! === 1
+    for (let s = 0; s < this.costs.work.length; s++) {
+      if (this.productsAreOutside(load, s) || this.attentionIsOutside(load, s)) return true
     }
     return false
   }
@@ -234,13 +248,12 @@ export class DeviceCostModel implements CostModel {
   }
 
   private recurrence(load: StepLoad, s: number): number {
-    const flops = load.rows[s]! * this.costs.work[s]!.recurrenceRowFlops
-    return flops / (this.attention.flopsPerMicro(this.attention.from) * this.efficiency)
+    return (load.rows[s]! * this.costs.work[s]!.recurrenceRowFlops) / this.leastAttentionRate
   }
 
   private scoring(load: StepLoad, s: number): number {
     const flops = load.scoredRows[s]! * this.costs.lastQ * this.costs.work[s]!.scorePairFlops
-    return flops / (this.attention.flopsPerMicro(this.attention.from) * this.efficiency)
+    return flops / this.leastAttentionRate
   }
 
   private decodeAttention(load: StepLoad, s: number): number {

@@ -81,23 +81,36 @@ export const keptIndices = (bitmap: ArrayLike<number>, shape: SelectionShape): I
   return kept
 }
 
-/** |S_{i+1}| for a bitmap over S_i. */
+/** |S_{i+1}| for a bitmap over S_i. Counts whole words: a set of 128K rows has 64 of them. */
 export const keptRows = (bitmap: ArrayLike<number>, shape: SelectionShape): number => {
-  let count = 0
-  for (let first = 0; first < shape.rows; first += shape.block) {
-    const end = Math.min(first + shape.block, shape.rows)
-    const block = first / shape.block
-    if ((bitmap[block >>> 5]! >>> (block & 31)) & 1) count += end - first
-    else {
-      const sinkEnd = Math.min(end, Math.max(first, shape.sink))
-      const tailStart = Math.max(sinkEnd, Math.min(end, Math.max(first, shape.rows - shape.lastQ)))
-      count += sinkEnd - first + (end - tailStart)
-    }
+  const { rows, block, sink, lastQ } = shape
+  const blocks = blockCount(shape)
+  let set = 0
+  for (let word = 0; word * 32 < blocks; word++) {
+    const beyond = Math.max(0, (word + 1) * 32 - blocks)
+    set += bitCount(bitmap[word]! << beyond)
+  }
+  let count = set * block
+  if (blocks > 0 && isSet(bitmap, blocks - 1)) count -= blocks * block - rows
+  // Forced rows of blocks that are not set: those of the sink, then those of the tail that the sink does not reach.
+  const sinkEnd = Math.min(sink, rows)
+  const tailStart = Math.max(sinkEnd, rows - lastQ)
+  for (let b = 0; b * block < sinkEnd; b++) if (!isSet(bitmap, b)) count += Math.min(block, sinkEnd - b * block)
+  for (let b = Math.floor(tailStart / block); b * block < rows; b++) {
+    if (!isSet(bitmap, b)) count += Math.min((b + 1) * block, rows) - Math.max(b * block, tailStart)
   }
   return count
 }
 
+const isSet = (bitmap: ArrayLike<number>, block: number): boolean => ((bitmap[block >>> 5]! >>> (block & 31)) & 1) === 1
+
+const bitCount = (word: number): number => {
+  const pairs = (word - ((word >>> 1) & 0x5555_5555)) | 0
+  const fours = (pairs & 0x3333_3333) + ((pairs >>> 2) & 0x3333_3333)
+  return Math.imul((fours + (fours >>> 4)) & 0x0f0f_0f0f, 0x0101_0101) >>> 24
+}
+
 const isKept = (bitmap: ArrayLike<number>, shape: SelectionShape, row: number): boolean => {
   const block = Math.floor(row / shape.block)
-  return row < shape.sink || row >= shape.rows - shape.lastQ || ((bitmap[block >>> 5]! >>> (block & 31)) & 1) === 1
+  return row < shape.sink || row >= shape.rows - shape.lastQ || isSet(bitmap, block)
 }

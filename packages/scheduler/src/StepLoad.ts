@@ -15,7 +15,7 @@ export class StepLoad {
   readonly entryPairs: Float64Array
   /** Rows scored by the selection after the segment. */
   readonly scoredRows: Float64Array
-  /** Prefill items. */
+  /** Prefill items. 0 says that there is no prefill at all: the other sums but those of decoding are 0 then. */
   items = 0
   /** Prefill rows, each counted once however many segments it passes in one go without a selection. */
   tokens = 0
@@ -29,10 +29,11 @@ export class StepLoad {
   }
 
   clearPrefill(): void {
+    if (this.items === 0) return
     const { rows, pairs, entryPairs, scoredRows } = this
     this.items = 0
     this.tokens = 0
-    // A few elements, every step: a call to fill costs more than the loop.
+    // A few elements: four calls to fill would cost more than the loop.
     for (let s = 0; s < rows.length; s++) {
       rows[s] = 0
       pairs[s] = 0

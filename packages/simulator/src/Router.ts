@@ -1,3 +1,4 @@
+import { IntMap } from "./IntMap.ts"
 import type { Workload } from "./workload/Workload.ts"
 
 export const routerKinds = ["round-robin", "least-loaded", "prefix-aware"] as const
@@ -24,8 +25,8 @@ export class Router {
   private readonly workload: Workload
   private next = 0
   /** The replica that a prefix block was last sent to: the blocks seen lately, and those before them. */
-  private lately = new Map<number, number>()
-  private before = new Map<number, number>()
+  private lately = new IntMap()
+  private before = new IntMap()
 
   constructor(kind: RouterKind, workload: Workload) {
     this.kind = kind
@@ -59,25 +60,31 @@ export class Router {
   private prefixHits(row: number, replicas: number): ReadonlyArray<number> {
     const hits = new Array<number>(replicas).fill(0)
     const { blocks, blockStart } = this.workload
-    const home = this.homeOf(blocks[blockStart[row]!] ?? -1)
-    if (home === undefined) return hits
-    for (let i = blockStart[row]!; i < blockStart[row + 1]!; i++) {
-      if (this.homeOf(blocks[i]!) !== home) break
-      hits[home]!++
-    }
+    const first = blockStart[row]!
+    const end = blockStart[row + 1]!
+    if (first === end) return hits
+    const home = this.homeOf(blocks[first]!)
+    if (home < 0) return hits
+    let i = first + 1
+    while (i < end && this.homeOf(blocks[i]!) === home) i++
+    hits[home] = i - first
     return hits
   }
 
-  private homeOf(block: number): number | undefined {
-    return this.lately.get(block) ?? this.before.get(block)
+  /** −1 for a block that was not seen. */
+  private homeOf(block: number): number {
+    const home = this.lately.get(block)
+    return home < 0 ? this.before.get(block) : home
   }
 
   private remember(row: number, replica: number): void {
     const { blocks, blockStart } = this.workload
     for (let i = blockStart[row]!; i < blockStart[row + 1]!; i++) this.lately.set(blocks[i]!, replica)
     if (this.lately.size < rememberedBlocks) return
+    const forgotten = this.before
     this.before = this.lately
-    this.lately = new Map()
+    this.lately = forgotten
+    this.lately.clear()
   }
 }
 

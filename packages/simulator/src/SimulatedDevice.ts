@@ -227,7 +227,8 @@ export class SimulatedDevice {
   }
 
   private select(slotId: number, slot: Slot, segment: number, result: StepResult): void {
-    const shape = { rows: slot.kept[segment]!, ...this.schedule }
+    const { block, sink, lastQ } = this.schedule
+    const shape = { rows: slot.kept[segment]!, block, sink, lastQ }
     const replayed = slot.bitmaps[segment]
     const bitmap = replayed ?? this.draw.select(slot.row, slot.promptTokens, segment, shape)
     this.load.scoredRows[segment]! += shape.rows

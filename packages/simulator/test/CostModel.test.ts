@@ -32,6 +32,7 @@ describe("a whole dense prefill on an H200", () => {
     [131_072, 10_848],
   ])("of %d tokens takes the measured %d ms, less the last layer's trim", (tokens, milliseconds) => {
     const load = new StepLoad(1)
+    load.items = 1
     load.addRows(1, 0, 0, tokens, tokens, tokens)
     const predicted = costs.stepMicros(load) / 1000
     expect(predicted / milliseconds).toBeGreaterThan(0.94)
@@ -41,6 +42,7 @@ describe("a whole dense prefill on an H200", () => {
 
   it("of a size that was not measured says so", () => {
     const load = new StepLoad(1)
+    load.items = 1
     load.addRows(1, 0, 0, 1000, 1000, 1000)
     expect(costs.outside(load).join()).toMatch(
       /matrix products of 1000 rows, measured 8192 to 131072.*attention as in 1000 tokens/,
