@@ -6,6 +6,7 @@ import { capacity } from "./CapacityCommand.ts"
 import { compare } from "./CompareCommand.ts"
 import { explain } from "./ExplainCommand.ts"
 import { run as runScenario } from "./RunCommand.ts"
+import { placement } from "./PlacementCommand.ts"
 import { replay } from "./ReplayCommand.ts"
 import { readScenario, scenarioArgument, scenarioFlags } from "./ScenarioSource.ts"
 import { showExample } from "./Example.ts"
@@ -166,6 +167,45 @@ const capacityCommand = Command.make(
   ]),
 )
 
+const placementCommand = Command.make(
+  "placement",
+  {
+    ...source,
+    gpus: Flag.Int("gpus").pipe(Flag.withDescription("Devices in all (default: 8)"), Flag.withDefault(8)),
+    gpusPerHost: Flag.Int("gpus-per-host").pipe(
+      Flag.withDescription("Devices that are linked with each other: a replica stays within (default: 8)"),
+      Flag.withDefault(8),
+    ),
+    length: Flag.Int("length").pipe(
+      Flag.withMetavar("TOKENS"),
+      Flag.withDescription("Prompt that times and capacities are predicted for (default: 32768)"),
+      Flag.withDefault(32_768),
+    ),
+    json,
+  },
+  ({ scenario, gpus, gpusPerHost, length, json: toJson, ...flags }) =>
+    attempt(() => placement(readScenario(scenario, flags), { gpus, gpusPerHost, length, json: toJson })),
+).pipe(
+  Command.withShortDescription("Find out how a model fits on so many devices: tensor parallel × replicas"),
+  Command.withDescription(
+    "Print every layout of a model on so many devices, tensor parallel × replicas: what a device holds, how many tokens and prompts fit, dense and dropping, and how soon a long prompt is answered, or why the layout does not fit. With a scenario file or flags of a workload, each layout serves it too. Targets are --slo-ttft-ms and --slo-tpot-ms, for a prompt alone. Exit code 1 when no layout works. The scenario's own tensorParallel and replicas are what is being decided.",
+  ),
+  Command.withExamples([
+    {
+      command: "uniprefill-sim placement --model llama-3.1-70b --device h200 --gpus 8",
+      description: "A 70B model on eight H200",
+    },
+    {
+      command: "uniprefill-sim placement --model llama-3.1-8b --gpus 4 --length 120000 --slo-ttft-ms 6000",
+      description: "First tokens of 120K-token prompts within 6 s",
+    },
+    {
+      command: "uniprefill-sim placement --gpus 2 --trace mooncake-conversation-slice --rate-scale 0.5",
+      description: "One replica of two devices, or two of one, on a real trace",
+    },
+  ]),
+)
+
 const explainCommand = Command.make(
   "explain",
   {
@@ -241,6 +281,7 @@ const simCommand = Command.make("uniprefill-sim", {}, () => attempt(showExample)
     compareCommand,
     sweepCommand,
     capacityCommand,
+    placementCommand,
     explainCommand,
     shrinkCommand,
     replayCommand,

@@ -50,7 +50,7 @@ export const rankMemory = (options: RankMemoryOptions, ranks: number): RankMemor
   const selection = schedule.dropLayers.length === 0 ? 0 : (heads / ranks) * blocks * (8 + 4)
   return {
     weights,
-    states: (layout.stateSlotBytes * slots) / ranks,
+    states: Math.ceil((layout.stateSlotBytes * slots) / ranks),
     workspace: Math.ceil(activations + logits + selection),
     reserve: options.reserveBytes,
     layout,

@@ -1,9 +1,9 @@
 import { denseSchedule } from "@uniprefill/model/DropSchedule"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
-import { place, type PlacementRequest } from "@uniprefill/placement/Placement"
-import { Placement } from "@uniprefill/placement/services/PlacementService"
+import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import { footprintOf } from "@uniprefill/placement/Footprint"
+import { type Latencies, type Layout, layoutsOf, type PlacementRequest } from "@uniprefill/placement/Placement"
 import { shardsOf, splitFault } from "@uniprefill/placement/Shards"
-import { Effect } from "effect"
 import { describe, expect, it } from "vitest"
 
 const llama = (over: Partial<ModelSpec> & { readonly layerCount: number }): ModelSpec => ({
@@ -53,81 +53,127 @@ const request = (over: Partial<PlacementRequest> = {}): PlacementRequest => {
     maxRowsPerStep: 8192,
     maxModelLen: 131_072,
     reserveBytes: GB,
-    mesh: { devices: 8, devicesPerHost: 8, memoryBytes: 141 * GB },
+    mesh: { devices: 8, devicesPerHost: 8 },
+    memoryBytes: 141 * GB,
     memoryUtilization: 0.9,
     ...over,
   }
 }
 
-const planOf = (over: Partial<PlacementRequest>) => {
-  const outcome = place(request(over))
-  if (outcome._tag === "NoFit") throw new Error(outcome.misfits.map(({ detail }) => detail).join("; "))
-  return outcome.plan
-}
+const layouts = (over: Partial<PlacementRequest> = {}) => layoutsOf(request(over))
+const shapes = (of: ReadonlyArray<Layout>) => of.map((one) => `${one.tensorParallel} × ${one.replicas}`)
+const reasons = (of: ReadonlyArray<Layout>) => of.map(({ misfit }) => misfit?.reason ?? "works")
 
-describe("the layout chosen", () => {
-  it("is a replica on every device for a model that one holds", () => {
-    const plan = planOf({})
-    expect(plan).toMatchObject({ tensorParallel: 1, replicas: 8, idleDevices: 0 })
-    // 16.06 GB of weights in 126.9 GB, and 128 KiB of K/V a token.
-    expect(plan.memory.weights).toBe(weightBytes(small))
-    const { layout } = plan.memory
-    const free = 126.9 * GB - plan.memory.weights - plan.memory.workspace - GB
-    expect(plan.slabs).toBe(Math.floor(free / layout.slabBytes))
-    expect(plan.longestAtOnce).toBe(Math.floor((plan.slabs * layout.slabBytes) / (131_072 * 131_072)))
+describe("layouts", () => {
+  it("are every degree in as many replicas as there are devices for, with what a rank holds", () => {
+    const all = layouts()
+    expect(shapes(all)).toEqual(["1 × 8", "2 × 4", "4 × 2", "8 × 1"])
+    expect(reasons(all)).toEqual(["works", "works", "works", "works"])
+    const { memory, slabs, usableBytes } = all[0]!.fit!
+    // 16.06 GB of weights in 126.9 GB.
+    expect(memory.weights).toBe(weightBytes(small))
+    expect(usableBytes).toBe(126.9 * GB)
+    expect(slabs).toBe(Math.floor((126.9 * GB - memory.weights - memory.workspace - GB) / memory.layout.slabBytes))
+    // A rank of two has half of everything but what is whole on each.
+    const half = all[1]!.fit!.memory
+    expect(half.weights).toBe(memory.weights / 2)
+    expect(half.layout.slabBytes).toBe(memory.layout.slabBytes / 2)
+    expect(half.layout.tables).toMatchObject(memory.layout.tables.map(({ slabsPerPage }) => ({ slabsPerPage })))
   })
 
-  it("is split as far as it must be for one that does not fit, and says what was too small", () => {
-    const outcome = place(request({ spec: large }))
-    expect(outcome).toMatchObject({ _tag: "Placed", plan: { tensorParallel: 2, replicas: 4 } })
-    expect(outcome.misfits).toEqual([
-      {
-        tensorParallel: 1,
-        reason: "Weights",
-        detail: expect.stringMatching(/^weights 141\.\d\d GB, .* 126\.90 GB can be used$/),
-      },
-    ])
-  })
-
-  it("leaves room for the longest request, carries included", () => {
-    const mesh = { devices: 2, devicesPerHost: 2, memoryBytes: 36 * GB }
-    const dropping = place(request({ mesh }))
-    expect(dropping.misfits[0]).toMatchObject({
-      tensorParallel: 1,
-      reason: "Request",
-      detail: expect.stringMatching(/131072 tokens may need \d+ slabs of .*MB; .* hold \d+$/),
+  it("that do not hold the weights say so with the numbers", () => {
+    const all = layouts({ spec: large })
+    expect(reasons(all)).toEqual(["Weights", "works", "works", "works"])
+    expect(all[0]).toMatchObject({
+      fit: null,
+      misfit: { detail: expect.stringMatching(/^weights 141\.\d\d GB, .* make .* a device; 126\.90 GB can be used$/) },
     })
-    expect(dropping).toMatchObject({ _tag: "Placed", plan: { tensorParallel: 2 } })
-    // Without carries the same device is enough.
-    expect(planOf({ mesh: { ...mesh, memoryBytes: 41 * GB }, schedule: denseSchedule }).tensorParallel).toBe(1)
   })
 
-  it("follows the target", () => {
+  it("leave room for the longest request, carries included", () => {
+    const mesh = { devices: 2, devicesPerHost: 2 }
+    const dropping = layouts({ mesh, memoryBytes: 36 * GB })
+    expect(reasons(dropping)).toEqual(["Request", "works"])
+    expect(dropping[0]!.misfit!.detail).toMatch(/131072 tokens may need \d+ slabs of .*MB; .* hold \d+$/)
+    expect(dropping[0]!.fit!.slabs).toBeGreaterThan(0)
+    // Without carries a device of little more is enough, with them it is not.
+    const one = { mesh, memoryBytes: 41 * GB }
+    expect(reasons(layouts({ ...one, schedule: denseSchedule }))).toEqual(["works", "works"])
+    expect(reasons(layouts(one))).toEqual(["Request", "works"])
+  })
+
+  it("are held to a target, predicted for those alone that fit", () => {
     const asked: Array<number> = []
-    const target = {
-      timeToFirstTokenMicros: 3_000_000,
-      timePerTokenMicros: 50_000,
-      predict: (degree: number) => {
-        asked.push(degree)
-        return { timeToFirstTokenMicros: 8_000_000 / degree, timePerTokenMicros: 20_000 }
-      },
+    const target = { timeToFirstTokenMicros: 3_000_000, timePerTokenMicros: Number.POSITIVE_INFINITY }
+    const predict = (degree: number): Latencies => {
+      asked.push(degree)
+      return { timeToFirstTokenMicros: 8_000_000 / degree, timePerTokenMicros: 20_000 }
     }
-    const outcome = place(request({ target }))
-    expect(outcome).toMatchObject({ _tag: "Placed", plan: { tensorParallel: 4, replicas: 2 } })
-    expect(asked).toEqual([1, 2, 4])
-    expect(outcome.misfits.at(-1)).toEqual({
-      tensorParallel: 2,
-      reason: "Target",
-      detail: "timeToFirstTokenMicros is predicted as 4000000, at most 3000000 is wanted",
+    const all = layouts({ spec: large, predict, target })
+    expect(reasons(all)).toEqual(["Weights", "Target", "works", "works"])
+    expect(asked).toEqual([2, 4, 8])
+    expect(all[1]).toMatchObject({
+      predicted: { timeToFirstTokenMicros: 4_000_000 },
+      misfit: { detail: "time to first token is predicted as 4000 ms, at most 3000 ms is wanted" },
     })
+    const slow = { timeToFirstTokenMicros: Number.POSITIVE_INFINITY, timePerTokenMicros: 19_999 }
+    expect(layouts({ predict, target: slow })[0]!.misfit!.detail).toBe(
+      "time per token is predicted as 20 ms, at most 19.999 ms is wanted",
+    )
+    expect(reasons(layouts({ predict: () => null, target }))).toEqual(["works", "works", "works", "works"])
   })
 
-  it("keeps groups within hosts", () => {
-    const mesh = { devices: 12, devicesPerHost: 4, memoryBytes: 120 * GB }
-    expect(planOf({ spec: large, mesh })).toMatchObject({ tensorParallel: 2, replicas: 6 })
-    const two = place(request({ spec: large, mesh: { devices: 8, devicesPerHost: 1, memoryBytes: 100 * GB } }))
-    expect(two).toMatchObject({ _tag: "NoFit" })
-    expect(two.misfits.map(({ reason }) => reason)).toEqual(["Weights", "Mesh", "Mesh", "Mesh"])
+  it("keep groups within hosts, and use a host that is not full", () => {
+    expect(shapes(layouts({ mesh: { devices: 12, devicesPerHost: 4 } }))).toEqual(["1 × 12", "2 × 6", "4 × 3", "8 × 0"])
+    const partly = layouts({ mesh: { devices: 7, devicesPerHost: 4 } })
+    expect(shapes(partly)).toEqual(["1 × 7", "2 × 3", "4 × 1"])
+    expect(partly.map(({ idleDevices }) => idleDevices)).toEqual([0, 1, 3])
+    const alone = layouts({ spec: large, mesh: { devices: 8, devicesPerHost: 1 }, memoryBytes: 100 * GB })
+    expect(reasons(alone)).toEqual(["Weights", "Mesh", "Mesh", "Mesh"])
+    expect(alone[3]!.misfit!.detail).toBe("8 ranks are linked within a host, which has 1 device")
+  })
+
+  it("of a model that cannot be split evenly say what is uneven", () => {
+    const odd = layouts({ spec: { ...large, heads: 65 }, weightBytes: 200 * GB })
+    expect(reasons(odd)).toEqual(["Weights", "Split", "Split", "Split"])
+  })
+
+  it("are refused for a mesh or a share that is none, by the field", () => {
+    expect(() => layouts({ memoryUtilization: 0 })).toThrow(/memoryUtilization must be above 0 and at most 1, got 0/)
+    expect(() => layouts({ mesh: { devices: 0, devicesPerHost: 1 } })).toThrow(/mesh\.devices .* got 0/)
+  })
+})
+
+describe("footprints", () => {
+  const options = { pageSize: 128, kvElementBytes: 2, carryElementBytes: 2 }
+  const layout = makeKvLayout(small, schedule, options)
+  const tokenBytes = 2 * 8 * 128 * 2 * 32
+
+  it("of a dense prompt are its K and V in all layers", () => {
+    const { slabs, carrySlabs } = footprintOf(layout, [12_800])
+    expect(slabs * layout.slabBytes).toBe(12_800 * tokenBytes)
+    expect(carrySlabs).toBe(0)
+  })
+
+  it("of one that drops are each segment's rows, and the two largest carries that meet", () => {
+    const rows = [12_800, 6400, 3200, 1600, 800, 400, 200]
+    const { slabs, carrySlabs } = footprintOf(layout, rows)
+    // Segments of 8, 4, 4, 4, 4, 4 and 4 layers; pages of 128 rows.
+    const pages = rows.map((one) => Math.ceil(one / 128))
+    const layerPages = pages.reduce((sum, one, i) => sum + one * (i === 0 ? 8 : 4), 0)
+    expect(slabs * layout.slabBytes).toBe((layerPages * 128 * tokenBytes) / 32)
+    expect(carrySlabs * layout.slabBytes).toBe((12_800 + 6400) * 4096 * 2)
+  })
+
+  it("of a sliding window are no longer than the window", () => {
+    const layers = small.layers.map((_, i) => ({
+      kind: i % 2 === 0 ? "sliding" : "full",
+      window: i % 2 === 0 ? 256 : 0,
+    }))
+    const windowed = makeKvLayout({ ...small, layers } as ModelSpec, denseSchedule, options)
+    const full = footprintOf(windowed, [12_800]).slabs - footprintOf(windowed, [6400]).slabs
+    expect(full * windowed.slabBytes).toBe((6400 * tokenBytes) / 2)
+    expect(footprintOf(windowed, [12_800]).slabs).toBe(2 * full + (3 * 128 * tokenBytes) / 2 / windowed.slabBytes)
   })
 })
 
@@ -147,52 +193,17 @@ describe("shards", () => {
   })
 
   it("of repeated KV heads take their memory on every rank", () => {
-    const spec = { ...small, kvHeads: 2 }
-    const bytesOf = (tensorParallel: number) => {
-      const target = {
-        timeToFirstTokenMicros: 0,
-        timePerTokenMicros: 0,
-        predict: (degree: number) => ({
-          timeToFirstTokenMicros: degree === tensorParallel ? 0 : 1,
-          timePerTokenMicros: 0,
-        }),
-      }
-      const { layout } = planOf({ spec, target, schedule: denseSchedule }).memory
+    const bytesOf = layouts({ spec: { ...small, kvHeads: 2 }, schedule: denseSchedule }).map(({ fit }) => {
+      const { layout } = fit!.memory
       return layout.tables[0]!.slabsPerPage * layout.slabBytes
-    }
-    expect(bytesOf(1) / bytesOf(2)).toBe(2)
-    expect(bytesOf(2)).toBe(bytesOf(8))
+    })
+    expect(bytesOf[0]! / bytesOf[1]!).toBe(2)
+    expect(bytesOf[3]).toBe(bytesOf[1])
   })
 
   it("are refused where they would be uneven", () => {
     expect(splitFault({ ...small, heads: 12 }, 8)).toBe("heads 12 cannot be split into 8 equal parts")
     expect(splitFault({ ...small, kvHeads: 6, heads: 24 }, 4)).toMatch(/^kvHeads 6 can neither/)
     expect(splitFault(small, 8)).toBeNull()
-    const odd = place(request({ spec: { ...large, heads: 65 }, weightBytes: 200 * GB }))
-    expect(odd.misfits.map(({ reason }) => reason)).toEqual(["Weights", "Split", "Split", "Split"])
-  })
-})
-
-describe("the service", () => {
-  const run = (over: Partial<PlacementRequest>) =>
-    Effect.runPromise(
-      Effect.flatMap(Placement, (placement) => placement.place(request(over))).pipe(Effect.provide(Placement.layer)),
-    )
-
-  it("gives the plan, or every reason at once", async () => {
-    expect((await run({})).replicas).toBe(8)
-    const tiny = { devices: 8, devicesPerHost: 8, memoryBytes: 4 * GB }
-    await expect(run({ spec: large, mesh: tiny })).rejects.toThrow(
-      /^tensor parallel 1: weights .*; tensor parallel 2: .*; tensor parallel 4: .*; tensor parallel 8: weights 17\.\d\d GB/,
-    )
-  })
-
-  it("names the field that is wrong", async () => {
-    await expect(run({ memoryUtilization: 0 })).rejects.toThrow(
-      /memoryUtilization must be above 0 and at most 1, got 0/,
-    )
-    await expect(run({ mesh: { devices: 0, devicesPerHost: 1, memoryBytes: 1 } })).rejects.toThrow(
-      /mesh\.devices .* got 0/,
-    )
   })
 })

@@ -3,7 +3,10 @@ import type { DeviceSpec } from "@uniprefill/cost-model/DeviceSpec"
 import { weightBytes, type ModelShape } from "@uniprefill/cost-model/ModelShape"
 import { operationWork } from "@uniprefill/cost-model/OperationWork"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
-import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { fitRank, type RankFitOptions } from "@uniprefill/placement/RankFit"
+import { rankMemory } from "@uniprefill/placement/RankMemory"
+import { splitFault } from "@uniprefill/placement/Shards"
 import type { DriverConfig } from "@uniprefill/scheduler/Driver"
 import type { Policy } from "@uniprefill/scheduler/Policy"
 import type { KeepProfile } from "./model/KeepProfile.ts"
@@ -90,21 +93,31 @@ export class SetupError extends Error {
   }
 }
 
-const workspaceBytes = 2 * 1024 ** 3
+/** What a device keeps for itself: its context, workspaces of libraries, fragmentation. */
+const reserveBytes = 1024 ** 3
 
-/**
- * The configuration of one replica's serving loop. Fails with SetupError, with the numbers, when the model or a single
- * request does not fit.
- */
+/** What a device of this setup has to hold. */
+export const rankFitOptions = ({ model, schedule, device, engine }: Setup): RankFitOptions => ({
+  spec: model.spec,
+  schedule,
+  weightBytes: weightBytes(model),
+  weightElementBytes: model.weightBytes,
+  pageSize: engine.pageSize,
+  kvElementBytes: model.kvBytes,
+  carryElementBytes: 2,
+  slots: engine.slots,
+  maxRowsPerStep: engine.maxRowsPerStep,
+  maxModelLen: Math.min(engine.maxModelLen, model.spec.maxPositions),
+  reserveBytes,
+  memoryBytes: device.memoryBytes,
+  memoryUtilization: engine.memoryUtilization,
+})
+
+/** The configuration of one replica's serving loop. Fails with SetupError, with the numbers, when the model does not fit. */
 export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel: DeviceCostModel } => {
   const { model, schedule, device, engine, host, tensorParallel } = setup
-  const { spec } = model
-  checkRanks(setup)
-  const layout = makeKvLayout(spec, schedule, {
-    pageSize: engine.pageSize,
-    kvElementBytes: model.kvBytes,
-    carryElementBytes: 2,
-  })
+  const options = rankFitOptions(setup)
+  const { layout, slabs } = slabsOf(setup, options)
   const costModel = new DeviceCostModel({
     device,
     work: operationWork(model, layout, tensorParallel),
@@ -120,7 +133,7 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
   return {
     layout,
     schedule,
-    slabs: engine.slabs > 0 ? engine.slabs : slabsThatFit(setup, layout.slabBytes, layout.stateSlotBytes),
+    slabs,
     slots: engine.slots,
     stateSlots: layout.stateSlotBytes > 0 ? engine.slots : 0,
     maxRowsPerStep: engine.maxRowsPerStep,
@@ -132,37 +145,22 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
     protectAfter: engine.protectAfter,
     protectAfterMicros: engine.protectAfterMicros,
     maxStepsInFlight: engine.maxStepsInFlight,
-    maxModelLen: Math.min(engine.maxModelLen, spec.maxPositions),
+    maxModelLen: options.maxModelLen,
     maxWaiting: engine.maxWaiting,
     maxWaitingTokens: engine.maxWaitingTokens,
   }
 }
 
-const checkRanks = ({ model, tensorParallel }: Setup): void => {
-  const { heads, kvHeads } = model.spec
-  if (heads % tensorParallel !== 0)
-    throw new SetupError(`tensorParallel ${tensorParallel} does not divide ${heads} attention heads`)
-  if (tensorParallel > kvHeads ? tensorParallel % kvHeads !== 0 : kvHeads % tensorParallel !== 0) {
-    throw new SetupError(`tensorParallel ${tensorParallel} and ${kvHeads} K/V heads do not divide one another`)
-  }
-}
-
-/** A slab is spread over the ranks, so the pool is what all of them have left; replicated K/V heads take their place again. */
-const slabsThatFit = (setup: Setup, slabBytes: number, stateSlotBytes: number): number => {
-  const { device, tensorParallel, model, engine } = setup
-  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
-  const weights = weightBytes(model)
-  const states = stateSlotBytes * engine.slots
-  const memory = device.memoryBytes * tensorParallel * engine.memoryUtilization
-  const left = memory - weights - states - workspaceBytes * tensorParallel
-  const replication = Math.max(1, tensorParallel / model.spec.kvHeads)
-  const slabs = Math.floor(left / (slabBytes * replication))
-  if (slabs < 1) {
-    throw new SetupError(
-      `the model does not fit: weights ${gigabytes(weights)}, recurrent states ${gigabytes(states)} and workspace ` +
-        `${gigabytes(workspaceBytes * tensorParallel)} leave nothing of ${gigabytes(memory)} ` +
-        `(${tensorParallel} × ${device.label} × ${engine.memoryUtilization}); use more devices a replica or smaller slots`,
-    )
-  }
-  return slabs
+/** The layout of one rank, and the slabs that every rank holds: those given, or as many as its memory leaves room for. */
+const slabsOf = (setup: Setup, options: RankFitOptions): { readonly layout: KvLayout; readonly slabs: number } => {
+  const { device, engine, tensorParallel } = setup
+  const fault = splitFault(options.spec, tensorParallel)
+  if (fault !== null) throw new SetupError(`tensorParallel ${tensorParallel}: ${fault}`)
+  if (engine.slabs > 0) return { layout: rankMemory(options, tensorParallel).layout, slabs: engine.slabs }
+  const fit = fitRank(options, tensorParallel)
+  if (!("reason" in fit)) return { layout: fit.memory.layout, slabs: fit.slabs }
+  throw new SetupError(
+    `the model does not fit: ${fit.detail} (${tensorParallel} × ${device.label}, a share of ${engine.memoryUtilization}); ` +
+      "use more devices a replica, or fewer slots",
+  )
 }
