@@ -9,6 +9,8 @@ import { NaiveRunner } from "@uniprefill/executor/NaiveRunner"
 import { denseSchedule, pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import { Driver } from "@uniprefill/scheduler/Driver"
 import { Memory } from "@uniprefill/scheduler/Memory"
+import type { CachedPage } from "@uniprefill/scheduler/PrefixCache"
+import { PrefixPages } from "@uniprefill/scheduler/PrefixPages"
 import type { Request, Submission } from "@uniprefill/scheduler/Request"
 import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { afterEach, describe, expect, it, vi } from "vitest"
@@ -55,14 +57,22 @@ interface Inside {
 const inside = NaiveCompute.prototype as unknown as Inside
 
 /** Where memory gives back the pages that a window has left. */
+/** What the prefix pages keep to themselves. */
+interface Prefixes {
+  ofDropping: { readonly root: CachedPage }
+  readonly ofDense: { readonly root: CachedPage }
+  find(request: Request): ReadonlyArray<CachedPage>
+}
+
 interface Windows {
   slide(this: unknown, request: Request, table: number, nextRow: number, plan: StepPlan): void
 }
 
 /** Where the driver makes a request, with its decision whether that drops. */
 interface Gate {
+  readonly config: { readonly schedule: DropSchedule }
   readonly requests: ReadonlyMap<number, Request>
-  fitted(submission: Submission, maxTokens: number, drops: boolean, nowMicros: number): Request
+  make(submission: Submission, maxTokens: number, nowMicros: number): Request
 }
 
 /** The nearest number with 8 significant bits. */
@@ -173,8 +183,16 @@ describe("fault 3: pages found in the cache hold what their keys say, and nobody
   it("holds", () => expect(check()).resolves.toBeUndefined())
 
   it("is found when pages of requests that drop go by the keys of whole ones", async () => {
-    const memory = Memory.prototype as unknown as { keyOf(request: Request, page: number): string }
-    vi.spyOn(memory, "keyOf").mockImplementation((request, page) => request.pageKeys[page]!)
+    const pages = PrefixPages.prototype as unknown as Prefixes
+    // oxlint-disable-next-line typescript/unbound-method -- called with its own `this` below
+    const { find } = pages
+    vi.spyOn(pages, "find").mockImplementation(function (this: Prefixes, request) {
+      const own = this.ofDropping
+      this.ofDropping = { ...own, root: this.ofDense.root }
+      const found = find.call(this, request)
+      this.ofDropping = own
+      return found
+    })
     await expect(check()).rejects.toThrow(/^expected \[/)
   })
 
@@ -185,7 +203,7 @@ describe("fault 3: pages found in the cache hold what their keys say, and nobody
       const pageSize = 128
       publish.call(this, request, Math.ceil(rows / pageSize) * pageSize)
     })
-    await expect(check()).rejects.toThrow("cached slabs are counted once")
+    await expect(check()).rejects.toThrow("a page is published once it is held")
   })
 })
 
@@ -328,11 +346,14 @@ describe("fault 9: the model's own scale, exact masses, and a gate on the reques
   it("is found when 300 tokens in a batch open the gate of 200", async () => {
     const gate = Driver.prototype as unknown as Gate
     // oxlint-disable-next-line typescript/unbound-method -- called with its own `this` below
-    const { fitted } = gate
-    vi.spyOn(gate, "fitted").mockImplementation(function (this: Gate, submission, maxTokens, _drops, now) {
+    const { make } = gate
+    vi.spyOn(gate, "make").mockImplementation(function (this: Gate, submission, maxTokens, now) {
       let tokens = submission.promptLength
       for (const request of this.requests.values()) tokens += request.promptLength
-      return fitted.call(this, submission, maxTokens, submission.drops && tokens >= schedule.minPromptTokens, now)
+      const { schedule: own } = this.config
+      const minPromptTokens = tokens >= own.minPromptTokens ? 0 : own.minPromptTokens
+      const config = { ...this.config, schedule: { ...own, minPromptTokens } }
+      return make.call({ ...this, config }, submission, maxTokens, now)
     })
     await expect(checkGate()).rejects.toThrow(/^expected \[ 150, .* to deeply equal \[ 150 \]/)
   })

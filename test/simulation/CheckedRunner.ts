@@ -104,7 +104,12 @@ export class CheckedRunner {
     result.stepId = plan.stepId
     for (const id of decode) this.decodeRow(id, result)
     for (const item of work.items) this.item(item, result)
-    for (const [, id] of work.samples) this.sample(slots.get(id)!, id, result)
+    for (const [item, id] of work.samples) {
+      const source = slots.get(work.items[item]!.slot)!
+      const slot = slots.get(id)!
+      if (slot !== source) slot.adopt(source)
+      this.sample(slot, id, result)
+    }
     return result
   }
 
@@ -113,7 +118,7 @@ export class CheckedRunner {
     this.prefixes.get(id)!.push(mix(this.prefixes.get(id)!.at(-1)!, slot.nextToken))
     for (let segment = 0; segment < this.limits.layout.segments.length; segment++) {
       const row = slot.prefillRows(segment) + slot.decoded
-      this.pass(id, segment, row, row + 1, false)
+      this.pass(id, segment, row, row + 1, segment === 0 && slot.decodeCarryTable(this.limits.layout) >= 0)
     }
     slot.decoded++
     this.sample(slot, id, result)

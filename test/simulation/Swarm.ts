@@ -6,7 +6,7 @@ import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
 import type { Policy } from "@uniprefill/scheduler/Policy"
 import { policyByName } from "@uniprefill/scheduler/policies/PolicyByName"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
-import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { ItemField, sectionWidths, StateOperation, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { CheckedRunner } from "./CheckedRunner.ts"
 import { specOf } from "./Models.ts"
 import { type Scenario, type ScenarioRequest, smaller } from "./SwarmScenario.ts"
@@ -24,6 +24,11 @@ export interface SwarmOutcome {
   readonly preemptions: number
   readonly prefixHits: number
   readonly failures: number
+  /** Answers that went on from another's prefill. */
+  readonly forks: number
+  /** Recurrent states copied for later, and restored. */
+  readonly snapshots: number
+  readonly restores: number
   readonly ended: ReadonlyMap<FinishReason, number>
 }
 
@@ -116,6 +121,8 @@ interface Live {
   readonly request: Request
   readonly of: ScenarioRequest
   readonly index: number
+  /** Which of the answers to its prompt. */
+  readonly answer: number
   readonly outputs: Array<number>
   /** Decided selections, as first seen. */
   readonly bitmaps: Array<string>
@@ -150,7 +157,8 @@ class SwarmRun {
       layout,
       schedule,
       slots,
-      stateSlots: layout.stateSlotBytes > 0 ? slots : 0,
+      stateSlots: layout.stateSlotBytes > 0 ? slots + scenario.snapshots : 0,
+      resumeEvery: scenario.resumePages * scenario.pageSize,
       maxRowsPerStep: Math.max(scenario.maxRowsPerStep, slots + 64),
       costModel: rowCost,
       policy: scenario.policy === "adversarial" ? adversarial : policyByName(scenario.policy)!,
@@ -170,8 +178,8 @@ class SwarmRun {
       { openSlot: nothing, closeSlot: nothing, submit: nothing, token: nothing, selected: nothing, finished: nothing },
     )
     let largest = 1
-    for (const { promptLength, maxTokens, drops } of scenario.requests) {
-      const outcome = probe.submit({ promptLength, maxTokens, drops }, 0)
+    for (const { promptLength, maxTokens, drops, answers } of scenario.requests) {
+      const outcome = probe.submit({ promptLength, maxTokens, drops, answers: Math.min(answers, slots) }, 0)
       if (outcome._tag === "Queued") largest = Math.max(largest, probe.scheduler.memory.worstCase(outcome.request))
     }
     const slabs = Math.ceil(largest * scenario.memory)
@@ -190,6 +198,7 @@ class SwarmRun {
       },
       submit: (plan) => {
         this.planned = plan
+        this.count(plan)
         this.orders.push(plan)
       },
       token: (request, token, index) => this.onToken(request, token, index),
@@ -203,7 +212,9 @@ class SwarmRun {
     const last = lastEvent(scenario)
     // Once nothing new happens, this many steps are enough for everything, one chunk of one request at a time.
     let left = 400
-    for (const { promptLength, maxTokens } of scenario.requests) left += 12 * (maxTokens + Math.ceil(promptLength / 16))
+    for (const { promptLength, maxTokens, answers } of scenario.requests) {
+      left += 12 * answers * (maxTokens + Math.ceil(promptLength / 16))
+    }
     for (; ; this.step++) {
       this.arrive()
       this.abort(false)
@@ -217,7 +228,21 @@ class SwarmRun {
     const ended = new Map<FinishReason, number>()
     for (const one of this.live.values()) ended.set(one.ended!, (ended.get(one.ended!) ?? 0) + 1)
     const { preemptions, memory } = this.driver.scheduler
-    return { steps: this.step, preemptions, prefixHits: memory.prefixHits, failures: this.failures, ended }
+    const { prefixHits } = memory
+    return { steps: this.step, preemptions, prefixHits, failures: this.failures, ...this.counted, ended }
+  }
+
+  private readonly counted = { forks: 0, snapshots: 0, restores: 0 }
+
+  private count({ samples, items, states }: StepPlan): void {
+    for (let i = 0; i < samples.length; i += 2) {
+      const item = samples.data[i]! * sectionWidths.items
+      if (items.data[item + ItemField.slot] !== samples.data[i + 1]) this.counted.forks++
+    }
+    for (let i = 0; i < states.length; i += 3) {
+      if (states.data[i + 1] === StateOperation.snapshot) this.counted.snapshots++
+      if (states.data[i + 1] === StateOperation.restore) this.counted.restores++
+    }
   }
 
   // ---------------------------------------------------------------------------------------------------- events
@@ -226,19 +251,22 @@ class SwarmRun {
     for (const [index, of] of this.scenario.requests.entries()) {
       if (of.at !== this.step) continue
       const { promptLength, maxTokens, drops, tenant, priority, cached } = of
-      const submission: Submission = { promptLength, maxTokens, drops, tenant, priority }
+      const answers = Math.min(of.answers, this.scenario.slots)
+      const submission: Submission = { promptLength, maxTokens, drops, tenant, priority, answers }
       const outcome = this.driver.submit(
         cached ? { ...submission, pageKeys: this.keysOf(of, index) } : submission,
         this.now,
       )
       if (outcome._tag !== "Queued") throw new Error(`request ${index} is refused: ${outcome.detail}`)
-      const { request } = outcome
-      this.live.set(request.id, { request, of, index, outputs: [], bitmaps: [], ended: null })
+      for (const [answer, request] of [outcome.request, ...outcome.request.forks].entries()) {
+        this.live.set(request.id, { request, of, index, answer, outputs: [], bitmaps: [], ended: null })
+      }
     }
   }
 
   private abort(inFlight: boolean): void {
-    for (const { request, of } of this.live.values()) {
+    for (const { request, of, answer } of this.live.values()) {
+      if (of.abortAfter >= 0 && answer !== of.abortAfter % of.answers) continue
       if (of.abortAfter >= 0 && of.abortInFlight === inFlight && of.at + of.abortAfter === this.step) {
         this.driver.abort(request.id)
         this.driver.checkIntegrity()
@@ -287,13 +315,18 @@ class SwarmRun {
 
   // ------------------------------------------------------------------------------------------- content of slots
 
-  /** Token `position` of a prompt: the family's where it is shared. */
+  /** Token `position` of a prompt: the family's where it is shared, an earlier conversation's where it goes on from one. */
   private promptToken(of: ScenarioRequest, index: number, position: number): number {
+    const before = this.scenario.requests[of.follows]
+    if (before !== undefined && position < before.promptLength + before.maxTokens) {
+      const output = position - before.promptLength
+      return output < 0 ? this.promptToken(before, of.follows, position) : this.outputToken(of.follows, 0, output)
+    }
     return position < of.shared ? of.family * 2000 + position : 10_000 + index * 2000 + position
   }
 
-  private outputToken(index: number, position: number): number {
-    return 100_000 + index * 2000 + position
+  private outputToken(index: number, answer: number, position: number): number {
+    return 100_000 + (index + 20 * answer) * 2000 + position
   }
 
   private open(request: Request): void {
@@ -312,29 +345,38 @@ class SwarmRun {
     this.orders.push(() => this.runner.openSlot(content))
   }
 
-  /** A key for each full page: pages of equal tokens have equal ones. */
-  private keysOf(of: ScenarioRequest, index: number, outputs = 0): Array<string> {
+  /** A key for each full page: pages of equal tokens after equal tokens have equal ones. */
+  private keysOf(of: ScenarioRequest, index: number, answer = 0, outputs = 0): Array<string> {
     const { pageSize } = this.scenario
-    return Array.from({ length: Math.floor((of.promptLength + outputs) / pageSize) }, (_, page) =>
-      (page + 1) * pageSize <= Math.min(of.shared, of.promptLength)
-        ? `family ${of.family} ${page}`
-        : `own ${index} ${page}`,
-    )
+    const keys: Array<string> = []
+    let tokens = ""
+    for (let at = 0; at < of.promptLength + outputs; at++) {
+      const output = at - of.promptLength
+      tokens += ` ${output < 0 ? this.promptToken(of, index, at) : this.outputToken(index, answer, output)}`
+      if ((at + 1) % pageSize === 0) keys.push(hashOf(tokens))
+    }
+    return keys
   }
 
   private sampled(key: number, index: number) {
-    const { of, index: place } = this.live.get(Math.floor(key / 1000))!
-    return { token: this.outputToken(place, index), stop: !of.stopString && of.stopAt === index }
+    const one = this.live.get(Math.floor(key / 1000))!
+    const stop = !one.of.stopString && this.stopAt(one) === index
+    return { token: this.outputToken(one.index, one.answer, index), stop }
+  }
+
+  /** Where an answer stops: each of a prompt's somewhere else. */
+  private stopAt({ of, answer }: Live): number {
+    return of.stopAt < 0 ? -1 : (of.stopAt + 5 * answer) % of.maxTokens
   }
 
   private onToken(request: Request, token: number, position: number): void {
     const one = this.live.get(request.id)!
     if (one.ended !== null) throw new Error(`request ${request.id} gets a token after its end`)
-    if (position !== one.outputs.length || token !== this.outputToken(one.index, position)) {
+    if (position !== one.outputs.length || token !== this.outputToken(one.index, one.answer, position)) {
       throw new Error(`request ${request.id} gets token ${token} as number ${position} after ${one.outputs.length}`)
     }
     one.outputs.push(token)
-    if (one.of.stopString && one.of.stopAt === position) this.driver.finish(request.id, position + 1)
+    if (one.of.stopString && this.stopAt(one) === position) this.driver.finish(request.id, position + 1)
   }
 
   private onFinished(request: Request, reason: FinishReason): void {
@@ -344,11 +386,12 @@ class SwarmRun {
   }
 
   private fillPages(): void {
-    for (const { request, of, index, outputs, ended } of this.live.values()) {
-      if (!of.cached || ended !== null || request.drops) continue
-      const keys = this.keysOf(of, index, outputs.length - 1)
-      for (let page = request.pageKeys.length; page < keys.length; page++)
-        this.driver.pageFilled(request.id, keys[page]!)
+    for (const { request, of, index, answer, outputs, ended } of this.live.values()) {
+      if (request.pageKeys.length === 0 || ended !== null || outputs.length === 0) continue
+      const full = Math.floor((of.promptLength + outputs.length - 1) / this.scenario.pageSize)
+      if (full <= request.pageKeys.length) continue
+      const keys = this.keysOf(of, index, answer, outputs.length - 1)
+      for (let page = request.pageKeys.length; page < full; page++) this.driver.pageFilled(request.id, keys[page]!)
     }
   }
 
@@ -417,16 +460,27 @@ class SwarmRun {
     }
     if (runner.openSlots > 0) throw new Error(`idle with ${runner.openSlots} slots open`)
     // After a failure the next plan tells the executor which cached slabs are free.
-    const untold = driver.scheduler.memory["pendingDrops"].length
+    const untold = driver.scheduler.memory.prefixes["pendingDrops"].length
     if (runner.free + untold !== pool.free) {
       throw new Error(`${runner.free} slabs are free for the executor, ${pool.free - untold} by the books`)
     }
-    for (const { request, of, outputs, ended } of this.live.values()) {
-      const expected = ended === "length" ? of.maxTokens : ended === "stop" ? of.stopAt + 1 : outputs.length
+    for (const one of this.live.values()) {
+      const { request, of, outputs, ended } = one
+      const expected = ended === "length" ? of.maxTokens : ended === "stop" ? this.stopAt(one) + 1 : outputs.length
       const allowed = ended === "abort" ? of.abortAfter >= 0 : ended === "error" ? this.failures > 0 : true
       if (ended === null || !allowed || outputs.length !== expected) {
         throw new Error(`request ${request.id} ends with ${ended} after ${outputs.length} tokens of ${expected}`)
       }
     }
   }
+}
+
+const hashOf = (text: string): string => {
+  let a = 0x811c9dc5
+  let b = 0x2545f491
+  for (let i = 0; i < text.length; i++) {
+    a = Math.imul(a ^ text.charCodeAt(i), 0x01000193)
+    b = Math.imul(b ^ text.charCodeAt(i), 0x85ebca6b) ^ (b >>> 13)
+  }
+  return `${a} ${b}`
 }

@@ -12,6 +12,10 @@ export interface Scenario {
   readonly policy: string
   /** Share of blocks that selections keep. */
   readonly keep: number
+  /** Pages between the places where prefill can resume in models with windows or states. */
+  readonly resumePages: number
+  /** State slots beyond one for each slot: room for snapshots. */
+  readonly snapshots: number
   /** Steps before which everything in flight fails. */
   readonly failures: ReadonlyArray<number>
   readonly requests: ReadonlyArray<ScenarioRequest>
@@ -22,6 +26,10 @@ export interface ScenarioRequest {
   readonly at: number
   readonly promptLength: number
   readonly maxTokens: number
+  /** Answers to the prompt; as many as there are slots at most. */
+  readonly answers: number
+  /** The prompt goes on from the prompt and the whole output of an earlier request, where it is long enough; −1: of none. */
+  readonly follows: number
   readonly drops: boolean
   /** The first `shared` tokens are those of the family. */
   readonly family: number
@@ -54,15 +62,18 @@ export const drawScenario = (seed: number): Scenario => {
     sharing: chance(0.6),
     failures: chance(0.25),
     tinyMemory: chance(0.6),
+    forks: chance(0.4),
   }
   const count = between(1, 14)
-  const requests = Array.from({ length: count }, (): ScenarioRequest => {
+  const requests = Array.from({ length: count }, (_, index): ScenarioRequest => {
     const promptLength = has.hugePrompts && chance(0.3) ? between(600, 1500) : oneOf(between(1, 90), between(100, 500))
     const maxTokens = has.oneToken && chance(0.6) ? 1 : has.longOutputs ? between(20, 260) : between(1, 40)
     return {
       at: has.bursts ? oneOf(0, 0, 7) : draw(40),
       promptLength,
       maxTokens,
+      answers: has.forks && chance(0.5) ? between(2, 4) : 1,
+      follows: has.sharing && index > 0 && chance(0.4) ? draw(index) : -1,
       drops: chance(0.6),
       family: draw(2),
       shared: has.sharing ? oneOf(promptLength, between(0, promptLength), 64 * draw(8)) : 0,
@@ -86,6 +97,8 @@ export const drawScenario = (seed: number): Scenario => {
     protectAfter: between(1, 4),
     policy: oneOf("fcfs", "priority", "shortest-prefill", "fair-share", "adversarial", "adversarial"),
     keep: oneOf(0, 0.3, 0.6, 1),
+    resumePages: oneOf(1, 2, 4, 100),
+    snapshots: oneOf(0, 1, 3, 20),
     failures: has.failures ? Array.from({ length: between(1, 3) }, () => draw(50)) : [],
     requests,
   }
@@ -108,10 +121,10 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
   const half = Math.ceil(requests.length / 2)
   if (requests.length > 2) {
     yield { ...scenario, requests: requests.slice(0, half) }
-    yield { ...scenario, requests: requests.slice(half) }
+    yield { ...scenario, requests: requests.slice(half).map((one) => ({ ...one, follows: one.follows - half })) }
   }
   if (requests.length > 1) {
-    for (let i = 0; i < requests.length; i++) yield { ...scenario, requests: requests.toSpliced(i, 1) }
+    for (let i = 0; i < requests.length; i++) yield { ...scenario, requests: without(requests, i) }
   }
   for (let i = 0; i < failures.length; i++) yield { ...scenario, failures: failures.toSpliced(i, 1) }
   if (scenario.model === "hybrid") yield { ...scenario, model: "full" }
@@ -120,7 +133,17 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
   if (scenario.memory !== 4) yield { ...scenario, memory: 4 }
   if (scenario.maxRowsPerStep !== 1024) yield { ...scenario, maxRowsPerStep: 1024 }
   if (scenario.budget !== 5000) yield { ...scenario, budget: 5000 }
-  const plain = { abortAfter: -1, stopAt: -1, cached: false, shared: 0, at: 0, drops: false, priority: 0 } as const
+  const plain = {
+    answers: 1,
+    follows: -1,
+    abortAfter: -1,
+    stopAt: -1,
+    cached: false,
+    shared: 0,
+    at: 0,
+    drops: false,
+    priority: 0,
+  } as const
   for (const [i, request] of requests.entries()) {
     const replaced = (changes: Partial<ScenarioRequest>) => ({
       ...scenario,
@@ -137,3 +160,9 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
     }
   }
 }
+
+const without = (requests: ReadonlyArray<ScenarioRequest>, gone: number): ReadonlyArray<ScenarioRequest> =>
+  requests.toSpliced(gone, 1).map((one) => {
+    if (one.follows === gone) return { ...one, follows: -1 }
+    return one.follows > gone ? { ...one, follows: one.follows - 1 } : one
+  })

@@ -4,6 +4,7 @@
  */
 import { Memory } from "@uniprefill/scheduler/Memory"
 import { PrefixCache } from "@uniprefill/scheduler/PrefixCache"
+import { PrefixPages } from "@uniprefill/scheduler/PrefixPages"
 import { Ranking } from "@uniprefill/scheduler/Ranking"
 import { Request } from "@uniprefill/scheduler/Request"
 import { Scheduler } from "@uniprefill/scheduler/Scheduler"
@@ -46,13 +47,32 @@ const mutants: Readonly<Record<string, () => void>> = {
       if (request.segment === 0 && request.pageKeys.length > 0) this.memory.publish(request, request.computedRows)
     }),
 
-  "a shared page written without a copy": () =>
-    plant(Memory.prototype, "hits", function (original, request) {
-      const pages = original(request)
-      if (pages.length > 0 || !request.drops) return pages
-      const { pageSize } = this.layout
-      const page = this.cache.get(this.keyOf(request, Math.floor(request.promptLength / pageSize) - 1))
-      return page === undefined ? [] : [page]
+  "a fork that shares the page that both write to: no copy-on-write": () =>
+    plant(Memory.prototype, "fork", function (original, leader, fork, plan) {
+      const grow = this.grow.bind(this)
+      this.grow = (request: Request, t: number) => {
+        const source = leader.tables[t]
+        for (let i = request.tables[t]!.length; i < source.length; i++) {
+          this.pool.share(source.data[i])
+          request.tables[t]!.push(source.data[i])
+          request.ownedSlabs++
+          plan.maps.push3(fork.slot, t, source.data[i])
+        }
+      }
+      original(leader, fork, plan)
+      this.grow = grow
+      plan.copies.clear()
+    }),
+
+  "a fork whose pages are given back with its leader's": () => plant(SlabPool.prototype, "share", () => {}),
+
+  "a prefix gone on from without its window or states": () => plant(PrefixPages.prototype, "canResume", () => true),
+
+  "a copy of states that belongs to the page before": () =>
+    plant(PrefixPages.prototype, "savedStates", function (original, ...args) {
+      this.plannedSnapshots = this.plannedSnapshots.map((one: { page: number }) => ({ ...one, page: one.page - 1 }))
+      original(...args)
+      this.plannedSnapshots = this.plannedSnapshots.map((one: { page: number }) => ({ ...one, page: one.page + 1 }))
     }),
 
   "a segment that ends one row early": () =>
@@ -92,8 +112,13 @@ const mutants: Readonly<Record<string, () => void>> = {
     }),
 
   "carries kept after they are read": () =>
-    plant(Memory.prototype, "trim", function (original, request, table, rows) {
-      if (this.layout.tables[table].kind !== "carry") original(request, table, rows)
+    plant(Memory.prototype, "trim", function (original, request, table, pages) {
+      if (this.layout.tables[table].kind !== "carry") original(request, table, pages)
+    }),
+
+  "output pages of a prompt that drops, cached without their carry": () =>
+    plant(Memory.prototype, "holdsOutput", function (_original, _request, table) {
+      return this.layout.tables[table].kind !== "carry"
     }),
 
   "a cached page evicted while a request uses it": () =>

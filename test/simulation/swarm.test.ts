@@ -32,6 +32,9 @@ it(`${seeds.length} random scenarios keep every invariant after every step and c
     preemptions: sum(({ preemptions }) => preemptions),
     prefixHits: sum(({ prefixHits }) => prefixHits),
     failures: sum(({ failures }) => failures),
+    forks: sum(({ forks }) => forks),
+    snapshots: sum(({ snapshots }) => snapshots),
+    restores: sum(({ restores }) => restores),
     aborted: sum(({ ended }) => ended.get("abort") ?? 0),
     stopped: sum(({ ended }) => ended.get("stop") ?? 0),
   }
@@ -43,8 +46,8 @@ it(`${seeds.length} random scenarios keep every invariant after every step and c
 }, 1_200_000)
 
 it("a request that needs the page of one just stopped waits for it, and does not start over", () => {
-  const request = { at: 0, drops: false, family: 0, shared: 0, cached: false, tenant: "a", priority: 0, abortAfter: -1 }
-  const rest = { abortInFlight: true, stopString: false }
+  const request = { at: 0, drops: false, family: 0, shared: 0, cached: false, tenant: "a", priority: 0 }
+  const rest = { answers: 1, follows: -1, abortAfter: -1, abortInFlight: true, stopString: false }
   const outcome = runScenario({
     model: "full",
     pageSize: 64,
@@ -56,6 +59,8 @@ it("a request that needs the page of one just stopped waits for it, and does not
     protectAfter: 3,
     policy: "fcfs",
     keep: 1,
+    resumePages: 4,
+    snapshots: 0,
     failures: [],
     // The first needs its third page while a step that still holds a row of the second, which has ended, is in flight.
     requests: [

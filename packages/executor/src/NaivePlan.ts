@@ -77,12 +77,20 @@ class PlanReader {
     const erase: Array<number> = []
     const copies: Array<[number, number]> = []
     const stateWork: Array<[number, number, number]> = []
+    /** Slots that are given pages that others have computed. */
+    const hits = new Set<number>()
 
     this.each("leaves", ([id]) => {
       const at = books.decode.indexOf(id!)
       this.check(at >= 0, `slot ${id} is not in the decode set`)
       books.decode[at] = books.decode[books.decode.length - 1]!
       books.decode.pop()
+    })
+    this.each("retains", ([slab]) => {
+      this.slab(slab!)
+      this.check(!memory.isFree(slab!), `slab ${slab} is free`)
+      this.check(memory.cached[slab!] === 0, `slab ${slab} is cached already`)
+      memory.retain(slab!)
     })
     this.each("trims", ([id, t, pages]) => {
       const table = this.table(id!, t!)
@@ -93,9 +101,17 @@ class PlanReader {
     })
     this.each("windowFrees", ([id, t, pages]) => {
       const table = this.table(id!, t!)
-      const { slabsPerPage, kind } = layout.tables[t!]!
+      const slot = this.slot(id!)
+      const { slabsPerPage, kind, segment } = layout.tables[t!]!
       const held = table.slabs.length / slabsPerPage
       this.check(kind === "sliding", `table ${t} is ${kind}, not sliding`)
+      if (table.slabs.length + table.freedPages === 0 && slot.mayMap) {
+        const most = Math.floor(slot.prefillRows(segment) / layout.pageSize)
+        this.check(pages! >= 1 && pages! <= most, `leaves out ${pages} pages of ${most}`)
+        table.freedPages = pages!
+        hits.add(id!)
+        return
+      }
       this.check(pages! >= 1 && pages! <= held, `gives back ${pages} pages of ${held}`)
       for (const slab of table.slabs.splice(0, pages! * slabsPerPage)) memory.release(slab)
       table.freedPages += pages!
@@ -105,25 +121,26 @@ class PlanReader {
       this.check(memory.cached[slab!] === 1, `slab ${slab} is not cached`)
       memory.drop(slab!)
     })
-    this.each("retains", ([slab]) => {
-      this.slab(slab!)
-      this.check(!memory.isFree(slab!), `slab ${slab} is free`)
-      this.check(memory.cached[slab!] === 0, `slab ${slab} is cached already`)
-      memory.retain(slab!)
-    })
     this.each("maps", ([id, t, slab]) => {
       this.slab(slab!)
-      this.check(memory.cached[slab!] === 1, `slab ${slab} is not cached`)
-      this.table(id!, t!).slabs.push(slab!)
+      const table = this.table(id!, t!)
+      const slot = this.slot(id!)
+      this.check(slot.mayMap, `slot ${id} has computed ${slot.computed.join(", ")} rows, ${slot.decoded} decoded`)
+      this.check(!memory.isFree(slab!), `slab ${slab} is free: neither the cache nor a table holds it`)
+      table.slabs.push(slab!)
       memory.hold(slab!)
+      hits.add(id!)
     })
-    this.countMappedRows()
+    this.place = "maps"
+    for (const id of hits) this.countMappedRows(id)
+    const granted = new Set<number>()
     this.each("grants", ([id, t, slab]) => {
       this.slab(slab!)
       this.check(memory.isFree(slab!), `slab ${slab} is not free`)
       this.table(id!, t!).slabs.push(slab!)
       memory.hold(slab!)
       erase.push(slab!)
+      granted.add(slab!)
     })
     for (const [id, slot] of books.slots) {
       for (const [t, { slabs }] of slot.tables.entries()) {
@@ -136,15 +153,16 @@ class PlanReader {
       this.slab(source!)
       this.slab(target!)
       this.check(!memory.isFree(source!), `source slab ${source} is free`)
-      this.check(!memory.isFree(target!), `target slab ${target} is free`)
-      this.check(memory.readOnly[target!] === 0, `target slab ${target} is read-only`)
+      this.check(granted.has(target!), `target slab ${target} is not granted in this step`)
       copies.push([source!, target!])
     })
     this.each("states", ([id, operation, stateSlot]) => {
       const slot = this.slot(id!)
       this.check(stateSlot! >= 0 && stateSlot! < states.count, `state slot ${stateSlot} of ${states.count}`)
       const owner = states.owner[stateSlot!]!
-      this.check(owner < 0 || owner === id, `state slot ${stateSlot} belongs to slot ${owner}`)
+      if (operation !== StateOperation.restore) {
+        this.check(owner < 0 || owner === id, `state slot ${stateSlot} belongs to slot ${owner}`)
+      }
       if (operation === StateOperation.zero) {
         if (slot.stateSlot >= 0) states.unbind(slot.stateSlot)
         slot.stateSlot = stateSlot!
@@ -155,10 +173,10 @@ class PlanReader {
           `operation ${operation}`,
         )
         this.check(slot.stateSlot >= 0, `slot ${id} has no state`)
-        this.check(owner < 0, `state slot ${stateSlot} is the slot's own`)
+        this.check(owner !== id, `state slot ${stateSlot} is the slot's own`)
         if (operation === StateOperation.snapshot) states.keep(slot.stateSlot, stateSlot!)
         else {
-          this.check(states.kept[stateSlot!] === 1, `state slot ${stateSlot} holds no snapshot`)
+          this.check(owner >= 0 || states.kept[stateSlot!] === 1, `state slot ${stateSlot} holds no state`)
           states.resume(stateSlot!, slot.stateSlot)
         }
       }
@@ -203,20 +221,22 @@ class PlanReader {
     return items
   }
 
-  /** Cached pages bring their rows: segment 0 of a slot that drops, every segment of one that does not. */
-  private countMappedRows(): void {
+  /**
+   * Mapped pages bring their rows: segment 0 of a slot that drops, every segment of one that does not. A slot that adopted
+   * a prefill has every row already.
+   */
+  private countMappedRows(id: number): void {
     const { layout } = this.limits
-    for (const id of new Set(this.records("maps").map(([slot]) => slot!))) {
-      const slot = this.slot(id)
-      const tables = layout.tables.flatMap((table, t) =>
-        slot.drops ? (table.segment === 0 ? [t] : []) : table.kind === "carry" ? [] : [t],
-      )
-      const pages = Math.min(...tables.map((t) => pageCount(slot.tables[t]!, layout.tables[t]!.slabsPerPage)))
-      const rows = pages * layout.pageSize
-      const most = slot.prefillRows(0)
-      this.check(rows <= most, `maps ${rows} rows for slot ${id}, which has ${most}`)
-      slot.computed[0] = Math.max(slot.computed[0]!, rows)
-    }
+    const slot = this.slot(id)
+    if (slot.adopted) return
+    const tables = layout.tables.flatMap((table, t) =>
+      slot.drops ? (table.segment === 0 ? [t] : []) : table.kind === "carry" ? [] : [t],
+    )
+    const pages = Math.min(...tables.map((t) => pageCount(slot.tables[t]!, layout.tables[t]!.slabsPerPage)))
+    const rows = pages * layout.pageSize
+    const most = slot.prefillRows(0)
+    this.check(rows <= most, `maps ${rows} rows for slot ${id}, which has ${most}`)
+    slot.computed[0] = rows
   }
 
   private readSamples(items: ReadonlyArray<Item>): ReadonlyArray<readonly [number, number]> {
@@ -235,14 +255,8 @@ class PlanReader {
       )
       this.check(!samples.some(([, other]) => other === id), `slot ${id} is sampled twice`)
       if (target !== source) {
-        this.check(
-          target.computed.every((n) => n === 0),
-          `slot ${id} has rows of its own`,
-        )
-        const { tokens } = source.content
-        const same =
-          target.content.tokens.length === tokens.length && target.content.tokens.every((t, i) => t === tokens[i])
-        this.check(same, `slot ${id} holds other tokens than slot ${item.slot}`)
+        const fault = target.adoptionFault(source)
+        this.check(fault === null, `slot ${id} cannot go on from slot ${item.slot}: it ${fault}`)
       }
       samples.push([index!, id!])
     })

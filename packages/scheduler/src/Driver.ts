@@ -1,6 +1,7 @@
 import { lastSegment } from "@uniprefill/model/KvLayout"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import { checkIntegrity } from "./Invariants.ts"
+import type { PageKey } from "./PrefixCache.ts"
 import { Request, type FinishReason, type Submission } from "./Request.ts"
 import { Scheduler } from "./Scheduler.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
@@ -35,6 +36,7 @@ export interface DriverSink {
 }
 
 export type SubmitOutcome =
+  /** `request.forks` are the other answers, where several were asked for. */
   | { readonly _tag: "Queued"; readonly request: Request }
   /** Never: the request exceeds what this configuration can hold. */
   | { readonly _tag: "TooLong"; readonly detail: string }
@@ -75,7 +77,7 @@ export class Driver {
 
   /** Requests that have a slot. */
   get running(): number {
-    return this.requests.size - this.scheduler.waiting.length
+    return this.config.slots - this.scheduler.memory.slotsFree
   }
 
   get waiting(): number {
@@ -123,23 +125,37 @@ export class Driver {
         detail: `${scheduler.waitingTokens} prompt tokens are waiting, at most ${config.maxWaitingTokens} may`,
       }
     }
-    const drops = submission.drops && lastSegment(config.layout) > 0 && promptLength >= config.schedule.minPromptTokens
-    const request = this.fitted(submission, maxTokens, drops, nowMicros)
+    const { answers = 1 } = submission
+    const most = Math.min(config.slots, config.policy.tokenBudget?.maxNumSeqs ?? config.slots)
+    if (!Number.isSafeInteger(answers) || answers < 1 || answers > most) {
+      return { _tag: "TooLong", detail: `${answers} answers to a prompt; from 1 to ${most} can run at a time` }
+    }
+    let request = this.fitted(submission, maxTokens, nowMicros)
+    if (scheduler.memory.worstCase(request) > config.slabs && request.pageKeys.length > 0) {
+      // What is cached of a prompt stays while it runs: one that fills the memory does without.
+      request = this.fitted({ ...submission, pageKeys: undefined }, maxTokens, nowMicros)
+    }
     const need = scheduler.memory.worstCase(request)
     if (need > config.slabs) {
+      const outputs = answers === 1 ? `${request.maxTokens}` : `${answers} × ${request.maxTokens}`
       return {
         _tag: "TooLong",
-        detail: `${promptLength} prompt tokens and ${request.maxTokens} output tokens may need ${need} slabs of memory; there are ${config.slabs}`,
+        detail: `${promptLength} prompt tokens and ${outputs} output tokens may need ${need} slabs of memory; there are ${config.slabs}`,
       }
     }
-    this.nextRequest++
-    this.requests.set(request.id, request)
-    request.tenant = scheduler.tenants.enter(request.tenant.name)
+    this.nextRequest += answers
+    for (const one of [request, ...request.forks]) {
+      this.requests.set(one.id, one)
+      one.tenant = scheduler.tenants.enter(one.tenant.name)
+    }
     scheduler.enqueue(request)
     return { _tag: "Queued", request }
   }
 
-  /** Ends a request from outside: at once, or when the step that holds work of it is done. Unknown ids are ignored. */
+  /**
+   * Ends a request from outside: at once, or when the step that holds work of it is done. Unknown ids are ignored. The first
+   * of several answers takes the others with it as long as their prompt is not computed.
+   */
   abort(id: number): void {
     const request = this.requests.get(id)
     if (request !== undefined && request.endReason === null) this.end(request, "abort")
@@ -160,12 +176,13 @@ export class Driver {
    * The key of the next full page of a request's prompt and output, known now that the shell has seen its tokens. Call it
    * after the `stepDone` that brought the last of them.
    */
-  pageFilled(id: number, key: string): void {
+  pageFilled(id: number, key: PageKey): void {
     const request = this.requests.get(id)
-    if (request === undefined || request.endReason !== null || request.drops) return
+    if (request === undefined || request.endReason !== null) return
     request.pageKeys.push(key)
     // The token sampled last is in no page yet.
-    if (request.phase === "decode") this.scheduler.memory.publish(request, request.promptLength + request.outputs - 1)
+    if (request.phase !== "decode" || request.preempting || (request.drops && !request.keepsCarry)) return
+    this.scheduler.memory.publish(request, request.promptLength + request.outputs - 1)
   }
 
   /** Takes the result of the oldest step in flight. */
@@ -197,7 +214,7 @@ export class Driver {
     const voided = this.inFlight.splice(0)
     this.scheduler.committed(this.nextStep - 1)
     this.nextStep = failed.stepId
-    this.scheduler.memory.abandonRetains()
+    this.scheduler.memory.prefixes.abandon()
     for (const request of this.requests.values()) {
       if (request.phase !== "waiting" && request.endReason === null) this.end(request, "error")
     }
@@ -209,6 +226,8 @@ export class Driver {
 
   /** Plans and submits steps as long as fewer than the most are in flight and there is work. */
   tick(nowMicros: number): void {
+    // What waited for its forks waits no longer when they have ended.
+    if (this.ending.length > 0) this.releaseEnded()
     while (this.inFlight.length < this.config.maxStepsInFlight && this.scheduler.hasWork) {
       const plan = this.spare.pop()!
       if (!this.scheduler.plan(plan, this.nextStep, nowMicros, this.sink)) {
@@ -227,11 +246,10 @@ export class Driver {
   }
 
   /** As many output tokens as asked for; when none were asked for, as many as the memory can hold. */
-  private fitted(submission: Submission, maxTokens: number, drops: boolean, nowMicros: number): Request {
-    const make = (tokens: number) =>
-      new Request(this.nextRequest, submission, tokens, drops, this.config.layout, nowMicros)
-    const fits = (tokens: number) => this.scheduler.memory.worstCase(make(tokens)) <= this.config.slabs
-    if (submission.maxTokens !== undefined || fits(maxTokens)) return make(maxTokens)
+  private fitted(submission: Submission, maxTokens: number, nowMicros: number): Request {
+    const fits = (tokens: number) =>
+      this.scheduler.memory.worstCase(this.make(submission, tokens, nowMicros)) <= this.config.slabs
+    if (submission.maxTokens !== undefined || fits(maxTokens)) return this.make(submission, maxTokens, nowMicros)
     let low = 1
     let high = maxTokens
     while (low < high) {
@@ -239,7 +257,21 @@ export class Driver {
       if (fits(middle)) low = middle
       else high = middle - 1
     }
-    return make(low)
+    return this.make(submission, low, nowMicros)
+  }
+
+  /** The request of a submission, its further answers attached. */
+  private make(submission: Submission, maxTokens: number, nowMicros: number): Request {
+    const { layout, schedule } = this.config
+    const drops = submission.drops && lastSegment(layout) > 0 && submission.promptLength >= schedule.minPromptTokens
+    const first = new Request(this.nextRequest, submission, maxTokens, drops, layout, nowMicros)
+    for (let answer = 1; answer < (submission.answers ?? 1); answer++) {
+      const fork = new Request(this.nextRequest + answer, submission, maxTokens, drops, layout, nowMicros)
+      fork.phase = "fork"
+      fork.leader = first
+      first.forks.push(fork)
+    }
+    return first
   }
 
   private onToken(request: Request, token: number, index: number, flags: number): void {
@@ -252,6 +284,9 @@ export class Driver {
 
   private end(request: Request, reason: FinishReason): void {
     request.endReason = reason
+    if (!request.forking) {
+      for (const fork of request.forks.slice()) if (fork.endReason === null) this.end(fork, reason)
+    }
     if (this.scheduler.isInFlight(request) && request.phase !== "waiting") {
       this.scheduler.retire(request)
       this.ending.push(request)

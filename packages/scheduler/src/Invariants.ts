@@ -15,55 +15,76 @@ export const checkIntegrity = (
   config: SchedulerConfig,
   requests: ReadonlyArray<Request>,
 ): void => {
-  const { pool, cache } = scheduler.memory
-  const owners = new Map<number, number>()
+  const { memory } = scheduler
+  const { pool, cache } = memory
+  /** Who holds each slab: the cache, then tables. */
+  const holders = new Map<number, number>()
+  const hold = (slab: number) => holders.set(slab, (holders.get(slab) ?? 0) + 1)
   let cached = 0
   let idle = 0
   for (const page of cache.values()) {
-    for (const slab of page.slabs) owners.set(slab, 0)
-    cached += page.slabs.length
-    if (page.users === 0) idle += page.slabs.length
+    for (const slabs of [page.slabs, ...page.windows]) {
+      for (const slab of slabs ?? []) {
+        require(!holders.has(slab) && pool.isCached(slab), "a cached slab belongs to one page", { key: page.key, slab })
+        hold(slab)
+      }
+    }
+    cached += page.slabCount
+    if (page.users === 0) idle += page.slabCount
     const users = requests.filter((request) => request.cached.includes(page)).length
     require(users === page.users, "users of a cached page are counted", { key: page.key, users, counted: page.users })
+    require(page.parent!.parent === null || page.parent!.users >= page.users, "a page is used with all before it", {
+      key: page.key,
+    })
   }
-  require(cached === cache.slabs && cached <= owners.size, "cached slabs are counted once", {
+  require(cached === cache.slabs && cached === holders.size, "cached slabs are counted once", {
     cached,
     counted: cache.slabs,
   })
   require(idle === cache.idleSlabs, "idle slabs are counted", { idle, counted: cache.idleSlabs })
-  let owned = 0
   let reserved = 0
   let slots = 0
   for (const request of requests) {
     const { id } = request
     let own = 0
+    const prefix = new Set(
+      request.cached.flatMap((page) => [page.slabs, ...page.windows].flatMap((list) => list ?? [])),
+    )
     for (const table of request.tables) {
       for (let i = 0; i < table.length; i++) {
         const slab = table.data[i]!
-        const other = owners.get(slab)
-        if (other === 0 && request.cached.some((page) => page.slabs.includes(slab))) continue
-        if (other !== undefined) throw new InvariantViolation("a slab has one owner", { slab, id, other })
-        owners.set(slab, id)
-        own++
+        hold(slab)
+        if (!pool.isCached(slab)) own++
+        else require(prefix.has(slab), "a cached slab is read by those whose prefix it is", { slab, id })
       }
     }
     require(own === request.ownedSlabs, "owned slabs are counted", { id, own, counted: request.ownedSlabs })
     require(request.reservedSlabs >= 0, "a reservation is never negative", { id, reserved: request.reservedSlabs })
     if (request.phase === "waiting")
-      require(own === 0 && request.slot < 0, "a waiting request owns nothing", { id, own })
-    else slots++
-    owned += own
+      require(request.tables.every((table) => table.length === 0) &&
+        request.slot < 0, "a waiting request owns nothing", {
+        id,
+        own,
+      })
+    if (request.slot >= 0) slots++
     reserved += request.reservedSlabs
     for (let i = 1; i < request.keptRows.length; i++) {
       require(request.keptRows[i]! <= request.keptRows[i - 1]!, "kept sets are nested", { id, set: i })
     }
-    checkTables(request, config)
+    checkTables(request, scheduler, config)
   }
-  require(pool.free + pool.draining + owned + cached === pool.total, "slabs are conserved", {
+  for (const [slab, count] of holders) {
+    require(pool.holdersOf(slab) === count, "holders of a slab are counted", {
+      slab,
+      holders: count,
+      counted: pool.holdersOf(slab),
+    })
+  }
+  require(pool.free + pool.draining + holders.size === pool.total, "slabs are conserved", {
     cached,
     free: pool.free,
     draining: pool.draining,
-    owned,
+    held: holders.size,
     total: pool.total,
   })
   require(reserved === scheduler.memory.reserved, "reservations are counted", {
@@ -75,14 +96,25 @@ export const checkIntegrity = (
   require(scheduler.memory.slotsFree + slots === config.slots, "slots are conserved", { slots })
 }
 
-/** A decoding request holds exactly the pages of its rows, and no carry. */
-const checkTables = (request: Request, config: SchedulerConfig): void => {
-  if (request.phase !== "decode") return
+/** A decoding request holds exactly the pages of its rows; of carries what is cached; nobody else holds what it writes to. */
+const checkTables = (request: Request, scheduler: Scheduler, config: SchedulerConfig): void => {
+  if (request.phase !== "decode" || request.leader !== null || request.preempting) return
+  const { memory } = scheduler
   for (const [t, table] of config.layout.tables.entries()) {
     const pages = request.freedPages[t]! + request.tables[t]!.length / table.slabsPerPage
-    const rows = table.kind === "carry" ? 0 : request.prefillRows(table.segment) + request.decodeRows
+    const grows = memory.holdsOutput(request, t)
+    const rows = grows ? request.prefillRows(table.segment) + request.decodeRows : 0
     const exact = pagesFor(rows, config.layout.pageSize)
-    const atMost = table.kind === "carry" ? request.cached.length : pagesFor(rows + 1, config.layout.pageSize)
+    const atMost = grows ? pagesFor(rows + 1, config.layout.pageSize) : request.cached.length
+    const slabs = request.tables[t]!
+    if (grows && rows % config.layout.pageSize > 0 && !request.forking) {
+      const last = slabs.data[slabs.length - 1]!
+      require(memory.pool.holdersOf(last) === 1, "a page that is written has one holder", {
+        id: request.id,
+        table: t,
+        slab: last,
+      })
+    }
     require(pages === exact || pages === atMost, "a table holds the pages of its rows", {
       id: request.id,
       table: t,

@@ -1,15 +1,28 @@
-import type { KvLayout, Table } from "@uniprefill/model/KvLayout"
+import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { pagesFor } from "@uniprefill/units/Units"
+import { Demand } from "./Demand.ts"
 import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
-import { type CachedPage, PrefixCache } from "./PrefixCache.ts"
-import type { Request } from "./Request.ts"
+import type { PrefixCache } from "./PrefixCache.ts"
+import { PrefixPages } from "./PrefixPages.ts"
+import { makePages, noPages, type PageTables, type Request } from "./Request.ts"
 import { SlabPool } from "./SlabPool.ts"
-import type { StepPlan } from "./StepPlan.ts"
-import { StateOperation } from "./StepPlan.ts"
+import { StateOperation, type StepPlan } from "./StepPlan.ts"
+
+export interface MemoryConfig {
+  readonly layout: KvLayout
+  readonly slabs: number
+  readonly slots: number
+  readonly stateSlots: number
+  readonly maxRowsPerStep: number
+  readonly resumeEvery?: number | undefined
+}
+
+/** Rows between the places where prefill can resume in models with windows or recurrent states. */
+const defaultResumeEvery = 4096
 
 /**
- * Who owns which slab, and what is set aside for whom.
+ * Who holds which slab, and what is set aside for whom.
  *
  * A request is admitted when the rest of its prefill, every row of its last known set kept, and one page of every class
  * are free and not reserved for another. Sets are nested, so each selection shrinks the reservation and no grant of
@@ -18,35 +31,29 @@ import { StateOperation } from "./StepPlan.ts"
  */
 export class Memory {
   readonly pool: SlabPool
-  readonly cache = new PrefixCache()
-  /** Tokens looked up in the prefix cache, and found there. */
-  prefixQueries = 0
-  prefixHits = 0
-  /** Slabs set aside for admitted requests and not granted yet; at most `pool.free` + `pool.draining`. */
+  readonly prefixes: PrefixPages
+  readonly cache: PrefixCache
+  /** Slabs set aside for admitted requests and not granted yet; at most `pool.free` + `pool.draining` + idle ones. */
   reserved = 0
   private readonly layout: KvLayout
-  private readonly maxRowsPerStep: number
+  private readonly demand: Demand
   private readonly freeSlots: Array<number> = []
   private readonly freeStateSlots: Array<number> = []
   private readonly hasStates: boolean
-  private readonly allTables: ReadonlyArray<number>
-  private readonly firstSegmentTables: ReadonlyArray<number>
+  /** Tables of requests that are gone, as large as they grew: what a long prompt needs is allocated once. */
+  private readonly sparePages: Array<PageTables> = []
   /** Trims of tables whose slabs were released at a commit: the next plan tells the executor. */
-  private pendingTrims = new IntList()
-  private pendingWindowFrees = new IntList()
-  private readonly pendingRetains = new IntList()
-  private readonly pendingDrops = new IntList()
-  private readonly unretained: Array<Request> = []
+  private readonly pendingTrims = new IntList()
+  private readonly pendingWindowFrees = new IntList()
 
-  constructor(layout: KvLayout, slabs: number, slots: number, stateSlots: number, maxRowsPerStep: number) {
+  constructor(config: MemoryConfig) {
+    const { layout, slots, stateSlots, resumeEvery = defaultResumeEvery } = config
     this.layout = layout
-    this.maxRowsPerStep = maxRowsPerStep
-    this.pool = new SlabPool(slabs)
+    this.pool = new SlabPool(config.slabs)
+    this.prefixes = new PrefixPages(layout, this.pool, resumeEvery)
+    this.cache = this.prefixes.cache
+    this.demand = new Demand(layout, this.pool, config.maxRowsPerStep)
     this.hasStates = layout.stateSlotBytes > 0
-    const plain = !this.hasStates && layout.tables.every((table) => table.kind !== "sliding")
-    const tables = layout.tables.map((_, t) => t)
-    this.allTables = plain ? tables.filter((t) => layout.tables[t]!.kind === "full") : []
-    this.firstSegmentTables = plain ? tables.filter((t) => layout.tables[t]!.segment === 0) : []
     for (let slot = slots - 1; slot >= 0; slot--) this.freeSlots.push(slot)
     for (let slot = stateSlots - 1; slot >= 0; slot--) this.freeStateSlots.push(slot)
   }
@@ -59,41 +66,13 @@ export class Memory {
     return this.freeStateSlots.length
   }
 
-  /** The most slabs that a request can own at one time from here to its end, those it owns now included. */
-  worstCase(request: Request): number {
-    return this.most(request, request.maxTokens - 1)
+  /** Tokens looked up in the prefix cache, and found there. */
+  get prefixQueries(): number {
+    return this.prefixes.queries
   }
 
-  /** The same to the end of its prefill and one page of decoding beyond. */
-  private prefillCase(request: Request): number {
-    return this.most(request, this.reservedOutputs(request))
-  }
-
-  /** Output rows that a reservation covers in each class. */
-  private reservedOutputs(request: Request): number {
-    return Math.min(request.maxTokens - 1, request.replayedOutputs + this.layout.pageSize)
-  }
-
-  private most(request: Request, outputRows: number): number {
-    const finalRows = (segment: number) => request.rowsOf(segment) + outputRows
-    const segments = this.layout.segments.length
-    const decoding = request.phase === "decode"
-    let slabs = 0
-    let heldCarries = 0
-    let carries = 0
-    for (let t = 0; t < this.layout.tables.length; t++) {
-      const table = this.layout.tables[t]!
-      const held = request.tables[t]!.length
-      if (table.kind === "carry") heldCarries += held
-      else slabs += Math.max(held, this.mostSlabs(table, finalRows(table.segment)))
-    }
-    // While segment i is computed, the carry it reads and the carry it writes are both held.
-    if (request.drops && !decoding) {
-      for (let segment = request.segment; segment < segments; segment++) {
-        carries = Math.max(carries, this.carrySlabs(request, segment - 1) + this.carrySlabs(request, segment))
-      }
-    }
-    return slabs + Math.max(carries, heldCarries)
+  get prefixHits(): number {
+    return this.prefixes.hits
   }
 
   /** Slabs that can be granted now: free ones, and those of cached pages that nobody uses. */
@@ -111,119 +90,55 @@ export class Memory {
     return this.available - this.reserved
   }
 
-  /** Whether a slot and what prefill needs are available and unreserved. */
+  /** The most slabs that a request, with its forks, can hold at one time from here to its end. */
+  worstCase(request: Request): number {
+    return this.demand.worstCase(request)
+  }
+
+  /** Whether slots and what prefill needs are available and unreserved. */
   canAdmit(request: Request): boolean {
-    if (this.freeSlots.length === 0 || (this.hasStates && this.freeStateSlots.length === 0)) return false
-    let need = this.prefillCase(request)
-    for (const page of this.hits(request)) if (page.users > 0) need -= page.slabs.length
-    return need <= this.unreserved
+    const slots = 1 + request.forks.length
+    if (this.freeSlots.length < slots || (this.hasStates && this.freeStateSlots.length < slots)) return false
+    const need = this.demand.prefillCase(request)
+    for (let found = this.prefixes.find(request); ; found = this.prefixes.shorten(request)) {
+      let more = 0
+      for (const page of found) more += (page.users === 0 ? page.slabCount : 0) - page.slabs.length
+      if (need + more <= this.unreserved) return true
+      // A hit keeps every window on its way: more than it saves, perhaps, and then a shorter one will do.
+      if (more <= 0 || found.length === 0) return false
+    }
   }
 
   /**
-   * Takes a slot, maps the cached pages of the prompt and reserves what prefill needs; false, and nothing taken, when it
-   * does not fit now.
+   * Takes a slot, and one for each fork, the cached pages of the prompt, and a reservation for what prefill needs; false,
+   * and nothing taken, when that does not fit now.
    */
   admit(request: Request): boolean {
     if (!this.canAdmit(request)) return false
-    request.slot = this.freeSlots.pop()!
-    if (this.hasStates) request.stateSlot = this.freeStateSlots.pop()!
-    this.prefixQueries += request.pageKeys.length > 0 ? request.promptLength : 0
-    for (const page of this.hits(request)) {
-      this.cache.acquire(page)
-      request.cached.push(page)
-      let at = 0
-      for (const t of this.sharedTables(request)) {
-        const { slabsPerPage } = this.layout.tables[t]!
-        request.tables[t]!.pushAll(page.slabs, at, at + slabsPerPage)
-        at += slabsPerPage
-      }
-    }
+    this.takeSlot(request)
+    for (const fork of request.forks) this.takeSlot(fork)
+    const { prefixes } = this
+    prefixes.adopt(request)
     request.computedRows = request.cached.length * this.layout.pageSize
     const hits = Math.min(request.computedRows, request.promptLength)
-    this.prefixHits += hits
+    prefixes.queries += request.pageKeys.length > 0 ? request.promptLength : 0
+    prefixes.hits += hits
     if (request.firstScheduledMicros < 0) request.cachedTokens = hits
     this.settle(request)
     return true
   }
 
-  /** Tells the executor of the cached pages that `admit` found. The slot is open by then. */
-  mapHits(request: Request, plan: StepPlan): void {
-    for (const t of this.sharedTables(request)) {
-      const slabs = request.tables[t]!
-      for (let i = 0; i < slabs.length; i++) plan.maps.push3(request.slot, t, slabs.data[i]!)
-    }
+  /** The first records of an admitted request, whose slot is open: its states start at zero or where its prefix ends. */
+  open(request: Request, plan: StepPlan): void {
+    if (this.hasStates) plan.states.push3(request.slot, StateOperation.zero, request.stateSlot)
+    this.prefixes.map(request, plan)
   }
 
-  /**
-   * Publishes the pages of a request whose first `rows` rows of segment 0 are computed and committed. A page that another
-   * request published first stays this one's own, and so do those behind it.
-   */
+  /** Publishes what a committed step completed: the first `rows` rows of segment 0. */
   publish(request: Request, rows: number): void {
-    const { pageSize } = this.layout
-    const tables = this.sharedTables(request)
-    if (tables.length === 0) return
-    const pages = Math.min(Math.floor(rows / pageSize), request.pageKeys.length)
-    for (let p = request.cached.length; p < pages; p++) {
-      const key = this.keyOf(request, p)
-      if (this.cache.get(key) !== undefined) return
-      const slabs: Array<number> = []
-      for (const t of tables) {
-        const { slabsPerPage } = this.layout.tables[t]!
-        const table = request.tables[t]!
-        for (let i = p * slabsPerPage; i < (p + 1) * slabsPerPage; i++) slabs.push(table.data[i]!)
-      }
-      request.ownedSlabs -= slabs.length
-      request.cached.push(this.cache.publish(key, slabs))
-      request.unretained = true
-      this.pendingRetains.pushAll(slabs)
-      if (!this.unretained.includes(request)) this.unretained.push(request)
-    }
-  }
-
-  /** Whether the next plan has pages to retain. */
-  get hasRetains(): boolean {
-    return this.pendingRetains.length > 0
-  }
-
-  /** What was published since the last plan is retained by this one, whose number it gets as its makers' last step. */
-  retain(plan: StepPlan): void {
-    plan.retains.pushAll(this.pendingRetains.data, 0, this.pendingRetains.length)
-    this.pendingRetains.clear()
-    for (const request of this.unretained) {
-      request.unretained = false
-      request.lastStep = plan.stepId
-    }
-    this.unretained.length = 0
-    plan.drops.pushAll(this.pendingDrops.data, 0, this.pendingDrops.length)
-    this.pendingDrops.clear()
-  }
-
-  /** Steps have failed: slots are closed without waiting for what they published to be retained. */
-  abandonRetains(): void {
-    for (const request of this.unretained) request.unretained = false
-    this.unretained.length = 0
-  }
-
-  /**
-   * Forgets every cached page after steps have failed and all slots are closed: what those steps retained is not retained,
-   * what they dropped still is, and the next plan drops that with all the rest.
-   */
-  clearCache(failed: ReadonlyArray<StepPlan>): void {
-    const unknown = new Set<number>()
-    for (let i = 0; i < this.pendingRetains.length; i++) unknown.add(this.pendingRetains.data[i]!)
-    for (const plan of failed) {
-      for (let i = 0; i < plan.retains.length; i++) unknown.add(plan.retains.data[i]!)
-      this.pendingDrops.pushAll(plan.drops.data, 0, plan.drops.length)
-    }
-    this.pendingRetains.clear()
-    for (let page = this.cache.evict(); page !== undefined; page = this.cache.evict()) {
-      for (const slab of page.slabs) {
-        if (!unknown.has(slab)) this.pendingDrops.push(slab)
-        this.pool.release(slab, 0)
-      }
-    }
-    if (this.cache.slabs > 0)
-      throw new InvariantViolation("no page is in use once every slot is closed", { slabs: this.cache.slabs })
+    const kept = this.prefixes.publish(request, rows, this.unreserved)
+    // Pages of a window that stay when it moves on: those that take their place must be found elsewhere.
+    if (kept > 0 && request.phase === "prefill") this.reserve(request, kept)
   }
 
   /** Starts a plan: what was given back since the last one. */
@@ -234,47 +149,63 @@ export class Memory {
     this.pendingWindowFrees.clear()
   }
 
-  /** A new request's recurrent state starts at zero. */
-  openState(request: Request, plan: StepPlan): void {
-    if (this.hasStates) plan.states.push3(request.slot, StateOperation.zero, request.stateSlot)
+  /** Plans the copies of recurrent states that prefill may resume from. */
+  saveStates(plan: StepPlan): void {
+    this.prefixes.saveStates(plan, () => {
+      // Every request that may still come finds a slot for its own state.
+      if (this.freeStateSlots.length > this.freeSlots.length) return this.freeStateSlots.pop()!
+      return this.prefixes.forgetSnapshot()
+    })
+  }
+
+  /** Steps up to `stepId` have committed. */
+  committed(stepId: number): void {
+    this.pool.committed(stepId)
+    this.prefixes.savedStates(stepId, (stateSlot) => this.freeStateSlots.push(stateSlot))
+  }
+
+  /** Forgets every cached page after steps have failed and all slots are closed. */
+  clearCache(failed: ReadonlyArray<StepPlan>): void {
+    this.prefixes.clear(failed, (stateSlot) => this.freeStateSlots.push(stateSlot))
   }
 
   /** Grants the pages that a table needs to hold `rows` rows. */
   grow(request: Request, tableIndex: number, rows: number, plan: StepPlan): void {
-    const table = this.layout.tables[tableIndex]!
+    const { pool } = this
+    const { slabsPerPage } = this.layout.tables[tableIndex]!
     const slabs = request.tables[tableIndex]!
-    const held = request.freedPages[tableIndex]! * table.slabsPerPage + slabs.length
-    const need = pagesFor(rows, this.layout.pageSize) * table.slabsPerPage
-    for (let i = held; i < need; i++) {
-      if (this.pool.free === 0) this.evict(plan)
-      const slab = this.pool.take()
+    const held = request.freedPages[tableIndex]! * slabsPerPage + slabs.length
+    const count = pagesFor(rows, this.layout.pageSize) * slabsPerPage - held
+    if (count <= 0) return
+    while (pool.free < count && this.cache.idleSlabs > 0) this.evict(plan)
+    for (let i = 0; i < count; i++) {
+      const slab = pool.take()
       slabs.push(slab)
       plan.grants.push3(request.slot, tableIndex, slab)
-      request.ownedSlabs++
-      if (request.reservedSlabs > 0) {
-        request.reservedSlabs--
-        this.reserved--
-      } else if (request.phase !== "decode") {
-        throw new InvariantViolation("a grant of prefill stays within the reservation", {
-          id: request.id,
-          table: tableIndex,
-        })
-      }
     }
+    request.ownedSlabs += count
+    if (count > request.reservedSlabs && request.phase !== "decode") {
+      const details = { id: request.id, table: tableIndex, count, reserved: request.reservedSlabs }
+      throw new InvariantViolation("a grant of prefill stays within the reservation", details)
+    }
+    this.reserve(request, -Math.min(count, request.reservedSlabs))
   }
 
   /** Slabs that the next decode row needs, over all tables. */
   decodeNeed(request: Request): number {
-    const { pageSize } = this.layout
     let need = 0
     for (let t = 0; t < this.layout.tables.length; t++) {
-      const table = this.layout.tables[t]!
-      if (table.kind === "carry") continue
-      const held = request.freedPages[t]! * table.slabsPerPage + request.tables[t]!.length
-      const rows = request.prefillRows(table.segment) + request.decodeRows + 1
-      need += Math.max(0, pagesFor(rows, pageSize) * table.slabsPerPage - held)
+      if (!this.holdsOutput(request, t)) continue
+      const { segment } = this.layout.tables[t]!
+      need += this.lacking(request, t, request.prefillRows(segment) + request.decodeRows + 1)
     }
     return need
+  }
+
+  /** Whether decode rows are appended to a table: all but carries, and carry 0 where output is cached. */
+  holdsOutput(request: Request, tableIndex: number): boolean {
+    const { kind, segment } = this.layout.tables[tableIndex]!
+    return kind !== "carry" || (segment === 0 && request.keepsCarry)
   }
 
   /** Whether `need` slabs can be granted to a decoding request now; `soon`: once the steps in flight have committed. */
@@ -292,9 +223,7 @@ export class Memory {
       if (table.segment < request.segment || table.segment > lastSegment) continue
       if (table.kind === "carry" && !request.drops) continue
       const chunk = table.segment === request.segment || !request.drops
-      const end = chunk ? request.computedRows + rows : request.prefillRows(table.segment)
-      const held = request.freedPages[t]! * table.slabsPerPage + request.tables[t]!.length
-      need += Math.max(0, pagesFor(end, this.layout.pageSize) * table.slabsPerPage - held)
+      need += this.lacking(request, t, chunk ? request.computedRows + rows : request.prefillRows(table.segment))
     }
     return need
   }
@@ -304,26 +233,10 @@ export class Memory {
    * carries of all its segments at once. False, and nothing set aside, when that is not free now.
    */
   reserveRun(request: Request, rows: number, lastSegment: number): boolean {
-    const need = this.prefillNeed(request, rows, lastSegment)
-    const more = need - request.reservedSlabs
-    if (more <= 0) return true
+    const more = this.prefillNeed(request, rows, lastSegment) - request.reservedSlabs
     if (more > this.unreserved) return false
-    request.reservedSlabs += more
-    this.reserved += more
+    if (more > 0) this.reserve(request, more)
     return true
-  }
-
-  /** Gives back the pages beyond those that hold `rows` rows; cached pages stay until the request gives up its slot. */
-  trim(request: Request, tableIndex: number, rows: number): void {
-    const table = this.layout.tables[tableIndex]!
-    const slabs = request.tables[tableIndex]!
-    const shared = this.sharedSlabs(request, tableIndex) / table.slabsPerPage
-    const pages = Math.max(shared, pagesFor(rows, this.layout.pageSize) - request.freedPages[tableIndex]!)
-    const keep = pages * table.slabsPerPage
-    if (slabs.length <= keep) return
-    for (let i = keep; i < slabs.length; i++) this.releaseSlab(request, slabs.data[i]!)
-    slabs.length = keep
-    this.pendingTrims.push3(request.slot, tableIndex, pages)
   }
 
   /** Grants the pages that a segment's tables need to hold `rows` rows. */
@@ -336,16 +249,23 @@ export class Memory {
 
   /**
    * Every segment before `segment` is done: what was granted beyond their rows is given back (a fused item's pages, for
-   * every row of the set before it), what no later row sees, and their carries but the one that feeds `segment`. The
-   * reservation shrinks with it.
+   * every row of the set before it), what no later row sees, and their carries but the one that feeds `segment` and what
+   * is cached of the first. The reservation shrinks with it.
    */
   finishSegments(request: Request, segment: number): void {
+    if (segment > 0 && request.keepsCarry) {
+      // Pages with output can follow only where every page before them is cached.
+      const full = Math.floor(request.prefillRows(0) / this.layout.pageSize)
+      if (request.cached.length < full) request.keepsCarry = false
+    }
     for (let t = 0; t < this.layout.tables.length; t++) {
       const table = this.layout.tables[t]!
       if (table.segment >= segment) continue
+      const rows = request.prefillRows(table.segment)
       const spent = table.kind === "carry" && table.segment < segment - 1
-      const rows = spent ? 0 : request.prefillRows(table.segment)
-      this.trim(request, t, rows)
+      let pages: number = pagesFor(rows, this.layout.pageSize)
+      if (spent && !(table.segment === 0 && request.keepsCarry)) pages = table.segment === 0 ? request.cached.length : 0
+      this.trim(request, t, pages)
       if (table.kind === "sliding") this.slide(request, t, rows, this.pendingWindowFrees)
     }
     this.settle(request)
@@ -358,11 +278,123 @@ export class Memory {
 
   /** Gives back what the rows to come of the segment being computed no longer see. */
   slideWindows(request: Request, plan: StepPlan): void {
-    for (const [segment, { sliding }] of this.layout.segments.entries()) {
+    for (let segment = 0; segment < this.layout.segments.length; segment++) {
+      const { sliding } = this.layout.segments[segment]!
       if (sliding >= 0 && (segment === request.segment || !request.drops)) {
         this.slide(request, sliding, request.computedRows, plan.windowFrees)
       }
     }
+  }
+
+  /** Slabs that must be available so that `fork` can go on from its leader's prefill. */
+  forkNeed(leader: Request): number {
+    const { pageSize, tables } = this.layout
+    let need = 0
+    for (let t = 0; t < tables.length; t++) {
+      if (this.holdsOutput(leader, t) && leader.prefillRows(tables[t]!.segment) % pageSize > 0) {
+        need += tables[t]!.slabsPerPage
+      }
+    }
+    return need
+  }
+
+  /**
+   * A fork goes on from its leader's finished prefill: full pages by reference, the partial last one copied, since both will
+   * write to it. Requires `forkNeed` slabs and a leader that has not decoded since.
+   */
+  fork(leader: Request, fork: Request, plan: StepPlan): void {
+    const { layout, pool, cache } = this
+    for (const page of leader.cached) {
+      cache.acquire(page)
+      fork.cached.push(page)
+    }
+    this.reserve(fork, this.demand.ofForks(leader))
+    if (this.hasStates) {
+      plan.states.push3(fork.slot, StateOperation.zero, fork.stateSlot)
+      plan.states.push3(fork.slot, StateOperation.restore, leader.stateSlot)
+    }
+    for (let t = 0; t < layout.tables.length; t++) {
+      const { segment, slabsPerPage } = layout.tables[t]!
+      const source = leader.tables[t]!
+      const target = fork.tables[t]!
+      const rows = leader.prefillRows(segment)
+      const freed = leader.freedPages[t]!
+      const partial = this.holdsOutput(leader, t) && rows % layout.pageSize > 0 ? slabsPerPage : 0
+      const shared = source.length - partial
+      fork.freedPages[t] = freed
+      if (freed > 0) plan.windowFrees.push3(fork.slot, t, freed)
+      for (let i = 0; i < shared; i++) {
+        const slab = source.data[i]!
+        pool.share(slab)
+        target.push(slab)
+        plan.maps.push3(fork.slot, t, slab)
+        if (!pool.isCached(slab)) fork.ownedSlabs++
+      }
+      if (partial === 0) continue
+      this.grow(fork, t, rows, plan)
+      for (let i = shared; i < source.length; i++) plan.copies.push2(source.data[i]!, target.data[i]!)
+    }
+    this.settle(fork)
+  }
+
+  /** Sets the reservation to what the request can still need; called when that has shrunk. */
+  settle(request: Request): void {
+    this.reserve(request, this.demand.prefillCase(request) - this.demand.held(request) - request.reservedSlabs)
+  }
+
+  /** Gives back all that the request owns. No planned step may still touch it. */
+  release(request: Request): void {
+    for (const table of request.tables) {
+      for (let i = 0; i < table.length; i++) this.pool.release(table.data[i]!, request.lastStep)
+      table.clear()
+    }
+    request.ownedSlabs = 0
+    // The last page first: what is evicted first has none behind it.
+    for (let p = request.cached.length - 1; p >= 0; p--) this.cache.release(request.cached[p]!)
+    request.cached.length = 0
+    this.reserve(request, -request.reservedSlabs)
+    if (request.slot >= 0) {
+      removeSlot(this.pendingTrims, request.slot)
+      removeSlot(this.pendingWindowFrees, request.slot)
+      this.freeSlots.push(request.slot)
+      request.slot = -1
+      request.pages.freed.fill(0)
+      this.sparePages.push(request.pages)
+      request.pages = noPages(this.layout)
+    }
+    if (request.stateSlot >= 0) {
+      this.freeStateSlots.push(request.stateSlot)
+      request.stateSlot = -1
+    }
+  }
+
+  private takeSlot(request: Request): void {
+    request.slot = this.freeSlots.pop()!
+    if (this.hasStates) request.stateSlot = this.freeStateSlots.pop()!
+    request.pages = this.sparePages.pop() ?? makePages(this.layout)
+  }
+
+  private reserve(request: Request, slabs: number): void {
+    request.reservedSlabs += slabs
+    this.reserved += slabs
+  }
+
+  /** Slabs that a table lacks to hold `rows` rows. */
+  private lacking(request: Request, tableIndex: number, rows: number): number {
+    const { slabsPerPage } = this.layout.tables[tableIndex]!
+    const held = request.freedPages[tableIndex]! * slabsPerPage + request.tables[tableIndex]!.length
+    return Math.max(0, pagesFor(rows, this.layout.pageSize) * slabsPerPage - held)
+  }
+
+  /** Gives back the pages of a table beyond the first `pages`, counted from its start. */
+  private trim(request: Request, tableIndex: number, pages: number): void {
+    const { slabsPerPage } = this.layout.tables[tableIndex]!
+    const slabs = request.tables[tableIndex]!
+    const keep = pages - request.freedPages[tableIndex]!
+    if (slabs.length <= keep * slabsPerPage) return
+    for (let i = keep * slabsPerPage; i < slabs.length; i++) this.releaseSlab(request, slabs.data[i]!)
+    slabs.length = keep * slabsPerPage
+    this.pendingTrims.push3(request.slot, tableIndex, keep)
   }
 
   /** Gives back the pages of a sliding table that no row from `nextRow` on can see. */
@@ -373,123 +405,38 @@ export class Memory {
     if (pages <= 0) return
     const slabs = request.tables[tableIndex]!
     const count = pages * table.slabsPerPage
-    for (let i = 0; i < count; i++) this.releaseSlab(request, slabs.data[i]!)
+    let own = 0
+    for (let i = 0; i < count; i++) {
+      if (!this.pool.isCached(slabs.data[i]!)) own++
+      this.releaseSlab(request, slabs.data[i]!)
+    }
     slabs.data.copyWithin(0, count, slabs.length)
     slabs.length -= count
     request.freedPages[tableIndex]! += pages
     frees.push3(request.slot, tableIndex, pages)
     // The window moves on: pages will be needed at its other end.
-    if (request.phase === "decode") return
-    const most = this.mostSlabs(table, request.rowsOf(table.segment) + this.reservedOutputs(request))
-    const needed = Math.max(0, most - slabs.length) - Math.max(0, most - slabs.length - count)
-    request.reservedSlabs += needed
-    this.reserved += needed
-  }
-
-  /** Sets the reservation to what the request can still need; called when that has shrunk. */
-  settle(request: Request): void {
-    const reserved = this.prefillCase(request) - this.held(request)
-    this.reserved += reserved - request.reservedSlabs
-    request.reservedSlabs = reserved
-  }
-
-  /** Gives back all that the request owns. No planned step may still touch it. */
-  release(request: Request): void {
-    for (const [t, slabs] of request.tables.entries()) {
-      for (let i = this.sharedSlabs(request, t); i < slabs.length; i++) this.releaseSlab(request, slabs.data[i]!)
-      slabs.clear()
-    }
-    for (const page of request.cached) this.cache.release(page)
-    request.cached.length = 0
-    request.freedPages.fill(0)
-    this.reserved -= request.reservedSlabs
-    request.reservedSlabs = 0
-    if (request.slot >= 0) {
-      this.pendingTrims = withoutSlot(this.pendingTrims, request.slot)
-      this.pendingWindowFrees = withoutSlot(this.pendingWindowFrees, request.slot)
-      this.freeSlots.push(request.slot)
-      request.slot = -1
-    }
-    if (request.stateSlot >= 0) {
-      this.freeStateSlots.push(request.stateSlot)
-      request.stateSlot = -1
-    }
-  }
-
-  /** Cached pages that a prompt starts with. Where no selection follows, its last row is always computed. */
-  private hits(request: Request): Array<CachedPage> {
-    const { pageSize } = this.layout
-    const rows = request.drops ? request.promptLength : request.prefillRows(0) - 1
-    const cacheable = this.sharedTables(request).length > 0
-    const most = cacheable ? Math.min(request.pageKeys.length, Math.floor(rows / pageSize)) : 0
-    const pages: Array<CachedPage> = []
-    for (let p = 0; p < most; p++) {
-      const page = this.cache.get(this.keyOf(request, p))
-      if (page === undefined) break
-      pages.push(page)
-    }
-    return pages
-  }
-
-  /** What a page means depends on which layers it holds. */
-  private keyOf(request: Request, page: number): string {
-    return (request.drops ? "first segment " : "all layers ") + request.pageKeys[page]!
-  }
-
-  /** Tables whose content depends on the prefix alone; none where windows or recurrent states would be needed too. */
-  private sharedTables(request: Request): ReadonlyArray<number> {
-    return request.drops ? this.firstSegmentTables : this.allTables
-  }
-
-  /** Slabs at the front of a table that belong to cached pages. */
-  private sharedSlabs(request: Request, tableIndex: number): number {
-    if (request.cached.length === 0 || !this.sharedTables(request).includes(tableIndex)) return 0
-    const { length } = request.tables[tableIndex]!
-    return Math.min(length, request.cached.length * this.layout.tables[tableIndex]!.slabsPerPage)
-  }
-
-  private held(request: Request): number {
-    let slabs = 0
-    for (const table of request.tables) slabs += table.length
-    return slabs
+    if (request.phase !== "decode") this.reserve(request, this.demand.ofMovedWindow(request, tableIndex, own))
   }
 
   private evict(plan: StepPlan): void {
-    const page = this.cache.evict()
-    if (page === undefined) return
-    for (const slab of page.slabs) {
-      plan.drops.push(slab)
-      this.pool.release(slab, 0)
-    }
+    const stateSlot = this.prefixes.evict(plan)
+    if (stateSlot >= 0) this.freeStateSlots.push(stateSlot)
   }
 
   private releaseSlab(request: Request, slab: number): void {
+    if (!this.pool.isCached(slab)) request.ownedSlabs--
     this.pool.release(slab, request.lastStep)
-    request.ownedSlabs--
-  }
-
-  private carrySlabs(request: Request, segment: number): number {
-    const table = this.layout.segments[segment]?.carry ?? -1
-    if (table < 0) return 0
-    return (
-      pagesFor(request.rowsOf(segment) + request.replayedOutputs, this.layout.pageSize) *
-      this.layout.tables[table]!.slabsPerPage
-    )
-  }
-
-  /** A sliding table that is filled chunk by chunk holds at most its window and one chunk. */
-  private mostSlabs(table: Table, rows: number): number {
-    const all = pagesFor(rows, this.layout.pageSize)
-    if (table.kind !== "sliding") return all * table.slabsPerPage
-    const within = pagesFor(table.window + this.maxRowsPerStep, this.layout.pageSize) + 1
-    return Math.min(all, within) * table.slabsPerPage
   }
 }
 
-const withoutSlot = (records: IntList, slot: number): IntList => {
-  const rest = new IntList(records.data.length)
-  for (let i = 0; i < records.length; i += 3) {
-    if (records.data[i] !== slot) rest.pushAll(records.data, i, i + 3)
+/** Takes the records of a slot out of a list of `[slot, table, pages]`. */
+const removeSlot = (records: IntList, slot: number): void => {
+  const { data, length } = records
+  let kept = 0
+  for (let i = 0; i < length; i += 3) {
+    if (data[i] === slot) continue
+    if (kept !== i) data.copyWithin(kept, i, i + 3)
+    kept += 3
   }
-  return rest
+  records.length = kept
 }

@@ -32,7 +32,9 @@ export const largestChunk = (
 ): PrefillChunk | null => {
   const segment = request.segment
   const remaining = request.prefillRows(segment) - request.computedRows
-  const most = remaining <= rowsLeft ? remaining : roundDown(rowsLeft, chunkRows)
+  const cut = segment === 0 ? memory.prefixes.rowsToCut(request, request.computedRows) : remaining
+  const wanted = Math.min(remaining, cut)
+  const most = wanted <= rowsLeft ? wanted : roundDown(rowsLeft, chunkRows)
   if (most <= 0 && remaining > 0) return null
 
   const fits = (rows: number): boolean => {

@@ -1,5 +1,8 @@
 import { InvariantViolation } from "./InvariantViolation.ts"
 
+/** Names a full page of a prefix: equal keys mean that everything up to the page's end is equal. Opaque. */
+export type PageKey = string | number
+
 /**
  * A full page that any request with the same prefix may read: the slabs of all tables that depend on the prefix alone.
  *
@@ -7,46 +10,85 @@ import { InvariantViolation } from "./InvariantViolation.ts"
  * depends on the prompt's last queries, and without the carry a hit would save almost nothing. For requests that do not
  * drop it is the K/V of every layer.
  */
-export interface CachedPage {
-  /** Chained hash of everything the page's content depends on. Opaque here. */
-  readonly key: string
-  /** Slabs table by table, in the order of the tables. */
+export class CachedPage {
+  readonly key: PageKey
+  /** The page before it; null for a root, which is no page. */
+  readonly parent: CachedPage | null
+  /** Slabs of full and carry tables, table by table. */
   readonly slabs: ReadonlyArray<number>
-  /** Requests whose tables hold the page. */
-  users: number
+  /** Slabs of each sliding table, null where they are not kept: a window is kept only where prefill may resume after it. */
+  readonly windows: Array<ReadonlyArray<number> | null>
+  /** Holds the recurrent states as they are after the page's last row; −1 without. */
+  stateSlot = -1
+  /** All slabs, those of windows included. */
+  slabCount: number
+  /** Requests whose prefix it is. */
+  users = 0
   /** Neighbours among the pages that nobody uses, in order of when they were last used. */
-  older: CachedPage | null
-  newer: CachedPage | null
+  older: CachedPage | null = null
+  newer: CachedPage | null = null
+  /** Pages behind it: the first one, and where prefixes part, the others. */
+  next: CachedPage | null = null
+  others: Map<PageKey, CachedPage> | null = null
+
+  constructor(key: PageKey, parent: CachedPage | null, slabs: ReadonlyArray<number>, windows: number) {
+    this.key = key
+    this.parent = parent
+    this.slabs = slabs
+    this.slabCount = slabs.length
+    this.windows = new Array<ReadonlyArray<number> | null>(windows).fill(null)
+  }
+
+  /** The page behind this one that has `key`. */
+  find(key: PageKey): CachedPage | undefined {
+    return this.next !== null && this.next.key === key ? this.next : this.others?.get(key)
+  }
 }
 
-/** Full pages by key; those that nobody uses are evicted, the least recently used first. */
+/**
+ * Full pages as a tree: a page's children are the pages that follow it in some prefix. Those that nobody uses are evicted,
+ * the least recently used first. A request uses every page of its prefix and gives the last one up first, so what is
+ * evicted never has pages behind it.
+ */
 export class PrefixCache {
   /** Slabs of all cached pages. */
   slabs = 0
   /** Slabs of pages that nobody uses. */
   idleSlabs = 0
-  private readonly pages = new Map<string, CachedPage>()
+  private readonly roots: Array<CachedPage> = []
   /** Ends of the list of pages without users. */
   private oldest: CachedPage | null = null
   private newest: CachedPage | null = null
 
-  get(key: string): CachedPage | undefined {
-    return this.pages.get(key)
+  /** The start of a tree of its own, for pages that hold other tables than those of the other trees. */
+  root(): CachedPage {
+    const root = new CachedPage("", null, [], 0)
+    this.roots.push(root)
+    return root
   }
 
-  /** Adds a page that its maker goes on using. Requires: the key is new. */
-  publish(key: string, slabs: ReadonlyArray<number>): CachedPage {
-    if (this.pages.has(key)) throw new InvariantViolation("a page is published once", { key })
-    const page: CachedPage = { key, slabs, users: 1, older: null, newer: null }
-    this.pages.set(key, page)
+  /** Adds a page that its maker goes on using. Requires: `parent` has no page with the key. */
+  publish(parent: CachedPage, key: PageKey, slabs: ReadonlyArray<number>, windows: number): CachedPage {
+    const page = new CachedPage(key, parent, slabs, windows)
+    page.users = 1
+    if (parent.next === null) parent.next = page
+    else (parent.others ??= new Map()).set(key, page)
     this.slabs += slabs.length
     return page
+  }
+
+  /** Adds the slabs of a sliding table to a page in use that has none of it. */
+  addWindow(page: CachedPage, window: number, slabs: ReadonlyArray<number>): void {
+    if (page.users === 0) throw new InvariantViolation("a window is added by a user", { key: page.key })
+    page.windows[window] = slabs
+    page.slabCount += slabs.length
+    this.slabs += slabs.length
   }
 
   acquire(page: CachedPage): void {
     if (page.users++ === 0) {
       this.unlink(page)
-      this.idleSlabs -= page.slabs.length
+      this.idleSlabs -= page.slabCount
     }
   }
 
@@ -57,7 +99,7 @@ export class PrefixCache {
       if (this.newest === null) this.oldest = page
       else this.newest.newer = page
       this.newest = page
-      this.idleSlabs += page.slabs.length
+      this.idleSlabs += page.slabCount
     }
   }
 
@@ -65,15 +107,30 @@ export class PrefixCache {
   evict(): CachedPage | undefined {
     const page = this.oldest
     if (page === null) return undefined
+    if (page.next !== null || (page.others !== null && page.others.size > 0)) {
+      throw new InvariantViolation("a page is evicted after those behind it", { key: page.key })
+    }
     this.unlink(page)
-    this.pages.delete(page.key)
-    this.idleSlabs -= page.slabs.length
-    this.slabs -= page.slabs.length
+    this.detach(page)
+    this.idleSlabs -= page.slabCount
+    this.slabs -= page.slabCount
     return page
   }
 
-  values(): Iterable<CachedPage> {
-    return this.pages.values()
+  /** Every page, each after the one before it. */
+  *values(): Generator<CachedPage> {
+    const open = [...this.roots]
+    for (let page = open.pop(); page !== undefined; page = open.pop()) {
+      if (page.parent !== null) yield page
+      if (page.next !== null) open.push(page.next)
+      if (page.others !== null) open.push(...page.others.values())
+    }
+  }
+
+  private detach(page: CachedPage): void {
+    const parent = page.parent!
+    if (parent.next !== page) parent.others!.delete(page.key)
+    else parent.next = null
   }
 
   private unlink(page: CachedPage): void {

@@ -66,7 +66,9 @@ export class Ranking {
    * `request` itself; null when all others are ahead of it. Throws PolicyFault.
    */
   victimFor(request: Request, bySlot: ReadonlyArray<Request | null>, nowMicros: number): Request | null {
-    const running = bySlot.filter((one): one is Request => one !== null && one.endReason === null && !one.preempting)
+    const running = bySlot.filter(
+      (one): one is Request => one !== null && one.endReason === null && !one.preempting && one.phase !== "fork",
+    )
     const { policy } = this.config
     if (policy.victims !== undefined) {
       const byId = new Map(running.map((one) => [one.id, one]))

@@ -1,16 +1,17 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
-import type { CachedPage } from "./PrefixCache.ts"
+import type { CachedPage, PageKey } from "./PrefixCache.ts"
 import type { RequestView } from "./RequestView.ts"
 import type { Tenant } from "./Tenants.ts"
 
 /**
  * - `waiting`: in the queue, owns nothing; a preempted request waits again, its selections and output kept;
  * - `prefill`: has a slot; `segment` and `computedRows` say how far it is;
+ * - `fork`: another answer to the prompt of `leader`, with a slot while that has one, until the leader's prefill is done;
  * - `decode`: one row a step;
  * - `finished`: owns nothing.
  */
-export type RequestPhase = "waiting" | "prefill" | "decode" | "finished"
+export type RequestPhase = "waiting" | "prefill" | "fork" | "decode" | "finished"
 
 export type FinishReason = "stop" | "length" | "abort" | "error"
 
@@ -20,6 +21,8 @@ export interface Submission {
   readonly promptLength: number
   /** Output tokens at most; undefined for as many as fit. */
   readonly maxTokens?: number | undefined
+  /** Answers to the same prompt, which is computed once; 1 where nothing is said. */
+  readonly answers?: number | undefined
   /** False: serve dense whatever the schedule. */
   readonly drops: boolean
   /** Lower is sooner; used by policies that look at it. */
@@ -32,8 +35,33 @@ export interface Submission {
    * Chained hash of each full page of the prompt, first page first: of the model, the tenant and every token up to the
    * page's end. Undefined: nothing of this request is cached or found in the cache.
    */
-  readonly pageKeys?: ReadonlyArray<string> | undefined
+  readonly pageKeys?: ReadonlyArray<PageKey> | undefined
 }
+
+/** A slot's page tables. */
+export interface PageTables {
+  /** Slabs of each table, page after page, pages given back at the front left out. */
+  readonly slabs: ReadonlyArray<IntList>
+  /** Pages given back at the front of each table (sliding windows). */
+  readonly freed: Int32Array
+}
+
+export const makePages = (layout: KvLayout): PageTables => ({
+  slabs: layout.tables.map(() => new IntList(4)),
+  freed: new Int32Array(layout.tables.length),
+})
+
+/** What a request without a slot has: empty tables, which nobody writes to. One for each layout. */
+export const noPages = (layout: KvLayout): PageTables => {
+  let none = empty.get(layout)
+  if (none === undefined) {
+    none = { slabs: layout.tables.map(() => new IntList(0)), freed: new Int32Array(layout.tables.length) }
+    empty.set(layout, none)
+  }
+  return none
+}
+
+const empty = new WeakMap<KvLayout, PageTables>()
 
 /** A request's progress and what it owns. Mutated by the Scheduler alone. */
 export class Request {
@@ -45,6 +73,7 @@ export class Request {
   readonly arrivedMicros: number
   /** Infinity where nobody said. */
   readonly deadlineMicros: number
+  private readonly pageSize: number
   /** An account of its own until it is queued. */
   tenant: Tenant
   /** What policies see of it, made when the first one asks. */
@@ -73,16 +102,24 @@ export class Request {
   decodeIndex = -1
   /** Decode rows that can be appended before some table needs a page. */
   rowsUntilPage = 0
-  /** Slabs of each table, page after page, pages given back at the front left out. */
-  readonly tables: ReadonlyArray<IntList>
-  /** Pages given back at the front of each table (sliding windows). */
-  readonly freedPages: Int32Array
-  /** Slabs that this request alone holds; those of cached pages left out. */
+  /** Page tables, its slot's own while it has one. */
+  pages: PageTables
+  /** Slabs in its tables, those that the prefix cache holds left out. */
   ownedSlabs = 0
   /** Keys of the full pages known so far; those of generated tokens follow those of the prompt. */
-  readonly pageKeys: Array<string>
-  /** Cached pages that this request uses: the first pages of its {@link KvLayout} tables that can be shared. */
+  readonly pageKeys: Array<PageKey>
+  /** The cached pages of its prefix, from the first one on. Its tables hold their slabs, or a copy made at the same time. */
   readonly cached: Array<CachedPage> = []
+  /** Carry 0 is kept and grows with the output, so that pages with output can be cached. */
+  keepsCarry: boolean
+  /** The next plan copies the recurrent states, which have taken up this many rows; 0: it does not. */
+  savesAt = 0
+  /** Answers that wait for this request's prefill to go on from it. */
+  readonly forks: Array<Request> = []
+  /** In phase `fork`: whose prefill it is. */
+  leader: Request | null = null
+  /** Prefill is done, and the forks have not been given their pages: the slot stays open until then. */
+  forking = false
   /** Pages were published that no plan has told the executor to retain: the slot stays open until one has. */
   unretained = false
   /** Prompt tokens found in the cache when it was admitted first. */
@@ -122,9 +159,18 @@ export class Request {
     this.tenant = { name: submission.tenant ?? "", served: 0, live: 0 }
     this.lastServedMicros = nowMicros
     this.keptRows = [submission.promptLength]
-    this.pageKeys = [...(submission.pageKeys ?? [])]
-    this.tables = layout.tables.map(() => new IntList(4))
-    this.freedPages = new Int32Array(layout.tables.length)
+    this.pageKeys = submission.pageKeys === undefined ? [] : submission.pageKeys.slice()
+    this.pageSize = layout.pageSize
+    this.pages = noPages(layout)
+    this.keepsCarry = this.canKeepCarry
+  }
+
+  get tables(): ReadonlyArray<IntList> {
+    return this.pages.slabs
+  }
+
+  get freedPages(): Int32Array {
+    return this.pages.freed
   }
 
   /** Rows that prefill computes in a segment: the kept rows and the replayed output. */
@@ -143,6 +189,24 @@ export class Request {
     this.decodeRows = 0
     this.rowsUntilPage = 0
     this.awaitsStep = 0
+    this.savesAt = 0
+    this.forking = false
+    this.keepsCarry = this.canKeepCarry
+  }
+
+  /** A fork takes over what its leader decided. */
+  adopt(leader: Request): void {
+    this.segment = leader.segment
+    this.keepsCarry = leader.keepsCarry
+    this.keptRows.splice(0, this.keptRows.length, ...leader.keptRows)
+    this.bitmaps.splice(0, this.bitmaps.length, ...leader.bitmaps)
+    this.pageKeys.splice(0, this.pageKeys.length, ...leader.pageKeys)
+  }
+
+  /** Every full page has a key, so that those to come can follow. */
+  private get canKeepCarry(): boolean {
+    const full = Math.floor((this.promptLength + this.outputs) / this.pageSize)
+    return this.drops && this.pageKeys.length > 0 && this.pageKeys.length >= full
   }
 
   /** |S_i|; the last known set stands in for those not decided yet (sets are nested: an upper bound). */

@@ -1,5 +1,7 @@
 import { keptRows } from "@uniprefill/model/Selection"
 import { type CostModel, tokenCount } from "./CostModel.ts"
+import { DecodeSet } from "./DecodeSet.ts"
+import { Forks } from "./Forks.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import { Memory } from "./Memory.ts"
 import { completesSegment, largestChunk, smallestChunk, takeBack, type PrefillChunk } from "./Prefill.ts"
@@ -29,8 +31,6 @@ export class Scheduler {
   readonly waiting: Array<Request> = []
   /** Admitted, prompt not done; in order of admission. */
   readonly prefilling: Array<Request> = []
-  /** The decode set. */
-  readonly decoding: Array<Request> = []
   /** Prompt tokens of `waiting`. */
   waitingTokens = 0
   /** Predicted time of the last plan. */
@@ -42,15 +42,11 @@ export class Scheduler {
   committedStep = 0
   private readonly config: SchedulerConfig
   private readonly load: StepLoad
+  private readonly decodes: DecodeSet
+  private readonly forks: Forks
   private readonly bySlot: Array<Request | null>
-  private readonly joining: Array<Request> = []
-  private readonly leaving: Array<Request> = []
-  /** Their last row is planned: they leave the decode set with the next plan, unless they are gone by then. */
-  private readonly expiring: Array<Request> = []
   /** Preempted, with work in flight. */
   private readonly preempting: Array<Request> = []
-  /** Scratch: requests whose next decode row needs a page. */
-  private readonly needy: Array<Request> = []
   /** Requests may still be admitted in the plan being made. */
   private admitting = false
   /** Requests that came, went or gave up a slot; with two numbers of memory: whether asking again could admit anyone. */
@@ -70,8 +66,10 @@ export class Scheduler {
       )
     }
     this.config = config
-    this.memory = new Memory(config.layout, config.slabs, config.slots, config.stateSlots, config.maxRowsPerStep)
+    this.memory = new Memory(config)
     this.load = new StepLoad(config.layout.segments.length)
+    this.forks = new Forks(this.memory)
+    this.decodes = new DecodeSet(config.layout, this.memory, this.load)
     this.ranking = new Ranking(config)
     const tokens = config.policy.tokenBudget
     this.measure = tokens === undefined ? config.costModel : tokenCount
@@ -90,37 +88,39 @@ export class Scheduler {
     this.queueChanges++
   }
 
+  /** The requests that decode. */
+  get decoding(): ReadonlyArray<Request> {
+    return this.decodes.members
+  }
+
   /** Whether a plan made now would hold any work. */
   get hasWork(): boolean {
     return (
-      this.decoding.length + this.joining.length + this.waiting.length + this.prefilling.length > 0 ||
-      this.memory.hasRetains
+      this.forks.waiting ||
+      this.decodes.members.length + this.decodes.joining.length > 0 ||
+      this.waiting.length + this.prefilling.length > 0 ||
+      this.memory.prefixes.hasNews
     )
   }
 
   /** Fills `plan`, which is cleared first, and returns whether it holds anything to do. */
   plan(plan: StepPlan, stepId: number, nowMicros: number, sink: PlanSink): boolean {
     plan.clear(stepId)
-    for (const request of this.expiring) if (this.leaveDecode(request)) this.leaving.push(request)
-    this.expiring.length = 0
-    this.memory.retain(plan)
+    this.decodes.expire()
+    this.memory.prefixes.retain(plan)
+    this.memory.saveStates(plan)
+    this.forks.plan(plan, this.decodes.joining)
     // Whoever must go goes first: from here on nothing in the plan is taken back.
     this.relieveFront(nowMicros, sink)
     this.growDecodes(plan, nowMicros, sink)
-    for (const request of this.leaving) {
-      plan.leaves.push(request.slot)
-      request.lastStep = stepId
-    }
-    this.leaving.length = 0
+    this.decodes.planLeaves(plan)
     this.memory.begin(plan)
-    this.planDecodes(plan, stepId)
+    this.decodes.planRows(plan)
     this.load.clearPrefill()
     this.admitting = this.mayAdmit()
     if (this.admitting || this.prefilling.length > 0) this.planPrefill(plan, stepId, nowMicros, sink)
-    if (this.decoding.length === 0 && plan.items.length === 0) {
-      return (
-        plan.leaves.length + plan.trims.length + plan.windowFrees.length + plan.retains.length + plan.drops.length > 0
-      )
+    if (this.load.decodeRows === 0 && plan.items.length === 0) {
+      return plan.lists.some((list) => list.length > 0)
     }
     this.plannedMicros = this.config.costModel.stepMicros(this.load)
     return true
@@ -146,13 +146,17 @@ export class Scheduler {
 
   /** Whether a step in flight, or the retaining of its pages to come, needs the request's slot. */
   isInFlight(request: Request): boolean {
-    return request.lastStep > this.committedStep || request.unretained
+    return (
+      request.lastStep > this.committedStep ||
+      request.unretained ||
+      (request.forking && request.forks.some((fork) => fork.endReason === null))
+    )
   }
 
   /** Says that everything up to `stepId` is over, without a result: the steps in flight are void. */
   committed(stepId: number): void {
     this.committedStep = stepId
-    this.memory.pool.committed(stepId)
+    this.memory.committed(stepId)
   }
 
   /** Takes a request that no step in flight holds out of every list and gives back what it owns. */
@@ -162,9 +166,10 @@ export class Scheduler {
       this.waitingTokens -= request.promptLength
     } else {
       this.retire(request)
-      removeFrom(this.leaving, request)
+      this.decodes.forget(request)
       removeFrom(this.preempting, request)
-      this.bySlot[request.slot] = null
+      this.forks.leave(request)
+      if (request.slot >= 0) this.bySlot[request.slot] = null
       this.memory.release(request)
     }
     this.queueChanges++
@@ -174,8 +179,7 @@ export class Scheduler {
   /** Takes a request out of the plans to come; steps in flight may still hold work of it. */
   retire(request: Request): void {
     removeFrom(this.prefilling, request)
-    removeFrom(this.joining, request)
-    if (this.leaveDecode(request)) this.leaving.push(request)
+    this.decodes.retire(request)
   }
 
   // ------------------------------------------------------------------------------------------- relief of memory
@@ -195,10 +199,8 @@ export class Scheduler {
 
   /** Finds the pages for the next row of every decoding request, the first in rank first; those without wait or go. */
   private growDecodes(plan: StepPlan, nowMicros: number, sink: PlanSink): void {
-    const { needy, memory } = this
-    needy.length = 0
-    for (const request of this.decoding) if (request.rowsUntilPage === 0) needy.push(request)
-    for (const request of this.joining) needy.push(request)
+    const { memory, decodes } = this
+    const needy = decodes.lackingPages()
     if (needy.length > 1) needy.sort((a, b) => (this.ranking.isBehind(a, b, nowMicros) ? 1 : -1))
     for (const request of needy) {
       if (request.phase !== "decode" || request.preempting) continue
@@ -211,12 +213,9 @@ export class Scheduler {
         if (victim === request) break
       }
       if (request.phase !== "decode" || request.preempting) continue
-      if (memory.canGrow(request, need)) this.growDecode(request, plan)
-      else if (this.leaveDecode(request)) {
-        // The slabs come free with a step in flight: sit this step out and join again.
-        this.leaving.push(request)
-        this.joining.push(request)
-      }
+      if (memory.canGrow(request, need)) decodes.grow(request, plan)
+      // The slabs come free with a step in flight.
+      else decodes.stall(request)
     }
   }
 
@@ -225,6 +224,8 @@ export class Scheduler {
     victim.preemptions++
     victim.preempting = true
     this.retire(victim)
+    if (victim.forking) this.forks.preempt(victim, this.preempting)
+    else this.forks.leave(victim)
     this.preempting.push(victim)
     this.requeuePreempted(sink)
   }
@@ -235,74 +236,22 @@ export class Scheduler {
       if (this.isInFlight(request)) continue
       this.preempting.splice(i, 1)
       if (request.endReason !== null) continue
-      removeFrom(this.leaving, request)
-      sink.closeSlot(request.slot)
-      this.bySlot[request.slot] = null
-      this.memory.release(request)
-      request.restart()
-      this.enqueue(request)
+      this.decodes.forget(request)
+      this.startOver(request, sink)
     }
   }
 
-  // ---------------------------------------------------------------------------------------------------- decode
-
-  private planDecodes(plan: StepPlan, stepId: number): void {
-    const { load, decoding, joining } = this
-    if (joining.length > 0) {
-      let stalled = 0
-      for (const request of joining) {
-        if (request.rowsUntilPage === 0) {
-          joining[stalled++] = request
-          continue
-        }
-        plan.joins.push2(request.slot, -1)
-        request.decodeIndex = decoding.length
-        decoding.push(request)
-        load.decodeRows++
-        for (let s = 0; s < load.decodeKeys.length; s++) {
-          load.decodeKeys[s]! += request.prefillRows(s) + request.decodeRows
-        }
-      }
-      joining.length = stalled
+  /** A preempted request waits again, and with it the answers that would have gone on from its prefill. */
+  private startOver(request: Request, sink: PlanSink): void {
+    for (const fork of request.forks) {
+      sink.closeSlot(fork.slot)
+      this.memory.release(fork)
     }
-    for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! += decoding.length
-    for (let i = 0; i < decoding.length; i++) {
-      const request = decoding[i]!
-      request.rowsUntilPage--
-      request.decodeRows++
-      request.lastStep = stepId
-      if (++request.plannedOutputs === request.maxTokens) this.expiring.push(request)
-    }
-  }
-
-  /** Grants the pages for the next decode row and counts the rows until the next page. */
-  private growDecode(request: Request, plan: StepPlan): void {
-    const { layout } = this.config
-    let least = Number.MAX_SAFE_INTEGER
-    for (let t = 0; t < layout.tables.length; t++) {
-      const table = layout.tables[t]!
-      if (table.kind === "carry") continue
-      const rows = request.prefillRows(table.segment) + request.decodeRows
-      if (table.kind === "sliding") this.memory.slideDecode(request, t, rows, plan)
-      this.memory.grow(request, t, rows + 1, plan)
-      const held = Math.floor(rows / layout.pageSize + 1) * layout.pageSize
-      least = Math.min(least, held - rows)
-    }
-    request.rowsUntilPage = least
-  }
-
-  private leaveDecode(request: Request): boolean {
-    const { decoding, load } = this
-    if (request.decodeIndex < 0) return false
-    const last = decoding.pop()!
-    if (last !== request) {
-      decoding[request.decodeIndex] = last
-      last.decodeIndex = request.decodeIndex
-    }
-    request.decodeIndex = -1
-    load.decodeRows--
-    for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! -= request.prefillRows(s) + request.decodeRows
-    return true
+    sink.closeSlot(request.slot)
+    this.bySlot[request.slot] = null
+    this.memory.release(request)
+    request.restart()
+    this.enqueue(request)
   }
 
   // --------------------------------------------------------------------------------------------------- prefill
@@ -371,7 +320,8 @@ export class Scheduler {
   private admit(request: Request, plan: StepPlan, nowMicros: number, sink: PlanSink): boolean {
     if (!this.admitting) return false
     const { memory, refused } = this
-    if (this.config.slots - memory.slotsFree >= this.maxRunning || !memory.admit(request)) {
+    const running = this.config.slots - memory.slotsFree
+    if (running + 1 + request.forks.length > this.maxRunning || !memory.admit(request)) {
       this.admitting = false
       refused.queueChanges = this.queueChanges
       refused.unreserved = memory.unreserved
@@ -391,8 +341,8 @@ export class Scheduler {
     request.phase = "prefill"
     if (request.firstScheduledMicros < 0) request.firstScheduledMicros = nowMicros
     sink.openSlot(request)
-    this.memory.mapHits(request, plan)
-    this.memory.openState(request, plan)
+    for (const fork of request.forks) sink.openSlot(fork)
+    memory.open(request, plan)
     return true
   }
 
@@ -411,15 +361,26 @@ export class Scheduler {
     request.computedRows = end
     request.lastStep = stepId
     request.lastServedMicros = nowMicros
-    if (!completes) return
     const last = layout.segments.length - 1
+    if (segment === 0 && (chunk.lastSegment === 0 || !request.drops)) this.memory.prefixes.computed(request, end)
+    if (!completes) return
     const samples = chunk.lastSegment === last
-    if (samples) {
-      plan.samples.push2(item, request.slot)
-      request.plannedOutputs++
-    }
-    if (request.drops && segment < last) request.awaitsStep = stepId
+    if (samples) this.sampleFirst(request, item, plan, stepId)
+    if ((request.drops && segment < last) || request.forks.length > 0) request.awaitsStep = stepId
     else if (samples) this.startDecoding(request)
+  }
+
+  /** The item's last row gives the request its first token, and each of its forks one of its own. */
+  private sampleFirst(request: Request, item: number, plan: StepPlan, stepId: number): void {
+    plan.samples.push2(item, request.slot)
+    request.plannedOutputs++
+    for (const fork of request.forks) {
+      if (fork.endReason !== null) continue
+      plan.samples.push2(item, fork.slot)
+      fork.plannedOutputs++
+      fork.lastStep = stepId
+      this.bySlot[fork.slot] = fork
+    }
   }
 
   /** The prompt is done: all carries are given back and the request decodes from the next plan on. */
@@ -430,7 +391,9 @@ export class Scheduler {
     request.rowsUntilPage = 0
     removeFrom(this.prefilling, request)
     this.memory.finishSegments(request, layout.segments.length)
-    if (request.plannedOutputs < request.maxTokens) this.joining.push(request)
+    if (request.forks.length > 0) {
+      this.forks.begin(request)
+    } else if (request.plannedOutputs < request.maxTokens) this.decodes.joining.push(request)
   }
 
   // ---------------------------------------------------------------------------------------------------- commit
@@ -473,10 +436,15 @@ export class Scheduler {
       if (data[i + ItemField.firstSegment] === 0 && request.pageKeys.length > request.cached.length) {
         this.memory.publish(request, data[i + ItemField.firstRow]! + data[i + ItemField.rows]!)
       }
-      if (request.endReason !== null || request.preempting) continue
-      if (request.awaitsStep !== plan.stepId) continue
+      if (request.endReason !== null || request.awaitsStep !== plan.stepId) continue
       const lastSegment = data[i + ItemField.lastSegment]!
-      if (request.keptRows.length < Math.min(lastSegment, last - 1) + 2) {
+      if (request.preempting) {
+        if (lastSegment === last && request.forks.length > 0) {
+          this.forks.preempt(request, this.preempting)
+        }
+        continue
+      }
+      if (request.drops && request.keptRows.length < Math.min(lastSegment, last - 1) + 2) {
         throw new InvariantViolation("an item that completes a segment returns its selection", {
           id: request.id,
           lastSegment,

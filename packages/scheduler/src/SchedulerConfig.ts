@@ -12,6 +12,11 @@ export interface SchedulerConfig {
   readonly slots: number
   /** Slots for recurrent states; 0 for models without such layers. */
   readonly stateSlots: number
+  /**
+   * In models with sliding windows or recurrent states a cached prefix can be gone on from every so many rows, and at its
+   * last full page; 4,096 where nothing is said. Copies of states take state slots beyond one for each slot.
+   */
+  readonly resumeEvery?: number | undefined
   /** Prefill and decode rows of one step; at least slots + 64. */
   readonly maxRowsPerStep: number
   readonly costModel: CostModel

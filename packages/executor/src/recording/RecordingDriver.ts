@@ -1,5 +1,6 @@
 import { checksumWords } from "@uniprefill/scheduler/Codec"
 import { Driver, type DriverConfig, type DriverSink, type SubmitOutcome } from "@uniprefill/scheduler/Driver"
+import type { PageKey } from "@uniprefill/scheduler/PrefixCache"
 import type { Submission } from "@uniprefill/scheduler/Request"
 import { type Section, sections, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import type { StepResult } from "@uniprefill/scheduler/StepResult"
@@ -62,7 +63,7 @@ export class RecordingDriver extends Driver {
     super.finish(id, outputs)
   }
 
-  override pageFilled(id: number, key: string): void {
+  override pageFilled(id: number, key: PageKey): void {
     this.tape.input({ e: "page", id, key: hashName(key) })
     super.pageFilled(id, key)
   }
@@ -130,7 +131,8 @@ const withoutNames = ({ pageKeys, tenant, ...rest }: Submission): RecordedSubmis
 })
 
 /** 64 bits of a name, in two lanes; equal names only are to be told from different ones. */
-const hashName = (name: string): string => {
+const hashName = (key: PageKey): string => {
+  const name = String(key)
   let a = 0x811c9dc5
   let b = 0x2545f491
   for (let i = 0; i < name.length; i++) {

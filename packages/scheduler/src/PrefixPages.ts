@@ -1,0 +1,386 @@
+import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { IntList } from "./IntList.ts"
+import { InvariantViolation } from "./InvariantViolation.ts"
+import { type CachedPage, PrefixCache } from "./PrefixCache.ts"
+import type { Request } from "./Request.ts"
+import type { SlabPool } from "./SlabPool.ts"
+import { StateOperation, type StepPlan } from "./StepPlan.ts"
+
+/** Tables whose content depends on the prefix alone. */
+interface SharedTables {
+  readonly whole: ReadonlyArray<number>
+  readonly sliding: ReadonlyArray<number>
+  readonly root: CachedPage
+}
+
+/** A copy of a slot's recurrent states that a planned step makes. */
+interface PlannedSnapshot {
+  readonly step: number
+  readonly request: Request
+  /** The page that it belongs to. */
+  readonly page: number
+  readonly stateSlot: number
+}
+
+/**
+ * Which pages of which prefixes are kept, found and handed on, and what the executor is told of it.
+ *
+ * Pages are published when the step that completed them has committed. In models with sliding windows or recurrent states
+ * prefill can only resume where the window's pages and a copy of the states are kept: at a *resume point*, after every
+ * `resumeEvery` rows and after a prompt's last full page. Chunks are cut there, and a hit is rounded down to one.
+ */
+export class PrefixPages {
+  readonly cache = new PrefixCache()
+  /** Tokens looked up in the cache, and found there. */
+  queries = 0
+  hits = 0
+  private readonly layout: KvLayout
+  private readonly pool: SlabPool
+  private readonly hasStates: boolean
+  /** Pages between resume points. */
+  private readonly resumePages: number
+  private readonly ofDropping: SharedTables
+  private readonly ofDense: SharedTables
+  private readonly pendingRetains = new IntList()
+  private readonly pendingDrops = new IntList()
+  private readonly unretained: Array<Request> = []
+  /** Requests whose states are to be copied before they go on. */
+  private readonly unsaved: Array<Request> = []
+  private readonly plannedSnapshots: Array<PlannedSnapshot> = []
+  /** Pages with a copy of states, the oldest first. */
+  private readonly snapshots: Array<CachedPage> = []
+  private readonly found: Array<CachedPage> = []
+
+  constructor(layout: KvLayout, pool: SlabPool, resumeEvery: number) {
+    this.layout = layout
+    this.pool = pool
+    this.hasStates = layout.stateSlotBytes > 0
+    this.resumePages = Math.max(1, Math.floor(resumeEvery / layout.pageSize))
+    const tables = layout.tables.map((_, t) => t)
+    const pick = (belongs: (t: number) => boolean): SharedTables => ({
+      whole: tables.filter((t) => layout.tables[t]!.kind !== "sliding" && belongs(t)),
+      sliding: tables.filter((t) => layout.tables[t]!.kind === "sliding" && belongs(t)),
+      root: this.cache.root(),
+    })
+    this.ofDropping = pick((t) => layout.tables[t]!.segment === 0)
+    this.ofDense = pick((t) => layout.tables[t]!.kind !== "carry")
+  }
+
+  /**
+   * Cached pages that a prompt can start from, first page first; valid until the next call. Where no selection follows, its
+   * last row is always computed.
+   */
+  find(request: Request): ReadonlyArray<CachedPage> {
+    const { found } = this
+    found.length = 0
+    const shared = this.sharedTables(request)
+    const rows = request.drops ? request.prefillRows(0) : request.prefillRows(0) - 1
+    const most = Math.min(request.pageKeys.length, Math.floor(rows / this.layout.pageSize))
+    let page: CachedPage | undefined = shared.root
+    for (let p = 0; p < most; p++) {
+      page = page.find(request.pageKeys[p]!)
+      if (page === undefined) break
+      found.push(page)
+    }
+    this.roundDown(shared)
+    return found
+  }
+
+  /** What `find` found, up to the resume point before its end. */
+  shorten(request: Request): ReadonlyArray<CachedPage> {
+    this.found.pop()
+    this.roundDown(this.sharedTables(request))
+    return this.found
+  }
+
+  /** The pages that `find` or `shorten` has just returned become the front of the request's tables. */
+  adopt(request: Request): void {
+    const { found, pool } = this
+    const shared = this.sharedTables(request)
+    for (const page of found) {
+      this.cache.acquire(page)
+      request.cached.push(page)
+      let at = 0
+      for (const t of shared.whole) {
+        const table = request.tables[t]!
+        for (const end = at + this.layout.tables[t]!.slabsPerPage; at < end; at++) {
+          pool.share(page.slabs[at]!)
+          table.push(page.slabs[at]!)
+        }
+      }
+    }
+    if (found.length === 0) return
+    for (const [w, t] of shared.sliding.entries()) {
+      const first = this.firstPage(t, found.length)
+      request.freedPages[t] = first
+      for (let p = first; p < found.length; p++) {
+        for (const slab of found[p]!.windows[w]!) {
+          pool.share(slab)
+          request.tables[t]!.push(slab)
+        }
+      }
+    }
+  }
+
+  /** Tells the executor of what `adopt` found. The slot is open by then, with its states at zero. */
+  map(request: Request, plan: StepPlan): void {
+    const pages = request.cached.length
+    if (pages === 0) return
+    const { whole, sliding } = this.sharedTables(request)
+    for (const t of whole) this.mapTable(request, t, plan)
+    for (const t of sliding) {
+      if (request.freedPages[t]! > 0) plan.windowFrees.push3(request.slot, t, request.freedPages[t]!)
+      this.mapTable(request, t, plan)
+    }
+    if (this.hasStates) plan.states.push3(request.slot, StateOperation.restore, request.cached[pages - 1]!.stateSlot)
+  }
+
+  private mapTable(request: Request, t: number, plan: StepPlan): void {
+    const table = request.tables[t]!
+    for (let i = 0; i < table.length; i++) plan.maps.push3(request.slot, t, table.data[i]!)
+  }
+
+  /**
+   * Publishes the pages of a request whose first `rows` rows of segment 0 are computed and committed. Where another request
+   * was first, its page counts as the request's own prefix, so that the pages behind it can follow, and the request reads
+   * its own copy. Such pages, and those of windows, are kept from being reused: at most `unreserved` slabs of them.
+   *
+   * Returns how many slabs of windows are kept.
+   */
+  publish(request: Request, rows: number, unreserved: number): number {
+    const { pageSize } = this.layout
+    const shared = this.sharedTables(request)
+    const pages = Math.min(Math.floor(rows / pageSize), request.pageKeys.length)
+    let spare = unreserved
+    for (let p = request.cached.length; p < pages; p++) {
+      const parent = p === 0 ? shared.root : request.cached[p - 1]!
+      const key = request.pageKeys[p]!
+      const other = parent.find(key)
+      if (other !== undefined) {
+        if (other.users === 0) {
+          if (other.slabCount > spare) return 0
+          spare -= other.slabCount
+        }
+        this.cache.acquire(other)
+        request.cached.push(other)
+        continue
+      }
+      const slabs: Array<number> = []
+      for (const t of shared.whole) this.pageSlabs(request, t, p, slabs)
+      // Pages that forked requests share stay theirs: they do not all use what would be published.
+      if (slabs.some((slab) => this.pool.holdersOf(slab) > 1)) return 0
+      this.retainSlabs(request, slabs)
+      request.cached.push(this.cache.publish(parent, key, slabs, shared.sliding.length))
+    }
+    const complete = rows === pages * pageSize && request.cached.length >= pages
+    return complete && this.isResumePoint(request, rows) ? this.keepWindows(request, pages, shared, spare) : 0
+  }
+
+  /** Rows that a request may go on from `row` in segment 0 before its chunk is cut; Infinity where nothing cuts it. */
+  rowsToCut(request: Request, row: number): number {
+    const { pageSize } = this.layout
+    if (!this.hasResumePoints(request)) return Number.POSITIVE_INFINITY
+    const every = this.resumePages * pageSize
+    const last = this.lastResumePoint(request)
+    const next = (Math.floor(row / every) + 1) * every
+    if (row < last) return Math.min(next, last) - row
+    return Number.POSITIVE_INFINITY
+  }
+
+  /** A chunk of the request ends at `rows`: its states are copied by the next plan, if prefill may resume there. */
+  computed(request: Request, rows: number): void {
+    if (!this.hasStates || !this.isResumePoint(request, rows)) return
+    request.savesAt = rows
+    this.unsaved.push(request)
+  }
+
+  /** Copies the states that `computed` named; `takeStateSlot` answers −1 where there is no room for one more. */
+  saveStates(plan: StepPlan, takeStateSlot: () => number): void {
+    for (const request of this.unsaved) {
+      const rows = request.savesAt
+      request.savesAt = 0
+      if (request.slot < 0 || rows === 0) continue
+      const stateSlot = takeStateSlot()
+      if (stateSlot < 0) continue
+      plan.states.push3(request.slot, StateOperation.snapshot, stateSlot)
+      request.lastStep = plan.stepId
+      const page = rows / this.layout.pageSize - 1
+      this.plannedSnapshots.push({ step: plan.stepId, request, page, stateSlot })
+    }
+    this.unsaved.length = 0
+  }
+
+  /** The copies that steps up to `stepId` made belong to their pages; gives back those whose page is not cached. */
+  savedStates(stepId: number, giveBack: (stateSlot: number) => void): void {
+    while (this.plannedSnapshots.length > 0 && this.plannedSnapshots[0]!.step <= stepId) {
+      const { request, page, stateSlot } = this.plannedSnapshots.shift()!
+      const cached = request.cached[page]
+      if (cached === undefined || cached.stateSlot >= 0) giveBack(stateSlot)
+      else {
+        cached.stateSlot = stateSlot
+        this.snapshots.push(cached)
+      }
+    }
+  }
+
+  /** The state slot of the oldest copy that no request uses, which is lost; −1 when there is none. */
+  forgetSnapshot(): number {
+    const at = this.snapshots.findIndex((page) => page.users === 0)
+    if (at < 0) return -1
+    const { stateSlot } = this.snapshots[at]!
+    this.snapshots[at]!.stateSlot = -1
+    this.snapshots.splice(at, 1)
+    return stateSlot
+  }
+
+  /** Whether the next plan has something to tell of the cache or the states. */
+  get hasNews(): boolean {
+    return this.pendingRetains.length > 0 || this.unsaved.length > 0
+  }
+
+  /** What was published since the last plan is retained by this one, whose number it gets as its makers' last step. */
+  retain(plan: StepPlan): void {
+    plan.retains.pushAll(this.pendingRetains.data, 0, this.pendingRetains.length)
+    this.pendingRetains.clear()
+    for (const request of this.unretained) {
+      request.unretained = false
+      request.lastStep = plan.stepId
+    }
+    this.unretained.length = 0
+    plan.drops.pushAll(this.pendingDrops.data, 0, this.pendingDrops.length)
+    this.pendingDrops.clear()
+  }
+
+  /** Gives up the page longest unused. Returns the state slot that comes free with it, −1 for none. */
+  evict(plan: StepPlan): number {
+    const page = this.cache.evict()
+    if (page === undefined) return -1
+    this.forget(page, (slab) => plan.drops.push(slab))
+    return this.takeSnapshot(page)
+  }
+
+  /** Steps have failed: slots are closed without waiting for what they published to be retained. */
+  abandon(): void {
+    for (const request of this.unretained) request.unretained = false
+    this.unretained.length = 0
+    this.unsaved.length = 0
+  }
+
+  /**
+   * Forgets every cached page after steps have failed and all slots are closed: what those steps retained is not retained,
+   * what they dropped still is, and the next plan drops that with all the rest.
+   */
+  clear(failed: ReadonlyArray<StepPlan>, giveBack: (stateSlot: number) => void): void {
+    const unknown = new Set<number>()
+    for (let i = 0; i < this.pendingRetains.length; i++) unknown.add(this.pendingRetains.data[i]!)
+    for (const plan of failed) {
+      for (let i = 0; i < plan.retains.length; i++) unknown.add(plan.retains.data[i]!)
+      this.pendingDrops.pushAll(plan.drops.data, 0, plan.drops.length)
+    }
+    this.pendingRetains.clear()
+    for (const { stateSlot } of this.plannedSnapshots.splice(0)) giveBack(stateSlot)
+    for (let page = this.cache.evict(); page !== undefined; page = this.cache.evict()) {
+      this.forget(page, (slab) => {
+        if (!unknown.has(slab)) this.pendingDrops.push(slab)
+      })
+      const stateSlot = this.takeSnapshot(page)
+      if (stateSlot >= 0) giveBack(stateSlot)
+    }
+    if (this.cache.slabs > 0)
+      throw new InvariantViolation("no page is in use once every slot is closed", { slabs: this.cache.slabs })
+  }
+
+  private forget(page: CachedPage, drop: (slab: number) => void): void {
+    for (const slabs of [page.slabs, ...page.windows]) {
+      if (slabs === null) continue
+      for (const slab of slabs) {
+        drop(slab)
+        this.pool.drop(slab)
+      }
+    }
+  }
+
+  private takeSnapshot(page: CachedPage): number {
+    const { stateSlot } = page
+    if (stateSlot >= 0) this.snapshots.splice(this.snapshots.indexOf(page), 1)
+    return stateSlot
+  }
+
+  private roundDown(shared: SharedTables): void {
+    if (!this.hasStates && shared.sliding.length === 0) return
+    while (this.found.length > 0 && !this.canResume(this.found, shared)) this.found.pop()
+  }
+
+  private canResume(found: ReadonlyArray<CachedPage>, shared: SharedTables): boolean {
+    if (this.hasStates && found.at(-1)!.stateSlot < 0) return false
+    for (const [w, t] of shared.sliding.entries()) {
+      for (let p = this.firstPage(t, found.length); p < found.length; p++)
+        if (found[p]!.windows[w] === null) return false
+    }
+    return true
+  }
+
+  /** Keeps the pages that windows need to go on after `pages` pages, at most `spare` slabs; returns how many. */
+  private keepWindows(request: Request, pages: number, shared: SharedTables, spare: number): number {
+    let kept = 0
+    for (const [w, t] of shared.sliding.entries()) {
+      for (let p = this.firstPage(t, pages); p < pages; p++) {
+        const page = request.cached[p]!
+        if (page.windows[w] !== null || p < request.freedPages[t]!) continue
+        const slabs: Array<number> = []
+        this.pageSlabs(request, t, p, slabs)
+        if (kept + slabs.length > spare || slabs.some((slab) => this.pool.holdersOf(slab) > 1)) return kept
+        this.retainSlabs(request, slabs)
+        this.cache.addWindow(page, w, slabs)
+        kept += slabs.length
+      }
+    }
+    return kept
+  }
+
+  private retainSlabs(request: Request, slabs: ReadonlyArray<number>): void {
+    for (const slab of slabs) {
+      this.pool.retain(slab)
+      this.pendingRetains.push(slab)
+    }
+    request.ownedSlabs -= slabs.length
+    if (request.unretained) return
+    request.unretained = true
+    this.unretained.push(request)
+  }
+
+  private pageSlabs(request: Request, t: number, page: number, out: Array<number>): void {
+    const { slabsPerPage } = this.layout.tables[t]!
+    const first = (page - request.freedPages[t]!) * slabsPerPage
+    const { data, length } = request.tables[t]!
+    if (first < 0 || first + slabsPerPage > length) {
+      throw new InvariantViolation("a page is published once it is held", { id: request.id, table: t, page })
+    }
+    for (let i = first; i < first + slabsPerPage; i++) out.push(data[i]!)
+  }
+
+  /** The first page of a sliding table that the row after `pages` pages sees. */
+  private firstPage(t: number, pages: number): number {
+    const { pageSize, tables } = this.layout
+    return Math.floor(Math.max(0, pages * pageSize - tables[t]!.window + 1) / pageSize)
+  }
+
+  private hasResumePoints(request: Request): boolean {
+    return request.pageKeys.length > 0 && (this.hasStates || this.sharedTables(request).sliding.length > 0)
+  }
+
+  /** End of the last full page whose key is known. */
+  private lastResumePoint(request: Request): number {
+    const { pageSize } = this.layout
+    return Math.min(request.pageKeys.length, Math.floor(request.prefillRows(0) / pageSize)) * pageSize
+  }
+
+  private isResumePoint(request: Request, rows: number): boolean {
+    if (!this.hasResumePoints(request) || rows % this.layout.pageSize !== 0) return false
+    return rows === this.lastResumePoint(request) || rows % (this.resumePages * this.layout.pageSize) === 0
+  }
+
+  private sharedTables(request: Request): SharedTables {
+    return request.drops ? this.ofDropping : this.ofDense
+  }
+}
