@@ -475,7 +475,12 @@ UP_API up_status up_slot_close(up_runner *runner, int32_t slot);
 /*
  * Runs one step and waits for it. `plan` holds the bytes of a StepPlan ("UPPL", version 1); `*result` points to the bytes
  * of a StepResult ("UPSR", version 1), owned by the runner and valid until its next step. A plan that does not hold
- * together is UP_INVALID_PLAN, named by section and record, and changes nothing.
+ * together is UP_INVALID_PLAN, named by section and record, and changes nothing. So is one that would write a slab which two
+ * tables hold or the prefix cache has taken, and one that has records in the sections states or windowFrees: models of this
+ * runner have neither recurrent states nor sliding windows.
+ *
+ * A slot with the content of another one, but for its sampling, may be sampled from the item that ends the other's prefill.
+ * It goes on from what that one has computed; a later plan maps the other's full pages and copies the last one.
  */
 UP_API up_status up_step(up_runner *runner, const uint8_t *plan, size_t plan_bytes, const uint8_t **result,
                          size_t *result_bytes);

@@ -98,7 +98,9 @@ const std::vector<Fault> faults = {
        h.plan.add(Section::retains, {0});
        h.plan.add(Section::retains, {0});
      }},
-    {"maps[0]: slab 0 is not cached", [](Host &h) { h.plan.add(Section::maps, {2, 0, 0}); }},
+    {"maps[0]: slab 60 is free: neither the cache nor a table holds it",
+     [](Host &h) { h.plan.add(Section::maps, {2, 0, 60}); }},
+    {"maps[0]: slot 1 has computed 64 rows, 0 decoded", [](Host &h) { h.plan.add(Section::maps, {1, 0, 0}); }},
     {"grants[0]: slab 0 is not free: it has 1 references", [](Host &h) { h.plan.add(Section::grants, {2, 0, 0}); }},
     {"grants[1]: slab 60 is not free",
      [](Host &h) {
@@ -108,12 +110,8 @@ const std::vector<Fault> faults = {
     {"grants[0]: slab -2147483648 of 64", [](Host &h) { h.plan.add(Section::grants, {2, 0, INT32_MIN}); }},
     {"grants[0]: table 0 of slot 2 is left with 1 slabs, a page has 2", [](Host &h) { h.plan.add(Section::grants, {2, 0, 60}); }},
     {"copies[0]: source slab 60 is free", [](Host &h) { h.plan.add(Section::copies, {60, 0}); }},
-    {"copies[0]: target slab 60 has 0 references", [](Host &h) { h.plan.add(Section::copies, {0, 60}); }},
-    {"copies[0]: target slab 0 has 2 references and is read-only",
-     [](Host &h) {
-       h.plan.add(Section::retains, {0});
-       h.plan.add(Section::copies, {1, 0});
-     }},
+    {"copies[0]: target slab 60 is not granted in this step", [](Host &h) { h.plan.add(Section::copies, {0, 60}); }},
+    {"copies[0]: target slab 0 is not granted in this step", [](Host &h) { h.plan.add(Section::copies, {1, 0}); }},
     {"states[0]: this model has no recurrent state", [](Host &h) { h.plan.add(Section::states, {0, 0, 0}); }},
     {"joins[0]: slot 0 is in the decode set already", [](Host &h) { h.plan.add(Section::joins, {0, -1}); }},
     {"joins[0]: slot 1 has computed 64 of 200 rows", [](Host &h) { h.plan.add(Section::joins, {1, -1}); }},
@@ -163,12 +161,22 @@ const std::vector<Fault> faults = {
        h.plan.add(Section::items, {1, 64, 136, 0, 1});
      }},
     {"samples[0]: item 0 of 0", [](Host &h) { h.plan.add(Section::samples, {0, 2}); }},
-    {"samples[0]: slot 1, but item 0 is of slot 2",
+    {"samples[0]: slot 1 cannot go on from slot 2: it has rows of its own",
      [](Host &h) {
        h.prefill(2, 100);
        h.plan[Section::samples] = {0, 1};
      }},
-    {"samples[1]: item 0 is sampled already",
+    {"samples[0]: slot 3 is not open",
+     [](Host &h) {
+       h.prefill(2, 100);
+       h.plan[Section::samples] = {0, 3};
+     }},
+    {"samples[0]: slot 4 of 4",
+     [](Host &h) {
+       h.prefill(2, 100);
+       h.plan[Section::samples] = {0, 4};
+     }},
+    {"samples[1]: slot 2 is sampled already",
      [](Host &h) {
        h.prefill(2, 100);
        h.plan.add(Section::samples, {0, 2});
@@ -220,7 +228,7 @@ void check_decode_limits(const std::string &directory) {
   host.prefill(0, 128);
   host.step();
   host.plan.add(Section::joins, {0, -1});
-  CHECK(host.try_step().error.find("decode set[0]: slot 0: row 128 of segment 0 has no page of its own, its table has room for 128") !=
+  CHECK(host.try_step().error.find("decode set[0]: slot 0: row 128 of segment 0 has no page, its table has room for 128") !=
         std::string::npos);
   host.close(0);
   host.open(0, prompt(300, false));
@@ -257,7 +265,7 @@ void check_bytes(const std::string &directory) {
   std::vector<int32_t> longer = good;
   longer.push_back(0);
   refused(longer, true, "1 words after the last section");
-  host.plan.sections[1] = {0, 0};
+  host.plan[Section::trims] = {0, 0};
   refused(host.plan.words(1), true, "section trims has 2 integers, records have 3");
   const uint8_t *bytes = nullptr;
   size_t count = 0;
@@ -359,7 +367,7 @@ void check_copied_page(const std::string &directory) {
   host.open(1, prompt(128, false));
   for (const int slab : cached) host.plan.add(Section::maps, {1, 0, slab});
   host.plan.add(Section::items, {1, 127, 1, 0, 0});
-  CHECK(host.try_step().error.find("items[0]: rows 127 to 128 of table 0 lie in shared, read-only slabs") != std::string::npos);
+  CHECK(host.try_step().error.find("items[0]: rows 127 to 128 of table 0 would write slab 1, which 2 tables hold") != std::string::npos);
   const int target = host.free.back();
   host.plan.add(Section::maps, {1, 0, cached[0]});
   host.plan.add(Section::grants, {1, 0, target});

@@ -8,9 +8,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
+#include <iterator>
 #include <map>
 #include <random>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runner/layout.h"
@@ -223,8 +226,64 @@ class Host {
 
   void close(int slot) {
     require(up_slot_close(runner_, slot));
-    for (const auto &table : progress(slot).tables) free.insert(free.end(), table.begin(), table.end());
+    const auto tables = std::move(progress(slot).tables);
     progress(slot) = {};
+    for (const auto &table : tables) {
+      std::copy_if(table.begin(), table.end(), std::back_inserter(free), [&](int slab) { return !is_held(slab); });
+    }
+  }
+
+  // Slabs that the prefix cache holds.
+  std::set<int> cached;
+
+  bool is_held(int slab) const {
+    const auto holds = [&](const std::vector<int> &table) { return std::find(table.begin(), table.end(), slab) != table.end(); };
+    return cached.contains(slab) || std::any_of(slots_.begin(), slots_.end(), [&](const Progress &p) {
+             return std::any_of(p.tables.begin(), p.tables.end(), holds);
+           });
+  }
+
+  // The first `count` pages of one slot's table become another's too.
+  void map(int source, int target, int table, int count) {
+    const auto &from = progress(source).tables[static_cast<size_t>(table)];
+    auto &to = progress(target).tables[static_cast<size_t>(table)];
+    for (int i = 0; i < count * layout.tables[static_cast<size_t>(table)].slabs_per_page; i++) {
+      to.push_back(from[static_cast<size_t>(i)]);
+      plan.add(up::Section::maps, {target, table, to.back()});
+    }
+  }
+
+  // The first `count` pages of a table go to the prefix cache.
+  void retain(int slot, int table, int count) {
+    for (int i = 0; i < count * layout.tables[static_cast<size_t>(table)].slabs_per_page; i++) {
+      const int slab = progress(slot).tables[static_cast<size_t>(table)][static_cast<size_t>(i)];
+      plan.add(up::Section::retains, {slab});
+      cached.insert(slab);
+    }
+  }
+
+  // `target` also samples from the item that ends the prefill of `source` in this plan.
+  void adopt(int source, int target) {
+    const int item = static_cast<int>(plan[up::Section::items].size()) / 5 - 1;
+    plan.add(up::Section::samples, {item, target});
+    adopted_.emplace_back(source, target);
+  }
+
+  // Full pages by reference, the partial last one as a copy.
+  void share(int source, int target) {
+    for (int s = 0; s <= layout.last_segment(); s++) {
+      const int rows = progress(source).rows_of(s);
+      share_table(source, target, layout.segments[static_cast<size_t>(s)].full, rows);
+    }
+  }
+  void share_table(int source, int target, int table, int rows) {
+    map(source, target, table, rows / options_.page_size);
+    const auto held = progress(target).tables[static_cast<size_t>(table)].size();
+    grow(target, table, rows);
+    const auto &to = progress(target).tables[static_cast<size_t>(table)];
+    for (size_t i = held; i < to.size(); i++) {
+      plan.add(up::Section::copies, {progress(source).tables[static_cast<size_t>(table)][i], to[i]});
+    }
   }
 
   // Grants what a table needs to hold `rows` rows.
@@ -301,6 +360,7 @@ class Host {
     StepOutput out;
     out.status = up_step(runner_, reinterpret_cast<const uint8_t *>(words.data()), words.size() * 4, &bytes, &count);
     if (out.status != UP_OK) {
+      adopted_.clear();
       const up_error error = up_last_error();
       out.error = std::string(error.operation) + ": " + error.phase + ": " + error.detail;
       return out;
@@ -311,6 +371,12 @@ class Host {
       Progress &p = progress(selection.slot);
       if (static_cast<int>(p.set_rows.size()) == selection.segment + 1) apply(p, selection.bitmap);
     }
+    for (const auto &[source, target] : adopted_) {
+      auto tables = std::move(progress(target).tables);
+      progress(target) = progress(source);
+      progress(target).tables = std::move(tables);
+    }
+    adopted_.clear();
     return out;
   }
 
@@ -332,4 +398,5 @@ class Host {
   HostOptions options_;
   up_runner *runner_ = nullptr;
   std::vector<Progress> slots_;
+  std::vector<std::pair<int, int>> adopted_;  // source and target, in the plan being written
 };

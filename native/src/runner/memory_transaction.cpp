@@ -32,7 +32,7 @@ void MemoryTransaction::undo(const Change &change) {
   PageTable &table = state_.slots[static_cast<size_t>(change.slot)].tables[static_cast<size_t>(change.table)];
   if (change.kind == Kind::popped) table.append(change.slab, change.was_filled);
   if (change.kind == Kind::pushed) table.pop();
-  if (change.kind == Kind::filled) table.set_filled(change.before.index, change.was_filled);
+  if (change.kind == Kind::filled) table.set_filled(change.index, change.was_filled);
 }
 
 Slot &MemoryTransaction::open_slot(const Records &records, int index) {
@@ -136,25 +136,29 @@ void MemoryTransaction::map(const Records &records) {
   for (int i = 0; i < records.count(); i++) {
     table_of(records, i);
     const int32_t *record = records.record(i);
-    if (!slab_of(records, i, record[2]).cached) refuse_record(records.section, i, "slab ", record[2], " is not cached");
+    const Slot &slot = open_slot(records, i);
+    if (!slot.may_map()) {
+      refuse_record(records.section, i, "slot ", record[0], " has computed ", slot.segment(0).computed, " rows, ",
+                    slot.decoded, " decoded");
+    }
+    if (slab_of(records, i, record[2]).references == 0) {
+      refuse_record(records.section, i, "slab ", record[2], " is free: neither the cache nor a table holds it");
+    }
     push(record[0], record[1], record[2], true);
   }
 }
 
-void MemoryTransaction::grant(const Records &records) {
+void MemoryTransaction::grant(const Records &records, bool remember) {
   for (int i = 0; i < records.count(); i++) {
     const PageTable &table = table_of(records, i);
     const int32_t *record = records.record(i);
-    Slab &slab = slab_of(records, i, record[2]);
+    const Slab &slab = slab_of(records, i, record[2]);
     if (slab.references != 0) {
       refuse_record(records.section, i, "slab ", record[2], " is not free: it has ", slab.references, " references, ",
                     state_.pool.free_count(), " of ", state_.pool.size(), " slabs are free");
     }
-    const int index = table.slab_count();
+    if (remember) granted_[record[2]] = {record[0], record[1], table.slab_count()};
     push(record[0], record[1], record[2], false);
-    slab.slot = record[0];
-    slab.table = record[1];
-    slab.index = index;
   }
 }
 
@@ -164,13 +168,12 @@ void MemoryTransaction::copy(const Records &records) {
     const int target = records.record(i)[1];
     if (slab_of(records, i, source).references == 0) refuse_record(records.section, i, "source slab ", source, " is free");
     const Slab &slab = slab_of(records, i, target);
-    if (slab.references != 1 || slab.read_only) {
-      refuse_record(records.section, i, "target slab ", target, " has ", slab.references, " references and is ",
-                    slab.read_only ? "read-only" : "writable", ", one writable owner was expected");
-    }
-    PageTable &table = state_.slots[static_cast<size_t>(slab.slot)].tables[static_cast<size_t>(slab.table)];
-    changes_.push_back({Kind::filled, slab.slot, slab.table, target, slab, table.is_filled(slab.index)});
-    table.set_filled(slab.index, true);
+    const auto found = granted_.find(target);
+    if (found == granted_.end()) refuse_record(records.section, i, "target slab ", target, " is not granted in this step");
+    const Place &place = found->second;
+    PageTable &table = state_.slots[static_cast<size_t>(place.slot)].tables[static_cast<size_t>(place.table)];
+    changes_.push_back({Kind::filled, place.slot, place.table, target, slab, table.is_filled(place.index), place.index});
+    table.set_filled(place.index, true);
   }
 }
 
@@ -214,12 +217,12 @@ void MemoryTransaction::check_tables(const Records &records) {
 
 void MemoryTransaction::apply(const Plan &plan) {
   leave(plan[Section::leaves]);
+  retain(plan[Section::retains]);
   trim(plan[Section::trims]);
   free_windows(plan[Section::window_frees]);
   drop(plan[Section::drops]);
-  retain(plan[Section::retains]);
   map(plan[Section::maps]);
-  grant(plan[Section::grants]);
+  grant(plan[Section::grants], plan[Section::copies].count() > 0);
   copy(plan[Section::copies]);
   for (const Section section : {Section::trims, Section::maps, Section::grants}) check_tables(plan[section]);
   if (plan[Section::states].count() > 0) {

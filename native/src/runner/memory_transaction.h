@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 #include "abi/failure.h"
@@ -39,6 +40,13 @@ class MemoryTransaction {
     int slab;
     Slab before;
     bool was_filled;
+    int index = -1;  // of the slab in its table, where only `filled` changed
+  };
+  // Where a slab went that this plan grants.
+  struct Place {
+    int slot;
+    int table;
+    int index;
   };
 
   Slot &open_slot(const Records &records, int index);
@@ -53,7 +61,8 @@ class MemoryTransaction {
   void drop(const Records &records);
   void retain(const Records &records);
   void map(const Records &records);
-  void grant(const Records &records);
+  // `remember`: whether copies follow.
+  void grant(const Records &records, bool remember);
   void copy(const Records &records);
   void join(const Records &records);
   void check_tables(const Records &records);
@@ -62,6 +71,7 @@ class MemoryTransaction {
   RunnerState &state_;
   std::vector<int32_t> decode_set_;
   std::vector<Change> changes_;
+  std::unordered_map<int, Place> granted_;  // by slab; empty in a plan without copies
   bool kept_ = false;
 };
 

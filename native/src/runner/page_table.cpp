@@ -16,15 +16,14 @@ PageTable::PageTable(const Layout &layout, const ModelConfig &config, int table,
       k_pages_(static_cast<size_t>(table_.layers)),
       v_pages_(static_cast<size_t>(table_.layers)) {}
 
-bool PageTable::is_writable(int first, int end) const {
-  if (end <= first) return true;
-  if (end > capacity()) return false;
+int PageTable::shared_slab(int first, int end) const {
+  if (end <= first) return -1;
   const int begin_slab = first / page_size_ * table_.slabs_per_page;
   const int end_slab = ((end - 1) / page_size_ + 1) * table_.slabs_per_page;
   for (int i = begin_slab; i < end_slab; i++) {
-    if (pool_[slab(i)].read_only) return false;
+    if (!pool_[slab(i)].is_writable()) return slab(i);
   }
-  return true;
+  return -1;
 }
 
 int PageTable::filled_pages() const {

@@ -23,8 +23,9 @@ class PageTable {
   int pages() const { return slab_count() / table_.slabs_per_page; }
   // Rows that its pages have room for.
   int64_t capacity() const { return int64_t{pages()} * page_size_; }
-  // Whether the pages that hold rows [first, end) are there and owned by this table alone.
-  bool is_writable(int first, int end) const;
+  // The first slab of rows [first, end) that this table does not own alone, -1 when it owns them all. Requires: their
+  // pages are there.
+  int shared_slab(int first, int end) const;
   // Pages from the front whose content was there before the slot computed anything: mapped or copied ones.
   int filled_pages() const;
 

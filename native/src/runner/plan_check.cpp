@@ -1,6 +1,7 @@
 #include "runner/plan_check.h"
 
 #include <algorithm>
+#include <string>
 
 #include "runner/memory_transaction.h"
 
@@ -10,17 +11,22 @@ namespace {
 class Checker {
  public:
   explicit Checker(const RunnerState &state)
-      : state_(state), last_(state.layout.last_segment()), has_item_(state.slots.size()) {}
+      : state_(state),
+        last_(state.layout.last_segment()),
+        has_item_(state.slots.size()),
+        is_sampled_(state.slots.size()) {}
 
   void decode_rows() const;
   Item item(int index, const int32_t *record);
-  void samples(const Records &records, StepWork &work) const;
+  void samples(const Records &records, StepWork &work);
 
  private:
   template <class... Parts>
   [[noreturn]] void refuse(int index, const Parts &...detail) const {
     refuse_record(Section::items, index, detail...);
   }
+  // Who else holds a slab that cannot be written.
+  std::string sharing(int slab) const;
   // Pages for rows [first, end) of a segment's table are there and nobody else's.
   void require_writable(int index, const Slot &slot, int table, int first, int end) const;
   void dense_item(int index, const Slot &slot, const Item &item) const;
@@ -29,8 +35,15 @@ class Checker {
 
   const RunnerState &state_;
   int last_;
-  std::vector<bool> has_item_;  // [slots]
+  std::vector<bool> has_item_;    // [slots]
+  std::vector<bool> is_sampled_;  // [slots]
 };
+
+std::string Checker::sharing(int slab) const {
+  const Slab &record = state_.pool[slab];
+  const int tables = record.references - (record.cached ? 1 : 0);
+  return tables > 1 ? "which " + std::to_string(tables) + " tables hold" : "which is read-only since it was cached";
+}
 
 void Checker::decode_rows() const {
   if (state_.decode_set.size() > static_cast<size_t>(state_.max_rows_per_step)) {
@@ -47,12 +60,19 @@ void Checker::decode_rows() const {
       refuse_member(" has ", slot.length(0), " rows, a slot holds at most ", state_.max_tokens);
     }
     for (int s = 0; s <= last_; s++) {
-      const PageTable &table = slot.tables[static_cast<size_t>(state_.layout.segments[static_cast<size_t>(s)].full)];
+      const Segment &segment = state_.layout.segments[static_cast<size_t>(s)];
       const int row = slot.length(s);
-      if (!table.is_writable(row, row + 1)) {
-        refuse_member(": row ", row, " of segment ", s, " has no page of its own, its table has room for ",
-                      table.capacity(), " rows");
-      }
+      const auto require_own = [&](const char *what, int number_of_table) {
+        const PageTable &table = slot.tables[static_cast<size_t>(number_of_table)];
+        if (table.capacity() <= row) {
+          refuse_member(": row ", row, " of segment ", s, " has no page, its table has room for ", table.capacity(), " rows");
+        }
+        if (const int slab = table.shared_slab(row, row + 1); slab >= 0) {
+          refuse_member(": ", what, " row ", row, " of segment ", s, " would write slab ", slab, ", ", sharing(slab));
+        }
+      };
+      require_own("K/V", segment.full);
+      if (s == 0 && slot.carries_decode(state_.layout)) require_own("carry", segment.carry);
     }
   }
 }
@@ -62,8 +82,8 @@ void Checker::require_writable(int index, const Slot &slot, int table, int first
   if (end > pages.capacity()) {
     refuse(index, "rows ", first, " to ", end, " of table ", table, ", which has room for ", pages.capacity());
   }
-  if (!pages.is_writable(first, end)) {
-    refuse(index, "rows ", first, " to ", end, " of table ", table, " lie in shared, read-only slabs");
+  if (const int slab = pages.shared_slab(first, end); slab >= 0) {
+    refuse(index, "rows ", first, " to ", end, " of table ", table, " would write slab ", slab, ", ", sharing(slab));
   }
 }
 
@@ -150,7 +170,7 @@ Item Checker::item(int index, const int32_t *record) {
   return item;
 }
 
-void Checker::samples(const Records &records, StepWork &work) const {
+void Checker::samples(const Records &records, StepWork &work) {
   for (int i = 0; i < records.count(); i++) {
     const int number = records.record(i)[0];
     const int slot = records.record(i)[1];
@@ -158,16 +178,22 @@ void Checker::samples(const Records &records, StepWork &work) const {
     if (number < 0 || static_cast<size_t>(number) >= work.items.size()) {
       refuse_sample("item ", number, " of ", work.items.size());
     }
-    Item &item = work.items[static_cast<size_t>(number)];
-    if (slot != item.slot) refuse_sample("slot ", slot, ", but item ", number, " is of slot ", item.slot);
-    if (item.samples) refuse_sample("item ", number, " is sampled already");
-    const Slot &content = state_.slots[static_cast<size_t>(slot)];
+    const Item &item = work.items[static_cast<size_t>(number)];
+    const Slot &content = state_.slots[static_cast<size_t>(item.slot)];
     if (item.last_segment != last_ || item.first_row + item.rows != content.rows(item.first_segment)) {
       refuse_sample("item ", number, " ends at row ", item.first_row + item.rows, " of ", content.rows(item.first_segment),
                     " of segment ", item.first_segment, " and goes on to segment ", item.last_segment, " of ", last_);
     }
-    item.samples = true;
-    work.samples.push_back(number);
+    if (slot < 0 || static_cast<size_t>(slot) >= state_.slots.size()) refuse_sample("slot ", slot, " of ", state_.slots.size());
+    const Slot &target = state_.slots[static_cast<size_t>(slot)];
+    if (!target.open) refuse_sample("slot ", slot, " is not open");
+    if (is_sampled_[static_cast<size_t>(slot)]) refuse_sample("slot ", slot, " is sampled already");
+    is_sampled_[static_cast<size_t>(slot)] = true;
+    if (slot != item.slot) {
+      const char *fault = has_item_[static_cast<size_t>(slot)] ? "has an item" : target.adoption_fault(content);
+      if (fault != nullptr) refuse_sample("slot ", slot, " cannot go on from slot ", item.slot, ": it ", fault);
+    }
+    work.samples.push_back({number, slot});
   }
 }
 

@@ -16,7 +16,12 @@ struct Item {
   int rows;
   int first_segment;
   int last_segment;
-  bool samples = false;
+};
+
+// A first token for `slot` from the last row of an item; a slot other than the item's goes on from its prefill.
+struct FirstToken {
+  int item;
+  int slot;
 };
 
 // A token that a member of the decode set goes on from instead of its last sampled one.
@@ -27,7 +32,7 @@ struct ForcedToken {
 
 struct StepWork {
   std::vector<Item> items;
-  std::vector<int> samples;  // item numbers, in the plan's order
+  std::vector<FirstToken> samples;  // in the plan's order
   std::vector<ForcedToken> forced;
 };
 

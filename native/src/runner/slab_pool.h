@@ -11,10 +11,9 @@ struct Slab {
   int32_t references = 0;  // tables that hold it, and the prefix cache; 0: free
   bool cached = false;     // the prefix cache holds a reference
   bool read_only = false;  // it has been cached since it was granted: nobody writes it any more
-  // While it is owned alone: where.
-  int32_t slot = -1;
-  int32_t table = -1;
-  int32_t index = -1;
+
+  // Exactly one table holds it, and the cache never did: nobody else would see what is written.
+  bool is_writable() const { return references == 1 && !read_only; }
 };
 
 // Memory is reserved at once and committed by the system as it is touched.

@@ -45,6 +45,7 @@ struct Slot {
   bool return_logits = false;
   std::vector<SegmentState> segments;
   std::vector<PageTable> tables;
+  bool adopted = false;   // another slot's prefill is its own: its rows lie in that one's pages until they are mapped
   int decoded = 0;        // rows appended by decoding
   int decode_index = -1;  // its place in the decode set
 
@@ -56,9 +57,16 @@ struct Slot {
   // Rows of segment i's K/V so far.
   int length(int i) const { return segment(i).computed + decoded; }
   bool is_prefilled() const { return segments.back().done; }
+  // Whether its tables may be given pages that others have computed.
+  bool may_map() const { return adopted ? decoded == 0 : segment(0).computed == 0; }
+  // Whether the next decode row is written to carry 0 as well: the slot drops, and that table has the row's page.
+  bool carries_decode(const Layout &layout) const;
   // Row r of segment i as a position in the request, and as a row of segment i - 1.
   int position(int i, int row) const;
   int parent(int i, int row) const;
+
+  // Why this slot cannot go on from the prefill of `source`, or null.
+  const char *adoption_fault(const Slot &source) const;
 
   // Applies the bitmap of the selection after segment i: S_{i+1} becomes known.
   void apply_bitmap(int i, std::span<const uint32_t> bitmap, const Schedule &schedule);

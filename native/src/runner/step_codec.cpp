@@ -19,7 +19,7 @@ struct SectionShape {
 };
 
 constexpr SectionShape shapes[section_count] = {
-    {"leaves", 1}, {"trims", 3},  {"windowFrees", 3}, {"drops", 1}, {"retains", 1}, {"maps", 3},
+    {"leaves", 1}, {"retains", 1}, {"trims", 3},  {"windowFrees", 3}, {"drops", 1}, {"maps", 3},
     {"grants", 3}, {"copies", 2}, {"states", 3},      {"joins", 2}, {"items", 5},   {"samples", 2},
 };
 

@@ -9,7 +9,7 @@
 namespace up {
 
 // In the order of the encoding, which is also the order in which they are applied.
-enum class Section { leaves, trims, window_frees, drops, retains, maps, grants, copies, states, joins, items, samples };
+enum class Section { leaves, retains, trims, window_frees, drops, maps, grants, copies, states, joins, items, samples };
 constexpr int section_count = 12;
 
 std::string_view section_name(Section section);

@@ -47,6 +47,7 @@ void StepExecutor::run(const Plan &plan, const StepWork &work, ResultSections &r
   progress_.clear();
   replaced_.clear();
   sampled_tokens_.clear();
+  adopted_.clear();
   const Records &copies = plan[Section::copies];
   for (int i = 0; i < copies.count(); i++) {
     std::memcpy(state_.pool.bytes(copies.record(i)[1]), state_.pool.bytes(copies.record(i)[0]),
@@ -56,19 +57,30 @@ void StepExecutor::run(const Plan &plan, const StepWork &work, ResultSections &r
   decode();
 
   sampled_.resize(work.samples.size() * hidden_);
-  std::vector<float *> targets(work.items.size(), nullptr);
+  std::vector<float *> last_rows(work.items.size(), nullptr);
   std::vector<int32_t> slots;
   for (size_t i = 0; i < work.samples.size(); i++) {
-    const auto item = static_cast<size_t>(work.samples[i]);
-    targets[item] = &sampled_[i * hidden_];
-    slots.push_back(work.items[item].slot);
+    float *&last_row = last_rows[static_cast<size_t>(work.samples[i].item)];
+    if (last_row == nullptr) last_row = &sampled_[i * hidden_];
+    slots.push_back(work.samples[i].slot);
   }
-  for (size_t i = 0; i < work.items.size(); i++) prefill(work.items[i], targets[i]);
+  for (size_t i = 0; i < work.items.size(); i++) prefill(work.items[i], last_rows[i]);
+  for (size_t i = 0; i < work.samples.size(); i++) {
+    const auto item = static_cast<size_t>(work.samples[i].item);
+    float *row = &sampled_[i * hidden_];
+    if (row != last_rows[item]) std::memcpy(row, last_rows[item], hidden_ * sizeof(float));
+    const int source = work.items[item].slot;
+    if (source != slots[i]) adopted_.emplace_back(slots[i], slot(source).segments);
+  }
   sample(slots, sampled_.data());
 }
 
 void StepExecutor::commit() noexcept {
   for (const int32_t number : state_.decode_set) slot(number).decoded++;
+  for (auto &[number, segments] : adopted_) {
+    slot(number).segments = std::move(segments);
+    slot(number).adopted = true;
+  }
   // Slots reserve room for all their tokens when they are opened, so this allocates nothing.
   for (const auto &[number, token] : sampled_tokens_) slot(number).tokens.push_back(token);
 }
@@ -122,10 +134,22 @@ void StepExecutor::decode() {
         batch.spans.push_back({&full_table(content, s), 1});
       }
       for (int layer = segment.first_layer; layer <= segment.last_layer; layer++) {
+        if (s == 0 && layer == segment.last_layer) write_carries(numbers);
         forward_.layer(layer, batch, Part::both);
       }
     }
     sample(numbers, x_.get());
+  }
+}
+
+// The residual rows at the first drop layer's input go to carry 0 where its table reaches them, as those of a prompt do:
+// so pages of generated tokens can be cached.
+void StepExecutor::write_carries(const std::vector<int32_t> &numbers) {
+  for (size_t i = 0; i < numbers.size(); i++) {
+    Slot &content = slot(numbers[i]);
+    if (content.carries_decode(state_.layout)) {
+      carry_table(content, 0).write_rows(content.length(0), 1, row(static_cast<int>(i)));
+    }
   }
 }
 

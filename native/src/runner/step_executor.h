@@ -47,6 +47,7 @@ class StepExecutor {
 
   void force_tokens(const std::vector<ForcedToken> &forced);
   void decode();
+  void write_carries(const std::vector<int32_t> &numbers);
   void prefill(const Item &item, float *sampled);
   // Rows [from, to) of a segment; `sampled` receives the last one after the last layer.
   void segment_rows(Slot &slot, int segment, int from, int to, float *sampled);
@@ -73,6 +74,7 @@ class StepExecutor {
   std::vector<Progress> progress_;
   std::vector<std::pair<int, std::vector<int32_t>>> replaced_;  // slot and the tail of its tokens that a forced one replaced
   std::vector<std::pair<int, int32_t>> sampled_tokens_;
+  std::vector<std::pair<int, std::vector<SegmentState>>> adopted_;  // slot and the progress that it takes over
 };
 
 }  // namespace up

@@ -33,6 +33,12 @@ interface Home {
 }
 
 /**
+ * Where rows end that pass a segment's layers: behind them all; at a drop layer that a selection follows, which writes K
+ * and V of every row while the row itself goes to the carry; or behind them all with the carry written on the way.
+ */
+type Passage = "through" | "carry" | "through and carry"
+
+/**
  * Rows through layers, with K, V and carry in slabs. Select, then attend: a segment ends with K and V of its drop layer
  * for every row, the next one begins with that layer's attention for the rows kept.
  *
@@ -68,14 +74,16 @@ export class NaiveCompute {
     let rows: Array<Float64Array> = []
     if (!slot.drops) {
       rows = this.embedRows(slot, item.firstRow, item.rows)
-      for (let segment = 0; segment <= last; segment++) rows = this.layers(slot, segment, item.firstRow, rows, false)
+      for (let segment = 0; segment <= last; segment++) {
+        rows = this.layers(slot, segment, item.firstRow, rows, "through")
+      }
       return { row: rows.at(-1) ?? null, selections }
     }
     for (let segment = item.firstSegment; segment <= item.lastSegment; segment++) {
       const first = segment === item.firstSegment ? item.firstRow : 0
       const count = segment === item.firstSegment ? item.rows : slot.prefillRows(segment)
       rows = segment === 0 ? this.embedRows(slot, first, count) : this.entryRows(slot, segment, first, count)
-      rows = this.layers(slot, segment, first, rows, segment < last)
+      rows = this.layers(slot, segment, first, rows, segment < last ? "carry" : "through")
       slot.computed[segment] = first + count
       if (segment < last && slot.computed[segment] === slot.prefillRows(segment))
         selections.push(this.select(slot, segment))
@@ -86,8 +94,10 @@ export class NaiveCompute {
   /** One decode row through every layer: the residual row. */
   decodeRow(slot: NaiveSlot): Float64Array {
     let rows = [embed(this.model, slot.nextToken)]
+    const cached = slot.decodeCarryTable(this.layout) >= 0
     for (let segment = 0; segment < this.layout.segments.length; segment++) {
-      rows = this.layers(slot, segment, slot.prefillRows(segment) + slot.decoded, rows, false)
+      const passage = segment === 0 && cached ? "through and carry" : "through"
+      rows = this.layers(slot, segment, slot.prefillRows(segment) + slot.decoded, rows, passage)
     }
     slot.decoded++
     return rows[0]!
@@ -113,16 +123,13 @@ export class NaiveCompute {
     })
   }
 
-  /**
-   * Rows through a segment's own layers, written to its tables as rows first … of it. With `carries`, the last layer is a
-   * drop layer that a selection follows: it writes K and V, and the rows go to the carry.
-   */
+  /** Rows through a segment's own layers, written to its tables as rows first … of it. */
   private layers(
     slot: NaiveSlot,
     index: number,
     first: number,
     input: Array<Float64Array>,
-    carries: boolean,
+    passage: Passage,
   ): Array<Float64Array> {
     const { spec } = this.model
     const segment = this.layout.segments[index]!
@@ -140,7 +147,10 @@ export class NaiveCompute {
         const key = rotate(spec, project(layer.k, row), slot.positionOf(index, first + i))
         this.writeKv(slot, home, first + i, key, project(layer.v, row))
       }
-      if (carries && l === segment.lastLayer) break
+      if (passage !== "through" && l === segment.lastLayer) {
+        for (const [i, row] of rows.entries()) this.writeCarry(slot, segment, first + i, row)
+        if (passage === "carry") break
+      }
       const { keys, values } = this.gather(slot, l, first + rows.length)
       rows = rows.map((row, i) => {
         const query = rotate(spec, project(layer.q, normed[i]!), slot.positionOf(index, first + i))
@@ -148,7 +158,6 @@ export class NaiveCompute {
         return finishLayer(spec, layer, row, attend(spec, query, keys, values, lo, first + i))
       })
     }
-    if (carries) for (const [i, row] of rows.entries()) this.writeCarry(slot, segment, first + i, row)
     if (this.layout.stateSlotBytes > 0) this.states.absorbed[slot.stateSlot]![index]! += rows.length
     return rows
   }

@@ -70,14 +70,18 @@ export class RowChecks {
       this.checkRows(slot, id, before.full, 0, rows, rows)
       this.checkRows(slot, id, before.carry, 0, rows, rows)
     }
-    if (layout.stateSlotBytes > 0) {
-      this.check(slot.stateSlot >= 0, `slot ${id} has no recurrent state`)
-      const absorbed = this.books.states.absorbed[slot.stateSlot]!
-      this.check(
-        absorbed[index] === first,
-        `state has absorbed ${absorbed[index]} rows of segment ${index}, next is ${first}`,
-      )
-    }
+    this.checkState(slot, id, index, first)
+  }
+
+  /** The recurrent state is behind the row before `next`. */
+  private checkState(slot: NaiveSlot, id: number, index: number, next: number): void {
+    if (this.limits.layout.stateSlotBytes === 0) return
+    this.check(slot.stateSlot >= 0, `slot ${id} has no recurrent state`)
+    const absorbed = this.books.states.absorbed[slot.stateSlot]![index]
+    this.check(
+      absorbed === next,
+      `slot ${id}: state has absorbed ${absorbed} rows of segment ${index}, next is ${next}`,
+    )
   }
 
   decodeRow(id: number): void {
@@ -90,7 +94,11 @@ export class RowChecks {
       if (segment.full >= 0) this.checkRows(slot, id, segment.full, 0, row, row + 1)
       if (segment.sliding >= 0)
         this.checkRows(slot, id, segment.sliding, this.firstVisible(slot, index, row), row, row + 1)
+      this.checkState(slot, id, index, row)
     }
+    const carry = slot.decodeCarryTable(layout)
+    const row = slot.prefillRows(0) + slot.decoded
+    if (carry >= 0) this.checkRows(slot, id, carry, row, row, row + 1)
   }
 
   /** The table holds rows lo … end − 1, and those from `first` may be written. */
@@ -115,8 +123,10 @@ export class RowChecks {
       (Math.floor(first / pageSize) - freedPages) * slabsPerPage,
       (pagesFor(end, pageSize) - freedPages) * slabsPerPage,
     )
-    const shared = written.find((slab) => this.books.memory.readOnly[slab] === 1)
-    this.check(shared === undefined, `${name}: rows from ${first} would write slab ${shared}, which is shared`)
+    for (const slab of written) {
+      const fault = this.books.memory.writeFault(slab)
+      this.check(fault === null, `${name}: rows from ${first} would write slab ${slab}, ${fault}`)
+    }
   }
 
   private firstVisible(slot: NaiveSlot, segment: number, row: number): number {

@@ -126,8 +126,8 @@ export class NaiveRunner {
       if (holders[slab] !== memory.holders[slab]) {
         throw new Error(`slab ${slab} is in ${holders[slab]} tables, the books say ${memory.holders[slab]}`)
       }
-      if (holders[slab]! > 1 && memory.readOnly[slab] === 0)
-        throw new Error(`slab ${slab} is shared and can be written`)
+      if (memory.cached[slab] === 1 && memory.readOnly[slab] === 0)
+        throw new Error(`slab ${slab} is cached and can be written`)
       if (holders[slab]! > 0) held++
       else if (memory.cached[slab] === 1) cached++
     }
@@ -157,7 +157,7 @@ export class NaiveRunner {
     for (const [item, id] of work.samples) {
       const source = slots.get(work.items[item]!.slot)!
       const target = slots.get(id)!
-      if (target !== source) adoptPrefill(source, target)
+      if (target !== source) target.adopt(source)
       this.sampleRow(id, rows[item]!, result)
     }
     return result
@@ -182,13 +182,6 @@ export class NaiveRunner {
     slot.output.push(token)
     slot.nextToken = token
   }
-}
-
-/** A second sequence from the same prompt goes on from what the first has computed. */
-const adoptPrefill = (source: NaiveSlot, target: NaiveSlot): void => {
-  target.kept.splice(0, target.kept.length, ...source.kept)
-  target.computed.splice(0, target.computed.length, ...source.computed)
-  target.selected = source.selected
 }
 
 const pushSelection = (slot: number, selection: SelectionMade, result: StepResult): void => {

@@ -1,4 +1,5 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { bitmapWords, blockCount, keptIndices, type SelectionShape } from "@uniprefill/model/Selection"
 import type { SlotContent } from "./Executor.ts"
 
@@ -28,6 +29,8 @@ export class NaiveSlot {
   selected: number
   /** Rows computed of each segment; a slot that does not drop counts in [0] alone. */
   readonly computed: Array<number>
+  /** Whether another slot's prefill was adopted: every row is computed, and lies in that slot's pages until pages are mapped. */
+  adopted: boolean
   /** Decode rows appended to every table. */
   decoded: number
   /** Output tokens: those of the content, then those sampled here. */
@@ -44,6 +47,7 @@ export class NaiveSlot {
     this.kept = [{ positions: all, source: all, bitmap: null }]
     this.selected = 0
     this.computed = Array.from({ length: segments }, () => 0)
+    this.adopted = false
     this.decoded = 0
     this.output = Array.from(content.tokens.subarray(content.promptLength))
     this.nextToken = -1
@@ -107,6 +111,48 @@ export class NaiveSlot {
     this.kept.push({ positions: source.map((row) => before.positions[row]!), source, bitmap })
   }
 
+  /** Whether nothing is computed yet, by items or by pages mapped. */
+  get untouched(): boolean {
+    return this.decoded === 0 && this.computed.every((rows) => rows === 0)
+  }
+
+  /** Whether its tables may still be given pages that others have computed. */
+  get mayMap(): boolean {
+    return this.untouched || (this.adopted && this.decoded === 0)
+  }
+
+  /** What keeps this slot from going on from the prefill of `source`, or null. */
+  adoptionFault(source: NaiveSlot): string | null {
+    const { tokens, promptLength, pQ32 } = source.content
+    const own = this.content
+    if (!this.untouched) return "has rows of its own"
+    if (this.tables.some(({ slabs, freedPages }) => slabs.length + freedPages > 0)) return "has pages of its own"
+    if (!equal(own.tokens, tokens) || own.promptLength !== promptLength) return "holds other tokens"
+    if ((own.pQ32 === null) !== (pQ32 === null) || !equal(own.pQ32 ?? [], pQ32 ?? [])) return "drops otherwise"
+    const other = this.kept.some(({ positions }, i) => !equal(positions, source.kept[i]?.positions ?? []))
+    return other ? "brings other selections" : null
+  }
+
+  /** A second sequence from the same prompt goes on from what the first has computed. */
+  adopt(source: NaiveSlot): void {
+    this.kept.splice(0, this.kept.length, ...source.kept)
+    this.computed.splice(0, this.computed.length, ...source.computed)
+    this.selected = source.selected
+    this.adopted = true
+  }
+
+  /**
+   * The carry table that the next decode row is written to as well, or −1: segment 0's in a slot that drops, when it has
+   * the page of that row.
+   */
+  decodeCarryTable({ segments, tables, pageSize }: KvLayout): number {
+    const { carry } = segments[0]!
+    if (carry < 0 || !this.drops) return -1
+    const { slabs, freedPages } = this.tables[carry]!
+    const rows = (freedPages + slabs.length / tables[carry]!.slabsPerPage) * pageSize
+    return this.prefillRows(0) + this.decoded < rows ? carry : -1
+  }
+
   /** Whether every row of every segment is computed, so that the slot may decode. */
   get prefilled(): boolean {
     return this.drops
@@ -114,6 +160,9 @@ export class NaiveSlot {
       : this.computed[0] === this.prefillRows(0)
   }
 }
+
+const equal = <A>(a: ArrayLike<A>, b: ArrayLike<A>): boolean =>
+  a.length === b.length && Array.prototype.every.call(a, (value, i) => value === b[i])
 
 /** What is wrong with the bitmaps of a content, or null. They are checked in order: each depends on the one before. */
 export const bitmapFault = (content: SlotContent, segments: number, schedule: DropSchedule): string | null => {

@@ -33,8 +33,11 @@ interface Slot {
   computed: number
   outputs: number
   decodeRows: number
-  /** Slabs of segment 0 mapped from the prefix cache. */
+  /** Slabs of the hit's table mapped, and its pages left out before them. */
   mapped: number
+  leftOut: number
+  /** Whether another slot's prefill was adopted: pages mapped bring no rows any more. */
+  adopted: boolean
 }
 
 /**
@@ -65,6 +68,8 @@ export class SimulatedRunner {
       outputs: content.outputs,
       decodeRows: 0,
       mapped: 0,
+      leftOut: 0,
+      adopted: false,
     })
   }
 
@@ -84,22 +89,57 @@ export class SimulatedRunner {
     load.clearPrefill()
     load.decodeKeys.fill(0)
     for (let i = 0; i < plan.leaves.length; i++) this.leave(plan.leaves.data[i]!)
+    for (let i = 0; i < plan.windowFrees.length; i += sectionWidths.windowFrees) {
+      this.leaveOut(plan.windowFrees.data[i]!, plan.windowFrees.data[i + 1]!, plan.windowFrees.data[i + 2]!)
+    }
     for (let i = 0; i < plan.maps.length; i += sectionWidths.maps) this.map(plan.maps.data[i]!, plan.maps.data[i + 1]!)
     for (let i = 0; i < plan.joins.length; i += 2) this.decodeSet.push(plan.joins.data[i]!)
     load.decodeRows = this.decodeSet.length
     for (const slot of this.decodeSet) this.decode(slot)
     for (let i = 0; i < plan.items.length; i += sectionWidths.items) this.advance(plan.items.data.subarray(i, i + 5))
-    for (let i = 0; i < plan.samples.length; i += 2) this.sample(plan.samples.data[i + 1]!)
+    for (let i = 0; i < plan.samples.length; i += sectionWidths.samples) {
+      const source = plan.items.data[plan.samples.data[i]! * sectionWidths.items + ItemField.slot]!
+      const target = plan.samples.data[i + 1]!
+      if (target !== source) this.adopt(this.open(source), this.open(target))
+      this.sample(target)
+    }
     return result
   }
 
-  /** Rows of cached pages count as computed. */
-  private map(slotId: number, table: number): void {
-    const { layout } = this.options
-    if (table !== layout.segments[0]!.full) return
+  /** The table of segment 0 whose pages say how many rows a hit brings: one that holds all of them, where there is one. */
+  private get hitTable(): number {
+    const { full, sliding } = this.options.layout.segments[0]!
+    return full >= 0 ? full : sliding
+  }
+
+  /** Pages before the window of a hit. */
+  private leaveOut(slotId: number, table: number, pages: number): void {
     const slot = this.open(slotId)
+    if (table !== this.hitTable || slot.adopted || slot.segment > 0 || slot.computed > 0) return
+    slot.leftOut = pages
+    this.countHit(slot)
+  }
+
+  private map(slotId: number, table: number): void {
+    const slot = this.open(slotId)
+    if (table !== this.hitTable || slot.adopted) return
     slot.mapped++
-    slot.computed = Math.floor(slot.mapped / layout.tables[table]!.slabsPerPage) * layout.pageSize
+    this.countHit(slot)
+  }
+
+  /** Rows of pages that others have computed count as computed. */
+  private countHit(slot: Slot): void {
+    const { tables, pageSize } = this.options.layout
+    slot.computed = (slot.leftOut + Math.floor(slot.mapped / tables[this.hitTable]!.slabsPerPage)) * pageSize
+  }
+
+  /** A second sequence from the same prompt goes on from what the first has computed. */
+  private adopt(source: Slot, target: Slot): void {
+    target.kept.splice(0, target.kept.length, ...source.kept)
+    target.bitmaps.splice(0, target.bitmaps.length, ...source.bitmaps)
+    target.segment = source.segment
+    target.computed = source.computed
+    target.adopted = true
   }
 
   private advance(item: Int32Array): void {

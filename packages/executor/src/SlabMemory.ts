@@ -2,7 +2,8 @@
  * The pool of slabs as physical memory: numbers at addresses, and who holds each slab.
  *
  * Nothing here knows requests. A slab is held by page tables (`holders`) and by the prefix cache (`cached`); it is free
- * when nobody holds it. Once the cache has taken it, or a second table, it is read-only until it is free again.
+ * when nobody holds it. Rows are written to it only while exactly one table holds it; once the cache has taken it, it is
+ * read-only until it is free again.
  */
 export class SlabMemory {
   /** Numbers in a slab. */
@@ -31,6 +32,12 @@ export class SlabMemory {
     return this.holders[slab] === 0 && this.cached[slab] === 0
   }
 
+  /** Why rows cannot be written to a slab, or null: others would read them. */
+  writeFault(slab: number): string | null {
+    if (this.holders[slab] !== 1) return `which ${this.holders[slab]} tables hold`
+    return this.readOnly[slab] === 1 ? "which is read-only since it was cached" : null
+  }
+
   get free(): number {
     let free = 0
     for (let slab = 0; slab < this.count; slab++) if (this.isFree(slab)) free++
@@ -39,7 +46,6 @@ export class SlabMemory {
 
   hold(slab: number): void {
     this.holders[slab]!++
-    if (this.holders[slab]! > 1) this.readOnly[slab] = 1
   }
 
   release(slab: number): void {
@@ -66,7 +72,7 @@ export class SlabMemory {
     this.data[target]!.set(this.data[source]!)
   }
 
-  /** Requires: slab not read-only. */
+  /** Requires: no writeFault. */
   write(slab: number, offset: number, row: Float64Array): void {
     this.data[slab]!.set(row, offset)
   }

@@ -1,9 +1,10 @@
-import { type ExecutorError, greedy, type SlotContent } from "@uniprefill/executor/Executor"
+import { greedy, type SlotContent } from "@uniprefill/executor/Executor"
 import { makeNaiveModel, naiveSpec } from "@uniprefill/executor/NaiveModel"
 import { NaiveRunner } from "@uniprefill/executor/NaiveRunner"
 import { type DropSchedule, denseSchedule, pToQ32 } from "@uniprefill/model/DropSchedule"
-import { StateOperation, StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { StateOperation } from "@uniprefill/scheduler/StepPlan"
 import { beforeEach, describe, expect, it } from "vitest"
+import { grant, PlanBench, type Sections } from "./PlanBench.ts"
 import { logitsOf } from "./PlanWriter.ts"
 
 const schedule: DropSchedule = { ...denseSchedule, dropLayers: [{ layer: 0, p: 0.5 }], sink: 64, lastQ: 64 }
@@ -23,52 +24,17 @@ const content = (slot: number, drop = true, length = 200): SlotContent => ({
 // Two layers of one K/V head of 8 and a carry of 16 numbers: every page is one slab. Tables: 0 and 1 K/V, 2 carry.
 
 let runner: NaiveRunner
-let stepId: number
+let bench: PlanBench
 
-const planOf = (sections: Partial<Record<keyof typeof empty, ReadonlyArray<number>>>): StepPlan => {
-  const plan = new StepPlan()
-  plan.stepId = stepId + 1
-  for (const [name, values] of Object.entries(sections)) plan[name as keyof typeof empty].pushAll(values)
-  return plan
+const start = (started: NaiveRunner) => {
+  runner = started
+  bench = new PlanBench(started)
 }
-const empty = {
-  leaves: 0,
-  trims: 0,
-  windowFrees: 0,
-  drops: 0,
-  retains: 0,
-  maps: 0,
-  grants: 0,
-  copies: 0,
-  states: 0,
-  joins: 0,
-  items: 0,
-  samples: 0,
-}
-const run = (sections: Parameters<typeof planOf>[0]) => {
-  const result = runner.step(planOf(sections))
-  stepId++
-  return result
-}
-/** Why the runner refuses a plan; its memory must be as before. */
-const refusal = (sections: Parameters<typeof planOf>[0]): string => {
-  const before = runner.checkIntegrity()
-  try {
-    runner.step(planOf(sections))
-  } catch (error) {
-    expect(runner.checkIntegrity()).toEqual(before)
-    expect(error).toMatchObject({ reason: "InvalidPlan", operation: `step ${stepId + 1}` })
-    return (error as ExecutorError).detail
-  }
-  throw new Error("the plan was carried out")
-}
-/** Grants `pages` slabs from `from` on to a table of a slot. */
-const grant = (slot: number, table: number, from: number, pages: number) =>
-  Array.from({ length: pages }, (_, i) => [slot, table, from + i]).flat()
+const run = (sections: Sections) => bench.run(sections)
+const refusal = (sections: Sections) => bench.refusal(sections)
 
 beforeEach(() => {
-  runner = new NaiveRunner({ model, schedule, slabs: 40, slots: 4, maxRowsPerStep: 300, maxTokens: 201 })
-  stepId = 0
+  start(new NaiveRunner({ model, schedule, slabs: 40, slots: 4, maxRowsPerStep: 300, maxTokens: 201 }))
   runner.openSlot(content(0))
 })
 
@@ -76,7 +42,7 @@ describe("a refused plan names section, record and numbers, and changes nothing"
   const whole = () => [...grant(0, 0, 0, 4), ...grant(0, 2, 4, 4), ...grant(0, 1, 8, 4)]
 
   it("numbers", () => {
-    const plan = planOf({})
+    const plan = bench.planOf({})
     plan.stepId = 3
     expect(() => runner.step(plan)).toThrow("step 3: step id 3 after 0")
     expect(refusal({ grants: [0, 0, 40] })).toBe("grants[0]: slab 40 of 40")
@@ -142,12 +108,12 @@ describe("a refused plan names section, record and numbers, and changes nothing"
   it("writes to a page that the cache or another request reads", () => {
     run({ grants: whole(), items: [0, 0, 100, 0, 0] })
     expect(refusal({ retains: [1], items: [0, 100, 28, 0, 0] })).toBe(
-      "items[0]: slot 0 table 0 (full): rows from 100 would write slab 1, which is shared",
+      "items[0]: slot 0 table 0 (full): rows from 100 would write slab 1, which is read-only since it was cached",
     )
     expect(refusal({ retains: [30] })).toBe("retains[0]: slab 30 is free")
     expect(refusal({ drops: [0] })).toBe("drops[0]: slab 0 is not cached")
-    expect(refusal({ maps: [0, 0, 0] })).toBe("maps[0]: slab 0 is not cached")
-    expect(refusal({ retains: [0], copies: [1, 0] })).toBe("copies[0]: target slab 0 is read-only")
+    expect(refusal({ maps: [0, 0, 0] })).toBe("maps[0]: slot 0 has computed 100, 0 rows, 0 decoded")
+    expect(refusal({ copies: [1, 0] })).toBe("copies[0]: target slab 0 is not granted in this step")
   })
 })
 
@@ -201,36 +167,9 @@ describe("memory", () => {
     expect(hit.selections.toArray().slice(1)).toEqual(first.selections.toArray().slice(1))
   })
 
-  it("lets a second sequence of one prompt share full pages and copy the last one", () => {
-    runner.openSlot(content(1, false))
-    runner.openSlot(content(2, false))
-    runner.openSlot(content(3, false))
-    run({ grants: [...grant(1, 0, 0, 4), ...grant(1, 1, 4, 4)], items: [1, 0, 200, 0, 1], samples: [0, 1, 0, 2] })
-    run({
-      retains: [0, 1, 2, 4, 5, 6],
-      maps: [0, 1, 2].flatMap((page) => [2, 0, page, 2, 1, 4 + page]),
-      grants: [2, 0, 10, 2, 1, 11],
-      copies: [3, 10, 7, 11],
-      joins: [1, -1, 2, -1],
-    })
-    const { tokens, logits } = runner.step(
-      planOf({
-        leaves: [1, 2],
-        grants: [...grant(3, 0, 20, 4), ...grant(3, 1, 24, 4)],
-        items: [3, 0, 200, 0, 1],
-        samples: [0, 3],
-      }),
-    )
-    expect(tokens.length).toBe(3)
-    expect(logits.length).toBe(66)
-    expect(runner.outputOf(1)).toEqual(runner.outputOf(2))
-    expect(runner.outputOf(1)).toHaveLength(2)
-  })
-
   it("restores a snapshot of recurrent state where it was taken", () => {
     const hybrid = makeNaiveModel(naiveSpec({ layers: ["state", "full", "state"] }), 4)
-    runner = new NaiveRunner({ model: hybrid, slabs: 20, slots: 3, stateSlots: 4 })
-    stepId = 0
+    start(new NaiveRunner({ model: hybrid, slabs: 20, slots: 3, stateSlots: 4 }))
     const { zero, snapshot, restore } = StateOperation
     for (const slot of [0, 1]) runner.openSlot(content(slot, false))
     run({ grants: grant(0, 0, 0, 4), states: [0, zero, 0], items: [0, 0, 64, 0, 0] })
@@ -240,7 +179,7 @@ describe("memory", () => {
     const cold = run({ items: [0, 64, 136, 0, 0], samples: [0, 0] })
     const grants = grant(1, 0, 10, 3)
     expect(refusal({ maps: [1, 0, 0], grants, states: [1, zero, 1], items: [1, 64, 136, 0, 0] })).toBe(
-      "items[0]: state has absorbed 0 rows of segment 0, next is 64",
+      "items[0]: slot 1: state has absorbed 0 rows of segment 0, next is 64",
     )
     const hit = run({
       maps: [1, 0, 0],

@@ -20,7 +20,19 @@ interface Progress {
   segment: number
   computed: number
   decoded: number
-  phase: "prefill" | "sampled" | "decode"
+  /** `adopted`: sampled from the prefill of another slot, whose pages it does not have yet. */
+  phase: "prefill" | "sampled" | "adopted" | "decode"
+  /** The slot whose prefill it goes on from, −1 when it has its own. */
+  readonly source: number
+}
+
+/** The first pages of a slot, held by the prefix cache: what a later slot begins with. */
+export interface CachedPrefix {
+  readonly pages: number
+  /** By table: the slabs that are left of those pages, and how many pages in front of them are not. */
+  readonly tables: ReadonlyArray<{ readonly slabs: ReadonlyArray<number>; readonly freed: number }>
+  /** Snapshot of the recurrent state behind them, −1 in a model without. */
+  readonly stateSlot: number
 }
 
 /** Writes plans by hand, one step at a time, with exactly the pages that the rows need: a scheduler without any policy. */
@@ -29,15 +41,24 @@ export class PlanWriter {
   private readonly runner: NaiveRunner
   private readonly schedule: DropSchedule
   private readonly free: Array<number>
-  private stepId = 0
+  /** Tables that hold a slab, and the cache. */
+  private readonly holders: Int32Array
+  private readonly cacheDecoded: boolean
+  /** The plan that the next step carries out. */
+  private readonly plan = new StepPlan()
 
-  constructor(runner: NaiveRunner, schedule: DropSchedule) {
+  /** With `cacheDecoded`, slots that drop keep pages of carry 0 for the rows they decode. */
+  constructor(runner: NaiveRunner, schedule: DropSchedule, cacheDecoded = false) {
     this.runner = runner
     this.schedule = schedule
+    this.cacheDecoded = cacheDecoded
     this.free = Array.from({ length: runner.info.slabs }, (_, i) => i)
+    this.holders = new Int32Array(runner.info.slabs)
+    this.plan.clear(1)
   }
 
-  open(content: SlotContent): void {
+  /** Opens a slot; with a `source`, one that goes on from the prefill of that slot. */
+  open(content: SlotContent, source = -1): void {
     this.runner.openSlot(content)
     const tables = this.runner.info.layout.tables.map(() => ({ slabs: [], freed: 0 }))
     const progress: Progress = {
@@ -48,6 +69,7 @@ export class PlanWriter {
       computed: 0,
       decoded: 0,
       phase: "prefill",
+      source,
     }
     for (const [i, bitmap] of content.bitmaps.entries()) progress.kept.push(this.keptAfter(progress, i, bitmap))
     this.requests.set(content.slot, progress)
@@ -55,8 +77,50 @@ export class PlanWriter {
 
   close(slot: number): void {
     this.runner.closeSlot(slot)
-    for (const { slabs } of this.requests.get(slot)!.tables) this.free.push(...slabs)
+    for (const { slabs } of this.requests.get(slot)!.tables) for (const slab of slabs) this.release(slab)
     this.requests.delete(slot)
+  }
+
+  /** The next step's plan gives the cache the first `pages` pages of a slot that has computed just their rows. */
+  retain(slot: number, pages: number): CachedPrefix {
+    const request = this.requests.get(slot)!
+    const drops = request.content.pQ32 !== null
+    const hasState = this.layout.stateSlotBytes > 0
+    const stateSlot = hasState ? this.runner.info.stateSlots - 1 : -1
+    const tables = this.layout.tables.map(({ kind, segment, slabsPerPage }, t) => {
+      if (drops ? segment > 0 : kind === "carry") return { slabs: [], freed: 0 }
+      this.slide(slot, t, pages * this.layout.pageSize)
+      const { slabs, freed } = request.tables[t]!
+      return { slabs: slabs.slice(0, (pages - freed) * slabsPerPage), freed }
+    })
+    for (const slab of tables.flatMap(({ slabs }) => slabs)) {
+      this.plan.retains.push(slab)
+      this.holders[slab]!++
+    }
+    if (hasState) this.plan.states.push3(slot, StateOperation.snapshot, stateSlot)
+    return { pages, tables, stateSlot }
+  }
+
+  /** The next step's plan begins a slot with cached pages. */
+  hit(slot: number, prefix: CachedPrefix): void {
+    const request = this.requests.get(slot)!
+    request.computed = prefix.pages * this.layout.pageSize
+    for (const [t, { slabs, freed }] of prefix.tables.entries()) {
+      if (freed > 0) this.plan.windowFrees.push3(slot, t, freed)
+      request.tables[t]!.freed = freed
+      for (const slab of slabs) this.map(slot, t, slab)
+    }
+    if (prefix.stateSlot < 0) return
+    this.plan.states.push3(slot, StateOperation.zero, slot)
+    this.plan.states.push3(slot, StateOperation.restore, prefix.stateSlot)
+  }
+
+  /** The next step's plan gives up what the cache holds. */
+  drop({ tables }: CachedPrefix): void {
+    for (const slab of tables.flatMap(({ slabs }) => slabs)) {
+      this.plan.drops.push(slab)
+      this.release(slab)
+    }
   }
 
   /** Rows that the request's current segment still lacks. */
@@ -67,22 +131,30 @@ export class PlanWriter {
 
   /** One step: these pieces, and a decode row of every request that has its first token. */
   step(pieces: ReadonlyArray<Piece>): StepResult {
-    const plan = new StepPlan()
-    plan.stepId = ++this.stepId
-    for (const [slot, request] of this.requests) {
-      if (request.phase === "prefill") continue
-      if (request.phase === "sampled") plan.joins.push2(slot, -1)
+    const { plan } = this
+    const decoding = [...this.requests].filter(([, { phase }]) => phase !== "prefill")
+    for (const [slot, request] of decoding) {
+      for (const t of this.decodeTables(request)) this.slide(slot, t, this.nextRow(request, t))
+    }
+    for (const [slot, { phase, source }] of decoding) if (phase === "adopted") this.share(source, slot)
+    for (const [slot, request] of decoding) {
+      if (request.phase !== "decode") plan.joins.push2(slot, -1)
       request.phase = "decode"
-      for (const [t, { kind, segment }] of this.layout.tables.entries()) {
-        if (kind !== "carry") this.grow(plan, slot, t, this.rowsOf(request, segment) + request.decoded, 1)
-      }
+      for (const t of this.decodeTables(request)) this.grow(slot, t, this.nextRow(request, t) + 1)
       request.decoded++
     }
-    for (const piece of pieces) this.item(plan, piece)
+    for (const piece of pieces) this.item(piece)
     const result = this.runner.step(plan)
+    plan.clear(plan.stepId + 1)
     for (const { slot, rows } of pieces) this.requests.get(slot)!.computed += rows
     this.applySelections(result)
     for (const { slot, runOn } of pieces) this.finish(slot, runOn)
+    for (const request of this.requests.values()) {
+      const source = this.requests.get(request.source)
+      if (request.phase !== "prefill" || source?.phase !== "sampled") continue
+      request.kept.splice(0, request.kept.length, ...source.kept)
+      request.phase = "adopted"
+    }
     return result
   }
 
@@ -94,7 +166,40 @@ export class PlanWriter {
     return this.layout.segments.length - 1
   }
 
-  private item(plan: StepPlan, { slot, rows, runOn }: Piece): void {
+  /** Tables that a decode row is written to. */
+  private decodeTables({ content }: Progress): Array<number> {
+    const carries = this.cacheDecoded && content.pQ32 !== null
+    return this.layout.tables.flatMap(({ kind, segment }, t) =>
+      kind !== "carry" || (carries && segment === 0) ? [t] : [],
+    )
+  }
+
+  private nextRow(request: Progress, t: number): number {
+    return this.rowsOf(request, this.layout.tables[t]!.segment) + request.decoded
+  }
+
+  /** Full pages by reference, the last one as a copy when it is not full, and the recurrent state. */
+  private share(source: number, target: number): void {
+    const { plan } = this
+    const from = this.requests.get(source)!
+    const to = this.requests.get(target)!
+    for (const t of this.decodeTables(to)) {
+      const { slabs, freed } = from.tables[t]!
+      const rows = this.rowsOf(from, this.layout.tables[t]!.segment)
+      const full = (Math.floor(rows / this.layout.pageSize) - freed) * this.layout.tables[t]!.slabsPerPage
+      if (freed > 0) plan.windowFrees.push3(target, t, freed)
+      to.tables[t]!.freed = freed
+      for (const slab of slabs.slice(0, full)) this.map(target, t, slab)
+      this.grow(target, t, rows)
+      for (const [i, slab] of to.tables[t]!.slabs.slice(full).entries()) plan.copies.push2(slabs[full + i]!, slab)
+    }
+    if (this.layout.stateSlotBytes === 0) return
+    plan.states.push3(target, StateOperation.zero, target)
+    plan.states.push3(target, StateOperation.restore, source)
+  }
+
+  private item({ slot, rows, runOn }: Piece): void {
+    const { plan } = this
     const request = this.requests.get(slot)!
     const drops = request.content.pQ32 !== null
     const completes = request.computed + rows === this.rowsOf(request, request.segment)
@@ -107,34 +212,53 @@ export class PlanWriter {
       const first = whole ? request.computed : 0
       const count = whole ? rows : this.rowsOf(request, segment)
       for (const [t, table] of this.layout.tables.entries()) {
-        if (table.segment === segment && (table.kind !== "carry" || drops)) this.grow(plan, slot, t, first, count)
+        if (table.segment !== segment || (table.kind === "carry" && !drops)) continue
+        this.slide(slot, t, first)
+        this.grow(slot, t, first + count)
       }
     }
-    if (completes && to === this.last) plan.samples.push2(plan.itemCount, slot)
+    if (completes && to === this.last) {
+      const sampled = [...this.requests].filter(([id, { source }]) => id === slot || source === slot)
+      for (const [id] of sampled) plan.samples.push2(plan.itemCount, id)
+    }
     plan.items.pushAll([slot, request.computed, rows, request.segment, to])
   }
 
-  /** Pages for rows first … first + count − 1; a sliding table first gives back what they cannot see. */
-  private grow(plan: StepPlan, slot: number, t: number, first: number, count: number): void {
+  /** A sliding table gives back what rows from `first` on cannot see. */
+  private slide(slot: number, t: number, first: number): void {
     const { pageSize, tables } = this.layout
     const { kind, window, slabsPerPage } = tables[t]!
     const table = this.requests.get(slot)!.tables[t]!
-    if (kind === "sliding") {
-      const held = table.slabs.length / slabsPerPage
-      const frees = Math.min(held, Math.floor(Math.max(0, first - window + 1) / pageSize) - table.freed)
-      if (frees > 0) {
-        this.free.push(...table.slabs.splice(0, frees * slabsPerPage))
-        table.freed += frees
-        plan.windowFrees.push3(slot, t, frees)
-      }
-    }
-    const need = (pagesFor(first + count, pageSize) - table.freed) * slabsPerPage
+    const held = table.slabs.length / slabsPerPage
+    const frees = Math.min(held, Math.floor(Math.max(0, first - window + 1) / pageSize) - table.freed)
+    if (kind !== "sliding" || frees <= 0) return
+    for (const slab of table.slabs.splice(0, frees * slabsPerPage)) this.release(slab)
+    table.freed += frees
+    this.plan.windowFrees.push3(slot, t, frees)
+  }
+
+  /** Pages for rows 0 … rows − 1, but for those given back. */
+  private grow(slot: number, t: number, rows: number): void {
+    const { pageSize, tables } = this.layout
+    const table = this.requests.get(slot)!.tables[t]!
+    const need = (pagesFor(rows, pageSize) - table.freed) * tables[t]!.slabsPerPage
     while (table.slabs.length < need) {
       const slab = this.free.pop()
       if (slab === undefined) throw new Error("the test's pool of slabs is too small")
       table.slabs.push(slab)
-      plan.grants.push3(slot, t, slab)
+      this.holders[slab] = 1
+      this.plan.grants.push3(slot, t, slab)
     }
+  }
+
+  private map(slot: number, t: number, slab: number): void {
+    this.requests.get(slot)!.tables[t]!.slabs.push(slab)
+    this.holders[slab]!++
+    this.plan.maps.push3(slot, t, slab)
+  }
+
+  private release(slab: number): void {
+    if (--this.holders[slab]! === 0) this.free.push(slab)
   }
 
   private applySelections({ selections }: StepResult): void {
