@@ -40,7 +40,12 @@ export const run = async (source: ScenarioSource, outputs: RunOutputs): Promise<
   console.log(lengthTable(summary.byLength))
   console.log()
   console.log(`${(simulation.ended / seconds).toFixed(0)} simulated requests/s; ${reproduction(experiment)}`)
-  const about = { scenario: experiment.scenario, assumptions: experiment.workload.assumptions }
+  const { source: keepSource, note, accuracy } = experiment.setup.keep
+  const about = {
+    scenario: experiment.scenario,
+    assumptions: experiment.workload.assumptions,
+    ...(experiment.setup.schedule.dropLayers.length > 0 ? { keep: { source: keepSource, note, accuracy } } : {}),
+  }
   if (Option.isSome(outputs.json)) write(outputs.json.value, `${JSON.stringify(resultJson(summary, about), null, 2)}\n`)
   if (Option.isSome(outputs.html)) {
     const runs = [runReport(experiment.scenario.name, describe(experiment), simulation, summary)]

@@ -7,12 +7,8 @@ import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { denseSchedule } from "@uniprefill/model/DropSchedule"
 import { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import { devices } from "@uniprefill/simulator/device/Devices"
-import { decodeKeepFile } from "@uniprefill/simulator/scenario/KeepFile"
-import { keptShare, paperKeep } from "@uniprefill/simulator/model/KeepProfile"
 import { modelPresets } from "@uniprefill/simulator/model/ModelPresets"
-import { SelectionDraw } from "@uniprefill/simulator/model/SelectionDraw"
 import { scenarioFields } from "@uniprefill/simulator/scenario/ScenarioFields"
-import { keptRows } from "@uniprefill/model/Selection"
 import { driverConfig } from "@uniprefill/simulator/Setup"
 import { describe, expect, it } from "vitest"
 import { experimentOf, noHost } from "./Experiments.ts"
@@ -172,54 +168,6 @@ describe("a calibration file", () => {
     [{ speed: 1 }, 'unknown field "speed"'],
   ])("with %j is refused", (change, message) => {
     expect(() => decodeCalibration({ ...devices.get("h200")!.calibration, ...change })).toThrow(message)
-  })
-})
-
-describe("kept shares", () => {
-  it("are the profile's at its lengths, and on lines between", () => {
-    expect(keptShare(paperKeep, 131_072, 5, 6)).toBe(0.24)
-    expect(keptShare(paperKeep, 500, 0, 6)).toBe(1)
-    expect(keptShare(paperKeep, 1_000_000, 0, 6)).toBe(0.74)
-    expect(keptShare(paperKeep, 98_304, 5, 6)).toBeCloseTo((0.45 + 0.24) / 2, 12)
-    // Three drop layers take the first, a middle and the last of six.
-    expect([0, 1, 2].map((drop) => Number(keptShare(paperKeep, 131_072, drop, 3).toFixed(9)))).toEqual([
-      0.74, 0.49, 0.24,
-    ])
-  })
-
-  it("are what drawn selections keep, nested and forced rows included", () => {
-    const draw = new SelectionDraw(1, paperKeep, 6)
-    const shape = { block: 64, sink: 128, lastQ: 128 }
-    const sums = new Float64Array(6)
-    const prompts = 200
-    for (let request = 0; request < prompts; request++) {
-      let rows = 65_536
-      for (let segment = 0; segment < 6; segment++) {
-        const bitmap = draw.select(request, 65_536, segment, { rows, ...shape })
-        const kept = keptRows(bitmap, { rows, ...shape })
-        expect(kept).toBeLessThanOrEqual(rows)
-        expect(kept).toBeGreaterThanOrEqual(256)
-        rows = kept
-        sums[segment]! += kept / 65_536 / prompts
-      }
-    }
-    for (const [drop, share] of paperKeep.points[2]!.kept.entries()) expect(sums[drop]).toBeCloseTo(share, 2)
-  })
-
-  it("come from files that are checked", () => {
-    const file = {
-      format: "uniprefill-keep",
-      version: 1,
-      source: "measured",
-      note: "n",
-      points: [{ tokens: 1, kept: [0.5, 0.4] }],
-    }
-    expect(decodeKeepFile("k", file)).toMatchObject({ source: "measured", accuracy: "unknown" })
-    expect(() => decodeKeepFile("k", { ...file, source: "guessed" })).toThrow('k: source is "guessed"')
-    expect(() => decodeKeepFile("k", { ...file, points: [{ tokens: 1, kept: [0.4, 0.5] }] })).toThrow(
-      "k: points.0.kept.1 is 0.5; shares are from 0 to 1 and never grow",
-    )
-    expect(() => decodeKeepFile("k", null)).toThrow("k: format and version")
   })
 })
 

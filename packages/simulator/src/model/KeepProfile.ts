@@ -1,3 +1,5 @@
+import type { RecordedSelections } from "./RecordedSelections.ts"
+
 /**
  * How much of a prompt a simulated selection keeps: |S_i| / |S_0| after the i-th drop layer, by prompt length. Every report
  * names its source, because what a schedule keeps decides what dropping is worth.
@@ -10,6 +12,8 @@ export interface KeepProfile {
   readonly accuracy: string
   /** Ascending in `tokens`; between two lengths the shares are interpolated linearly, beyond the ends they are constant. */
   readonly points: ReadonlyArray<KeepPoint>
+  /** Selections of a real run, which are drawn from in place of the shares; `points` are their means. */
+  readonly recorded?: RecordedSelections | undefined
 }
 
 export interface KeepPoint {

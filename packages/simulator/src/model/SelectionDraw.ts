@@ -3,7 +3,7 @@ import { keptShare, type KeepProfile } from "./KeepProfile.ts"
 
 /**
  * Draws selections: bitmaps over the blocks of a kept set, so that the sets of a prompt are nested and their expected sizes
- * follow a profile. A bitmap depends on (seed, request, segment) alone, not on when it is asked for.
+ * follow a profile, or those of a recorded prompt. A bitmap depends on (seed, request, segment) alone, not on when it is asked for.
  */
 export class SelectionDraw {
   private readonly seed: number
@@ -20,6 +20,10 @@ export class SelectionDraw {
 
   /** The selection after `segment` over a set of `shape.rows` rows of a prompt of `promptTokens`. */
   select(request: number, promptTokens: number, segment: number, shape: SelectionShape): Uint32Array {
+    const { recorded } = this.profile
+    // One recorded prompt for all selections of a request.
+    if (recorded !== undefined)
+      return recorded.select(mixed(mixed(0x2545f491, this.seed), request), promptTokens, segment, shape)
     const bitmap = new Uint32Array(bitmapWords(shape))
     const forced = Math.min(shape.rows, shape.sink + shape.lastQ)
     const wanted = keptShare(this.profile, promptTokens, segment, this.drops) * promptTokens

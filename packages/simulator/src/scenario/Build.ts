@@ -8,15 +8,14 @@ import { decodeScheduleFile } from "@uniprefill/model/ScheduleFile"
 import { Effect } from "effect"
 import { devices } from "../device/Devices.ts"
 import type { SummaryOptions } from "../metrics/Summary.ts"
-import { constantKeep, paperKeep, type KeepProfile } from "../model/KeepProfile.ts"
 import { modelPresets, type ModelPreset } from "../model/ModelPresets.ts"
 import type { Setup } from "../Setup.ts"
 import type { Workload } from "../workload/Workload.ts"
+import { buildKeep } from "./BuildKeep.ts"
 import { buildWorkload } from "./BuildWorkload.ts"
-import { decodeKeepFile } from "./KeepFile.ts"
 import { policyOf, type PolicyModules } from "./Policies.ts"
 import type { FullScenario } from "./Scenario.ts"
-import { ScenarioError } from "./ScenarioFields.ts"
+import { parseJson, ScenarioError } from "./ScenarioFields.ts"
 
 /** Reads a file that a scenario names. Fails with an error that names it. */
 export type ReadText = (file: string) => string
@@ -50,7 +49,7 @@ export const buildExperiment = (
     setup: {
       model: model.shape,
       schedule,
-      keep: buildKeep(scenario.keep, read),
+      keep: buildKeep(scenario.keep, schedule, workload, read),
       device: buildDevice(scenario, read),
       tensorParallel: scenario.tensorParallel,
       replicas: scenario.replicas,
@@ -112,21 +111,6 @@ const buildSchedule = (name: string, model: ModelPreset, read: ReadText): DropSc
   return Effect.runSync(decodeScheduleFile(name, parseJson(name, read(name)), model.shape.spec)).schedule
 }
 
-const buildKeep = (keep: string | ReadonlyArray<number>, read: ReadText): KeepProfile => {
-  if (keep === "paper") return paperKeep
-  if (typeof keep !== "string") {
-    for (const [i, share] of keep.entries()) {
-      if (share > (keep[i - 1] ?? 1))
-        throw new ScenarioError(`keep: share ${share} after ${keep[i - 1]}; kept sets are nested, so shares never grow`)
-    }
-    if (keep.length === 0) throw new ScenarioError("keep: an empty list of shares")
-    return constantKeep(keep)
-  }
-  if (!keep.endsWith(".json"))
-    throw new ScenarioError(`keep: ${JSON.stringify(keep)} is none of paper, shares like 0.8,0.6 and a .keep.json file`)
-  return decodeKeepFile(keep, parseJson(keep, read(keep)))
-}
-
 const buildDevice = (scenario: FullScenario, read: ReadText): DeviceSpec => {
   const device = devices.get(scenario.device)
   if (device === undefined) {
@@ -136,12 +120,4 @@ const buildDevice = (scenario: FullScenario, read: ReadText): DeviceSpec => {
   }
   const file = scenario.calibration
   return file === "" ? device : { ...device, calibration: decodeCalibration(parseJson(file, read(file))) }
-}
-
-const parseJson = (file: string, text: string): unknown => {
-  try {
-    return JSON.parse(text)
-  } catch (error) {
-    throw new ScenarioError(`${file}: not JSON: ${(error as Error).message}`)
-  }
 }

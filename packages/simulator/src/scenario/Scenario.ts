@@ -115,7 +115,7 @@ export const Scenario = Schema.Struct({
   schedule: field(Schema.String, "Drop schedule: preset (the model's own), off, or a uniprefill.json"),
   keep: field(
     Schema.Union([Schema.String, Schema.Array(share)]),
-    "What selections keep: paper (its mean shares), shares like 0.8,0.6, or a *.keep.json",
+    "What selections keep: paper (its mean shares), shares like 0.8,0.6, a *.keep.json, or a *.recording.jsonl.gz",
   ),
   policy: field(
     Schema.String,

@@ -102,3 +102,12 @@ export const flagValue = (text: string): unknown => {
   if (/^[\d.]+(,[\d.]+)+$/.test(trimmed)) return trimmed.split(",").map(Number)
   return text
 }
+
+/** Fails with ScenarioError naming the file. */
+export const parseJson = (file: string, text: string): unknown => {
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    throw new ScenarioError(`${file}: not JSON: ${(error as Error).message}`)
+  }
+}
