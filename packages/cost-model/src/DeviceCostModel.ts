@@ -85,7 +85,7 @@ export class DeviceCostModel implements CostModel {
       return Math.ceil(micros)
     }
     for (let s = 0; s < costs.work.length; s++) {
-      if (isKnown && rows[s]! === 0 && scoredRows[s]! === 0) {
+      if (isKnown && rows[s] === 0 && scoredRows[s] === 0) {
         micros = this.plusDecodes(micros, load, s)
         continue
       }
@@ -176,7 +176,7 @@ export class DeviceCostModel implements CostModel {
   /** Whether `outside` would name anything. */
   isOutside(load: StepLoad): boolean {
     if (this.costs.device.calibration === null) return true
-    if (load.items === 0 && this.knows(load.decodeRows)) return this.decodesAreOutside[load.decodeRows]! === 1
+    if (load.items === 0 && this.knows(load.decodeRows)) return this.decodesAreOutside[load.decodeRows] === 1
     for (let s = 0; s < this.costs.work.length; s++) {
       if (this.productsAreOutside(load, s) || this.attentionIsOutside(load, s)) return true
     }

@@ -13,7 +13,7 @@ import { readFileSync } from "node:fs"
 import { gunzipSync } from "node:zlib"
 import { describe, expect, it } from "vitest"
 
-const rows = { block: 64, sink: 128, lastQ: 128 }
+const forced = { block: 64, sink: 128, lastQ: 128 }
 const schedule: DropSchedule = { ...denseSchedule, dropLayers: [7, 11].map((layer) => ({ layer, p: 0.9 })) }
 
 describe("kept shares", () => {
@@ -67,7 +67,7 @@ describe("kept shares", () => {
 /** Selections by the real rule over masses of its own: blocks in the middle count more the closer they are to `peak`. */
 const selected = (promptTokens: number, peak: number, drops = 2): RecordedPrompt => {
   const bitmaps: Array<Uint32Array> = []
-  let shape = { rows: promptTokens, ...rows }
+  let shape = { rows: promptTokens, ...forced }
   for (let drop = 0; drop < drops; drop++) {
     const blocks = blockCount(shape)
     const masses = Array.from({ length: blocks }, (_, b) =>
@@ -83,7 +83,7 @@ const selected = (promptTokens: number, peak: number, drops = 2): RecordedPrompt
 const chainOf = (recorded: RecordedSelections, random: number, promptTokens: number) => {
   const sets = [promptTokens]
   const bitmaps = Array.from({ length: recorded.drops }, (_, segment) => {
-    const shape = { rows: sets.at(-1)!, ...rows }
+    const shape = { rows: sets.at(-1)!, ...forced }
     const bitmap = recorded.select(random, promptTokens, segment, shape)
     sets.push(keptRows(bitmap, shape))
     return bitmap
@@ -95,14 +95,14 @@ describe("recorded selections", () => {
   it("are the recorded bitmaps for a prompt of the recorded length", () => {
     for (const tokens of [1024, 1100, 4097, 20_000]) {
       const prompt = selected(tokens, 0.3)
-      expect(chainOf(new RecordedSelections(rows, [prompt]), 5, tokens).bitmaps).toEqual(prompt.bitmaps)
+      expect(chainOf(new RecordedSelections(forced, [prompt]), 5, tokens).bitmaps).toEqual(prompt.bitmaps)
     }
   })
 
   test.prop({ tokens: fc.integer({ min: 300, max: 60_000 }), random: fc.integer() })(
     "of other lengths keep about the same share of what is not forced, nested and forced rows included",
     ({ tokens, random }) => {
-      const recorded = new RecordedSelections(rows, [selected(8192, 0.3)])
+      const recorded = new RecordedSelections(forced, [selected(8192, 0.3)])
       const { sets } = chainOf(recorded, random, tokens)
       const share = (kept: number, of: number) => (of <= 256 ? 1 : (kept - 256) / (of - 256))
       const then = chainOf(recorded, random, 8192).sets
@@ -119,18 +119,18 @@ describe("recorded selections", () => {
   )
 
   it("of other lengths keep blocks at the same places", () => {
-    const early = new RecordedSelections(rows, [selected(8192, 0.1)])
-    const late = new RecordedSelections(rows, [selected(8192, 0.9)])
+    const early = new RecordedSelections(forced, [selected(8192, 0.1)])
+    const late = new RecordedSelections(forced, [selected(8192, 0.9)])
     const isKept = (recorded: RecordedSelections, place: number) => {
       const block = Math.floor(place * 1024)
-      return (recorded.select(0, 65_536, 0, { rows: 65_536, ...rows })[block >>> 5]! >>> (block & 31)) & 1
+      return (recorded.select(0, 65_536, 0, { rows: 65_536, ...forced })[block >>> 5]! >>> (block & 31)) & 1
     }
     expect([isKept(early, 0.1), isKept(early, 0.9)]).toEqual([1, 0])
     expect([isKept(late, 0.1), isKept(late, 0.9)]).toEqual([0, 1])
   })
 
   it("come from prompts of about the same length, all of them in turn, or else from the nearest", () => {
-    const recorded = new RecordedSelections(rows, [selected(2000, 0.2), selected(9000, 0.4), selected(10_000, 0.8)])
+    const recorded = new RecordedSelections(forced, [selected(2000, 0.2), selected(9000, 0.4), selected(10_000, 0.8)])
     const drawn = (tokens: number) =>
       new Set(Array.from({ length: 64 }, (_, random) => chainOf(recorded, random * 977, tokens).sets.join()))
     expect(drawn(9500).size).toBe(2)
@@ -140,7 +140,7 @@ describe("recorded selections", () => {
   })
 
   it("are drawn from the seed and the request alone, one recorded prompt for all drop layers", () => {
-    const recorded = new RecordedSelections(rows, [selected(9000, 0.4), selected(10_000, 0.8)])
+    const recorded = new RecordedSelections(forced, [selected(9000, 0.4), selected(10_000, 0.8)])
     const profile: KeepProfile = {
       source: "recorded",
       note: "",
@@ -149,7 +149,7 @@ describe("recorded selections", () => {
       recorded,
     }
     const draw = (seed: number, request: number) =>
-      new SelectionDraw(seed, profile, 2).select(request, 9500, 0, { rows: 9500, ...rows })
+      new SelectionDraw(seed, profile, 2).select(request, 9500, 0, { rows: 9500, ...forced })
     const all = Array.from({ length: 32 }, (_, request) => draw(1, request).join())
     expect(Array.from({ length: 32 }, (_, request) => draw(1, 31 - request).join()).toReversed()).toEqual(all)
     expect(new Set(all).size).toBe(2)
@@ -168,7 +168,7 @@ const recording = (prompts: ReadonlyArray<RecordedPrompt>, change: Record<string
         { layer: 7, p: 0.6 },
         { layer: 10, p: 0.6 },
       ],
-      ...rows,
+      ...forced,
       ...change,
     },
   }

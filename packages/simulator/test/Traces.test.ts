@@ -147,10 +147,10 @@ it("page keys are equal where the prefix is, whatever the block size", () => {
   const keys = (blockTokens: number, promptTokens: number, blocks: ReadonlyArray<number>) =>
     pageKeys(workloadOf("w", [], blockTokens, [{ arrivalMicros: 0, promptTokens, outputTokens: 1, blocks }]), 0, 128)
   // Four pages in a block of 512; a partial page has no key.
-  expect(keys(512, 1024, [3, 9])).toEqual(["12", "13", "14", "15", "36", "37", "38", "39"])
-  expect(keys(512, 1023, [3])).toEqual(["12", "13", "14", "15"])
+  expect(keys(512, 1024, [3, 9])).toEqual([12, 13, 14, 15, 36, 37, 38, 39])
+  expect(keys(512, 1023, [3])).toEqual([12, 13, 14, 15])
   // Eight blocks of 16 in a page: the last one's id names it.
-  expect(keys(16, 300, [0, 1, 2, 3, 4, 5, 6, 7, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29])).toEqual(["7", "27"])
+  expect(keys(16, 300, [0, 1, 2, 3, 4, 5, 6, 7, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29])).toEqual([7, 27])
   expect(keys(0, 300, [])).toBeUndefined()
 })
 
