@@ -84,12 +84,15 @@ describe("a scheduler that decides otherwise", () => {
     const { take } = SlabPool.prototype
     let taken = 0
     let swapped = false
-    vi.spyOn(SlabPool.prototype, "take").mockImplementation(function (this: SlabPool) {
-      if (++taken < 1000 || swapped || this.free < 2) return take.call(this)
+    vi.spyOn(SlabPool.prototype, "take").mockImplementation(function (this: SlabPool, out, at, count) {
+      take.call(this, out, at, count)
+      taken += count
+      if (taken < 1000 || swapped || this.free === 0) return
       swapped = true
-      const [first, second] = [take.call(this), take.call(this)]
-      this.release(first, 0)
-      return second
+      const other = new Int32Array(1)
+      take.call(this, other, 0, 1)
+      this.release(out, at, at + 1, 0)
+      out[at] = other[0]!
     })
     const { difference, plans } = run()
     expect(difference).toMatchObject({ section: "grants", detail: expect.stringMatching(/hash [0-9a-f]{8} then, /) })

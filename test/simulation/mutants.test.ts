@@ -37,8 +37,8 @@ const mutants: Readonly<Record<string, () => void>> = {
   "slabs released before the step in flight has ended": () => plant(Scheduler.prototype, "isInFlight", () => false),
 
   "a slab given back in a plan and granted again by the same one": () =>
-    plant(SlabPool.prototype, "release", function (original, slab) {
-      original(slab, 0)
+    plant(SlabPool.prototype, "release", function (original, slabs, first, end) {
+      original(slabs, first, end, 0)
     }),
 
   "pages published before the step that computes them has committed": () =>
@@ -53,9 +53,8 @@ const mutants: Readonly<Record<string, () => void>> = {
       this.grow = (request: Request, t: number) => {
         const source = leader.tables[t]
         for (let i = request.tables[t]!.length; i < source.length; i++) {
-          this.pool.share(source.data[i])
+          this.pool.share([source.data[i]])
           request.tables[t]!.push(source.data[i])
-          request.ownedSlabs++
           plan.maps.push3(fork.slot, t, source.data[i])
         }
       }

@@ -23,12 +23,12 @@ describe("a request's memory", () => {
     while (request.outputs === 0) expect(server.step()).toBe(true)
     expect(request.keptRows).toHaveLength(4)
     expect(request.keptRows[3]).toBeLessThan(8192 / 2)
-    expect(request.ownedSlabs).toBe(slabsOfRows(server, request.keptRows))
-    expect(server.driver.scheduler.memory.pool.used).toBe(request.ownedSlabs)
+    expect(server.driver.scheduler.memory.ownedSlabs(request)).toBe(slabsOfRows(server, request.keptRows))
+    expect(server.driver.scheduler.memory.pool.used).toBe(server.driver.scheduler.memory.ownedSlabs(request))
     const dense = slabsOfRows(server, [8192, 8192, 8192, 8192])
-    expect(request.ownedSlabs).toBeLessThan(dense * 0.8)
+    expect(server.driver.scheduler.memory.ownedSlabs(request)).toBeLessThan(dense * 0.8)
     while (request.outputs < 100) server.step()
-    expect(request.ownedSlabs).toBe(
+    expect(server.driver.scheduler.memory.ownedSlabs(request)).toBe(
       slabsOfRows(
         server,
         request.keptRows.map((rows) => rows + 99),

@@ -51,6 +51,14 @@ export class IntList {
     for (let i = start; i < end; i++) this.data[this.length++] = values[i]!
   }
 
+  /** Makes the list `count` longer and returns where the new part begins, for the caller to fill. */
+  extend(count: number): number {
+    const at = this.length
+    if (at + count > this.data.length) this.grow(at + count)
+    this.length = at + count
+    return at
+  }
+
   toArray(): Array<number> {
     return Array.from(this.data.subarray(0, this.length))
   }

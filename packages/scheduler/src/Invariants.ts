@@ -58,7 +58,6 @@ export const checkIntegrity = (
         else require(prefix.has(slab), "a cached slab is read by those whose prefix it is", { slab, id })
       }
     }
-    require(own === request.ownedSlabs, "owned slabs are counted", { id, own, counted: request.ownedSlabs })
     require(request.reservedSlabs >= 0, "a reservation is never negative", { id, reserved: request.reservedSlabs })
     if (request.phase === "waiting")
       require(request.tables.every((table) => table.length === 0) &&

@@ -4,7 +4,7 @@ import { Demand } from "./Demand.ts"
 import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import type { PrefixCache } from "./PrefixCache.ts"
-import { PrefixPages } from "./PrefixPages.ts"
+import { listSlabs, PrefixPages } from "./PrefixPages.ts"
 import { makePages, noPages, type PageTables, type Request } from "./Request.ts"
 import { SlabPool } from "./SlabPool.ts"
 import { StateOperation, type StepPlan } from "./StepPlan.ts"
@@ -178,12 +178,9 @@ export class Memory {
     const count = pagesFor(rows, this.layout.pageSize) * slabsPerPage - held
     if (count <= 0) return
     while (pool.free < count && this.cache.idleSlabs > 0) this.evict(plan)
-    for (let i = 0; i < count; i++) {
-      const slab = pool.take()
-      slabs.push(slab)
-      plan.grants.push3(request.slot, tableIndex, slab)
-    }
-    request.ownedSlabs += count
+    const at = slabs.extend(count)
+    pool.take(slabs.data, at, count)
+    listSlabs(plan.grants, request.slot, tableIndex, slabs, at)
     if (count > request.reservedSlabs && request.phase !== "decode") {
       const details = { id: request.id, table: tableIndex, count, reserved: request.reservedSlabs }
       throw new InvariantViolation("a grant of prefill stays within the reservation", details)
@@ -323,18 +320,23 @@ export class Memory {
       const shared = source.length - partial
       fork.freedPages[t] = freed
       if (freed > 0) plan.windowFrees.push3(fork.slot, t, freed)
-      for (let i = 0; i < shared; i++) {
-        const slab = source.data[i]!
-        pool.share(slab)
-        target.push(slab)
-        plan.maps.push3(fork.slot, t, slab)
-        if (!pool.isCached(slab)) fork.ownedSlabs++
-      }
+      target.pushAll(source.data, 0, shared)
+      pool.share(source.data.subarray(0, shared))
+      listSlabs(plan.maps, fork.slot, t, target, 0)
       if (partial === 0) continue
       this.grow(fork, t, rows, plan)
       for (let i = shared; i < source.length; i++) plan.copies.push2(source.data[i]!, target.data[i]!)
     }
     this.settle(fork)
+  }
+
+  /** Slabs in a request's tables that the prefix cache does not hold. */
+  ownedSlabs(request: Request): number {
+    let owned = 0
+    for (const { data, length } of request.tables) {
+      for (let i = 0; i < length; i++) if (!this.pool.isCached(data[i]!)) owned++
+    }
+    return owned
   }
 
   /** Sets the reservation to what the request can still need; called when that has shrunk. */
@@ -345,10 +347,9 @@ export class Memory {
   /** Gives back all that the request owns. No planned step may still touch it. */
   release(request: Request): void {
     for (const table of request.tables) {
-      for (let i = 0; i < table.length; i++) this.pool.release(table.data[i]!, request.lastStep)
+      this.pool.release(table.data, 0, table.length, request.lastStep)
       table.clear()
     }
-    request.ownedSlabs = 0
     // The last page first: what is evicted first has none behind it.
     for (let p = request.cached.length - 1; p >= 0; p--) this.cache.release(request.cached[p]!)
     request.cached.length = 0
@@ -392,7 +393,7 @@ export class Memory {
     const slabs = request.tables[tableIndex]!
     const keep = pages - request.freedPages[tableIndex]!
     if (slabs.length <= keep * slabsPerPage) return
-    for (let i = keep * slabsPerPage; i < slabs.length; i++) this.releaseSlab(request, slabs.data[i]!)
+    this.pool.release(slabs.data, keep * slabsPerPage, slabs.length, request.lastStep)
     slabs.length = keep * slabsPerPage
     this.pendingTrims.push3(request.slot, tableIndex, keep)
   }
@@ -406,10 +407,8 @@ export class Memory {
     const slabs = request.tables[tableIndex]!
     const count = pages * table.slabsPerPage
     let own = 0
-    for (let i = 0; i < count; i++) {
-      if (!this.pool.isCached(slabs.data[i]!)) own++
-      this.releaseSlab(request, slabs.data[i]!)
-    }
+    for (let i = 0; i < count; i++) if (!this.pool.isCached(slabs.data[i]!)) own++
+    this.pool.release(slabs.data, 0, count, request.lastStep)
     slabs.data.copyWithin(0, count, slabs.length)
     slabs.length -= count
     request.freedPages[tableIndex]! += pages
@@ -421,11 +420,6 @@ export class Memory {
   private evict(plan: StepPlan): void {
     const stateSlot = this.prefixes.evict(plan)
     if (stateSlot >= 0) this.freeStateSlots.push(stateSlot)
-  }
-
-  private releaseSlab(request: Request, slab: number): void {
-    if (!this.pool.isCached(slab)) request.ownedSlabs--
-    this.pool.release(slab, request.lastStep)
   }
 }
 

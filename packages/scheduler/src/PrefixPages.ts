@@ -100,13 +100,12 @@ export class PrefixPages {
     for (const page of found) {
       this.cache.acquire(page)
       request.cached.push(page)
+      pool.share(page.slabs)
       let at = 0
       for (const t of shared.whole) {
-        const table = request.tables[t]!
-        for (const end = at + this.layout.tables[t]!.slabsPerPage; at < end; at++) {
-          pool.share(page.slabs[at]!)
-          table.push(page.slabs[at]!)
-        }
+        const { slabsPerPage } = this.layout.tables[t]!
+        request.tables[t]!.pushAll(page.slabs, at, at + slabsPerPage)
+        at += slabsPerPage
       }
     }
     if (found.length === 0) return
@@ -114,10 +113,9 @@ export class PrefixPages {
       const first = this.firstPage(t, found.length)
       request.freedPages[t] = first
       for (let p = first; p < found.length; p++) {
-        for (const slab of found[p]!.windows[w]!) {
-          pool.share(slab)
-          request.tables[t]!.push(slab)
-        }
+        const slabs = found[p]!.windows[w]!
+        pool.share(slabs)
+        request.tables[t]!.pushAll(slabs)
       }
     }
   }
@@ -127,17 +125,12 @@ export class PrefixPages {
     const pages = request.cached.length
     if (pages === 0) return
     const { whole, sliding } = this.sharedTables(request)
-    for (const t of whole) this.mapTable(request, t, plan)
+    for (const t of whole) listSlabs(plan.maps, request.slot, t, request.tables[t]!, 0)
     for (const t of sliding) {
       if (request.freedPages[t]! > 0) plan.windowFrees.push3(request.slot, t, request.freedPages[t]!)
-      this.mapTable(request, t, plan)
+      listSlabs(plan.maps, request.slot, t, request.tables[t]!, 0)
     }
     if (this.hasStates) plan.states.push3(request.slot, StateOperation.restore, request.cached[pages - 1]!.stateSlot)
-  }
-
-  private mapTable(request: Request, t: number, plan: StepPlan): void {
-    const table = request.tables[t]!
-    for (let i = 0; i < table.length; i++) plan.maps.push3(request.slot, t, table.data[i]!)
   }
 
   /**
@@ -165,10 +158,9 @@ export class PrefixPages {
         request.cached.push(other)
         continue
       }
-      const slabs: Array<number> = []
-      for (const t of shared.whole) this.pageSlabs(request, t, p, slabs)
+      const slabs = this.pageSlabs(request, shared.whole, p)
       // Pages that forked requests share stay theirs: they do not all use what would be published.
-      if (slabs.some((slab) => this.pool.holdersOf(slab) > 1)) return 0
+      if (this.isShared(slabs)) return 0
       this.retainSlabs(request, slabs)
       request.cached.push(this.cache.publish(parent, key, slabs, shared.sliding.length))
     }
@@ -255,8 +247,9 @@ export class PrefixPages {
   evict(plan: StepPlan): number {
     const page = this.cache.evict()
     if (page === undefined) return -1
-    this.forget(page, (slab) => plan.drops.push(slab))
-    return this.takeSnapshot(page)
+    plan.drops.pushAll(page.slabs)
+    for (const slabs of page.windows) if (slabs !== null) plan.drops.pushAll(slabs)
+    return this.forget(page)
   }
 
   /** Steps have failed: slots are closed without waiting for what they published to be retained. */
@@ -280,27 +273,20 @@ export class PrefixPages {
     this.pendingRetains.clear()
     for (const { stateSlot } of this.plannedSnapshots.splice(0)) giveBack(stateSlot)
     for (let page = this.cache.evict(); page !== undefined; page = this.cache.evict()) {
-      this.forget(page, (slab) => {
-        if (!unknown.has(slab)) this.pendingDrops.push(slab)
-      })
-      const stateSlot = this.takeSnapshot(page)
+      for (const slabs of [page.slabs, ...page.windows]) {
+        for (const slab of slabs ?? []) if (!unknown.has(slab)) this.pendingDrops.push(slab)
+      }
+      const stateSlot = this.forget(page)
       if (stateSlot >= 0) giveBack(stateSlot)
     }
     if (this.cache.slabs > 0)
       throw new InvariantViolation("no page is in use once every slot is closed", { slabs: this.cache.slabs })
   }
 
-  private forget(page: CachedPage, drop: (slab: number) => void): void {
-    for (const slabs of [page.slabs, ...page.windows]) {
-      if (slabs === null) continue
-      for (const slab of slabs) {
-        drop(slab)
-        this.pool.drop(slab)
-      }
-    }
-  }
-
-  private takeSnapshot(page: CachedPage): number {
+  /** An evicted page's slabs are given up. Returns the state slot that comes free with it, −1 for none. */
+  private forget(page: CachedPage): number {
+    this.pool.drop(page.slabs)
+    for (const slabs of page.windows) if (slabs !== null) this.pool.drop(slabs)
     const { stateSlot } = page
     if (stateSlot >= 0) this.snapshots.splice(this.snapshots.indexOf(page), 1)
     return stateSlot
@@ -327,9 +313,8 @@ export class PrefixPages {
       for (let p = this.firstPage(t, pages); p < pages; p++) {
         const page = request.cached[p]!
         if (page.windows[w] !== null || p < request.freedPages[t]!) continue
-        const slabs: Array<number> = []
-        this.pageSlabs(request, t, p, slabs)
-        if (kept + slabs.length > spare || slabs.some((slab) => this.pool.holdersOf(slab) > 1)) return kept
+        const slabs = this.pageSlabs(request, [t], p)
+        if (kept + slabs.length > spare || this.isShared(slabs)) return kept
         this.retainSlabs(request, slabs)
         this.cache.addWindow(page, w, slabs)
         kept += slabs.length
@@ -338,25 +323,36 @@ export class PrefixPages {
     return kept
   }
 
+  private isShared(slabs: ReadonlyArray<number>): boolean {
+    for (let i = 0; i < slabs.length; i++) if (this.pool.holdersOf(slabs[i]!) > 1) return true
+    return false
+  }
+
   private retainSlabs(request: Request, slabs: ReadonlyArray<number>): void {
-    for (const slab of slabs) {
-      this.pool.retain(slab)
-      this.pendingRetains.push(slab)
-    }
-    request.ownedSlabs -= slabs.length
+    this.pool.retain(slabs)
+    this.pendingRetains.pushAll(slabs)
     if (request.unretained) return
     request.unretained = true
     this.unretained.push(request)
   }
 
-  private pageSlabs(request: Request, t: number, page: number, out: Array<number>): void {
-    const { slabsPerPage } = this.layout.tables[t]!
-    const first = (page - request.freedPages[t]!) * slabsPerPage
-    const { data, length } = request.tables[t]!
-    if (first < 0 || first + slabsPerPage > length) {
-      throw new InvariantViolation("a page is published once it is held", { id: request.id, table: t, page })
+  /** The slabs of one page of each of some tables. */
+  private pageSlabs(request: Request, tables: ReadonlyArray<number>, page: number): Array<number> {
+    let count = 0
+    for (let i = 0; i < tables.length; i++) count += this.layout.tables[tables[i]!]!.slabsPerPage
+    const slabs = new Array<number>(count)
+    let at = 0
+    for (let i = 0; i < tables.length; i++) {
+      const t = tables[i]!
+      const { slabsPerPage } = this.layout.tables[t]!
+      const first = (page - request.freedPages[t]!) * slabsPerPage
+      const { data, length } = request.tables[t]!
+      if (first < 0 || first + slabsPerPage > length) {
+        throw new InvariantViolation("a page is published once it is held", { id: request.id, table: t, page })
+      }
+      for (let k = first; k < first + slabsPerPage; k++) slabs[at++] = data[k]!
     }
-    for (let i = first; i < first + slabsPerPage; i++) out.push(data[i]!)
+    return slabs
   }
 
   /** The first page of a sliding table that the row after `pages` pages sees. */
@@ -382,5 +378,17 @@ export class PrefixPages {
 
   private sharedTables(request: Request): SharedTables {
     return request.drops ? this.ofDropping : this.ofDense
+  }
+}
+
+/** Records `[slot, table, slab]` for the slabs of a table from number `first` on. */
+export const listSlabs = (records: IntList, slot: number, table: number, slabs: IntList, first: number): void => {
+  let at = records.extend(3 * (slabs.length - first))
+  const { data } = records
+  for (let i = first; i < slabs.length; i++) {
+    data[at] = slot
+    data[at + 1] = table
+    data[at + 2] = slabs.data[i]!
+    at += 3
   }
 }

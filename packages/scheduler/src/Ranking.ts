@@ -1,3 +1,4 @@
+import type { Memory } from "./Memory.ts"
 import { type Policy, PolicyFault } from "./Policy.ts"
 import { loadRest } from "./Prefill.ts"
 import type { Request } from "./Request.ts"
@@ -16,9 +17,17 @@ export class Ranking {
   /** Scratch for predictions that views ask for. */
   private readonly load: StepLoad
 
-  constructor(config: SchedulerConfig) {
+  private readonly predict: (request: Request) => number
+  private readonly owned: (request: Request) => number
+
+  constructor(config: SchedulerConfig, memory: Memory) {
     this.config = config
     this.load = new StepLoad(config.layout.segments.length)
+    this.predict = (request) => {
+      loadRest(request, config.layout, this.load)
+      return config.costModel.stepMicros(this.load)
+    }
+    this.owned = (request) => memory.ownedSlabs(request)
   }
 
   /** Passed over or preempted often enough, or old enough. */
@@ -88,10 +97,7 @@ export class Ranking {
   }
 
   private viewOf(request: Request): RequestView {
-    return (request.view ??= new RequestView(request, (one) => {
-      loadRest(one, this.config.layout, this.load)
-      return this.config.costModel.stepMicros(this.load)
-    }))
+    return (request.view ??= new RequestView(request, this.predict, this.owned))
   }
 }
 

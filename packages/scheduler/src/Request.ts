@@ -104,8 +104,6 @@ export class Request {
   rowsUntilPage = 0
   /** Page tables, its slot's own while it has one. */
   pages: PageTables
-  /** Slabs in its tables, those that the prefix cache holds left out. */
-  ownedSlabs = 0
   /** Keys of the full pages known so far; those of generated tokens follow those of the prompt. */
   readonly pageKeys: Array<PageKey>
   /** The cached pages of its prefix, from the first one on. Its tables hold their slabs, or a copy made at the same time. */

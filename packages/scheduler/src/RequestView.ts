@@ -14,13 +14,14 @@ export class RequestView implements QueuedPrompt, RunningRequest {
   readonly tenant: string
   readonly #request: Request
   readonly #predict: (request: Request) => number
+  readonly #owned: (request: Request) => number
   /** What the last prediction was made for: progress changes it. */
   #segment = -1
   #rows = -1
   #sets = 0
   #predicted = 0
 
-  constructor(request: Request, predict: (request: Request) => number) {
+  constructor(request: Request, predict: (request: Request) => number, owned: (request: Request) => number) {
     this.id = request.id
     this.promptLength = request.promptLength
     this.priority = request.priority
@@ -29,6 +30,7 @@ export class RequestView implements QueuedPrompt, RunningRequest {
     this.tenant = request.tenant.name
     this.#request = request
     this.#predict = predict
+    this.#owned = owned
     Object.freeze(this)
   }
 
@@ -49,7 +51,7 @@ export class RequestView implements QueuedPrompt, RunningRequest {
   }
 
   get ownedSlabs(): number {
-    return this.#request.ownedSlabs
+    return this.#owned(this.#request)
   }
 
   get remainingPrefillMicros(): number {

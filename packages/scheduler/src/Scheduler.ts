@@ -70,7 +70,7 @@ export class Scheduler {
     this.load = new StepLoad(config.layout.segments.length)
     this.forks = new Forks(this.memory)
     this.decodes = new DecodeSet(config.layout, this.memory, this.load)
-    this.ranking = new Ranking(config)
+    this.ranking = new Ranking(config, this.memory)
     const tokens = config.policy.tokenBudget
     this.measure = tokens === undefined ? config.costModel : tokenCount
     this.budget = tokens?.maxNumBatchedTokens ?? config.stepBudgetMicros

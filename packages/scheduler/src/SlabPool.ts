@@ -12,8 +12,8 @@ export class SlabPool {
   private freeCount: number
   /** Tables and the cache that hold each slab; 0 while it is free or waits for a step. */
   private readonly holders: Uint16Array
-  /** The last step that may touch it, as those said who gave it up. */
-  private readonly lastUse: Int32Array
+  /** Slabs that a holder gave up which is not the last: the step in flight that may touch them for it. */
+  private readonly lastUse = new Map<number, number>()
   /** 1 while the cache is among the holders: the slab is read-only. */
   private readonly cached: Uint8Array
   private readonly waiting: Array<{ readonly afterStep: number; readonly slabs: IntList }> = []
@@ -24,7 +24,6 @@ export class SlabPool {
     this.total = total
     this.stack = new Int32Array(total)
     this.holders = new Uint16Array(total)
-    this.lastUse = new Int32Array(total)
     this.cached = new Uint8Array(total)
     for (let i = 0; i < total; i++) this.stack[i] = total - 1 - i
     this.freeCount = total
@@ -44,34 +43,48 @@ export class SlabPool {
     return this.total - this.freeCount
   }
 
-  /** A free slab, held once. */
-  take(): number {
-    if (this.freeCount === 0)
-      throw new InvariantViolation("a slab is granted only when one is free", { total: this.total })
-    const slab = this.stack[--this.freeCount]!
-    this.holders[slab] = 1
-    this.lastUse[slab] = 0
-    return slab
+  /** Puts `count` free slabs, held once each, into `out` from `at` on. */
+  take(out: Int32Array, at: number, count: number): void {
+    const { stack, holders } = this
+    if (this.freeCount < count) {
+      throw new InvariantViolation("slabs are granted only when they are free", { count, free: this.freeCount })
+    }
+    let top = this.freeCount
+    for (let i = at; i < at + count; i++) {
+      const slab = stack[--top]!
+      out[i] = slab
+      holders[slab] = 1
+    }
+    this.freeCount = top
   }
 
-  /** One more holds the slab. */
-  share(slab: number): void {
-    if (this.holders[slab] === 0) throw new InvariantViolation("only a held slab is shared", { slab })
-    this.holders[slab]!++
+  /** One more holds each of the slabs. */
+  share(slabs: ArrayLike<number>): void {
+    for (let i = 0; i < slabs.length; i++) {
+      const slab = slabs[i]!
+      if (this.holders[slab] === 0) throw new InvariantViolation("only a held slab is shared", { slab })
+      this.holders[slab]!++
+    }
   }
 
-  /** The cache holds the slab too. */
-  retain(slab: number): void {
-    if (this.isCached(slab)) throw new InvariantViolation("the cache holds a slab once", { slab })
-    this.share(slab)
-    this.cached[slab] = 1
+  /** The cache holds the slabs too. */
+  retain(slabs: ArrayLike<number>): void {
+    this.share(slabs)
+    for (let i = 0; i < slabs.length; i++) {
+      const slab = slabs[i]!
+      if (this.cached[slab] === 1) throw new InvariantViolation("the cache holds a slab once", { slab })
+      this.cached[slab] = 1
+    }
   }
 
-  /** The cache gives the slab up. */
-  drop(slab: number): void {
-    if (!this.isCached(slab)) throw new InvariantViolation("the cache gives up what it holds", { slab })
-    this.cached[slab] = 0
-    this.release(slab, 0)
+  /** The cache gives the slabs up. */
+  drop(slabs: ArrayLike<number>): void {
+    for (let i = 0; i < slabs.length; i++) {
+      const slab = slabs[i]!
+      if (this.cached[slab] === 0) throw new InvariantViolation("the cache gives up what it holds", { slab })
+      this.cached[slab] = 0
+    }
+    this.release(slabs, 0, slabs.length, 0)
   }
 
   isCached(slab: number): boolean {
@@ -82,25 +95,46 @@ export class SlabPool {
     return this.holders[slab]!
   }
 
-  /** One holder gives a slab up, whose steps up to `afterStep` may touch it. */
-  release(slab: number, afterStep: number): void {
-    const left = this.holders[slab]! - 1
-    if (left < 0) throw new InvariantViolation("a slab is released once", { slab })
-    this.holders[slab] = left
-    if (afterStep > this.lastUse[slab]!) this.lastUse[slab] = afterStep
-    if (left > 0) return
-    if (this.lastUse[slab]! <= this.committedStep) this.stack[this.freeCount++] = slab
-    else this.await(slab, this.lastUse[slab]!)
+  /** One holder gives up slabs first … end − 1 of a list; its steps up to `afterStep` may touch them. */
+  release(slabs: ArrayLike<number>, first: number, end: number, afterStep: number): void {
+    const { stack, holders } = this
+    let top = this.freeCount
+    for (let i = first; i < end; i++) {
+      const slab = slabs[i]!
+      const left = holders[slab]! - 1
+      if (left < 0) throw new InvariantViolation("a slab is released once", { slab })
+      holders[slab] = left
+      if (left === 0 && afterStep <= this.committedStep && this.lastUse.size === 0) stack[top++] = slab
+      else {
+        this.freeCount = top
+        this.releaseInFlight(slab, left, afterStep)
+        top = this.freeCount
+      }
+    }
+    this.freeCount = top
   }
 
   /** Frees what waited for steps up to and including `stepId`. */
   committed(stepId: number): void {
     this.committedStep = stepId
+    if (this.lastUse.size > 0) for (const [slab, step] of this.lastUse) if (step <= stepId) this.lastUse.delete(slab)
     while (this.waiting.length > 0 && this.waiting[0]!.afterStep <= stepId) {
       const { slabs } = this.waiting.shift()!
       for (let i = 0; i < slabs.length; i++) this.stack[this.freeCount++] = slabs.data[i]!
       this.waitingCount -= slabs.length
     }
+  }
+
+  /** A slab given up that has other holders, or that a step in flight may touch. */
+  private releaseInFlight(slab: number, left: number, afterStep: number): void {
+    const last = Math.max(afterStep, this.lastUse.get(slab) ?? 0)
+    if (left > 0) {
+      if (last > this.committedStep) this.lastUse.set(slab, last)
+      return
+    }
+    this.lastUse.delete(slab)
+    if (last > this.committedStep) this.await(slab, last)
+    else this.stack[this.freeCount++] = slab
   }
 
   private await(slab: number, afterStep: number): void {
