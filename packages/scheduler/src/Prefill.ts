@@ -18,7 +18,7 @@ export interface PrefillChunk {
  * The largest piece of a request's prefill that keeps the step within `budgetMicros`, or null when not even the smallest
  * does. Leaves the piece's work in `load`.
  *
- * Costs grow with rows, so the number of rows is found by bisection. A piece that completes its segment runs on through
+ * Costs grow with rows, so the number of rows is found by closing in on the budget from both sides. A piece that completes its segment runs on through
  * the next ones, counted with every row kept, as far as the budget allows.
  */
 export const largestChunk = (
@@ -37,21 +37,32 @@ export const largestChunk = (
   const most = wanted <= rowsLeft ? wanted : roundDown(rowsLeft, chunkRows)
   if (most <= 0 && remaining > 0) return null
 
-  const fits = (rows: number): boolean => {
+  const costWith = (rows: number): number => {
     addChunk(request, layout, load, rows, 1)
-    const within = costs.stepMicros(load) <= budgetMicros
+    const micros = costs.stepMicros(load)
     addChunk(request, layout, load, rows, -1)
-    return within
+    return micros
   }
   let rows = most
-  if (!fits(most)) {
+  let above = costWith(most)
+  if (above > budgetMicros) {
     if (remaining === 0) return null
+    // Whole chunks of which `low` fit and `high` do not; costs are nearly straight lines, so the guess is close.
     let low = 0
-    let high = Math.floor((most - 1) / chunkRows)
-    while (low < high) {
-      const middle = Math.ceil((low + high) / 2)
-      if (fits(middle * chunkRows)) low = middle
-      else high = middle - 1
+    let high = Math.ceil(most / chunkRows)
+    let below = costs.stepMicros(load)
+    if (below > budgetMicros) return null
+    while (high - low > 1) {
+      const guess = low + Math.floor(((budgetMicros - below) / Math.max(1, above - below)) * (high - low))
+      const middle = Math.max(low + 1, Math.min(high - 1, guess))
+      const micros = costWith(middle * chunkRows)
+      if (micros <= budgetMicros) {
+        low = middle
+        below = micros
+      } else {
+        high = middle
+        above = micros
+      }
     }
     if (low === 0) return null
     rows = low * chunkRows

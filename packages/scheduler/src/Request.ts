@@ -216,5 +216,6 @@ export class Request {
 /** Takes a request out of a list, where it is in it. */
 export const removeFrom = (list: Array<Request>, request: Request): void => {
   const index = list.indexOf(request)
-  if (index >= 0) list.splice(index, 1)
+  if (index === 0) list.shift()
+  else if (index > 0) list.splice(index, 1)
 }

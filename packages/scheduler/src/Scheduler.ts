@@ -47,8 +47,10 @@ export class Scheduler {
   private readonly bySlot: Array<Request | null>
   /** Preempted, with work in flight. */
   private readonly preempting: Array<Request> = []
-  /** Requests may still be admitted in the plan being made. */
+  /** Of the plan being made: requests may still be admitted; rows that it still takes; the segment that its items start at. */
   private admitting = false
+  private rowsLeft = 0
+  private startSegment = -1
   /** Requests that came, went or gave up a slot; with two numbers of memory: whether asking again could admit anyone. */
   private queueChanges = 0
   private readonly refused = { queueChanges: -1, unreserved: 0, cachedSlabs: 0 }
@@ -118,7 +120,7 @@ export class Scheduler {
     this.decodes.planRows(plan)
     this.load.clearPrefill()
     this.admitting = this.mayAdmit()
-    if (this.admitting || this.prefilling.length > 0) this.planPrefill(plan, stepId, nowMicros, sink)
+    if (this.admitting || this.prefilling.length > 0) this.planPrefill(plan, nowMicros, sink)
     if (this.load.decodeRows === 0 && plan.items.length === 0) {
       return plan.lists.some((list) => list.length > 0)
     }
@@ -256,34 +258,60 @@ export class Scheduler {
 
   // --------------------------------------------------------------------------------------------------- prefill
 
-  private planPrefill(plan: StepPlan, stepId: number, nowMicros: number, sink: PlanSink): void {
-    const { config, load } = this
-    const budget = load.decodeRows > 0 ? this.budget : this.idleBudget
-    let rowsLeft = config.maxRowsPerStep - load.decodeRows
-    let startSegment = -1
-    for (const request of this.queue(nowMicros)) {
-      // Nobody who waits starts further on than segment 0, and a long queue is not read for nothing.
-      if (startSegment > 0 && request.phase === "waiting" && config.policy.order === undefined) break
-      if (request.awaitsStep > 0 || (startSegment >= 0 && request.segment !== startSegment)) continue
-      if (request.phase === "waiting" && !this.admit(request, plan, nowMicros, sink)) continue
-      this.memory.slideWindows(request, plan)
-      let chunk = largestChunk(request, config.layout, load, this.measure, budget, rowsLeft, this.memory)
-      if (chunk === null && startSegment < 0) {
-        const starved = nowMicros - request.lastServedMicros > config.maxPrefillWaitMicros
-        if (load.decodeRows > 0 && !starved) break
-        chunk = smallestChunk(request, config.layout, load, rowsLeft)
-        if (load.decodeRows > 0) this.overBudgetChunks++
+  /**
+   * Adds prefill in the order in which prompts are served; those that wait only while they may be admitted. In order of
+   * arrival the queue is read as it goes, so a long one is free.
+   */
+  private planPrefill(plan: StepPlan, nowMicros: number, sink: PlanSink): void {
+    const { config, load, prefilling, waiting } = this
+    this.rowsLeft = config.maxRowsPerStep - load.decodeRows
+    this.startSegment = -1
+    if (config.policy.order !== undefined) {
+      if (!this.admitting && prefilling.every((request) => request.awaitsStep > 0)) return
+      const prompts = this.admitting ? [...prefilling, ...waiting] : prefilling
+      for (const request of this.ranking.ordered(prompts, nowMicros)) {
+        if (!this.serve(request, plan, nowMicros, sink)) return
       }
-      if (chunk === null) break
-      if (this.memory.prefillNeed(request, chunk.rows, chunk.lastSegment) > this.memory.available) {
-        // What is reserved still drains with a step in flight.
-        takeBack(request, config.layout, load, chunk)
-        break
-      }
-      startSegment = request.segment
-      rowsLeft -= chunk.rows
-      this.addItem(request, chunk, plan, stepId, nowMicros)
+      return
     }
+    // Whoever is served may leave the list it is in, and the next one moves up.
+    for (let i = 0; i < prefilling.length;) {
+      const request = prefilling[i]!
+      if (!this.serve(request, plan, nowMicros, sink)) return
+      if (prefilling[i] === request) i++
+    }
+    // Nobody who waits starts further on than segment 0.
+    for (let i = 0; i < waiting.length && this.admitting && this.startSegment <= 0;) {
+      const request = waiting[i]!
+      if (!this.serve(request, plan, nowMicros, sink)) return
+      if (waiting[i] === request) i++
+    }
+  }
+
+  /** Adds what fits of a prompt to the step; false when nothing more is to be added after it. */
+  private serve(request: Request, plan: StepPlan, nowMicros: number, sink: PlanSink): boolean {
+    const { config, load, memory } = this
+    if (request.awaitsStep > 0 || (this.startSegment >= 0 && request.segment !== this.startSegment)) return true
+    if (request.phase === "waiting" && !this.admit(request, plan, nowMicros, sink)) return true
+    memory.slideWindows(request, plan)
+    const budget = load.decodeRows > 0 ? this.budget : this.idleBudget
+    let chunk = largestChunk(request, config.layout, load, this.measure, budget, this.rowsLeft, memory)
+    if (chunk === null && this.startSegment < 0) {
+      const starved = nowMicros - request.lastServedMicros > config.maxPrefillWaitMicros
+      if (load.decodeRows > 0 && !starved) return false
+      chunk = smallestChunk(request, config.layout, load, this.rowsLeft)
+      if (load.decodeRows > 0) this.overBudgetChunks++
+    }
+    if (chunk === null) return false
+    if (memory.prefillNeed(request, chunk.rows, chunk.lastSegment) > memory.available) {
+      // What is reserved still drains with a step in flight.
+      takeBack(request, config.layout, load, chunk)
+      return false
+    }
+    this.startSegment = request.segment
+    this.rowsLeft -= chunk.rows
+    this.addItem(request, chunk, plan, nowMicros)
+    return true
   }
 
   /** Whether a waiting request could be admitted now: not while nothing has changed since one was refused. */
@@ -295,25 +323,6 @@ export class Scheduler {
       memory.unreserved > refused.unreserved ||
       memory.cache.slabs !== refused.cachedSlabs
     )
-  }
-
-  /**
-   * Prompts in the order in which they are served; those that wait only while they may be admitted. In order of arrival
-   * it is read as it goes, so a long queue is free.
-   */
-  private *queue(nowMicros: number): Generator<Request> {
-    if (this.config.policy.order !== undefined) {
-      if (!this.admitting && this.prefilling.every((request) => request.awaitsStep > 0)) return
-      yield* this.ranking.ordered(this.admitting ? [...this.prefilling, ...this.waiting] : this.prefilling, nowMicros)
-      return
-    }
-    yield* this.prefilling.slice()
-    for (let i = 0; i < this.waiting.length && this.admitting;) {
-      const request = this.waiting[i]!
-      yield request
-      // Admission takes it out of the list, and the next one moves up.
-      if (this.waiting[i] === request) i++
-    }
   }
 
   /** Admits a waiting request, or lets no other in before it. */
@@ -346,7 +355,8 @@ export class Scheduler {
     return true
   }
 
-  private addItem(request: Request, chunk: PrefillChunk, plan: StepPlan, stepId: number, nowMicros: number): void {
+  private addItem(request: Request, chunk: PrefillChunk, plan: StepPlan, nowMicros: number): void {
+    const { stepId } = plan
     const { layout } = this.config
     const { segment, computedRows } = request
     const end = computedRows + chunk.rows
