@@ -1,4 +1,10 @@
-/** A map from integers of at least 0 to small integers of at least 0: open addressing, linear probing, at most half full. */
+/** Keys that differ in these bits alone stand side by side. */
+const neighbours = 15
+
+/**
+ * A map from integers of at least 0 to small integers of at least 0: open addressing, linear probing, at most half full.
+ * Made for keys that come in runs, as the blocks of a prompt do: a run's places are close together.
+ */
 export class IntMap {
   size = 0
   /** Key + 1; 0 where nothing is. */
@@ -7,7 +13,7 @@ export class IntMap {
   private shift: number
 
   constructor(places = 1024) {
-    const bits = Math.ceil(Math.log2(places))
+    const bits = Math.max(4, Math.ceil(Math.log2(places)))
     this.keys = new Int32Array(2 ** bits)
     this.values = new Uint16Array(2 ** bits)
     this.shift = 32 - bits
@@ -37,7 +43,7 @@ export class IntMap {
   /** Where the key is, or would be. */
   private find(key: number): number {
     const { keys } = this
-    let at = Math.imul(key, 0x9e3779b1) >>> this.shift
+    let at = ((Math.imul(key >>> 4, 0x9e3779b1) >>> this.shift) & ~neighbours) | (key & neighbours)
     while (keys[at] !== 0 && keys[at] !== key + 1) at = (at + 1) & (keys.length - 1)
     return at
   }

@@ -54,6 +54,8 @@ export class Simulation {
   /** Rows that have arrived. */
   private arrived = 0
   private open = 0
+  /** Scratch of a sample: slabs by table. */
+  private readonly ownedSlabs: Array<number>
   private lastGap = -1
   private lastGapCount = 0
 
@@ -65,6 +67,7 @@ export class Simulation {
     this.log = new RequestLog(workload)
     const config = driverConfig(setup)
     this.counters = new RunCounters(config.layout.segments.length, config.layout.tables.length)
+    this.ownedSlabs = config.layout.tables.map(() => 0)
     this.router = new Router(setup.router, workload)
     this.cancels = new Random(setup.seed, "cancellations")
     this.requestId = new Int32Array(workload.count)
@@ -304,13 +307,13 @@ export class Simulation {
   }
 
   private sample(): void {
-    const { occupancy } = this.counters
+    const { counters, ownedSlabs } = this
     let waiting = 0
     let running = 0
     let used = 0
     let cached = 0
     let idle = 0
-    const byTable = occupancy.byTable.map(() => 0)
+    ownedSlabs.fill(0)
     for (const { driver, config } of this.replicas) {
       const { pool, cache } = driver.scheduler.memory
       waiting += driver.waiting
@@ -318,12 +321,12 @@ export class Simulation {
       used += pool.used - cache.idleSlabs
       cached += cache.slabs - cache.idleSlabs
       idle += cache.idleSlabs
-      for (const list of [driver.scheduler.prefilling, driver.scheduler.decoding]) {
-        for (const request of list) addOwnedSlabs(request, config.layout.tables, byTable)
-      }
+      const { tables } = config.layout
+      for (const request of driver.scheduler.prefilling) addOwnedSlabs(request, tables, ownedSlabs)
+      for (const request of driver.scheduler.decoding) addOwnedSlabs(request, tables, ownedSlabs)
     }
-    occupancy.add(this.now, { waiting, running, used, cached, idle }, byTable)
-    this.queue.push(occupancy.nextTime, EventClass.sampled, 0, 0)
+    counters.occupancy.add(this.now, { waiting, running, used, cached, idle }, ownedSlabs)
+    this.queue.push(counters.occupancy.nextTime, EventClass.sampled, 0, 0)
   }
 }
 

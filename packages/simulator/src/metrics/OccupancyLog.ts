@@ -31,10 +31,12 @@ export class OccupancyLog {
   /** Slabs that requests own alone, of each page table: `[table][sample]`. */
   readonly byTable: ReadonlyArray<Array<number>>
   private readonly capacity: number
+  private readonly columns: ReadonlyArray<Array<number>>
 
   constructor(tables: number, capacity = 2048) {
     this.capacity = capacity
     this.byTable = Array.from({ length: tables }, () => [])
+    this.columns = [this.time, ...names.map((name) => this.series[name]), ...this.byTable]
   }
 
   /** When the next sample is due. */
@@ -44,12 +46,13 @@ export class OccupancyLog {
 
   add(time: number, sample: OccupancySample, byTable: ReadonlyArray<number>): void {
     this.time.push(time)
-    for (const name of names) this.series[name].push(sample[name])
-    for (const [t, slabs] of byTable.entries()) this.byTable[t]!.push(slabs)
+    for (let n = 0; n < names.length; n++) this.series[names[n]!].push(sample[names[n]!])
+    for (let t = 0; t < byTable.length; t++) this.byTable[t]!.push(byTable[t]!)
     if (this.time.length < this.capacity) return
-    for (const column of [this.time, ...Object.values(this.series), ...this.byTable]) {
-      const kept = column.filter((_, i) => i % 2 === 0)
-      column.splice(0, column.length, ...kept)
+    for (const column of this.columns) {
+      const kept = Math.ceil(column.length / 2)
+      for (let i = 0; i < kept; i++) column[i] = column[2 * i]!
+      column.length = kept
     }
     this.interval *= 2
   }
