@@ -1,7 +1,9 @@
 /**
- * Host time of one step for N requests that all decode: tick (plan) + stepDone (commit), with a sink that does nothing.
+ * Host time of one step for N requests that all decode: tick (plan) + stepDone (commit), with a sink that does nothing. The heap bytes of a step
+ * are those of page tables that grow: each request holds one page more every 128 steps.
  * Run: node --conditions=source --expose-gc test/bench/steadyDecode.ts [requests ...]
  */
+import { spawnSync } from "node:child_process"
 import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { segmentWork } from "@uniprefill/model/Work"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
@@ -112,7 +114,23 @@ const measure = (requests: number, waiting: number, policyName = "fcfs", freeSlo
   )
 }
 
-const counts = process.argv.slice(2).map(Number)
-for (const requests of counts.length > 0 ? counts : [1, 64, 256]) measure(requests, 0)
-for (const policy of policyNames) measure(64, 4096, policy)
-for (const policy of ["fcfs", "fair-share", "shortest-prefill"]) measure(64, 4096, policy, 8)
+/** Each case in a process of its own, as a server has one configuration: what V8 makes of one does not slow the next. */
+type Case = readonly [requests: number, waiting: number, policy?: string, freeSlots?: number]
+
+const only = process.env["UNIPREFILL_BENCH_CASE"]
+if (only === undefined) {
+  const counts = process.argv.slice(2).map(Number)
+  const cases: ReadonlyArray<Case> = [
+    ...(counts.length > 0 ? counts : [1, 64, 256]).map((requests): Case => [requests, 0]),
+    ...policyNames.map((policy): Case => [64, 4096, policy]),
+    ...["fcfs", "fair-share", "shortest-prefill"].map((policy): Case => [64, 4096, policy, 8]),
+  ]
+  for (const one of cases) {
+    const env = { ...process.env, UNIPREFILL_BENCH_CASE: JSON.stringify(one) }
+    const { status } = spawnSync(process.execPath, [...process.execArgv, import.meta.filename], {
+      env,
+      stdio: "inherit",
+    })
+    if (status !== 0) process.exitCode = 1
+  }
+} else measure(...(JSON.parse(only) as Case))

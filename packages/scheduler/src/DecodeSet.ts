@@ -28,16 +28,17 @@ export class DecodeSet {
 
   /** Takes those out whose last row has been planned. */
   expire(): void {
-    for (const request of this.expiring) this.leave(request)
+    for (let i = 0; i < this.expiring.length; i++) this.leave(this.expiring[i]!)
     this.expiring.length = 0
   }
 
   /** Those whose next row needs a page; valid until the next call. */
   lackingPages(): Array<Request> {
-    const { needy } = this
+    const { needy, members, joining } = this
     needy.length = 0
-    for (const request of this.members) if (request.rowsUntilPage === 0) needy.push(request)
-    for (const request of this.joining) needy.push(request)
+    // By index, here and below: iterators would be the only objects that a steady step makes.
+    for (let i = 0; i < members.length; i++) if (members[i]!.rowsUntilPage === 0) needy.push(members[i]!)
+    for (let i = 0; i < joining.length; i++) needy.push(joining[i]!)
     return needy
   }
 
@@ -90,7 +91,8 @@ export class DecodeSet {
   }
 
   planLeaves(plan: StepPlan): void {
-    for (const request of this.leaving) {
+    for (let i = 0; i < this.leaving.length; i++) {
+      const request = this.leaving[i]!
       plan.leaves.push(request.slot)
       request.lastStep = plan.stepId
     }

@@ -30,6 +30,7 @@ export class Forks {
 
   /** Gives forks their pages, all those of a prompt or none, and adds to `joining` who may decode from now on. */
   plan(plan: StepPlan, joining: Array<Request>): void {
+    if (this.leaders.length === 0) return
     let waiting = 0
     for (const leader of this.leaders) {
       const forks = leader.forks.filter((fork) => fork.endReason === null && fork.plannedOutputs < fork.maxTokens)

@@ -45,6 +45,12 @@ export class Memory {
   /** Trims of tables whose slabs were released at a commit: the next plan tells the executor. */
   private readonly pendingTrims = new IntList()
   private readonly pendingWindowFrees = new IntList()
+  private readonly giveStateSlot = (stateSlot: number): void => {
+    this.freeStateSlots.push(stateSlot)
+  }
+  /** A state slot for a copy, −1 where there is none: every request that may still come finds one for its own state. */
+  private readonly takeStateSlot = (): number =>
+    this.freeStateSlots.length > this.freeSlots.length ? this.freeStateSlots.pop()! : this.prefixes.forgetSnapshot()
 
   constructor(config: MemoryConfig) {
     const { layout, slots, stateSlots, resumeEvery = defaultResumeEvery } = config
@@ -151,22 +157,18 @@ export class Memory {
 
   /** Plans the copies of recurrent states that prefill may resume from. */
   saveStates(plan: StepPlan): void {
-    this.prefixes.saveStates(plan, () => {
-      // Every request that may still come finds a slot for its own state.
-      if (this.freeStateSlots.length > this.freeSlots.length) return this.freeStateSlots.pop()!
-      return this.prefixes.forgetSnapshot()
-    })
+    this.prefixes.saveStates(plan, this.takeStateSlot)
   }
 
   /** Steps up to `stepId` have committed. */
   committed(stepId: number): void {
     this.pool.committed(stepId)
-    this.prefixes.savedStates(stepId, (stateSlot) => this.freeStateSlots.push(stateSlot))
+    this.prefixes.savedStates(stepId, this.giveStateSlot)
   }
 
   /** Forgets every cached page after steps have failed and all slots are closed. */
   clearCache(failed: ReadonlyArray<StepPlan>): void {
-    this.prefixes.clear(failed, (stateSlot) => this.freeStateSlots.push(stateSlot))
+    this.prefixes.clear(failed, this.giveStateSlot)
   }
 
   /** Grants the pages that a table needs to hold `rows` rows. */

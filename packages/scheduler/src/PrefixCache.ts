@@ -36,7 +36,7 @@ export class CachedPage {
     this.parent = parent
     this.slabs = slabs
     this.slabCount = slabs.length
-    this.windows = new Array<ReadonlyArray<number> | null>(windows).fill(null)
+    this.windows = windows === 0 ? none : new Array<ReadonlyArray<number> | null>(windows).fill(null)
   }
 
   /** The page behind this one that has `key`. */
@@ -44,6 +44,8 @@ export class CachedPage {
     return this.next !== null && this.next.key === key ? this.next : this.others?.get(key)
   }
 }
+
+const none: Array<never> = []
 
 /**
  * Full pages as a tree: a page's children are the pages that follow it in some prefix. Those that nobody uses are evicted,

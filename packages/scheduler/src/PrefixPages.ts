@@ -188,7 +188,8 @@ export class PrefixPages {
 
   /** Copies the states that `computed` named; `takeStateSlot` answers −1 where there is no room for one more. */
   saveStates(plan: StepPlan, takeStateSlot: () => number): void {
-    for (const request of this.unsaved) {
+    for (let i = 0; i < this.unsaved.length; i++) {
+      const request = this.unsaved[i]!
       const rows = request.savesAt
       request.savesAt = 0
       if (request.slot < 0 || rows === 0) continue
@@ -234,7 +235,8 @@ export class PrefixPages {
   retain(plan: StepPlan): void {
     plan.retains.pushAll(this.pendingRetains.data, 0, this.pendingRetains.length)
     this.pendingRetains.clear()
-    for (const request of this.unretained) {
+    for (let i = 0; i < this.unretained.length; i++) {
+      const request = this.unretained[i]!
       request.unretained = false
       request.lastStep = plan.stepId
     }

@@ -75,11 +75,9 @@ export class Ranking {
    * `request` itself; null when all others are ahead of it. Throws PolicyFault.
    */
   victimFor(request: Request, bySlot: ReadonlyArray<Request | null>, nowMicros: number): Request | null {
-    const running = bySlot.filter(
-      (one): one is Request => one !== null && one.endReason === null && !one.preempting && one.phase !== "fork",
-    )
     const { policy } = this.config
     if (policy.victims !== undefined) {
+      const running = bySlot.filter(mayGo)
       const byId = new Map(running.map((one) => [one.id, one]))
       const views = running.map((one) => this.viewOf(one))
       for (const id of ask(policy, "victims", () => policy.victims!(views, nowMicros))) {
@@ -92,7 +90,7 @@ export class Ranking {
       }
     }
     let last: Request | null = null
-    for (const one of running) if (last === null || this.isBehind(one, last, nowMicros)) last = one
+    for (const one of bySlot) if (mayGo(one) && (last === null || this.isBehind(one, last, nowMicros))) last = one
     return last !== null && (last === request || this.isBehind(last, request, nowMicros)) ? last : null
   }
 
@@ -100,6 +98,10 @@ export class Ranking {
     return (request.view ??= new RequestView(request, this.predict, this.owned))
   }
 }
+
+/** Whether a slot's request can be preempted: it runs, and has not ended. */
+const mayGo = (one: Request | null): one is Request =>
+  one !== null && one.endReason === null && !one.preempting && one.phase !== "fork"
 
 /** A policy's answer as a list of its own, or a fault that names the policy. */
 const ask = (policy: Policy, question: "order" | "victims", answer: () => Iterable<number>): ReadonlyArray<number> => {

@@ -203,6 +203,7 @@ export class Scheduler {
   private growDecodes(plan: StepPlan, nowMicros: number, sink: PlanSink): void {
     const { memory, decodes } = this
     const needy = decodes.lackingPages()
+    if (needy.length === 0) return
     if (needy.length > 1) needy.sort((a, b) => (this.ranking.isBehind(a, b, nowMicros) ? 1 : -1))
     for (const request of needy) {
       if (request.phase !== "decode" || request.preempting) continue

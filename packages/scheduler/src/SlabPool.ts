@@ -98,18 +98,20 @@ export class SlabPool {
   /** One holder gives up slabs first … end − 1 of a list; its steps up to `afterStep` may touch them. */
   release(slabs: ArrayLike<number>, first: number, end: number, afterStep: number): void {
     const { stack, holders } = this
+    const isOver = afterStep <= this.committedStep && this.lastUse.size === 0
     let top = this.freeCount
     for (let i = first; i < end; i++) {
       const slab = slabs[i]!
-      const left = holders[slab]! - 1
-      if (left < 0) throw new InvariantViolation("a slab is released once", { slab })
-      holders[slab] = left
-      if (left === 0 && afterStep <= this.committedStep && this.lastUse.size === 0) stack[top++] = slab
-      else {
-        this.freeCount = top
-        this.releaseInFlight(slab, left, afterStep)
-        top = this.freeCount
+      const held = holders[slab]!
+      if (held === 0) throw new InvariantViolation("a slab is released once", { slab })
+      holders[slab] = held - 1
+      if (isOver) {
+        if (held === 1) stack[top++] = slab
+        continue
       }
+      this.freeCount = top
+      this.releaseInFlight(slab, held - 1, afterStep)
+      top = this.freeCount
     }
     this.freeCount = top
   }
