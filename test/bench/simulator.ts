@@ -2,16 +2,24 @@
  * Speed and memory of the simulator on a trace repeated 1, 10 and 100 times: prefix sharing, dropping and metrics on.
  * CPU seconds of the process, so that a busy machine does not count; reading and scaling the trace apart.
  *
- * Run: node --conditions=source test/bench/simulator.ts TRACE [repeats …]
+ * Run: node --conditions=source test/bench/simulator.ts TRACE [repeats …] [--replicas 1] [--page-size 512]
+ * Pages of 512 rows are the trace's own hash blocks: the same prefixes are shared as with smaller ones.
  */
 import { readFileSync } from "node:fs"
+import { parseArgs } from "node:util"
 import { summarise } from "@uniprefill/simulator/metrics/Summary"
 import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
 import { withDefaults } from "@uniprefill/simulator/scenario/Scenario"
 import { Simulation } from "@uniprefill/simulator/Simulation"
 
-const [trace, ...repeats] = process.argv.slice(2)
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { replicas: { type: "string", default: "1" }, "page-size": { type: "string", default: "512" } },
+})
+const [trace, ...repeats] = positionals
 if (trace === undefined) throw new Error("name a trace")
+const replicas = Number(values.replicas)
+const pageSize = Number(values["page-size"])
 
 const seconds = (since: NodeJS.CpuUsage): number => {
   const { user, system } = process.cpuUsage(since)
@@ -21,7 +29,7 @@ const seconds = (since: NodeJS.CpuUsage): number => {
 for (const repeat of repeats.length > 0 ? repeats.map(Number) : [1, 10, 100]) {
   const loading = process.cpuUsage()
   const experiment = buildExperiment(
-    withDefaults({ replicas: 2, router: "prefix-aware", workload: { trace, repeat } }),
+    withDefaults({ replicas, router: "prefix-aware", engine: { pageSize }, workload: { trace, repeat } }),
     (file) => readFileSync(file, "utf8"),
   )
   const loaded = seconds(loading)
@@ -33,6 +41,8 @@ for (const repeat of repeats.length > 0 ? repeats.map(Number) : [1, 10, 100]) {
   console.log(
     JSON.stringify({
       repeat,
+      replicas,
+      pageSize,
       requests: experiment.workload.count,
       requestsPerCpuSecond: Math.round(experiment.workload.count / simulated),
       simulatedCpuSeconds: Number(simulated.toFixed(2)),

@@ -422,7 +422,7 @@ class SwarmRun {
   /** In order of arrival, a plan without prefill leaves no one waiting who could be admitted. */
   private checkWorkConserved(): void {
     const { waiting, prefilling, memory } = this.driver.scheduler
-    const first = waiting[0]
+    const first = waiting.at(0)
     if (this.scenario.policy !== "fcfs" || first === undefined || this.planned === null) return
     if (this.planned.items.length === 0 && prefilling.length === 0 && memory.canAdmit(first)) {
       throw new Error(`request ${first.id} waits, though it could be admitted and the step has no prefill`)

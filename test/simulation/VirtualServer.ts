@@ -131,7 +131,7 @@ export class VirtualServer {
    */
   private checkWorkConservation(plan: StepPlan): void {
     const { scheduler } = this.driver
-    const front = scheduler.waiting[0]
+    const front = scheduler.waiting.at(0)
     const { policy, slots } = this.config
     const isFull = slots - scheduler.memory.slotsFree >= (policy.tokenBudget?.maxNumSeqs ?? slots)
     if (isFull) return

@@ -180,6 +180,7 @@ export class Driver {
     const request = this.requests.get(id)
     if (request === undefined || request.endReason !== null) return
     request.pageKeys.push(key)
+    request.prefillSlabs = -1
     // The token sampled last is in no page yet.
     if (request.phase !== "decode" || request.preempting || (request.drops && !request.keepsCarry)) return
     this.scheduler.memory.publish(request, request.promptLength + request.outputs - 1)

@@ -105,7 +105,8 @@ export class Memory {
   canAdmit(request: Request): boolean {
     const slots = 1 + request.forks.length
     if (this.freeSlots.length < slots || (this.hasStates && this.freeStateSlots.length < slots)) return false
-    const need = this.demand.prefillCase(request)
+    if (request.prefillSlabs < 0) request.prefillSlabs = this.demand.prefillCase(request)
+    const need = request.prefillSlabs
     for (let found = this.prefixes.find(request); ; found = this.prefixes.shorten(request)) {
       let more = 0
       for (const page of found) more += (page.users === 0 ? page.slabCount : 0) - page.slabs.length

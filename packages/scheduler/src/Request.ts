@@ -122,6 +122,8 @@ export class Request {
   unretained = false
   /** Prompt tokens found in the cache when it was admitted first. */
   cachedTokens = 0
+  /** While it waits: slabs that its prefill may need, −1 until that is asked. */
+  prefillSlabs = -1
   /** Slabs set aside for the rest of this request. */
   reservedSlabs = 0
   /** The last step that holds work of this request; 0 when none does. */
@@ -188,6 +190,7 @@ export class Request {
     this.rowsUntilPage = 0
     this.awaitsStep = 0
     this.savesAt = 0
+    this.prefillSlabs = -1
     this.forking = false
     this.keepsCarry = this.canKeepCarry
   }

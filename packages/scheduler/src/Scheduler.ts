@@ -13,6 +13,7 @@ import { StepLoad } from "./StepLoad.ts"
 import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
 import { SelectionFlag, type StepResult } from "./StepResult.ts"
 import { outputCharge, Tenants } from "./Tenants.ts"
+import { WaitingQueue } from "./WaitingQueue.ts"
 
 /**
  * Continuous batching with token-dropping prefill.
@@ -27,12 +28,9 @@ import { outputCharge, Tenants } from "./Tenants.ts"
 export class Scheduler {
   readonly memory: Memory
   readonly tenants = new Tenants()
-  /** In order of arrival. */
-  readonly waiting: Array<Request> = []
+  readonly waiting = new WaitingQueue()
   /** Admitted, prompt not done; in order of admission. */
   readonly prefilling: Array<Request> = []
-  /** Prompt tokens of `waiting`. */
-  waitingTokens = 0
   /** Predicted time of the last plan. */
   plannedMicros = 0
   /** Times that a starved prompt was given a chunk beyond the budget. */
@@ -83,16 +81,18 @@ export class Scheduler {
 
   /** Puts a request into the queue at its place in order of arrival. */
   enqueue(request: Request): void {
-    let at = this.waiting.length
-    while (at > 0 && this.waiting[at - 1]!.id > request.id) at--
-    this.waiting.splice(at, 0, request)
-    this.waitingTokens += request.promptLength
+    this.waiting.insert(request)
     this.queueChanges++
   }
 
   /** The requests that decode. */
   get decoding(): ReadonlyArray<Request> {
     return this.decodes.members
+  }
+
+  /** Prompt tokens of all that wait. */
+  get waitingTokens(): number {
+    return this.waiting.tokens
   }
 
   /** Whether a plan made now would hold any work. */
@@ -164,8 +164,7 @@ export class Scheduler {
   /** Takes a request that no step in flight holds out of every list and gives back what it owns. */
   remove(request: Request): void {
     if (request.phase === "waiting") {
-      removeFrom(this.waiting, request)
-      this.waitingTokens -= request.promptLength
+      this.waiting.remove(request)
     } else {
       this.retire(request)
       this.decodes.forget(request)
@@ -188,7 +187,7 @@ export class Scheduler {
 
   /** The front protected request that waits may preempt anyone behind it, so that it finishes. */
   private relieveFront(nowMicros: number, sink: PlanSink): void {
-    const front = this.waiting[0]
+    const front = this.waiting.at(0)
     if (front === undefined || !this.ranking.isProtected(front, nowMicros)) return
     // Whoever was refused before: this one comes first now.
     this.queueChanges++
@@ -283,9 +282,9 @@ export class Scheduler {
     }
     // Nobody who waits starts further on than segment 0.
     for (let i = 0; i < waiting.length && this.admitting && this.startSegment <= 0;) {
-      const request = waiting[i]!
+      const request = waiting.at(i)!
       if (!this.serve(request, plan, nowMicros, sink)) return
-      if (waiting[i] === request) i++
+      if (waiting.at(i) === request) i++
     }
   }
 
@@ -340,12 +339,8 @@ export class Scheduler {
     }
     if (request.firstScheduledMicros < 0) request.tenant.served += request.promptLength - request.cachedTokens
     this.queueChanges++
-    for (const other of this.waiting) {
-      if (other.id >= request.id) break
-      other.bypasses++
-    }
-    removeFrom(this.waiting, request)
-    this.waitingTokens -= request.promptLength
+    for (let i = 0; this.waiting.at(i) !== request; i++) this.waiting.at(i)!.bypasses++
+    this.waiting.remove(request)
     this.prefilling.push(request)
     this.bySlot[request.slot] = request
     request.phase = "prefill"

@@ -16,7 +16,15 @@ export class PlanHash {
       const { data, length } = lists[s]!
       if (length === 0) continue
       a = Math.imul(a ^ ((s << 24) ^ length), 0x01000193)
-      for (let i = 0; i < length; i++) {
+      // Three integers at a time, as most records have: their products do not wait for each other.
+      let i = 0
+      for (; i + 2 < length; i += 3) {
+        const record =
+          Math.imul(data[i]!, 0x9e3779b1) ^ Math.imul(data[i + 1]!, 0x85ebca6b) ^ Math.imul(data[i + 2]!, 0xc2b2ae35)
+        a = Math.imul(a ^ record, 0x01000193)
+        a ^= a >>> 15
+      }
+      for (; i < length; i++) {
         a = Math.imul(a ^ data[i]!, 0x01000193)
         a ^= a >>> 15
       }

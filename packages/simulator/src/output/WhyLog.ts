@@ -66,9 +66,9 @@ export const whyLines = (replica: Replica, { plan, plannedMicros, startMicros }:
       )
     } else lines.push(`  ${name(request)} waits: the step's budget is spent (${spent})`)
   }
-  for (const [i, request] of scheduler.waiting.slice(0, listed).entries()) {
+  for (const [i, request] of [...scheduler.waiting].slice(0, listed).entries()) {
     lines.push(
-      `  ${name(request)} is not admitted: ${i > 0 ? `behind ${name(scheduler.waiting[0]!)}` : refusal(replica, startSegment, spent)}`,
+      `  ${name(request)} is not admitted: ${i > 0 ? `behind ${name(scheduler.waiting.at(0)!)}` : refusal(replica, startSegment, spent)}`,
     )
   }
   if (scheduler.waiting.length > listed) lines.push(`  … and ${scheduler.waiting.length - listed} behind them`)
@@ -78,7 +78,7 @@ export const whyLines = (replica: Replica, { plan, plannedMicros, startMicros }:
 const refusal = ({ driver }: Replica, startSegment: number, spent: string): string => {
   const { memory, waiting } = driver.scheduler
   if (memory.slotsFree === 0) return "no slot is free"
-  if (!memory.canAdmit(waiting[0]!))
+  if (!memory.canAdmit(waiting.at(0)!))
     return `memory: ${memory.unreserved} slabs are free and unreserved, fewer than its prefill needs`
   if (startSegment > 0) return `the step's items start at segment ${startSegment}, a new prompt at 0`
   return `the step's budget is spent (${spent})`
