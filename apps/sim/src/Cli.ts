@@ -6,6 +6,7 @@ import { capacity } from "./CapacityCommand.ts"
 import { compare } from "./CompareCommand.ts"
 import { explain } from "./ExplainCommand.ts"
 import { run as runScenario } from "./RunCommand.ts"
+import { Placement } from "@uniprefill/placement/services/PlacementService"
 import { placement } from "./PlacementCommand.ts"
 import { replay } from "./ReplayCommand.ts"
 import { readScenario, scenarioArgument, scenarioFlags } from "./ScenarioSource.ts"
@@ -184,7 +185,12 @@ const placementCommand = Command.make(
     json,
   },
   ({ scenario, gpus, gpusPerHost, length, json: toJson, ...flags }) =>
-    attempt(() => placement(readScenario(scenario, flags), { gpus, gpusPerHost, length, json: toJson })),
+    Effect.gen(function* () {
+      const { layouts } = yield* Placement
+      yield* attempt(() =>
+        placement(readScenario(scenario, flags), { gpus, gpusPerHost, length, json: toJson }, layouts),
+      )
+    }).pipe(Effect.provide(Placement.layer)),
 ).pipe(
   Command.withShortDescription("Find out how a model fits on so many devices: tensor parallel × replicas"),
   Command.withDescription(

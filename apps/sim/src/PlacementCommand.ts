@@ -1,5 +1,5 @@
 import { writeFileSync } from "node:fs"
-import { type Layout, layoutsOf } from "@uniprefill/placement/Placement"
+import type { Layout, PlacementRequest } from "@uniprefill/placement/Placement"
 import { shardsOf } from "@uniprefill/placement/Shards"
 import { columns } from "@uniprefill/simulator/output/Table"
 import type { Summary } from "@uniprefill/simulator/metrics/Summary"
@@ -34,7 +34,11 @@ interface Prospect {
  * `uniprefill-sim placement`: every tensor-parallel degree × replicas on so many devices, what each holds and how soon it
  * answers, or why it does not fit. Exit code 1 when none works.
  */
-export const placement = async (source: ScenarioSource, options: PlacementOptions): Promise<void> => {
+export const placement = async (
+  source: ScenarioSource,
+  options: PlacementOptions,
+  layoutsOf: (request: PlacementRequest) => ReadonlyArray<Layout>,
+): Promise<void> => {
   const { scenario } = source
   const { gpus, gpusPerHost, length } = options
   for (const [flag, value] of [["--gpus", gpus] as const, ["--gpus-per-host", gpusPerHost] as const]) {
