@@ -14,6 +14,8 @@ export interface RankMemoryOptions {
   readonly kvElementBytes: number
   readonly carryElementBytes: number
   readonly slots: number
+  /** Copies of recurrent states beside those of the slots, for prefixes to be gone on from. */
+  readonly snapshots?: number | undefined
   readonly maxRowsPerStep: number
   readonly maxModelLen: number
   /** What the device keeps for itself: context, library workspaces, fragmentation. */
@@ -50,7 +52,7 @@ export const rankMemory = (options: RankMemoryOptions, ranks: number): RankMemor
   const selection = schedule.dropLayers.length === 0 ? 0 : (heads / ranks) * blocks * (8 + 4)
   return {
     weights,
-    states: Math.ceil((layout.stateSlotBytes * slots) / ranks),
+    states: Math.ceil((layout.stateSlotBytes * (slots + (options.snapshots ?? 0))) / ranks),
     workspace: Math.ceil(activations + logits + selection),
     reserve: options.reserveBytes,
     layout,

@@ -38,6 +38,10 @@ export interface Setup {
 export interface EngineSettings {
   readonly pageSize: number
   readonly slots: number
+  /** Copies of recurrent states, where the model has any, beside those of the slots. */
+  readonly snapshots: number
+  /** Rows between the places where a prefix can be gone on from, in models with windows or recurrent states. */
+  readonly resumeEvery: number
   readonly maxRowsPerStep: number
   readonly stepBudgetMicros: number
   readonly idleStepBudgetMicros: number
@@ -106,6 +110,7 @@ export const rankFitOptions = ({ model, schedule, device, engine }: Setup): Rank
   kvElementBytes: model.kvBytes,
   carryElementBytes: 2,
   slots: engine.slots,
+  snapshots: engine.prefixCaching ? engine.snapshots : 0,
   maxRowsPerStep: engine.maxRowsPerStep,
   maxModelLen: Math.min(engine.maxModelLen, model.spec.maxPositions),
   reserveBytes,
@@ -135,7 +140,8 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
     schedule,
     slabs,
     slots: engine.slots,
-    stateSlots: layout.stateSlotBytes > 0 ? engine.slots : 0,
+    stateSlots: layout.stateSlotBytes > 0 ? engine.slots + (engine.prefixCaching ? engine.snapshots : 0) : 0,
+    resumeEvery: engine.resumeEvery,
     maxRowsPerStep: engine.maxRowsPerStep,
     costModel,
     policy: setup.policy,

@@ -59,6 +59,8 @@ export const buildExperiment = (
       engine: {
         pageSize: engine.pageSize,
         slots: engine.slots,
+        snapshots: engine.snapshots,
+        resumeEvery: engine.resumeEvery,
         maxRowsPerStep: engine.maxRowsPerStep,
         stepBudgetMicros: micros(engine.stepBudgetMs),
         idleStepBudgetMicros: micros(engine.idleStepBudgetMs),

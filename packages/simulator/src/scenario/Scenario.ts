@@ -60,6 +60,11 @@ export const WorkloadFields = Schema.Struct({
 export const EngineFields = Schema.Struct({
   pageSize: field(count(64), "Rows of a K/V page, a multiple of 64"),
   slots: field(count(1), "Requests that may run at a time"),
+  snapshots: field(count(0), "Copies of recurrent states for prefixes to be gone on from, beside those of the slots"),
+  resumeEvery: field(
+    count(64),
+    "Rows between the places where a prefix can be gone on from (windows, recurrent states)",
+  ),
   maxRowsPerStep: field(count(65), "Prefill and decode rows of a step, at least slots + 64"),
   stepBudgetMs: field(above(0), "Predicted time a step may take while requests decode"),
   idleStepBudgetMs: field(above(0), "The same while none does"),
@@ -187,6 +192,8 @@ export const scenarioDefaults = {
   engine: {
     pageSize: 128,
     slots: 256,
+    snapshots: 32,
+    resumeEvery: 4096,
     maxRowsPerStep: 8192,
     stepBudgetMs: 50,
     idleStepBudgetMs: 500,
