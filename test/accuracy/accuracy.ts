@@ -42,7 +42,7 @@ interface Answer {
 const ask = (prompt: Int32Array, drop: boolean, requestId: string) =>
   Effect.gen(function* () {
     const engine = yield* Engine
-    const events = yield* engine.generate({
+    const [events] = yield* engine.generate({
       requestId,
       prompt,
       maxTokens: 32,

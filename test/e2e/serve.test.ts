@@ -35,6 +35,16 @@ const until = async (condition: () => boolean | Promise<boolean>): Promise<void>
 /** Fields of this server, which the client's types do not know. */
 const uniprefill = (fields: object) => ({ uniprefill: fields }) as object
 
+const metric = async (line: RegExp) => {
+  const text = await (await fetch(`${server.url}/metrics`)).text()
+  return Number(line.exec(text)![1])
+}
+const inUse = () => metric(/^vllm:kv_cache_usage_perc\{.*\} (.*)$/m)
+const aborted = () => metric(/^vllm:request_success_total\{.*finished_reason="abort".*\} (.*)$/m)
+const promptRows = async () =>
+  (await metric(/^vllm:iteration_tokens_total_sum\{.*\} (.*)$/m)) -
+  (await metric(/^vllm:generation_tokens_total\{.*\} (.*)$/m))
+
 describe("the embedded model behind `uniprefill serve`", () => {
   it("is listed under the name of its directory", async () => {
     const { data } = await client.models.list()
@@ -85,25 +95,55 @@ describe("the embedded model behind `uniprefill serve`", () => {
     expect(answers.filter(({ choices }, i) => choices[0]!.text === ` ${numbers[i]}`).length).toBeGreaterThan(6)
   })
 
-  it("keeps nothing of a client that went away", async () => {
-    const metric = async (line: RegExp) => {
-      const text = await (await fetch(`${server.url}/metrics`)).text()
-      return Number(line.exec(text)![1])
-    }
-    const inUse = () => metric(/^vllm:kv_cache_usage_perc\{.*\} (.*)$/m)
-    const aborted = () => metric(/^vllm:request_success_total\{.*finished_reason="abort".*\} (.*)$/m)
+  it("gives several answers, each as if asked for alone, and computes their prompt once", async () => {
+    // Salts of their own, so that nothing is found in the cache.
+    const ask = { model: "needle-10m-deep", prompt: longPrompt, max_tokens: 24, temperature: 2 }
+    const rows = await promptRows()
+    const salted = (salt: string) => ({ ...({ cache_salt: salt, ignore_eos: true } as object) })
+    const several = await client.completions.create({ ...ask, n: 3, seed: 41, ...salted("several") })
+    const { prompt_tokens: promptTokens, completion_tokens: completionTokens } = several.usage!
+    expect((await promptRows()) - rows).toBe(promptTokens)
+    expect(completionTokens).toBe(3 * 24)
+    const alone = [41, 42, 43].map((seed) => client.completions.create({ ...ask, seed, ...salted(`seed ${seed}`) }))
+    const texts = (await Promise.all(alone)).map(({ choices }) => choices[0]!.text)
+    expect(several.choices.map(({ text }) => text)).toEqual(texts)
+    expect(new Set(texts).size).toBe(3)
+    expect((await promptRows()) - rows).toBe(4 * promptTokens)
+  })
+
+  it("goes on with a conversation from what it has generated, tokens dropped, without changing the answer", async () => {
+    const ask = { model: "needle-10m-deep", temperature: 0, max_tokens: 300, ...({ ignore_eos: true } as object) }
+    const first = await client.completions.create({ ...ask, prompt: longPrompt })
+    const prompt = `${longPrompt}${first.choices[0]!.text}${question}`
+    const second: any = await client.completions.create({
+      ...ask,
+      prompt,
+      max_tokens: 40,
+      ...uniprefill({ report: true }),
+    })
+    expect(second.uniprefill.kept[3]).toBeLessThan(0.7)
+    const cached = second.usage.prompt_tokens_details.cached_tokens
+    expect(cached).toBeGreaterThan(first.usage!.prompt_tokens + 128)
+    const salted = { cache_salt: "nobody else's" } as object
+    const without = await client.completions.create({ ...ask, prompt, max_tokens: 40, ...salted })
+    expect(without.usage!.prompt_tokens_details!.cached_tokens).toBe(0)
+    expect(second.choices[0].text).toBe(without.choices[0]!.text)
+  })
+
+  it("keeps nothing of a client that went away, whatever the number of its answers", async () => {
     const before = await aborted()
     const stream = await client.completions.create({
       model: "needle-10m-deep",
       prompt: longPrompt,
-      max_tokens: 8000,
+      n: 3,
+      max_tokens: 2000,
       stream: true,
       ...({ ignore_eos: true } as object),
     })
     for await (const _ of stream) break
     await until(async () => (await aborted()) > before)
     await until(async () => (await inUse()) === 0)
-    expect(await aborted()).toBe(before + 1)
+    expect(await aborted()).toBe(before + 3)
   })
 
   it("refuses a prompt that is too long, with both numbers", async () => {

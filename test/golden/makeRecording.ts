@@ -92,9 +92,10 @@ const serveAll = (vocabSize: number) =>
       const abortAfterMillis = draw(8) === 0 ? draw(400) : undefined
       const answer = Effect.scoped(
         Effect.gen(function* () {
-          const stream = yield* generate({
+          const streams = yield* generate({
             requestId: `request ${i}`,
             prompt,
+            answers: draw(5) === 0 ? 2 + draw(3) : 1,
             maxTokens: 1 + draw(draw(2) === 0 ? 200 : 12),
             sampling: { ...greedy, temperature: 1, seed: BigInt(i) },
             stop: draw(3) === 0 ? ["a", "1"] : [],
@@ -104,6 +105,7 @@ const serveAll = (vocabSize: number) =>
             minP: undefined,
             priority: 0,
           })
+          const stream = streams.length === 1 ? streams[0] : Stream.mergeAll(streams, { concurrency: "unbounded" })
           yield* Stream.runForEach(stream, (event) =>
             Effect.sync(() => {
               if (event._tag !== "Finished") return

@@ -19,8 +19,6 @@ export class CompletionAnswer {
   #completionTokens = 0
   #cachedTokens = 0
   #finished = 0
-  /** Prompts whose cached tokens are counted: the n answers of a prompt share it. */
-  readonly #countedPrompts = new Set<Int32Array>()
 
   constructor(plan: CompletionPlan, tokenizer: Pick<Tokenizer["Service"], "tokenText">) {
     this.#plan = plan
@@ -43,9 +41,8 @@ export class CompletionAnswer {
   #count(choice: PlannedChoice, event: Finished): void {
     this.#finished++
     this.#completionTokens += event.completionTokens
-    const { prompt } = choice.request
-    if (!this.#countedPrompts.has(prompt)) this.#cachedTokens += event.cachedTokens
-    this.#countedPrompts.add(prompt)
+    // The answers to a prompt share it.
+    if (choice.answer === 0) this.#cachedTokens += event.cachedTokens
   }
 
   #stopReason(event: Finished): string | number | null {

@@ -5,16 +5,17 @@ import { promptsOf } from "@uniprefill/openai/Prompt"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Clock, Effect } from "effect"
 import { type ApiError, apiError, fromTokenizerError } from "./ApiError.ts"
-import { deriveSeed, samplingOf } from "./Sampling.ts"
+import { samplingOf } from "./Sampling.ts"
 import { ServedModel } from "./ServedModel.ts"
 import { Tenant } from "./Tenant.ts"
 
-/** A completion request as the engine requests it stands for, checked as far as it can be before any work. */
+/** A completion request as the engine requests that it stands for, checked as far as it can be before any work. */
 export interface CompletionPlan {
   readonly id: string
   readonly model: string
   readonly createdSeconds: number
-  readonly prompts: number
+  /** One for each prompt, with n answers each. */
+  readonly requests: ReadonlyArray<GenerateRequest>
   /** Tokens of all prompts, each counted once. */
   readonly promptTokens: number
   /** In the order of their index: the n answers of the first prompt, then those of the second … */
@@ -28,6 +29,8 @@ export interface CompletionPlan {
 export interface PlannedChoice {
   readonly index: number
   readonly request: GenerateRequest
+  /** Which of the request's answers this is, from 0. */
+  readonly answer: number
   /** What the answer begins with: the prompt when it is echoed, else nothing. */
   readonly prefix: string
 }
@@ -51,6 +54,7 @@ export const planCompletion = Effect.fnUntraced(function* (
   // The client's own id may come twice at the same time; the engine's names must differ.
   const unique = randomUUID()
   const prompts = promptsOf(request.prompt)
+  const requests: Array<GenerateRequest> = []
   const choices: Array<PlannedChoice> = []
   let promptTokens = 0
   for (const [p, prompt] of prompts.entries()) {
@@ -60,35 +64,32 @@ export const planCompletion = Effect.fnUntraced(function* (
     promptTokens += tokens.length
     const echoed = () => (typeof prompt === "string" ? prompt : tokenizer.decode(tokens, { skipSpecialTokens: false }))
     const prefix = request.echo === true ? echoed() : ""
-    for (let i = 0; i < n; i++) {
-      const index = p * n + i
-      choices.push({
-        index,
-        prefix,
-        request: {
-          requestId: `${unique}-${index}`,
-          prompt: tokens,
-          maxTokens,
-          sampling: { ...sampling, seed: deriveSeed(sampling.seed, i) },
-          stop: typeof request.stop === "string" ? [request.stop] : (request.stop ?? []),
-          includeStop: request.include_stop_str_in_output ?? false,
-          skipSpecialTokens: request.skip_special_tokens ?? true,
-          drop: request.uniprefill?.enabled ?? true,
-          minP: request.uniprefill?.p ?? undefined,
-          priority: request.priority ?? 0,
-          tenant,
-          cacheSalt: request.cache_salt ?? undefined,
-          firstTokenWithinMicros,
-        },
-      })
+    const generate: GenerateRequest = {
+      requestId: `${unique}-${p}`,
+      prompt: tokens,
+      answers: n,
+      maxTokens,
+      sampling,
+      stop: typeof request.stop === "string" ? [request.stop] : (request.stop ?? []),
+      includeStop: request.include_stop_str_in_output ?? false,
+      skipSpecialTokens: request.skip_special_tokens ?? true,
+      drop: request.uniprefill?.enabled ?? true,
+      minP: request.uniprefill?.p ?? undefined,
+      priority: request.priority ?? 0,
+      tenant,
+      cacheSalt: request.cache_salt ?? undefined,
+      firstTokenWithinMicros,
     }
+    requests.push(generate)
+    for (let answer = 0; answer < n; answer++)
+      choices.push({ index: p * n + answer, request: generate, answer, prefix })
   }
   const asked = new Set(request.stop_token_ids ?? [])
   return {
     id,
     model,
     createdSeconds: Math.floor((yield* Clock.currentTimeMillis) / 1000),
-    prompts: prompts.length,
+    requests,
     promptTokens,
     choices,
     includeUsage: request.stream_options?.include_usage ?? false,

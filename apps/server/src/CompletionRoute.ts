@@ -1,4 +1,4 @@
-import { Engine, EngineError, type GenerateEvent } from "@uniprefill/engine/Engine"
+import { type AnswerStream, Engine, EngineError } from "@uniprefill/engine/Engine"
 import { decodeCompletionRequest } from "@uniprefill/openai/CompletionRequest"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect, Stream } from "effect"
@@ -15,7 +15,7 @@ import { UnknownFields } from "./UnknownFields.ts"
 
 interface Admitted {
   readonly choice: PlannedChoice
-  readonly events: Stream.Stream<GenerateEvent, EngineError>
+  readonly events: AnswerStream
 }
 
 /**
@@ -36,22 +36,21 @@ export const completionRoute = Effect.fnUntraced(function* (limits: ServerLimits
   const record = yield* RequestRecord
   yield* roomFor(plan).pipe(Effect.mapError(fromEngineError))
   const admitted: Array<Admitted> = []
-  for (const choice of plan.choices) {
-    const events = yield* engine.generate(choice.request).pipe(Effect.mapError(fromEngineError))
-    admitted.push({ choice, events: checked(events, record) })
+  for (const generate of plan.requests) {
+    for (const events of yield* engine.generate(generate).pipe(Effect.mapError(fromEngineError))) {
+      const choice = plan.choices[admitted.length]!
+      admitted.push({ choice, events: checked(choice, events, record) })
+    }
   }
   const answer = new CompletionAnswer(plan, yield* Tokenizer)
   return request.stream === true ? streamed(plan, answer, admitted, record) : yield* whole(answer, admitted)
 })
 
-/** Several answers are taken together or not at all: those taken before one is refused would be wasted. */
-const roomFor = Effect.fnUntraced(function* ({ choices }: CompletionPlan) {
-  if (choices.length === 1) return
+/** Several prompts are taken together or not at all: those taken before one is refused would be wasted. */
+const roomFor = Effect.fnUntraced(function* ({ requests, promptTokens }: CompletionPlan) {
+  if (requests.length === 1) return
   const engine = yield* Engine
-  yield* engine.room(
-    choices.length,
-    choices.reduce((tokens, { request }) => tokens + request.prompt.length, 0),
-  )
+  yield* engine.room(requests.length, promptTokens)
 })
 
 const recordPlan = Effect.fnUntraced(function* (plan: CompletionPlan, stream: boolean) {
@@ -59,17 +58,17 @@ const recordPlan = Effect.fnUntraced(function* (plan: CompletionPlan, stream: bo
   record.requestId = plan.id
   record.tenant = yield* Tenant
   record.stream = stream
-  record.prompts = plan.prompts
+  record.prompts = plan.requests.length
   record.choices = plan.choices.length
   record.promptTokens = plan.promptTokens
 })
 
 /** The events of one answer, noted in the record. A stream that ends without saying how is a failure, not an answer. */
-const checked = (events: Admitted["events"], record: RequestRecord["Service"]): Admitted["events"] => {
+const checked = (choice: PlannedChoice, events: AnswerStream, record: RequestRecord["Service"]): AnswerStream => {
   let finished = false
   const noted = Stream.mapArray(events, (batch) => {
     for (const event of batch) {
-      recordEvent(record, event)
+      recordEvent(record, choice.answer, event)
       if (event._tag === "Finished") finished = true
     }
     return batch

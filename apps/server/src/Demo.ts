@@ -85,7 +85,7 @@ export const runDemo = Effect.fnUntraced(function* ({ name, haystack, schedule, 
 const ask = (prompt: Int32Array, drop: boolean, maxTokens: number) =>
   Effect.gen(function* () {
     const engine = yield* Engine
-    const events = yield* engine.generate({
+    const [events] = yield* engine.generate({
       requestId: randomUUID(),
       prompt,
       maxTokens,

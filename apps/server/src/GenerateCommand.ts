@@ -54,7 +54,7 @@ const answer = Effect.fnUntraced(function* (settings: GenerateSettings, prompt: 
     const message = `this model takes at most ${served.maxModelLen} tokens, but the prompt has ${tokens.length}`
     return yield* new UsageError({ message })
   }
-  const events = yield* engine.generate({
+  const [events] = yield* engine.generate({
     requestId: randomUUID(),
     prompt: tokens,
     maxTokens: Math.min(settings["max-tokens"], room),

@@ -43,13 +43,13 @@ export const emptyRecord = (): RequestRecord["Service"] => ({
   error: undefined,
 })
 
-/** Adds an event of one choice. */
-export const recordEvent = (record: RequestRecord["Service"], event: GenerateEvent): void => {
+/** Adds an event of one choice: answer number `answer` to its prompt. */
+export const recordEvent = (record: RequestRecord["Service"], answer: number, event: GenerateEvent): void => {
   if (event._tag === "Output") {
     record.completionTokens += event.tokens.length
     return
   }
-  record.cachedTokens += event.cachedTokens
+  if (answer === 0) record.cachedTokens += event.cachedTokens
   record.finishReasons.set(event.reason, (record.finishReasons.get(event.reason) ?? 0) + 1)
   if (record.kept.length === 0) record.kept = event.kept
   const { arrivedMicros, firstScheduledMicros, firstTokenMicros } = event.times

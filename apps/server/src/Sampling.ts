@@ -54,9 +54,6 @@ export const samplingOf = (
   })
 }
 
-/** Seed of answer i of a prompt: the same request gives the same answers, and its answers differ. */
-export const deriveSeed = (seed: bigint, choice: number): bigint => BigInt.asUintN(64, seed + BigInt(choice))
-
 const seedOf = (seed: number | null | undefined): bigint =>
   typeof seed === "number" ? BigInt.asUintN(64, BigInt(seed)) : randomBytes(8).readBigUInt64LE()
 

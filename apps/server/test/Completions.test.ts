@@ -86,7 +86,7 @@ describe("with the openai client", () => {
       { model: "needle", prompt: "x", max_tokens: 400, n: 3 },
       { signal: controller.signal },
     )
-    await eventually(() => server.engine.running.size === 3)
+    await eventually(() => [...server.engine.running.values()].includes(3))
     controller.abort()
     await expect(request).rejects.toThrow("aborted")
     await eventually(() => server.engine.aborted.length === 3)
@@ -112,10 +112,14 @@ describe("requests to the engine", () => {
     return json
   }
 
-  it("n answers are n requests, with seeds derived from the one given", async () => {
-    const { choices } = await ask({ prompt: "x", n: 3, seed: 5 })
+  it("n answers are one request, whose prompt and cached tokens count once", async () => {
+    server.engine.cachedTokens = 1
+    const { choices, usage } = await ask({ prompt: [7, 8], n: 3, seed: 5 })
     expect(choices.map((choice: { index: number }) => choice.index)).toEqual([0, 1, 2])
-    expect(server.engine.requests.map((request) => request.sampling.seed)).toEqual([5n, 6n, 7n])
+    expect(server.engine.requests).toMatchObject([{ answers: 3, sampling: { seed: 5n } }])
+    expect(usage).toMatchObject({ prompt_tokens: 2, completion_tokens: 6, prompt_tokens_details: { cached_tokens: 1 } })
+    await eventually(() => server.logs.length > 0)
+    expect(server.logs[0]!.fields).toMatchObject({ prompts: 1, choices: 3, cached_tokens: 1 })
   })
 
   it("a seed of −1 is one of 64 bits, and no seed is a fresh one", async () => {
@@ -129,7 +133,7 @@ describe("requests to the engine", () => {
 
   it("a list of prompts is answered in order, prompt by prompt", async () => {
     const { choices, usage } = await ask({ prompt: [[5, 6], [7]], n: 2, echo: true })
-    expect(server.engine.requests.map((request) => [...request.prompt])).toEqual([[5, 6], [5, 6], [7], [7]])
+    expect(server.engine.requests.map((request) => [...request.prompt])).toEqual([[5, 6], [7]])
     expect(choices).toHaveLength(4)
     expect(usage).toMatchObject({ prompt_tokens: 3, completion_tokens: 8, total_tokens: 11 })
   })

@@ -29,7 +29,7 @@ const interruptWhileRunning = (seconds: number) => {
     yield* Effect.sleep(5)
     const service = yield* Engine
     const answer = yield* Effect.forkChild(
-      Effect.scoped(Effect.flatMap(service.generate(request), (events) => Stream.runCollect(events))),
+      Effect.scoped(Effect.flatMap(service.generate(request), ([events]) => Stream.runCollect(events))),
     )
     yield* Effect.sleep(20)
     const exit = yield* Fiber.interrupt(server).pipe(Effect.andThen(Fiber.await(server)))

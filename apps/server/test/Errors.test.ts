@@ -249,21 +249,21 @@ describe("429, 503, 500", () => {
     )
   })
 
-  it("a queue without room for all answers of a request takes none of them", async () => {
+  it("a queue without room for all prompts of a request takes none of them", async () => {
     await start()
-    server.engine.noRoom = engineError("QueueFull", "1020 requests are waiting and 6 more come, at most 1024 may")
+    server.engine.noRoom = engineError("QueueFull", "1023 requests are waiting and 2 more come, at most 1024 may")
     const response = await server.post("/v1/completions", { prompt: [[5, 6], [7]], n: 3 })
     expect(response.headers.get("retry-after")).toBe("1")
     expect(await errorOf(response)).toMatchObject({ status: 429, message: server.engine.noRoom.detail })
-    expect(server.engine.asked).toEqual([[6, 9]])
+    expect(server.engine.asked).toEqual([[2, 3]])
     expect(server.engine.requests).toEqual([])
   })
 
-  it("a queue that fills up half way through several answers: those that were in are given up", async () => {
+  it("a queue that fills up half way through several prompts: those that were in are given up", async () => {
     await start()
     server.engine.capacity = 2
     server.engine.refuse = engineError("QueueFull", "256 requests wait, the limit is 256")
-    const response = await server.post("/v1/completions", { prompt: "x", n: 4, stream: true })
+    const response = await server.post("/v1/completions", { prompt: ["x", "y", "z", "x"], n: 2, stream: true })
     expect(response.status).toBe(429)
     await eventually(() => server.engine.running.size === 0)
     expect(server.engine.requests).toHaveLength(2)

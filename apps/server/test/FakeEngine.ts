@@ -1,10 +1,17 @@
-import { Engine, EngineError, type GenerateEvent, type GenerateRequest } from "@uniprefill/engine/Engine"
+import {
+  type AnswerStream,
+  type AnswerStreams,
+  Engine,
+  EngineError,
+  type GenerateEvent,
+  type GenerateRequest,
+} from "@uniprefill/engine/Engine"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import { Effect, Exit, Layer, Scope, Stream } from "effect"
 
 /**
- * An engine for tests of what is above it. Answers `maxTokens` tokens ` 0 1 2 …`, `delayMs` apart; what it was asked and
- * which requests were given up is open to the test.
+ * An engine for tests of what is above it. Answers `maxTokens` tokens ` 0 1 2 …`, `delayMs` apart, to each of a request's
+ * answers; what it was asked and which requests were given up is open to the test.
  */
 export class FakeEngine {
   delayMs = 0
@@ -22,8 +29,12 @@ export class FakeEngine {
   draining = false
   lastFailure: string | null = null
   readonly requests: Array<GenerateRequest> = []
+  /** The request of every answer that was given up. */
   readonly aborted: Array<string> = []
-  readonly running = new Set<string>()
+  /** How many answers of each request have not ended. */
+  readonly running = new Map<string, number>()
+  /** What is reported as found in the prefix cache. */
+  cachedTokens = 0
   readonly #idle: Array<() => void> = []
 
   get layer(): Layer.Layer<Engine> {
@@ -55,23 +66,24 @@ export class FakeEngine {
     })
   }
 
-  #generate(
-    request: GenerateRequest,
-  ): Effect.Effect<Stream.Stream<GenerateEvent, EngineError>, EngineError, Scope.Scope> {
+  #generate(request: GenerateRequest): Effect.Effect<AnswerStreams, EngineError, Scope.Scope> {
     return Effect.suspend(() => {
       if (this.refuse !== undefined && this.requests.length >= this.capacity) return Effect.fail(this.refuse)
       if (this.draining) {
         return Effect.fail(new EngineError({ reason: "Draining", field: null, detail: "the server is shutting down" }))
       }
       this.requests.push(request)
-      this.running.add(request.requestId)
+      const { answers = 1 } = request
+      this.running.set(request.requestId, answers)
       const close = Effect.addFinalizer(() =>
         Effect.sync(() => {
-          if (this.running.has(request.requestId)) this.aborted.push(request.requestId)
+          for (let left = this.running.get(request.requestId) ?? 0; left > 0; left--)
+            this.aborted.push(request.requestId)
           this.#finish(request.requestId)
         }),
       )
-      return Effect.as(close, this.#events(request))
+      const [first, ...others] = Array.from({ length: answers }, () => this.#events(request))
+      return Effect.as(close, [first!, ...others])
     })
   }
 
@@ -80,18 +92,20 @@ export class FakeEngine {
     if (this.running.size === 0) for (const resume of this.#idle.splice(0)) resume()
   }
 
-  #events(request: GenerateRequest): Stream.Stream<GenerateEvent, EngineError> {
+  #events(request: GenerateRequest): AnswerStream {
     const tokens = Array.from({ length: request.maxTokens ?? 8 }, (_, i) => i + 1000)
     const broken = new EngineError({ reason: "Failed", field: null, detail: "step 12: device lost" })
     const finished = Effect.sync((): GenerateEvent => {
-      this.#finish(request.requestId)
+      const left = this.running.get(request.requestId)! - 1
+      if (left > 0) this.running.set(request.requestId, left)
+      else this.#finish(request.requestId)
       return {
         _tag: "Finished",
         reason: "length",
         stopReason: null,
         promptTokens: request.prompt.length,
         completionTokens: tokens.length,
-        cachedTokens: 0,
+        cachedTokens: this.cachedTokens,
         kept: request.drop ? [1, 0.5, 0.25] : [1],
         bitmaps: [],
         times: { arrivedMicros: 0, firstScheduledMicros: 1500, firstTokenMicros: 12_000, finishedMicros: 20_000 },

@@ -10,13 +10,11 @@ export class Engine extends Context.Service<
   {
     readonly model: EngineModel
     /**
-     * Queues a request and returns its output. The effect succeeds once the request has been accepted, so an overloaded
-     * engine answers with an error and not with a stream. Closing the scope before the stream's end aborts the request at
-     * the next commit; afterwards it owns nothing.
+     * Queues a request and returns the output of each of its answers. The effect succeeds once the request has been
+     * accepted, so an overloaded engine answers with an error and not with a stream. Closing the scope before a stream's
+     * end aborts that answer at the next commit; afterwards it owns nothing.
      */
-    readonly generate: (
-      request: GenerateRequest,
-    ) => Effect.Effect<Stream.Stream<GenerateEvent, EngineError>, EngineError, Scope.Scope>
+    readonly generate: (request: GenerateRequest) => Effect.Effect<AnswerStreams, EngineError, Scope.Scope>
     /**
      * Whether the queue takes so many requests with so many prompt tokens in all, now and together: what belongs together
      * is refused before any of it is queued. Reserves nothing. `TooLong` says that it never will.
@@ -37,10 +35,20 @@ export interface EngineModel {
   readonly drops: boolean
 }
 
+/** One stream for each answer, in their order. */
+export type AnswerStreams = readonly [AnswerStream, ...Array<AnswerStream>]
+
+export type AnswerStream = Stream.Stream<GenerateEvent, EngineError>
+
 export interface GenerateRequest {
   /** The shell's own name of the request; unique among those running. */
   readonly requestId: string
   readonly prompt: Int32Array
+  /**
+   * Answers to the prompt, from 1, which is the default, to {@link mostAnswers}. Answer i is what a request of its own with
+   * the seed `sampling.seed + i` (mod 2⁶⁴) would get, but the prompt is computed once.
+   */
+  readonly answers?: number | undefined
   /** Undefined: as many as fit. */
   readonly maxTokens: number | undefined
   readonly sampling: SamplingParameters
@@ -66,7 +74,10 @@ export interface GenerateRequest {
   readonly firstTokenWithinMicros?: number | undefined
 }
 
-/** What a request produced since the last event. */
+/** Answers to one prompt at most. */
+export const mostAnswers = 64
+
+/** What an answer brought since the last event. */
 export type GenerateEvent =
   | {
       readonly _tag: "Output"
@@ -84,7 +95,7 @@ export type GenerateEvent =
       readonly stopReason: string | number | null
       readonly promptTokens: number
       readonly completionTokens: number
-      /** Prompt tokens that were found in the prefix cache. */
+      /** Prompt tokens that were found in the prefix cache; the same for answers that share the prompt's computation. */
       readonly cachedTokens: number
       /** Rows kept in each segment as a share of the prompt: 1 first, then one ratio per selection; [1] when dense. */
       readonly kept: ReadonlyArray<number>

@@ -7,7 +7,7 @@ import type { DriverConfig } from "@uniprefill/scheduler/Driver"
 import { fcfs, type Policy } from "@uniprefill/scheduler/Policy"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Clock, Effect, Exit, Layer, type Scope } from "effect"
-import { Engine, EngineError, type EngineModel } from "./Engine.ts"
+import { type AnswerStreams, Engine, EngineError, type EngineModel } from "./Engine.ts"
 import { makeEngineMetrics } from "./EngineMetrics.ts"
 import { Generation } from "./Generation.ts"
 import { checkRequest } from "./RequestCheck.ts"
@@ -136,21 +136,21 @@ const make = (
         Effect.suspend(() => {
           const fault = checkRequest(request, spec)
           if (fault !== null) return Effect.fail(fault)
-          const { prompt, skipSpecialTokens } = request
-          const pageKeys =
-            config.prefixCaching === false
-              ? null
-              : new PageKeys(fingerprint, request.tenant ?? "", request.cacheSalt ?? "", info.layout.pageSize)
-          const generation = new Generation(
-            request,
-            tokenizer.detokenizer({ skipSpecialTokens, after: prompt }),
-            pageKeys,
-          )
-          const submit = Effect.suspend(() => {
-            const refusal = loop.submit(generation)
-            return refusal === null ? Effect.succeed(generation.events) : Effect.fail(refusal)
+          const { prompt, answers = 1, skipSpecialTokens, tenant = "", cacheSalt = "" } = request
+          const keys =
+            config.prefixCaching === false ? null : PageKeys.make(fingerprint, tenant, cacheSalt, info.layout.pageSize)
+          const pageKeys = keys?.push(prompt)
+          const generations = Array.from({ length: answers }, (_, answer) => {
+            const detokenizer = tokenizer.detokenizer({ skipSpecialTokens, after: prompt })
+            return new Generation(request, answer, detokenizer, keys)
           })
-          return Effect.acquireRelease(submit, () => Effect.sync(() => loop.abort(generation)))
+          const submit = Effect.suspend(() => {
+            const refusal = loop.submit(request, generations, pageKeys)
+            if (refusal !== null) return Effect.fail(refusal)
+            const [first, ...others] = generations.map(({ events }) => events)
+            return Effect.succeed<AnswerStreams>([first!, ...others])
+          })
+          return Effect.acquireRelease(submit, () => Effect.sync(() => generations.forEach((one) => loop.abort(one))))
         }),
       room: (requests, promptTokens) =>
         Effect.suspend(() => {

@@ -15,10 +15,11 @@ export interface EngineMetrics {
   readonly watch: (load: () => EngineLoad) => Effect.Effect<void, never, Scope.Scope>
   /** `kept` of `before` rows stay after a segment; `fallback`: scores were not finite and everything was kept. */
   readonly selected: (segment: number, before: number, kept: number, prompt: number, fallback: boolean) => void
+  /** What is measured of a prompt is measured with its first answer. */
   readonly firstToken: (generation: Generation) => void
   /** `tokens` tokens came `micros` after the ones before them. */
   readonly nextTokens: (micros: number, tokens: number) => void
-  /** A request has ended, whatever the reason. */
+  /** An answer has ended, whatever the reason. */
   readonly finished: (generation: Generation, reason: FinishReason) => void
 }
 
@@ -167,23 +168,26 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
       pagesSaved((pagesFor(before, layout.pageSize) - pagesFor(kept, layout.pageSize)) * tablesAfter[segment]!)
       if (fallback) fallbacks(1)
     },
-    firstToken: ({ scheduled, firstTokenMicros, request }) => {
+    firstToken: ({ answer, scheduled, firstTokenMicros, request }) => {
+      if (answer > 0) return
       promptTokens(request.prompt.length)
       timeToFirst(seconds(firstTokenMicros - scheduled.arrivedMicros))
     },
     nextTokens: (micros, tokens) => {
       for (let i = 0; i < tokens; i++) interToken(seconds(micros / tokens))
     },
-    finished: ({ finished, outputs }, reason) => {
+    finished: ({ answer, finished, outputs }, reason) => {
       success[reason](1)
       if (finished === null) return
       const { arrivedMicros, firstScheduledMicros, firstTokenMicros, finishedMicros } = finished.times
       endToEnd(seconds(finishedMicros - arrivedMicros))
-      requestPrompt(finished.promptTokens)
       requestOutput(finished.completionTokens)
-      if (firstScheduledMicros >= 0) queued(seconds(firstScheduledMicros - arrivedMicros))
+      if (answer === 0) {
+        requestPrompt(finished.promptTokens)
+        if (firstScheduledMicros >= 0) queued(seconds(firstScheduledMicros - arrivedMicros))
+        if (firstTokenMicros >= 0) prefill(seconds(firstTokenMicros - firstScheduledMicros))
+      }
       if (firstTokenMicros < 0) return
-      prefill(seconds(firstTokenMicros - firstScheduledMicros))
       decode(seconds(finishedMicros - firstTokenMicros))
       if (outputs.length > 1) perToken(seconds((finishedMicros - firstTokenMicros) / (outputs.length - 1)))
     },

@@ -12,7 +12,7 @@ type Logprobs = ReadonlyArray<readonly [token: number, logprob: number]>
 type OutputPull = Pull.Pull<readonly [GenerateEvent, ...Array<GenerateEvent>], EngineError>
 
 /**
- * One request on its way through the engine: its content for the executor, its output as text, and the events that its
+ * One answer on its way through the engine: its content for the executor, its output as text, and the events that its
  * reader has not taken.
  *
  * Unread output is one growing event, not a queue of them, so a reader that comes back gets everything at once. The loop
@@ -20,8 +20,12 @@ type OutputPull = Pull.Pull<readonly [GenerateEvent, ...Array<GenerateEvent>], E
  */
 export class Generation {
   readonly request: GenerateRequest
+  /** Which of the request's answers this is, from 0. */
+  readonly answer: number
   /** The scheduler's view; set once the request has been accepted. */
   scheduled!: Request
+  /** Of the answers that are computed together, the one whose prefill is that of all. */
+  leader!: Request
   readonly outputs: Array<number> = []
   /** Tokens accepted in the step being committed. */
   fresh = 0
@@ -29,14 +33,14 @@ export class Generation {
   stepLogprobs: Logprobs = []
   /** The stop string that ended the text. */
   stopString: string | null = null
-  /** Rows kept after each selection as a share of the prompt, and the bitmaps. */
-  readonly kept: Array<number> = [1]
-  readonly bitmaps: Array<Uint32Array> = []
   /** µs of the first token and of the last publication; −1 before. */
   firstTokenMicros = -1
   lastTokenMicros = -1
 
-  private readonly pageKeys: PageKeys | null
+  /** The chain up to the prompt's end, which all answers share. */
+  private readonly promptKeys: PageKeys | null
+  /** The same with this answer's output. */
+  private outputKeys: PageKeys | null = null
   /** Output tokens that page keys cover. */
   private hashedOutputs = 0
   private readonly detokenizer: Detokenizer
@@ -46,17 +50,19 @@ export class Generation {
   private ending: GenerateEvent | EngineError | null = null
   private waiter: ((pull: OutputPull) => void) | null = null
 
-  /** `pageKeys` is null where prefixes are not cached. */
-  constructor(request: GenerateRequest, detokenizer: Detokenizer, pageKeys: PageKeys | null = null) {
+  /** `promptKeys` has taken the prompt; null where prefixes are not cached. */
+  constructor(request: GenerateRequest, answer: number, detokenizer: Detokenizer, promptKeys: PageKeys | null = null) {
     this.request = request
-    this.pageKeys = pageKeys
+    this.answer = answer
+    this.promptKeys = promptKeys
     this.detokenizer = detokenizer
     this.stops = new StopStrings(request.stop)
   }
 
-  /** What the executor is told when the request gets its slot. */
+  /** What the executor is told when the answer gets its slot. */
   content(schedule: DropSchedule): SlotContent {
     const { request, scheduled, outputs } = this
+    const { sampling } = request
     const tokens = new Int32Array(request.prompt.length + outputs.length)
     tokens.set(request.prompt)
     tokens.set(outputs, request.prompt.length)
@@ -67,25 +73,18 @@ export class Generation {
       promptLength: request.prompt.length,
       pQ32: scheduled.drops ? schedule.dropLayers.map((drop) => pToQ32(Math.max(drop.p, minP))) : null,
       bitmaps: scheduled.bitmaps,
-      sampling: request.sampling,
+      sampling: { ...sampling, seed: BigInt.asUintN(64, sampling.seed + BigInt(this.answer)) },
       returnLogits: false,
     }
   }
 
-  /** Keys of the prompt's full pages. To be called once. */
-  promptPageKeys(): ReadonlyArray<string> | undefined {
-    return this.pageKeys?.push(this.request.prompt)
-  }
-
-  /**
-   * Keys of the pages filled by output tokens since the last call: the token sampled last is in no page yet, and of a
-   * request that drops only the prompt is shared.
-   */
+  /** Keys of the pages filled by output tokens since the last call. The token sampled last is in no page yet. */
   filledPageKeys(): ReadonlyArray<string> {
-    const { outputs, hashedOutputs, pageKeys } = this
-    if (pageKeys === null || this.scheduled.drops || outputs.length - 1 <= hashedOutputs) return []
+    const { outputs, hashedOutputs, promptKeys } = this
+    if (promptKeys === null || outputs.length - 1 <= hashedOutputs) return []
+    this.outputKeys ??= promptKeys.copy()
     this.hashedOutputs = outputs.length - 1
-    return pageKeys.push(Int32Array.from(outputs.slice(hashedOutputs, -1)))
+    return this.outputKeys.push(Int32Array.from(outputs.slice(hashedOutputs, -1)))
   }
 
   /** Takes an output token. After a stop string nothing more is taken: returns whether this token completed one. */
@@ -108,12 +107,6 @@ export class Generation {
     return this.append(stops.push(piece))
   }
 
-  /** Records a selection: `keptRows` of the set before it stay. */
-  select(bitmap: Uint32Array, keptRows: number): void {
-    this.kept.push(keptRows / this.request.prompt.length)
-    this.bitmaps.push(bitmap)
-  }
-
   /** Ends the text: nothing is held back any more. A stop string that only the flush completes counts. */
   complete(reason: FinishReason, nowMicros: number): void {
     if (this.ending !== null) return
@@ -122,7 +115,8 @@ export class Generation {
       const found = this.append(this.stops.push(this.detokenizer.flush()))
       if (!found) this.unread.text += this.stops.flush()
     }
-    const { request, scheduled, stopString, stopToken } = this
+    const { request, scheduled, leader, stopString, stopToken } = this
+    const { keptRows, promptLength } = scheduled
     const stopped = stopString !== null || stopToken !== null
     this.ending = {
       _tag: "Finished",
@@ -130,12 +124,12 @@ export class Generation {
       stopReason: stopString ?? stopToken,
       promptTokens: request.prompt.length,
       completionTokens: this.outputs.length,
-      cachedTokens: scheduled.cachedTokens,
-      kept: this.kept,
-      bitmaps: this.bitmaps,
+      cachedTokens: leader.cachedTokens,
+      kept: keptRows.map((rows) => rows / promptLength),
+      bitmaps: [...scheduled.bitmaps],
       times: {
         arrivedMicros: scheduled.arrivedMicros,
-        firstScheduledMicros: scheduled.firstScheduledMicros,
+        firstScheduledMicros: leader.firstScheduledMicros,
         firstTokenMicros: this.firstTokenMicros,
         finishedMicros: nowMicros,
       },

@@ -14,13 +14,26 @@ export class PageKeys {
   private filled = 0
   private last: string
 
-  constructor(fingerprint: string, tenant: string, cacheSalt: string, pageSize: number) {
-    this.page = new Int32Array(pageSize)
-    this.bytes = new Uint8Array(this.page.buffer)
+  /** `root` is the key before the first page. */
+  private constructor(root: string, page: Int32Array) {
+    this.last = root
+    this.page = page
+    this.bytes = new Uint8Array(page.buffer)
+  }
+
+  static make(fingerprint: string, tenant: string, cacheSalt: string, pageSize: number): PageKeys {
     // As JSON, so that no two triples give the same text, whatever characters they hold.
-    this.last = createHash("sha256")
+    const root = createHash("sha256")
       .update(JSON.stringify([fingerprint, tenant, cacheSalt]))
       .digest("base64")
+    return new PageKeys(root, new Int32Array(pageSize))
+  }
+
+  /** A chain that goes on from the same tokens by itself. */
+  copy(): PageKeys {
+    const copy = new PageKeys(this.last, this.page.slice())
+    copy.filled = this.filled
+    return copy
   }
 
   /** Takes the next tokens; returns the keys of the pages that they complete. */

@@ -1,12 +1,22 @@
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
-import { EngineError, type GenerateRequest } from "./Engine.ts"
+import { EngineError, type GenerateRequest, mostAnswers } from "./Engine.ts"
 
 /**
  * Whether a request means something for this model: the executor is given only what it can carry out, so that one bad
  * request cannot fail a step that it shares with others. Fields are named as on the wire.
  */
 export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineError | null => {
-  const { prompt, maxTokens, sampling, stop, minP, priority, firstTokenWithinMicros, tenant = "" } = request
+  const {
+    prompt,
+    answers = 1,
+    maxTokens,
+    sampling,
+    stop,
+    minP,
+    priority,
+    firstTokenWithinMicros,
+    tenant = "",
+  } = request
   const { vocabSize } = spec
   const invalid = (field: string, detail: string) =>
     new EngineError({ reason: "InvalidRequest", field, detail: `${field}: ${detail}` })
@@ -35,6 +45,7 @@ export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineE
 
   return (
     (prompt.length === 0 ? invalid("prompt", "has no tokens") : tokens("prompt", prompt)) ??
+    whole("n", answers, 1, mostAnswers) ??
     (maxTokens === undefined ? null : whole("max_tokens", maxTokens, 1, Number.MAX_SAFE_INTEGER)) ??
     range("temperature", sampling.temperature, 0, largest) ??
     whole("top_k", sampling.topK, 0, Number.MAX_SAFE_INTEGER) ??

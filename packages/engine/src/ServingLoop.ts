@@ -2,11 +2,11 @@ import type { Executor, ExecutorError, SlotContent } from "@uniprefill/executor/
 import type { RecordedEvent } from "@uniprefill/executor/recording/Recording"
 import { RecordingDriver } from "@uniprefill/executor/recording/RecordingDriver"
 import { Driver, type DriverConfig, type DriverSink } from "@uniprefill/scheduler/Driver"
-import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
+import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
 import { sectionWidths, ItemField, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { SelectionFlag, type StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
 import { Cause, Effect, Exit, Latch } from "effect"
-import { EngineError, type EngineStatus } from "./Engine.ts"
+import { EngineError, type EngineStatus, type GenerateRequest } from "./Engine.ts"
 import type { EngineMetrics } from "./EngineMetrics.ts"
 import type { Generation } from "./Generation.ts"
 
@@ -43,7 +43,8 @@ export class ServingLoop {
   readonly idle = Latch.makeUnsafe(true)
   private readonly options: ServingLoopOptions
   private readonly generations = new Map<number, Generation>()
-  private readonly requestIds = new Set<string>()
+  /** How many answers of each request have not ended. */
+  private readonly requestIds = new Map<string, number>()
   /** Generations by slot, from the plan that opens it to its closing. */
   private readonly bySlot: Array<Generation | undefined> = []
   /** Slots that the executor has open. */
@@ -70,9 +71,15 @@ export class ServingLoop {
         : new RecordingDriver(options.driver, this.sink, options.record)
   }
 
-  /** Queues a request; returns why not otherwise. */
-  submit(generation: Generation): EngineError | null {
-    const { request } = generation
+  /**
+   * Queues a request whose answers will be `generations`; returns why not otherwise, and nothing of it is queued then.
+   * `pageKeys` are those of the prompt's full pages.
+   */
+  submit(
+    request: GenerateRequest,
+    generations: ReadonlyArray<Generation>,
+    pageKeys: ReadonlyArray<string> | undefined,
+  ): EngineError | null {
     const closed = this.closed()
     if (closed !== null) return closed
     if (this.requestIds.has(request.requestId)) {
@@ -80,28 +87,58 @@ export class ServingLoop {
     }
     const now = this.options.now()
     const { prompt, maxTokens, drop, priority, tenant, firstTokenWithinMicros } = request
-    const submission = {
+    const submission: Submission = {
       promptLength: prompt.length,
       maxTokens,
       drops: drop,
       priority,
       tenant,
       deadlineMicros: firstTokenWithinMicros === undefined ? undefined : now + firstTokenWithinMicros,
-      pageKeys: generation.promptPageKeys(),
+      pageKeys,
     }
-    const outcome = this.driver.submit(submission, now)
-    if (outcome._tag === "TooLong") {
-      const field = prompt.length >= this.options.driver.maxModelLen ? "prompt" : "max_tokens"
-      return refuse("TooLong", field, outcome.detail)
-    }
-    if (outcome._tag === "QueueFull") return refuse("QueueFull", null, outcome.detail)
+    const leaders = this.queue(submission, generations.length, now)
+    if (leaders instanceof EngineError) return leaders
     if (this.generations.size === 0) this.progressMicros = now
-    generation.scheduled = outcome.request
-    this.generations.set(outcome.request.id, generation)
-    this.requestIds.add(request.requestId)
+    let answer = 0
+    for (const leader of leaders) {
+      for (const scheduled of [leader, ...leader.forks]) {
+        const generation = generations[answer++]!
+        generation.scheduled = scheduled
+        generation.leader = leader
+        this.generations.set(scheduled.id, generation)
+      }
+    }
+    this.requestIds.set(request.requestId, generations.length)
     this.idle.closeUnsafe()
     this.wake()
     return null
+  }
+
+  /**
+   * Queues so many answers as one request, or in halves, quarters … where slots or memory could never hold them all at a
+   * time: those that come later find the prompt in the cache. Returns the first answer of each part.
+   */
+  private queue(submission: Submission, answers: number, now: number): ReadonlyArray<Request> | EngineError {
+    const leaders: Array<Request> = []
+    let together = answers
+    for (let queued = 0; queued < answers;) {
+      const count = Math.min(together, answers - queued)
+      const outcome = this.driver.submit({ ...submission, answers: count }, now)
+      if (outcome._tag === "Queued") {
+        leaders.push(outcome.request)
+        queued += count
+        continue
+      }
+      if (outcome._tag === "TooLong" && together > 1) {
+        together = Math.ceil(together / 2)
+        continue
+      }
+      for (const { id } of leaders) this.driver.abort(id)
+      if (outcome._tag === "QueueFull") return refuse("QueueFull", null, outcome.detail)
+      const field = submission.promptLength >= this.options.driver.maxModelLen ? "prompt" : "max_tokens"
+      return refuse("TooLong", field, outcome.detail)
+    }
+    return leaders
   }
 
   /** Why `requests` requests with `promptTokens` prompt tokens in all cannot be queued together; null if they can. */
@@ -134,7 +171,7 @@ export class ServingLoop {
     return null
   }
 
-  /** Ends a request whose reader has gone. */
+  /** Ends an answer whose reader has gone. */
   abort(generation: Generation): void {
     if (generation.ended || this.halted !== null) return
     this.guard(() => this.driver.abort(generation.scheduled.id))
@@ -300,9 +337,8 @@ export class ServingLoop {
       },
       submit: (plan) => this.actions.push({ _tag: "Step", plan }),
       token: (request, token, _index, flags) => this.onToken(this.of(request), token, flags),
-      selected: (request, segment, bitmap, kept, flags) => {
+      selected: (request, segment, _bitmap, kept, flags) => {
         const before = request.keptRows[segment]!
-        this.of(request).select(bitmap, kept)
         this.options.metrics.selected(
           segment,
           before,
@@ -311,7 +347,11 @@ export class ServingLoop {
           (flags & SelectionFlag.fallback) !== 0,
         )
       },
-      finished: (request, reason) => this.onFinished(this.of(request), reason),
+      finished: (request, reason) => {
+        // What was queued of a request that was then refused has no generation.
+        const generation = this.generations.get(request.id)
+        if (generation !== undefined) this.onFinished(generation, reason)
+      },
     }
   }
 
@@ -333,8 +373,11 @@ export class ServingLoop {
   }
 
   private onFinished(generation: Generation, reason: FinishReason): void {
+    const { requestId } = generation.request
+    const left = this.requestIds.get(requestId)! - 1
+    if (left > 0) this.requestIds.set(requestId, left)
+    else this.requestIds.delete(requestId)
     this.generations.delete(generation.scheduled.id)
-    this.requestIds.delete(generation.request.requestId)
     this.touched.add(generation)
     if (reason === "error") {
       const detail = this.lastFailure ?? "the executor failed"

@@ -4,12 +4,13 @@ import { ExecutorError } from "@uniprefill/executor/Executor"
 import { Effect, Exit, Fiber, Option } from "effect"
 import { TestClock } from "effect/testing"
 import fc from "fast-check"
-import { collect, engineLayer, request } from "./EngineHarness.ts"
+import { collectAll, engineLayer, request } from "./EngineHarness.ts"
 import { ScriptedExecutor } from "./ScriptedExecutor.ts"
 
 const aRequest = fc.record({
   promptLength: fc.oneof(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1_024, max: 1_500 })),
   maxTokens: fc.integer({ min: 1, max: 60 }),
+  answers: fc.constantFrom(1, 1, 2, 5),
   arrivesMillis: fc.integer({ min: 0, max: 600 }),
   /** Reads this long, then leaves; undefined stays to the end. */
   leavesAfterMillis: fc.option(fc.integer({ min: 0, max: 600 }), { nil: undefined }),
@@ -49,7 +50,8 @@ const check = (plan: typeof run extends fc.Arbitrary<infer T> ? T : never) => {
     const engine = yield* Engine
     const fibers = yield* Effect.forEach(plan.requests, (one, key) => {
       const prompt = [key, ...Array.from({ length: one.promptLength - 1 }, () => 3)]
-      const whole = Effect.exit(collect(engine, request(prompt, { maxTokens: one.maxTokens, drop: one.drop })))
+      const { answers, maxTokens, drop } = one
+      const whole = Effect.exit(collectAll(engine, request(prompt, { answers, maxTokens, drop })))
       const read = Effect.timeoutOption(whole, one.leavesAfterMillis ?? 3_600_000)
       return Effect.forkChild(Effect.delay(read, one.arrivesMillis))
     })
@@ -59,10 +61,13 @@ const check = (plan: typeof run extends fc.Arbitrary<infer T> ? T : never) => {
       if (Option.isNone(outcome)) continue
       const exit = outcome.value
       if (Exit.isSuccess(exit)) {
-        const { maxTokens, promptLength } = plan.requests[key]!
-        assert.deepStrictEqual(exit.value.tokens, script(key, maxTokens))
-        assert.strictEqual(exit.value.finished.reason, "length")
-        assert.strictEqual(exit.value.finished.promptTokens, promptLength)
+        const { answers, maxTokens, promptLength } = plan.requests[key]!
+        assert.strictEqual(exit.value.length, answers)
+        for (const { tokens, finished } of exit.value) {
+          assert.deepStrictEqual(tokens, script(key, maxTokens))
+          assert.strictEqual(finished.reason, "length")
+          assert.strictEqual(finished.promptTokens, promptLength)
+        }
       } else assert.include(String(exit.cause), "as the test asked")
     }
     const { running, waiting, slabsUsed, lastFailure } = yield* engine.status

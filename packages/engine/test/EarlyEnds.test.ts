@@ -37,7 +37,7 @@ describe("requests that end early", () => {
       const executor = new ScriptedExecutor({ outputs: () => [10], stepMillis: 10 })
       yield* Effect.gen(function* () {
         const engine = yield* Engine
-        const unread = yield* engine.generate(request([5], { maxTokens: 1_000 }))
+        const [unread] = yield* engine.generate(request([5], { maxTokens: 1_000 }))
         const reader = yield* Effect.forkChild(collect(engine, request([6], { maxTokens: 100 })))
         yield* TestClock.adjust("20 seconds")
         const { finished } = yield* Fiber.join(reader)
@@ -62,7 +62,7 @@ describe("requests that end early", () => {
       const executor = new ScriptedExecutor({ outputs: () => [10, 11, 12], stepMillis: 10 })
       yield* Effect.gen(function* () {
         const engine = yield* Engine
-        const stream = yield* engine.generate(request([5], { maxTokens: 3 }))
+        const [stream] = yield* engine.generate(request([5], { maxTokens: 3 }))
         yield* TestClock.adjust("1 second")
         const events = yield* Stream.runCollect(stream)
         const outputs = events.flatMap((event) => (event._tag === "Output" ? [event.tokens] : []))

@@ -51,7 +51,7 @@ describe("a request's output", () => {
         const batchesOf = (maxTokens: number, readAfter: Duration.Input) =>
           Effect.scoped(
             Effect.gen(function* () {
-              const events = yield* engine.generate(request([5], { maxTokens }))
+              const [events] = yield* engine.generate(request([5], { maxTokens }))
               yield* Effect.sleep(readAfter)
               const batches = yield* Stream.runCollect(
                 Stream.mapArray(events, (batch) => [batch.map((event) => event._tag)] as const),

@@ -7,7 +7,8 @@ import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { segmentWork } from "@uniprefill/model/Work"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { Effect } from "effect"
-import { assertIdle, collect, engineLayer, request } from "./EngineHarness.ts"
+import { assertIdle, collect, collectAll, engineLayer, request } from "./EngineHarness.ts"
+import { NaiveMachine } from "./NaiveHarness.ts"
 import { schedule, ScriptedExecutor, spec } from "./ScriptedExecutor.ts"
 
 const promptOf = (length: number, first: number) => Array.from({ length }, (_, i) => (i === 0 ? first : 10 + (i % 50)))
@@ -33,6 +34,37 @@ describe("equal prefixes", () => {
       assert.strictEqual(yield* cached([...short, ...tokens, 9]), 192)
       yield* assertIdle(executor)
     }).pipe(Effect.provide(engineLayer(executor)))
+  })
+
+  it.effect("hold what requests that drop have generated, and change no answer", () => {
+    const sampling = { temperature: 3, seed: 5n }
+    const turns = (prefixCaching: boolean, maxStepsInFlight: 1 | 2) =>
+      Effect.gen(function* () {
+        const engine = yield* Engine
+        const first = promptOf(300, 3)
+        const answers = yield* collectAll(engine, request(first, { answers: 2, maxTokens: 100, sampling }))
+        const second = (answer: number) =>
+          collect(engine, request([...first, ...answers[answer]!.tokens, 7, 8, 9], { maxTokens: 40, sampling }))
+        return yield* Effect.forEach([second(0), second(1), second(1)], (turn) => turn)
+      }).pipe(Effect.provide(new NaiveMachine().engine({ prefixCaching, maxStepsInFlight })))
+    return Effect.gen(function* () {
+      const without = yield* turns(false, 1)
+      for (const maxStepsInFlight of [1, 2] as const) {
+        const cached = yield* turns(true, maxStepsInFlight)
+        // Of 300 prompt tokens and 99 generated ones in pages, six pages of 64 rows.
+        assert.deepStrictEqual(
+          cached.map(({ finished }) => finished.cachedTokens),
+          [384, 384, 384],
+        )
+        for (const [i, { text, tokens, finished }] of cached.entries()) {
+          const plain = without[i]!
+          assert.strictEqual(plain.finished.cachedTokens, 0)
+          assert.deepStrictEqual({ text, tokens }, { text: plain.text, tokens: plain.tokens })
+          assert.deepStrictEqual(finished.bitmaps, plain.finished.bitmaps)
+          assert.isBelow(finished.kept[1]!, 1)
+        }
+      }
+    })
   })
 
   it.effect("of other tenants or salts are not found, nor any where caching is off", () => {
@@ -65,7 +97,7 @@ describe("equal prefixes", () => {
 describe("page keys", () => {
   it("depend on every token before, not on how they came", () => {
     const keys = (pieces: ReadonlyArray<ReadonlyArray<number>>) => {
-      const chain = new PageKeys("model", "", "", 64)
+      const chain = PageKeys.make("model", "", "", 64)
       return pieces.flatMap((piece) => chain.push(Int32Array.from(piece)))
     }
     const tokens = promptOf(200, 1)
@@ -79,7 +111,7 @@ describe("page keys", () => {
   it("differ by tenant and salt, whatever characters those hold", () => {
     const names = ["", "a", "b", "a\0b", "\0", '","', "\ud800", "\ud801", "\ufffd"]
     const first = names.flatMap((tenant) =>
-      names.map((salt) => new PageKeys("model", tenant, salt, 64).push(new Int32Array(64))[0]),
+      names.map((salt) => PageKeys.make("model", tenant, salt, 64).push(new Int32Array(64))[0]),
     )
     assert.strictEqual(new Set(first).size, names.length ** 2)
   })

@@ -60,7 +60,7 @@ describe("the serving loop", () => {
       const executor = new ScriptedExecutor({ outputs: () => [10] })
       yield* Effect.gen(function* () {
         const engine = yield* Engine
-        const stream = yield* engine.generate(request([5], { maxTokens: 1_000 }))
+        const [stream] = yield* engine.generate(request([5], { maxTokens: 1_000 }))
         const events = yield* Stream.runCollect(stream)
         // Far fewer would mean that output piled up while the executor ran.
         assert.isAbove(events.length, 900)

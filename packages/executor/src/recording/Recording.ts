@@ -45,6 +45,7 @@ export type RecordedCosts =
 export interface RecordedSubmission {
   readonly promptLength: number
   readonly maxTokens?: number | undefined
+  readonly answers?: number | undefined
   readonly drops: boolean
   readonly priority?: number | undefined
   readonly tenant?: string | undefined
@@ -108,13 +109,14 @@ export const recordingHeader = (config: DriverConfig, spec: ModelSpec, code: str
 
 /** The numbers of a configuration, whatever else the object carries. */
 const pick = (limits: RecordedLimits): RecordedLimits => {
-  const { slabs, slots, stateSlots, maxRowsPerStep, stepBudgetMicros, idleStepBudgetMicros, maxPrefillWaitMicros } =
-    limits
+  const { slabs, slots, stateSlots, resumeEvery, maxRowsPerStep } = limits
+  const { stepBudgetMicros, idleStepBudgetMicros, maxPrefillWaitMicros } = limits
   const { protectAfter, protectAfterMicros, maxStepsInFlight, maxModelLen, maxWaiting, maxWaitingTokens } = limits
   return {
     slabs,
     slots,
     stateSlots,
+    ...(resumeEvery === undefined ? {} : { resumeEvery }),
     maxRowsPerStep,
     stepBudgetMicros,
     idleStepBudgetMicros,

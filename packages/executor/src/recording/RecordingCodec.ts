@@ -47,6 +47,7 @@ const Event = Schema.Union([
     submission: Schema.Struct({
       promptLength: Schema.Number,
       maxTokens: Schema.optional(Schema.Number),
+      answers: Schema.optional(Schema.Number),
       drops: Schema.Boolean,
       priority: Schema.optional(Schema.Number),
       tenant: Schema.optional(Schema.String),
@@ -93,6 +94,7 @@ const Limits = Schema.Struct({
   slabs: Count,
   slots: Count,
   stateSlots: Count,
+  resumeEvery: Schema.optional(Count),
   maxRowsPerStep: Count,
   stepBudgetMicros: Count,
   idleStepBudgetMicros: Count,
