@@ -45,6 +45,12 @@ export class IntList {
     this.length = at + 3
   }
 
+  /** Everything that another list holds, or its first `count` integers. */
+  append(other: IntList, count = other.length): void {
+    const at = this.extend(count)
+    for (let i = 0; i < count; i++) this.data[at + i] = other.data[i]!
+  }
+
   pushAll(values: ArrayLike<number>, start = 0, end = values.length): void {
     const count = end - start
     if (this.length + count > this.data.length) this.grow(this.length + count)

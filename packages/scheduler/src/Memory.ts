@@ -150,9 +150,9 @@ export class Memory {
 
   /** Starts a plan: what was given back since the last one. */
   begin(plan: StepPlan): void {
-    plan.trims.pushAll(this.pendingTrims.data, 0, this.pendingTrims.length)
+    plan.trims.append(this.pendingTrims)
     this.pendingTrims.clear()
-    plan.windowFrees.pushAll(this.pendingWindowFrees.data, 0, this.pendingWindowFrees.length)
+    plan.windowFrees.append(this.pendingWindowFrees)
     this.pendingWindowFrees.clear()
   }
 
@@ -323,8 +323,8 @@ export class Memory {
       const shared = source.length - partial
       fork.freedPages[t] = freed
       if (freed > 0) plan.windowFrees.push3(fork.slot, t, freed)
-      target.pushAll(source.data, 0, shared)
-      pool.share(source.data.subarray(0, shared))
+      target.append(source, shared)
+      pool.share(source.toArray().slice(0, shared))
       listSlabs(plan.maps, fork.slot, t, target, 0)
       if (partial === 0) continue
       this.grow(fork, t, rows, plan)

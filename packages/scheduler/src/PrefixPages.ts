@@ -233,7 +233,7 @@ export class PrefixPages {
 
   /** What was published since the last plan is retained by this one, whose number it gets as its makers' last step. */
   retain(plan: StepPlan): void {
-    plan.retains.pushAll(this.pendingRetains.data, 0, this.pendingRetains.length)
+    plan.retains.append(this.pendingRetains)
     this.pendingRetains.clear()
     for (let i = 0; i < this.unretained.length; i++) {
       const request = this.unretained[i]!
@@ -241,7 +241,7 @@ export class PrefixPages {
       request.lastStep = plan.stepId
     }
     this.unretained.length = 0
-    plan.drops.pushAll(this.pendingDrops.data, 0, this.pendingDrops.length)
+    plan.drops.append(this.pendingDrops)
     this.pendingDrops.clear()
   }
 
@@ -270,7 +270,7 @@ export class PrefixPages {
     for (let i = 0; i < this.pendingRetains.length; i++) unknown.add(this.pendingRetains.data[i]!)
     for (const plan of failed) {
       for (let i = 0; i < plan.retains.length; i++) unknown.add(plan.retains.data[i]!)
-      this.pendingDrops.pushAll(plan.drops.data, 0, plan.drops.length)
+      this.pendingDrops.append(plan.drops)
     }
     this.pendingRetains.clear()
     for (const { stateSlot } of this.plannedSnapshots.splice(0)) giveBack(stateSlot)

@@ -7,6 +7,8 @@ import { InvariantViolation } from "./InvariantViolation.ts"
  * otherwise at its commit.
  */
 export class SlabPool {
+  // Lists of slabs are typed arrays in page tables and plain ones in cached pages. No method takes both: loops over one kind
+  // of array are what V8 makes fast.
   readonly total: number
   private readonly stack: Int32Array
   private freeCount: number
@@ -59,7 +61,7 @@ export class SlabPool {
   }
 
   /** One more holds each of the slabs. */
-  share(slabs: ArrayLike<number>): void {
+  share(slabs: ReadonlyArray<number>): void {
     for (let i = 0; i < slabs.length; i++) {
       const slab = slabs[i]!
       if (this.holders[slab] === 0) throw new InvariantViolation("only a held slab is shared", { slab })
@@ -68,7 +70,7 @@ export class SlabPool {
   }
 
   /** The cache holds the slabs too. */
-  retain(slabs: ArrayLike<number>): void {
+  retain(slabs: ReadonlyArray<number>): void {
     this.share(slabs)
     for (let i = 0; i < slabs.length; i++) {
       const slab = slabs[i]!
@@ -78,13 +80,15 @@ export class SlabPool {
   }
 
   /** The cache gives the slabs up. */
-  drop(slabs: ArrayLike<number>): void {
+  drop(slabs: ReadonlyArray<number>): void {
+    const { stack, holders, cached } = this
     for (let i = 0; i < slabs.length; i++) {
       const slab = slabs[i]!
-      if (this.cached[slab] === 0) throw new InvariantViolation("the cache gives up what it holds", { slab })
-      this.cached[slab] = 0
+      if (cached[slab] === 0) throw new InvariantViolation("the cache gives up what it holds", { slab })
+      cached[slab] = 0
+      if (--holders[slab]! === 0 && this.lastUse.size === 0) stack[this.freeCount++] = slab
+      else this.releaseInFlight(slab, holders[slab]!, 0)
     }
-    this.release(slabs, 0, slabs.length, 0)
   }
 
   isCached(slab: number): boolean {
@@ -96,7 +100,7 @@ export class SlabPool {
   }
 
   /** One holder gives up slabs first … end − 1 of a list; its steps up to `afterStep` may touch them. */
-  release(slabs: ArrayLike<number>, first: number, end: number, afterStep: number): void {
+  release(slabs: Int32Array, first: number, end: number, afterStep: number): void {
     const { stack, holders } = this
     const isOver = afterStep <= this.committedStep && this.lastUse.size === 0
     let top = this.freeCount
