@@ -4,7 +4,7 @@ import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
 import { fcfs } from "@uniprefill/scheduler/Policy"
 import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
-import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { SelectionFlag, type StepResult } from "@uniprefill/scheduler/StepResult"
 
 /** Anything that carries out plans: the naive runner, or an Executor service run to its end. */
@@ -25,8 +25,11 @@ export interface LoopRequest {
   readonly cached?: boolean
   /** The step before which it is submitted. */
   readonly at?: number
-  /** The step during which it is aborted. */
+  /** Answers to the prompt, each sampled with a seed of its own: `sampling.seed` and those after it. */
+  readonly answers?: number
+  /** The step during which an answer, the first unless `abortAnswer` says another, is aborted. */
   readonly abortAt?: number | undefined
+  readonly abortAnswer?: number
 }
 
 export interface LoopAnswer {
@@ -38,6 +41,18 @@ export interface LoopAnswer {
   /** Selections that kept everything because a score was not finite. */
   fallbacks: number
   reason: FinishReason | null
+  /** The answers to the same prompt after this one. */
+  readonly others: ReadonlyArray<LoopAnswer>
+}
+
+/** An answer on its way. */
+interface Running {
+  readonly of: LoopRequest
+  /** Which of the request's answers it is. */
+  readonly number: number
+  readonly answer: LoopAnswer
+  /** Pages whose keys the loop has been told. */
+  pagesFilled: number
 }
 
 /** Counts rows, so that budgets cut prompts at chosen places: what a step costs is what the numbers below say. */
@@ -53,6 +68,8 @@ export interface LoopOutcome {
   readonly answers: ReadonlyArray<LoopAnswer>
   readonly driver: Driver
   readonly steps: number
+  /** Rows of prompts and replayed output computed in the first segment. */
+  readonly prefillRows: number
 }
 
 /** Serves requests to their end through the production loop and a runner. Integrity is checked at every step. */
@@ -64,18 +81,12 @@ export const serve = async (
   altered: (plan: StepPlan) => void = () => {},
 ): Promise<LoopOutcome> => {
   const { info } = runner
-  const answers = requests.map((): LoopAnswer => ({
-    tokens: [],
-    logits: [],
-    bitmaps: [],
-    kept: [],
-    fallbacks: 0,
-    reason: null,
-  }))
-  const indexOf = new Map<number, number>()
+  const answers = requests.map(({ answers: count = 1 }) =>
+    emptyAnswer(Array.from({ length: count - 1 }, () => emptyAnswer([]))),
+  )
+  const running = new Map<number, Running>()
   const orders: Array<(() => void | Promise<void>) | StepPlan> = []
-  const slotOwner = new Map<number, number>()
-  const pagesFilled = new Map<number, number>()
+  const slotOwner = new Map<number, Running>()
   const driver = new Driver(
     {
       layout: info.layout,
@@ -99,19 +110,19 @@ export const serve = async (
     },
     {
       openSlot: (request) => {
-        const index = indexOf.get(request.id)!
-        const { prompt, pQ32, sampling } = requests[index]!
+        const owner = running.get(request.id)!
+        const { prompt, pQ32, sampling } = owner.of
         const content: SlotContent = {
           slot: request.slot,
-          tokens: Int32Array.from([...Array.from(prompt), ...answers[index]!.tokens]),
+          tokens: Int32Array.from([...Array.from(prompt), ...owner.answer.tokens]),
           promptLength: request.promptLength,
           pQ32: request.drops ? pQ32 : null,
           bitmaps: [...request.bitmaps],
-          sampling: { ...greedy, ...sampling },
+          sampling: { ...greedy, ...sampling, seed: (sampling?.seed ?? greedy.seed) + BigInt(owner.number) },
           returnLogits: true,
         }
         orders.push(() => {
-          slotOwner.set(content.slot, index)
+          slotOwner.set(content.slot, owner)
           return runner.openSlot(content)
         })
       },
@@ -122,15 +133,15 @@ export const serve = async (
         orders.push(plan)
       },
       token: (request, token, index) => {
-        const { tokens } = answers[indexOf.get(request.id)!]!
+        const { tokens } = running.get(request.id)!.answer
         if (tokens.length !== index) throw new Error(`request ${request.id}: token ${index} after ${tokens.length}`)
         tokens.push(token)
       },
       selected: (request, _segment, _bitmap, _kept, flags) => {
-        if ((flags & SelectionFlag.fallback) !== 0) answers[indexOf.get(request.id)!]!.fallbacks++
+        if ((flags & SelectionFlag.fallback) !== 0) running.get(request.id)!.answer.fallbacks++
       },
       finished: (request: Request, reason) => {
-        const answer = answers[indexOf.get(request.id)!]!
+        const { answer } = running.get(request.id)!
         answer.reason = reason
         answer.bitmaps = [...request.bitmaps]
         answer.kept = [...request.keptRows]
@@ -141,13 +152,14 @@ export const serve = async (
   const takeLogits = ({ logits }: StepResult): void => {
     for (let i = 0; i < logits.length;) {
       const count = logits.data[i + 1]!
-      const answer = answers[slotOwner.get(logits.data[i]!)!]!
+      const { answer } = slotOwner.get(logits.data[i]!)!
       if (answer.reason === null) answer.logits.push(logits.data.slice(i + 2, i + 2 + count))
       i += 2 + count
     }
   }
 
   let step = 0
+  let prefillRows = 0
   for (let idle = 0; idle < 2 || step <= lastArrival(requests); step++) {
     for (const [index, request] of requests.entries()) {
       if ((request.at ?? 0) !== step) continue
@@ -155,13 +167,23 @@ export const serve = async (
         {
           promptLength: request.prompt.length,
           maxTokens: request.maxTokens,
+          answers: request.answers,
           drops: request.pQ32 !== null,
           pageKeys: request.cached === true ? pageKeys(request.prompt, info.layout.pageSize) : undefined,
         },
         step,
       )
       if (outcome._tag !== "Queued") throw new Error(outcome.detail)
-      indexOf.set(outcome.request.id, index)
+      const answer = answers[index]!
+      const pagesFilled = Math.floor(request.prompt.length / info.layout.pageSize)
+      for (const [number, { id }] of [outcome.request, ...outcome.request.forks].entries()) {
+        running.set(id, {
+          of: request,
+          number,
+          answer: number === 0 ? answer : answer.others[number - 1]!,
+          pagesFilled,
+        })
+      }
     }
     driver.tick(step)
     driver.checkIntegrity()
@@ -173,19 +195,20 @@ export const serve = async (
         continue
       }
       altered(order)
+      prefillRows += firstSegmentRows(order)
       const result = await runner.step(order)
-      for (const [id, index] of indexOf) if (requests[index]!.abortAt === step) driver.abort(id)
+      for (const [id, { of, number }] of running) {
+        if (of.abortAt === step && number === (of.abortAnswer ?? 0)) driver.abort(id)
+      }
       takeLogits(result)
       driver.stepDone(result)
-      for (const [id, index] of indexOf) {
-        const { prompt, cached } = requests[index]!
-        const { tokens, reason } = answers[index]!
+      for (const [id, owner] of running) {
+        const { prompt, cached } = owner.of
+        const { tokens, reason } = owner.answer
         if (cached !== true || reason !== null) continue
         // The last token sampled is not in any page yet.
         const known = pageKeys([...Array.from(prompt), ...tokens.slice(0, -1)], info.layout.pageSize)
-        const filled = pagesFilled.get(id) ?? Math.floor(prompt.length / info.layout.pageSize)
-        for (let page = filled; page < known.length; page++) driver.pageFilled(id, known[page]!)
-        pagesFilled.set(id, Math.max(filled, known.length))
+        while (owner.pagesFilled < known.length) driver.pageFilled(id, known[owner.pagesFilled++]!)
       }
       driver.checkIntegrity()
       ran = true
@@ -197,7 +220,43 @@ export const serve = async (
   if (driver.running + driver.waiting + reserved !== 0 || pool.used !== cache.idleSlabs) {
     throw new Error(`left behind: ${driver.running} running, ${driver.waiting} waiting, ${pool.used} slabs`)
   }
-  return { answers, driver, steps: step }
+  return { answers, driver, steps: step, prefillRows }
+}
+
+const emptyAnswer = (others: ReadonlyArray<LoopAnswer>): LoopAnswer => ({
+  tokens: [],
+  logits: [],
+  bitmaps: [],
+  kept: [],
+  fallbacks: 0,
+  reason: null,
+  others,
+})
+
+const firstSegmentRows = ({ items: { data, length } }: StepPlan): number => {
+  let rows = 0
+  for (let i = 0; i < length; i += sectionWidths.items) {
+    if (data[i + ItemField.firstSegment] === 0) rows += data[i + ItemField.rows]!
+  }
+  return rows
+}
+
+/** A request's answers as requests of their own, at once and undisturbed. */
+export const separate = (request: LoopRequest): ReadonlyArray<LoopRequest> =>
+  Array.from({ length: request.answers ?? 1 }, (_, i) => ({
+    ...request,
+    answers: 1,
+    sampling: { ...request.sampling, seed: (request.sampling?.seed ?? greedy.seed) + BigInt(i) },
+    at: 0,
+    abortAt: undefined,
+    cached: false,
+  }))
+
+/** Slabs that a request with all its answers may need, which is queued to find out. */
+export const worstCase = (driver: Driver, { prompt, maxTokens, answers, pQ32 }: LoopRequest): number => {
+  const outcome = driver.submit({ promptLength: prompt.length, maxTokens, answers, drops: pQ32 !== null }, 0)
+  if (outcome._tag !== "Queued") throw new Error(outcome.detail)
+  return driver.scheduler.memory.worstCase(outcome.request)
 }
 
 /** A key for every full page: the tokens up to its end. */

@@ -9,3 +9,9 @@ export const same = (answer: LoopAnswer, alone: LoopAnswer): void => {
   expect(answer.kept).toEqual(alone.kept)
   expect(answer.logits).toEqual(alone.logits)
 }
+
+/** The same, of an answer that may have been aborted: up to there. */
+export const sameUpToAbort = (answer: LoopAnswer, alone: LoopAnswer): void => {
+  if (answer.reason === "abort") expect(answer.tokens).toEqual(alone.tokens.slice(0, answer.tokens.length))
+  else same(answer, alone)
+}

@@ -5,8 +5,8 @@ import { makeNaiveModel, naiveSpec, type NaiveModel } from "@uniprefill/executor
 import { denseSchedule, pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { LayerKind } from "@uniprefill/model/ModelSpec"
 import { describe, expect, it } from "vitest"
-import { same } from "./SameAnswer.ts"
-import { type LoopAnswer, type LoopRequest, serve } from "./LoopServer.ts"
+import { same, sameUpToAbort } from "./SameAnswer.ts"
+import { type LoopAnswer, type LoopRequest, separate, serve, worstCase } from "./LoopServer.ts"
 import { promptOf } from "./Prompts.ts"
 
 const kinds = fc
@@ -43,10 +43,14 @@ const cases = fc
         at: fc.oneof(fc.nat({ max: 8 }), fc.nat({ max: 60 })),
         seed: fc.nat(),
         temperature: fc.constantFrom(0, 0, 0.8),
-        abortAt: fc.option(fc.integer({ min: 0, max: 20 }), { nil: undefined, freq: 6 }),
+        answers: fc.constantFrom(1, 1, 2, 3),
+        abortAt: fc.option(fc.integer({ min: 0, max: 20 }), { nil: undefined, freq: 3 }),
+        abortAnswer: fc.nat({ max: 2 }),
       }),
       { minLength: 1, maxLength: 4 },
     ),
+    spareStates: fc.constantFrom(0, 2, 6),
+    resumeEvery: fc.constantFrom(64, 128, 256, 4096),
     budget: fc.constantFrom(70, 200, 500, 5000),
     maxRowsPerStep: fc.constantFrom(100, 256, 1024),
     maxStepsInFlight: fc.constantFrom(1 as const, 2 as const),
@@ -68,14 +72,11 @@ const modelOf = ({ layers, headDim, kvHeads, group, window, seed }: Case): Naive
   makeNaiveModel(naiveSpec({ layers, headDim, kvHeads, heads: kvHeads * group, hidden: 16, window }), seed)
 
 const requestsOf = (one: Case): ReadonlyArray<LoopRequest> =>
-  one.requests.map(({ length, maxTokens, drop, higherP, shared, cached, at, seed, temperature, abortAt }) => ({
+  one.requests.map(({ length, drop, higherP, shared, seed, temperature, ...rest }) => ({
+    ...rest,
     prompt: promptOf(length, 64, seed, shared),
-    cached,
-    maxTokens,
     pQ32: drop ? one.schedule.dropLayers.map(({ p }) => pToQ32(Math.max(p, higherP))) : null,
     sampling: { temperature, seed: BigInt(seed) },
-    at,
-    abortAt,
   }))
 
 const runner = (one: Case, model: NaiveModel, slabs: number, maxRowsPerStep = one.maxRowsPerStep) =>
@@ -85,30 +86,27 @@ const runner = (one: Case, model: NaiveModel, slabs: number, maxRowsPerStep = on
     pageSize: one.pageSize,
     slabs,
     slots: 4,
+    stateSlots: 4 + one.spareStates,
     maxRowsPerStep,
     maxTokens: 1024,
   })
 
 describe("a request's answer is the same, bit by bit,", () => {
   test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 12) })(
-    "alone in one step and cut, batched, preempted and overlapped with others; and it is the oracle's",
+    "alone in one step and cut, batched, forked, preempted and overlapped with others; and it is the oracle's",
     async ({ one }) => {
       const model = modelOf(one)
       const requests = requestsOf(one)
-      const alone: Array<LoopAnswer> = []
+      const alone: Array<ReadonlyArray<LoopAnswer>> = []
       let largest = 0
       for (const request of requests) {
-        const roomy = runner(one, model, 20_000, 1024)
-        const { answers, driver } = await serve(roomy, one.schedule, [
-          { ...request, at: 0, abortAt: undefined, cached: false },
-        ])
-        alone.push(answers[0]!)
-        const submitted = driver.submit(
-          { promptLength: request.prompt.length, maxTokens: request.maxTokens, drops: request.pQ32 !== null },
-          0,
-        )
-        if (submitted._tag !== "Queued") throw new Error(submitted.detail)
-        largest = Math.max(largest, driver.scheduler.memory.worstCase(submitted.request))
+        const whole: Array<LoopAnswer> = []
+        alone.push(whole)
+        for (const single of separate(request)) {
+          const { answers, driver } = await serve(runner(one, model, 20_000, 1024), one.schedule, [single])
+          whole.push(answers[0]!)
+          largest = Math.max(largest, worstCase(driver, request))
+        }
       }
       const crowded = runner(one, model, Math.ceil(largest * one.memory))
       const { answers, driver } = await serve(crowded, one.schedule, requests, {
@@ -116,18 +114,19 @@ describe("a request's answer is the same, bit by bit,", () => {
         idleStepBudgetMicros: one.budget,
         maxStepsInFlight: one.maxStepsInFlight,
         maxPrefillWaitMicros: 3,
+        resumeEvery: one.resumeEvery,
       })
       expect(crowded.checkIntegrity()).toEqual({
         free: driver.scheduler.memory.pool.free,
         held: 0,
         cached: driver.scheduler.memory.cache.slabs,
       })
-      for (const [i, answer] of answers.entries()) {
-        const whole = alone[i]!
-        if (answer.reason === "abort") {
-          expect(requests[i]!.abortAt).toBeDefined()
-          expect(answer.tokens).toEqual(whole.tokens.slice(0, answer.tokens.length))
-        } else same(answer, whole)
+      for (const [i, first] of answers.entries()) {
+        for (const [n, answer] of [first, ...first.others].entries()) {
+          sameUpToAbort(answer, alone[i]![n]!)
+          expect(answer.reason === "abort" && requests[i]!.abortAt === undefined).toBe(false)
+        }
+        const whole = alone[i]![0]!
         const { prompt, pQ32 } = requests[i]!
         const drops =
           pQ32 !== null && one.schedule.dropLayers.length > 0 && prompt.length >= one.schedule.minPromptTokens
@@ -242,16 +241,5 @@ describe("a prefix found in the cache", () => {
     const alone = await serveTwo(request(first), request({ ...second, cached: false }))
     expect(alone.driver.scheduler.memory.prefixHits).toBe(0)
     for (const i of [0, 1]) same(answers[i]!, alone.answers[i]!)
-  })
-
-  it("holds the tokens that a dense request generated", async () => {
-    const first = request({ pQ32: null, maxTokens: 90 })
-    const { answers } = await serveTwo(first, request({}))
-    const prompt = [...Array.from(first.prompt), ...answers[0]!.tokens]
-    const { driver } = await serve(new NaiveRunner({ model, schedule, slabs: 400, maxTokens: 1024 }), schedule, [
-      first,
-      request({ pQ32: null, prompt, at: 120 }),
-    ])
-    expect(driver.scheduler.memory.prefixHits).toBe(384)
   })
 })

@@ -10,8 +10,8 @@ import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
 import { Effect, Layer } from "effect"
 import { describe, expect, it } from "vitest"
-import { same } from "./SameAnswer.ts"
-import { type LoopAnswer, type LoopRequest, serve, type StepRunner } from "./LoopServer.ts"
+import { same, sameUpToAbort } from "./SameAnswer.ts"
+import { type LoopAnswer, type LoopRequest, separate, serve, type StepRunner, worstCase } from "./LoopServer.ts"
 import { promptOf } from "./Prompts.ts"
 import { writeRandomModel } from "./RandomModel.ts"
 
@@ -42,8 +42,11 @@ const cases = fc.record({
       cached: fc.constantFrom(true, true, false),
       at: fc.oneof(fc.nat({ max: 8 }), fc.nat({ max: 60 })),
       seed: fc.nat(),
-      temperature: fc.constantFrom(0, 0, 0.9),
-      abortAt: fc.option(fc.integer({ min: 0, max: 20 }), { nil: undefined, freq: 6 }),
+      temperature: fc.constantFrom(0, 0.9, 12),
+      higherP: fc.double({ min: 0, max: 1, noNaN: true }),
+      answers: fc.constantFrom(1, 1, 2, 3),
+      abortAt: fc.option(fc.integer({ min: 0, max: 20 }), { nil: undefined, freq: 3 }),
+      abortAnswer: fc.nat({ max: 2 }),
     }),
     { minLength: 1, maxLength: 5 },
   ),
@@ -87,7 +90,7 @@ const withRunner = <A>(
 
 describe("the native runner's answer is the same, bit by bit,", () => {
   test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 20) })(
-    "alone in one step and cut, batched, preempted and overlapped with others",
+    "alone in one step and cut, batched, forked, preempted and overlapped with others",
     async ({ one }) => {
       const directory = mkdtempSync(join(tmpdir(), "uniprefill-model-"))
       try {
@@ -106,32 +109,29 @@ describe("the native runner's answer is the same, bit by bit,", () => {
           windowBy: "kept",
           minPromptTokens: 100,
         }
-        const pQ32 = dropLayers.map((drop) => pToQ32(drop.p))
         const requests = one.requests.map(
-          ({ length, maxTokens, drop, shared, cached, at, seed, temperature, abortAt }): LoopRequest => ({
+          ({ length, drop, higherP, shared, seed, temperature, ...rest }): LoopRequest => ({
+            ...rest,
             prompt: promptOf(length, 96, seed, shared),
-            cached,
-            maxTokens,
-            pQ32: drop ? pQ32 : null,
+            pQ32: drop ? dropLayers.map(({ p }) => pToQ32(Math.max(p, higherP))) : null,
             sampling: { temperature, seed: BigInt(seed) },
-            at,
-            abortAt,
           }),
         )
         let largest = 0
         const roomy = { ...one, slabs: 20_000, maxRowsPerStep: 4096 }
         const alone = await withRunner(directory, schedule, roomy, async (runner) => {
-          const answers: Array<LoopAnswer> = []
+          const answers: Array<ReadonlyArray<LoopAnswer>> = []
           let steps = 0
           for (const request of requests) {
-            const shifted = offsetSteps(runner, steps)
-            const outcome = await serve(shifted, schedule, [{ ...request, at: 0, abortAt: undefined, cached: false }])
-            steps = shifted.last()
-            answers.push(outcome.answers[0]!)
-            const { promptLength, maxTokens } = { promptLength: request.prompt.length, maxTokens: request.maxTokens }
-            const queued = outcome.driver.submit({ promptLength, maxTokens, drops: request.pQ32 !== null }, 0)
-            if (queued._tag !== "Queued") throw new Error(queued.detail)
-            largest = Math.max(largest, outcome.driver.scheduler.memory.worstCase(queued.request))
+            const whole: Array<LoopAnswer> = []
+            answers.push(whole)
+            for (const single of separate(request)) {
+              const shifted = offsetSteps(runner, steps)
+              const outcome = await serve(shifted, schedule, [single])
+              steps = shifted.last()
+              whole.push(outcome.answers[0]!)
+              largest = Math.max(largest, worstCase(outcome.driver, request))
+            }
           }
           return answers
         })
@@ -144,11 +144,11 @@ describe("the native runner's answer is the same, bit by bit,", () => {
             maxPrefillWaitMicros: 3,
           }),
         )
-        for (const [i, answer] of answers.entries()) {
-          if (answer.reason === "abort") {
-            expect(requests[i]!.abortAt).toBeDefined()
-            expect(answer.tokens).toEqual(alone[i]!.tokens.slice(0, answer.tokens.length))
-          } else same(answer, alone[i]!)
+        for (const [i, first] of answers.entries()) {
+          for (const [n, answer] of [first, ...first.others].entries()) {
+            sameUpToAbort(answer, alone[i]![n]!)
+            expect(answer.reason === "abort" && requests[i]!.abortAt === undefined).toBe(false)
+          }
         }
       } finally {
         rmSync(directory, { recursive: true })
@@ -227,6 +227,50 @@ describe("the native runner", () => {
       rmSync(directory, { recursive: true })
     }
   })
+
+  it.each([
+    { what: "drop", pQ32: [pToQ32(0.5), pToQ32(0.5)] },
+    { what: "do not drop", pQ32: null },
+  ])(
+    "computes the prompt of several answers once, and goes on from what they generated, where rows $what",
+    async ({ pQ32 }) => {
+      const directory = mkdtempSync(join(tmpdir(), "uniprefill-model-"))
+      try {
+        writeRandomModel(directory, { ...model, seed: 7 })
+        const first: LoopRequest = {
+          prompt: promptOf(1000, 96, 5),
+          maxTokens: 200,
+          pQ32,
+          answers: 3,
+          sampling: { temperature: 12, seed: 9n },
+          cached: true,
+        }
+        const run = (requests: ReadonlyArray<LoopRequest>, maxStepsInFlight: 1 | 2 = 1) =>
+          withRunner(directory, schedule, options, (runner) => serve(runner, schedule, requests, { maxStepsInFlight }))
+        const alone: Array<LoopAnswer> = []
+        for (const single of separate(first)) alone.push((await run([single])).answers[0]!)
+        expect(new Set(alone.map(({ tokens }) => tokens.join(" "))).size).toBe(3)
+        const next = (of: number): LoopRequest => ({
+          ...first,
+          prompt: [...Array.from(first.prompt), ...alone[of]!.tokens, 5, 6, 7],
+          answers: 1,
+          at: 250 + 250 * of,
+        })
+        const turns = [first, next(0), next(2)]
+        const without = await run(turns.map((turn) => ({ ...turn, cached: false })))
+        for (const maxStepsInFlight of [1, 2] as const) {
+          const { answers, driver, prefillRows } = await run(turns, maxStepsInFlight)
+          for (const [i, one] of [answers[0]!, ...answers[0]!.others].entries()) same(one, alone[i]!)
+          for (const i of [1, 2]) same(answers[i]!, without.answers[i]!)
+          // Of 1,199 rows in pages of 128, nine pages are found.
+          expect(driver.scheduler.memory.prefixHits).toBe(2 * 1152)
+          expect(prefillRows).toBe(1000 + 2 * (1203 - 1152))
+        }
+      } finally {
+        rmSync(directory, { recursive: true })
+      }
+    },
+  )
 
   it("keeps every row of prompts up to sink + lastQ, and its logits are finite at any length", async () => {
     for (const length of [1, 2, 63, 64, 65, 127, 128, 129, 256, 257]) {
