@@ -77,6 +77,23 @@ describe("the engine behind the server", () => {
     expect(three.usage!.prompt_tokens).toBe(alone.usage!.prompt_tokens)
   })
 
+  it("gives more answers than can run at a time, each its own seed's, whole and streamed", async () => {
+    const seeded = { ...ask, temperature: 2, n: 6, seed: 21 }
+    const alone = []
+    for (let i = 0; i < 6; i++) {
+      const { choices } = await client.completions.create({ ...seeded, n: 1, seed: 21 + i, stream: false })
+      alone.push(choices[0]!.text)
+    }
+    expect(new Set(alone).size).toBe(6)
+    const whole = await client.completions.create(seeded)
+    expect(whole.choices.map(({ text }) => text)).toEqual(alone)
+    expect(whole.usage).toMatchObject({ completion_tokens: 6 * 12 })
+    const texts = alone.map(() => "")
+    const stream = await client.completions.create({ ...seeded, stream: true })
+    for await (const { choices } of stream) texts[choices[0]!.index] += choices[0]!.text
+    expect(texts).toEqual(alone)
+  })
+
   it("reports log-probabilities of the tokens it gives", async () => {
     const { choices } = await client.completions.create({ ...ask, logprobs: 3, max_tokens: 4 })
     const { tokens, token_logprobs, top_logprobs } = choices[0]!.logprobs!
