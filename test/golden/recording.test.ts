@@ -27,15 +27,20 @@ afterEach(() => {
 })
 
 const run = () => replay(recording.header, recording.events)
-const count = (kind: RecordedEvent["e"]) => recording.events.filter(({ e }) => e === kind).length
+const eventsOf = (kind: RecordedEvent["e"]) => recording.events.filter(({ e }) => e === kind).length
 
 describe("a recorded CPU run", () => {
   it("holds what makes replay hard", () => {
-    expect(count("submit")).toBe(200)
-    expect(count("abort")).toBeGreaterThan(10)
+    expect(eventsOf("submit")).toBe(200)
+    expect(eventsOf("abort")).toBeGreaterThan(10)
     // Stop strings are found in text, while a step's tokens are taken.
     expect(recording.events.filter((event) => event.e === "finish" && event.at !== undefined).length).toBeGreaterThan(10)
-    expect(count("page")).toBeGreaterThan(10)
+    expect(eventsOf("page")).toBeGreaterThan(10)
+    const several = recording.events.filter((event) => event.e === "submit" && (event.submission.answers ?? 1) > 1)
+    expect(several.length).toBeGreaterThan(20)
+    // Forks that go on from a page which is not full.
+    const copying = recording.events.filter((event) => event.e === "plan" && event.sections.copies !== undefined)
+    expect(copying.length).toBeGreaterThan(10)
     let inFlight = 0
     let most = 0
     for (const { e } of recording.events) {
@@ -49,7 +54,7 @@ describe("a recorded CPU run", () => {
   })
 
   it("replays plan by plan", () => {
-    expect(run()).toMatchObject({ difference: null, plans: count("plan") })
+    expect(run()).toMatchObject({ difference: null, plans: eventsOf("plan") })
   })
 
   it("takes its costs from the recording, whatever is installed on the machine", async () => {
