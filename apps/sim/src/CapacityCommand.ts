@@ -1,4 +1,3 @@
-import { writeFileSync } from "node:fs"
 import { estimate, estimateText } from "@uniprefill/simulator/explore/Interval"
 import { lineChart } from "@uniprefill/simulator/output/Chart"
 import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
@@ -6,8 +5,8 @@ import { columns } from "@uniprefill/simulator/output/Table"
 import { override } from "@uniprefill/simulator/scenario/ScenarioFields"
 import { scenarioDefaults, withDefaults } from "@uniprefill/simulator/scenario/Scenario"
 import { buildWorkload } from "@uniprefill/simulator/scenario/BuildWorkload"
-import { Option } from "effect"
 import { fileReader } from "./Files.ts"
+import { checkWritable, writeOutput, type OutputFile } from "./OutputFile.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
 import { runJobs } from "./Threads.ts"
 import { UsageError } from "./UsageError.ts"
@@ -20,7 +19,7 @@ export interface CapacityOptions {
   readonly low: number
   readonly high: number
   readonly points: number
-  readonly html: Option.Option<string>
+  readonly html: OutputFile
 }
 
 /** What one rate came to, seed by seed. */
@@ -44,7 +43,14 @@ export const capacity = async (source: ScenarioSource, options: CapacityOptions)
     throw new UsageError("capacity needs a target: --slo-ttft-ms or --slo-tpot-ms")
   if (!(options.low > 0 && options.high > options.low))
     throw new UsageError(`--low ${options.low} and --high ${options.high}: rates ascend from above 0`)
+  if (!(options.attainment > 0 && options.attainment <= 1))
+    throw new UsageError(`--attainment ${options.attainment}: a share above 0, at most 1`)
+  checkWritable(options.html)
   const workload = buildWorkload({ ...full, workload: { ...full.workload, rate: 1 } }, fileReader(folder))
+  if (workload.count < 2 || workload.arrivalMicros[workload.count - 1] === 0)
+    throw new UsageError(
+      `${workload.name}: ${workload.count} requests; a rate of arrivals needs two at different times`,
+    )
   const natural = (workload.count - 1) / (workload.arrivalMicros[workload.count - 1]! / 1e6)
   const firstSeed = scenario.seed ?? scenarioDefaults.seed
   const tried: Array<Tried> = []
@@ -92,39 +98,35 @@ export const capacity = async (source: ScenarioSource, options: CapacityOptions)
   console.log()
   const found = conclusion(tried, options, full.slo)
   for (const line of found) console.log(line)
-  if (Option.isSome(options.html)) {
-    const goodput = tried.map((one) => [one.rate, estimate(one.goodput).mean] as const)
-    const best = tried.findLast((one) => estimate(one.attainment).mean >= options.attainment)
-    const mark =
-      best === undefined
-        ? {}
-        : {
-            mark: {
-              at: [best.rate, estimate(best.goodput).mean] as const,
-              text: `knee: ${best.rate.toFixed(2)} req/s`,
-            },
-          }
-    const svg = lineChart(
-      "Goodput against offered load",
-      { label: "offered, req/s" },
-      { label: "within targets, req/s", min: 0 },
-      [
-        { name: "goodput", points: goodput, dots: true, ...mark },
-        { name: "all offered", points: tried.map((one) => [one.rate, one.rate] as const), dashed: true },
-      ],
-    )
-    writeFileSync(
-      options.html.value,
-      htmlReport({
-        title: scenario.name ?? "Capacity",
-        complete,
-        findings: found,
-        runs: [],
-        charts: [{ title: "Goodput against offered load", note: "", svg }],
-      }),
-    )
-    console.log(`\nReport: ${options.html.value}`)
-  }
+  console.log()
+  writeOutput(options.html, () =>
+    htmlReport({
+      title: scenario.name ?? "Capacity",
+      complete,
+      findings: found,
+      runs: [],
+      charts: [{ title: "Goodput against offered load", note: "", svg: goodputChart(tried, options.attainment) }],
+    }),
+  )
+}
+
+/** Goodput at each rate tried, beside all that was offered, with the best rate marked. */
+const goodputChart = (tried: ReadonlyArray<Tried>, attainment: number): string => {
+  const goodput = tried.map((one) => [one.rate, estimate(one.goodput).mean] as const)
+  const best = tried.findLast((one) => estimate(one.attainment).mean >= attainment)
+  const mark =
+    best === undefined
+      ? {}
+      : { mark: { at: [best.rate, estimate(best.goodput).mean] as const, text: `knee: ${best.rate.toFixed(2)} req/s` } }
+  return lineChart(
+    "Goodput against offered load",
+    { label: "offered, req/s" },
+    { label: "within targets, req/s", min: 0 },
+    [
+      { name: "goodput", points: goodput, dots: true, ...mark },
+      { name: "all offered", points: tried.map((one) => [one.rate, one.rate] as const), dashed: true },
+    ],
+  )
 }
 
 const conclusion = (
@@ -135,11 +137,13 @@ const conclusion = (
   const target = [slo.ttftMs > 0 ? `TTFT ≤ ${slo.ttftMs} ms` : "", slo.tpotMs > 0 ? `TPOT ≤ ${slo.tpotMs} ms` : ""]
     .filter(Boolean)
     .join(" and ")
+  const share = `${Number((attainment * 100).toFixed(4))}%`
   const passes = (one: Tried) => estimate(one.attainment).mean >= attainment
+  if (tried.length === 0) return ["No rate was tried to its end."]
   const best = tried.findLast(passes)
   if (best === undefined) {
     return [
-      `No rate tried meets ${target} for ${attainment * 100}% of the requests: at ${tried[0]?.rate.toFixed(3)} req/s ${(estimate(tried[0]?.attainment ?? [0]).mean * 100).toFixed(1)}% do. Try lower rates, or looser targets.`,
+      `No rate tried meets ${target} for ${share} of the requests: at ${tried[0]!.rate.toFixed(3)} req/s ${(estimate(tried[0]!.attainment).mean * 100).toFixed(1)}% do. Try lower rates, or looser targets.`,
     ]
   }
   const perSeed = Array.from(
@@ -147,7 +151,7 @@ const conclusion = (
     (_, s) => tried.findLast((one) => one.attainment[s]! >= attainment)?.rate ?? 0,
   )
   const lines = [
-    `Largest rate tried with ${target} for ${attainment * 100}% of the requests: ${best.rate.toFixed(3)} req/s; seed by seed ${estimateText(estimate(perSeed), 3)}.`,
+    `Largest rate tried with ${target} for ${share} of the requests: ${best.rate.toFixed(3)} req/s; seed by seed ${estimateText(estimate(perSeed), 3)}.`,
   ]
   if (best === tried.at(-1)) lines.push("Every rate up to the highest meets it: try higher ones with --high.")
   const dips = tried.filter((one) => one.rate < best.rate && !passes(one))

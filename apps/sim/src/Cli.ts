@@ -21,8 +21,17 @@ const outputFile = (name: string, description: string) =>
 
 const html = outputFile("html", "Write a report with charts: one page that needs nothing else")
 const json = outputFile("json", "Write the result as JSON")
+
+const countFlag = (name: string, least: number) =>
+  Flag.Int(name).pipe(
+    Flag.filter(
+      (value) => value >= least,
+      (value) => `at least ${least}, got ${value}`,
+    ),
+  )
+
 const seeds = (count: number) =>
-  Flag.Int("seeds").pipe(Flag.withDescription(`Seeds, from --seed on (default: ${count})`), Flag.withDefault(count))
+  countFlag("seeds", 1).pipe(Flag.withDescription(`Seeds, from --seed on (default: ${count})`), Flag.withDefault(count))
 
 /** Runs a command's body; what it throws is the command's failure. */
 const attempt = (body: () => void | Promise<unknown>) =>
@@ -95,7 +104,7 @@ const sweepCommand = Command.make(
       ),
       Flag.optional,
     ),
-    threads: Flag.Int("threads").pipe(
+    threads: countFlag("threads", 1).pipe(
       Flag.withDescription("Worker threads (default: one a core)"),
       Flag.withDefault(availableParallelism()),
     ),
@@ -140,7 +149,7 @@ const capacityCommand = Command.make(
       Flag.withDefault(0.25),
     ),
     high: Flag.Finite("high").pipe(Flag.withDescription("Highest rate tried first (default: 8)"), Flag.withDefault(8)),
-    points: Flag.Int("points").pipe(Flag.withDescription("Rates tried first (default: 7)"), Flag.withDefault(7)),
+    points: countFlag("points", 2).pipe(Flag.withDescription("Rates tried first (default: 7)"), Flag.withDefault(7)),
     seeds: seeds(3),
     html,
   },
@@ -150,7 +159,7 @@ const capacityCommand = Command.make(
         attainment,
         low,
         high,
-        points: Math.max(2, points),
+        points,
         seeds: count,
         html: toHtml,
       }),
@@ -234,7 +243,7 @@ const shrinkCommand = Command.make(
   "shrink",
   {
     ...source,
-    swarm: Flag.Int("swarm").pipe(
+    swarm: countFlag("swarm", 0).pipe(
       Flag.withMetavar("COUNT"),
       Flag.withDescription("Check this many random scenarios, from --seed on, in place of the given one"),
       Flag.withDefault(0),

@@ -1,4 +1,3 @@
-import { writeFileSync } from "node:fs"
 import { estimate, estimateText, pairedDifference } from "@uniprefill/simulator/explore/Interval"
 import { measures, type MeasureName } from "@uniprefill/simulator/explore/Measures"
 import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
@@ -6,15 +5,15 @@ import type { RunReport } from "@uniprefill/simulator/output/RunReport"
 import { columns, lengthLabel } from "@uniprefill/simulator/output/Table"
 import { override } from "@uniprefill/simulator/scenario/ScenarioFields"
 import { scenarioDefaults, type Scenario } from "@uniprefill/simulator/scenario/Scenario"
-import { Option } from "effect"
+import { checkWritable, writeOutput, type OutputFile } from "./OutputFile.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
 import { runJobs } from "./Threads.ts"
 import { UsageError } from "./UsageError.ts"
 
 export interface CompareOptions {
   readonly seeds: number
-  readonly html: Option.Option<string>
-  readonly json: Option.Option<string>
+  readonly html: OutputFile
+  readonly json: OutputFile
 }
 
 /** A configuration under comparison. */
@@ -43,48 +42,52 @@ export const compare = async (source: ScenarioSource, options: CompareOptions): 
   const { scenario } = source
   const variants = Object.entries(scenario.variants ?? withoutVariants)
   if (variants.length < 2) throw new UsageError(`variants: ${variants.length} given; a comparison needs two`)
+  checkWritable(options.html, options.json)
   const { variants: _variants, sweep: _sweep, ...base } = scenario
   const firstSeed = scenario.seed ?? scenarioDefaults.seed
   const seeds = Array.from({ length: options.seeds }, (_, i) => firstSeed + i)
-  const jobs = variants.flatMap(([name, values]) =>
-    seeds.map((seed) => ({
+  // All variants of a seed, then those of the next: what Ctrl-C leaves can be compared.
+  const jobs = seeds.flatMap((seed) =>
+    variants.map(([name, values]) => ({
       name,
       scenario: { ...override(base as Scenario, values, `variants.${name}`), seed },
       folder: source.folder,
     })),
   )
-  const reports = await runJobs(jobs)
-  const complete = reports.every((report) => report !== null && report.summary.complete)
-  const done: Array<Variant> = []
-  for (const [v, [name]] of variants.entries()) {
-    const own = reports.slice(v * seeds.length, (v + 1) * seeds.length)
-    if (own.every((report) => report !== null)) done.push({ name, reports: own })
-  }
+  const all = await runJobs(jobs)
+  const complete = all.every((report) => report !== null && report.summary.complete)
+  const rounds = seeds.map((seed, s) => ({ seed, reports: all.slice(s * variants.length, (s + 1) * variants.length) }))
+  const whole = rounds.filter((round) => round.reports.every((report) => report !== null))
+  const shown = whole.length > 0 ? whole : rounds.slice(0, 1)
+  const done = variants.flatMap(([name], v): Array<Variant> => {
+    const own = shown.map((round) => round.reports[v]!).filter((report) => report !== null)
+    return own.length === 0 ? [] : [{ name, reports: own }]
+  })
   if (!complete)
-    console.log("PARTIAL RESULT: ended before every run was done; only variants with all seeds are shown.\n")
-  if (done.length === 0) return []
+    console.log(
+      "PARTIAL RESULT: ended before every run was done; only runs that were done are shown, and whole seeds.\n",
+    )
+  if (done.length === 0) {
+    console.log("No run was done.")
+    return []
+  }
+  const doneSeeds = shown.map((round) => round.seed)
   for (const line of done[0]!.reports[0]!.about) console.log(line)
   console.log()
-  console.log(comparison(done, seeds))
+  console.log(comparison(done, doneSeeds))
   const found = [...findings(done)]
   console.log()
   for (const line of found) console.log(line)
-  if (Option.isSome(options.html)) {
-    const title = scenario.name ?? "Comparison"
+  console.log()
+  writeOutput(options.html, () => {
     const runs = done.map((variant) => variant.reports[0]!)
-    writeFileSync(options.html.value, htmlReport({ title, complete, findings: found, runs, charts: [] }))
-    console.log(`\nReport: ${options.html.value}`)
-  }
-  if (Option.isSome(options.json)) {
-    const json = {
-      format: "uniprefill-comparison",
-      version: 1,
-      complete,
-      seeds,
-      variants: done.map(({ name, reports: own }) => ({ name, summaries: own.map((one) => one.summary) })),
-    }
-    writeFileSync(options.json.value, `${JSON.stringify(json, null, 2)}\n`)
-  }
+    return htmlReport({ title: scenario.name ?? "Comparison", complete, findings: found, runs, charts: [] })
+  })
+  writeOutput(options.json, () => {
+    const named = done.map(({ name, reports: own }) => ({ name, summaries: own.map((one) => one.summary) }))
+    const json = { format: "uniprefill-comparison", version: 1, complete, seeds: doneSeeds, variants: named }
+    return `${JSON.stringify(json, null, 2)}\n`
+  })
   return found
 }
 
@@ -98,7 +101,7 @@ const comparison = (variants: ReadonlyArray<Variant>, seeds: ReadonlyArray<numbe
     const values = variants.map((one) => one.reports.map((report) => of(report.summary)))
     return [
       label,
-      ...values.map((own) => estimate(own).mean.toFixed(digits)),
+      ...values.map((own) => estimateText({ ...estimate(own), half: Number.NaN }, digits)),
       ...values.slice(1).map((own) => estimateText(pairedDifference(own, values[0]!), digits)),
     ]
   })
@@ -114,27 +117,38 @@ function* findings([base, ...others]: ReadonlyArray<Variant>): Generator<string>
   const median = (variant: Variant, from: number) =>
     estimate(
       variant.reports.map(
-        (report) => report.summary.byLength.find((bucket) => bucket.from === from)?.ttft.p50 ?? Number.NaN,
+        ({ summary }) =>
+          summary.byLength.find((bucket) => bucket.from === from && bucket.ttft.n > 0)?.ttft.p50 ?? Number.NaN,
       ),
     ).mean
   for (const other of others) {
-    const buckets = base!.reports[0]!.summary.byLength
-    const worse = buckets.filter(({ from }) => median(other, from) > median(base!, from) * 1.005)
+    const buckets = base!.reports[0]!.summary.byLength.filter(
+      ({ from }) => median(base!, from) > 0 && median(other, from) > 0,
+    )
+    if (buckets.length === 0) {
+      yield `No prompt length was answered with both ${base!.name} and ${other.name}.`
+      continue
+    }
     const ratios = buckets.map(
       (bucket) => `${lengthLabel(bucket)} ${(median(base!, bucket.from) / median(other, bucket.from)).toFixed(2)}×`,
     )
     yield `Median TTFT, ${base!.name} / ${other.name}, by prompt length: ${ratios.join(", ")}.`
-    if (worse.length === 0)
+    const worse = buckets.filter(({ from }) => median(other, from) > median(base!, from) * 1.005)
+    if (worse.length === 0) {
       yield `Median TTFT with ${other.name} is at or below ${base!.name} in every prompt-length bucket.`
+      continue
+    }
     const onlyThisDrops =
       other.reports[0]!.summary.keptShares.length > 0 && base!.reports[0]!.summary.keptShares.length === 0
-    for (const bucket of worse) {
-      const [a, b] = [median(base!, bucket.from), median(other, bucket.from)]
-      const reason =
-        bucket.to <= 1024
-          ? ": such prompts do not drop, and share steps with prompts that do"
-          : ": little is dropped at this length, and each selection ends a step for its prompt"
-      yield `Median TTFT of prompts of ${lengthLabel(bucket)} tokens is ${b.toFixed(0)} ms with ${other.name}, ${a.toFixed(0)} with ${base!.name}${onlyThisDrops ? reason : ""}.`
-    }
+    const figures = worse.map(
+      (bucket) =>
+        `${lengthLabel(bucket)} tokens ${median(other, bucket.from).toFixed(0)} against ${median(base!, bucket.from).toFixed(0)} ms`,
+    )
+    yield `Median TTFT with ${other.name} is above ${base!.name} for prompts of ${figures.join(", ")}.`
+    if (!onlyThisDrops) continue
+    if (worse.some(({ to }) => to <= 1024))
+      yield "Prompts below 1K tokens do not drop, and share steps with prompts that do."
+    if (worse.some(({ to }) => to > 1024))
+      yield "Where little is dropped, each selection ends a step for its prompt, and that costs more than it saves."
   }
 }

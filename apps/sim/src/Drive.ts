@@ -6,12 +6,12 @@ import { startProgress } from "./Progress.ts"
 export const control = { interrupted: false }
 
 /** Instants between two looks at the clock and at Ctrl-C. */
-const stride = 5000
+export const stride = 5000
 
 /** Runs a simulation to its end, or until Ctrl-C. Returns the seconds it took. */
 export const drive = async (simulation: Simulation, label: string): Promise<number> => {
   const started = performance.now()
-  const progress = startProgress(label)
+  const progress = startProgress(label, "requests")
   while (!simulation.isDone && !control.interrupted) {
     simulation.advance(stride)
     progress.update(simulation.ended, simulation.workload.count)

@@ -1,7 +1,9 @@
+import { setImmediate } from "node:timers/promises"
 import type { Replica, StepRecord } from "@uniprefill/simulator/Replica"
 import { stepText } from "@uniprefill/simulator/output/StepText"
 import { whyLines } from "@uniprefill/simulator/output/WhyLog"
 import { Simulation } from "@uniprefill/simulator/Simulation"
+import { control, stride } from "./Drive.ts"
 import { prepare } from "./Prepare.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
 import { UsageError } from "./UsageError.ts"
@@ -18,7 +20,14 @@ export const explain = async (
     found.push(`${stepText(replica, step, endMicros)}\n\n${whyLines(replica, step).slice(1).join("\n")}`)
   }
   const simulation = new Simulation(experiment.setup, experiment.workload, { stepStarted })
-  while (found.length === 0 && !simulation.isDone) simulation.advance(1)
+  while (found.length === 0 && !simulation.isDone && !control.interrupted) {
+    for (let i = 0; i < stride && found.length === 0; i++) simulation.advance(1)
+    await setImmediate()
+  }
+  if (found.length === 0 && control.interrupted) {
+    console.log(`PARTIAL RESULT: ended after ${simulation.counters.steps} steps, before step ${wanted.step}.`)
+    return
+  }
   if (found.length === 0) {
     throw new UsageError(
       `--step ${wanted.step} of replica ${wanted.replica}: the run has ${simulation.counters.steps} steps on ${experiment.setup.replicas} replicas`,

@@ -1,11 +1,10 @@
-import { writeFileSync } from "node:fs"
 import type { Layout, PlacementRequest } from "@uniprefill/placement/Placement"
 import { shardsOf } from "@uniprefill/placement/Shards"
 import { columns } from "@uniprefill/simulator/output/Table"
 import type { Summary } from "@uniprefill/simulator/metrics/Summary"
 import { rankFitOptions } from "@uniprefill/simulator/Setup"
-import { Option } from "effect"
 import { type Capacity, PlacementProbe, probeOutputs, probeScenario } from "./PlacementProbe.ts"
+import { checkWritable, writeOutput, type OutputFile } from "./OutputFile.ts"
 import { prepare } from "./Prepare.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
 import { runJobs } from "./Threads.ts"
@@ -16,7 +15,7 @@ export interface PlacementOptions {
   readonly gpusPerHost: number
   /** Prompt that times and capacities are predicted for, in tokens. */
   readonly length: number
-  readonly json: Option.Option<string>
+  readonly json: OutputFile
 }
 
 /** A layout with all that is predicted of it; capacities are those of one replica. */
@@ -44,6 +43,7 @@ export const placement = async (
   for (const [flag, value] of [["--gpus", gpus] as const, ["--gpus-per-host", gpusPerHost] as const]) {
     if (value < 1) throw new UsageError(`${flag} ${value}: at least 1`)
   }
+  checkWritable(options.json)
   const experiment = await prepare({ ...source, scenario: probeScenario(scenario, Math.max(1, length)) })
   const { setup, workload } = experiment
   const rank = rankFitOptions(setup)
@@ -88,7 +88,6 @@ export const placement = async (
   for (const line of findings(prospects)) console.log(line)
   const chosen = layouts.find((layout) => layout.misfit === null) ?? null
   if (chosen === null) process.exitCode = 1
-  if (Option.isNone(options.json)) return
   const { tensorParallel, replicas } = chosen ?? {}
   const result = {
     format: "uniprefill-placement",
@@ -102,8 +101,7 @@ export const placement = async (
     chosen: chosen === null ? null : { tensorParallel, replicas },
     layouts: prospects.map((prospect) => prospectJson(prospect, setup.model.spec)),
   }
-  writeFileSync(options.json.value, `${JSON.stringify(result, null, 2)}\n`)
-  console.log(`wrote ${options.json.value}`)
+  writeOutput(options.json, () => `${JSON.stringify(result, null, 2)}\n`)
 }
 
 /** The scenario on every layout whose ranks fit, by tensor-parallel degree; those that Ctrl-C cut off are left out. */

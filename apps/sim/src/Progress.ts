@@ -9,7 +9,7 @@ const silent: Progress = { update: () => {}, end: () => {} }
 /** Shown from this on, and redrawn as often. */
 const interval = 200
 
-export const startProgress = (label: string): Progress => {
+export const startProgress = (label: string, things: string): Progress => {
   if (!process.stderr.isTTY) return silent
   let drawn = performance.now()
   let shown = false
@@ -20,7 +20,7 @@ export const startProgress = (label: string): Progress => {
       shown = true
       const share = total === 0 ? 1 : done / total
       const bar = "█".repeat(Math.round(share * 24)).padEnd(24, "·")
-      process.stderr.write(`\r\u001b[2K${label} ${bar} ${(share * 100).toFixed(0)}% (${done} of ${total} requests)`)
+      process.stderr.write(`\r\u001b[2K${label} ${bar} ${(share * 100).toFixed(0)}% (${done} of ${total} ${things})`)
     },
     end: () => {
       if (shown) process.stderr.write("\r\u001b[2K")

@@ -1,4 +1,3 @@
-import { writeFileSync } from "node:fs"
 import { benchTable, lengthTable } from "@uniprefill/simulator/output/Table"
 import { resultJson } from "@uniprefill/simulator/output/Json"
 import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
@@ -10,19 +9,20 @@ import { Simulation } from "@uniprefill/simulator/Simulation"
 import { Option } from "effect"
 import { describe, reproduction } from "./Describe.ts"
 import { drive } from "./Drive.ts"
+import { checkWritable, writeOutput, type OutputFile } from "./OutputFile.ts"
 import { prepare } from "./Prepare.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
-import { UsageError } from "./UsageError.ts"
 
 export interface RunOutputs {
-  readonly json: Option.Option<string>
-  readonly html: Option.Option<string>
-  readonly perfetto: Option.Option<string>
-  readonly why: Option.Option<string>
+  readonly json: OutputFile
+  readonly html: OutputFile
+  readonly perfetto: OutputFile
+  readonly why: OutputFile
 }
 
 /** `uniprefill-sim run`. */
 export const run = async (source: ScenarioSource, outputs: RunOutputs): Promise<void> => {
+  checkWritable(outputs.json, outputs.html, outputs.perfetto, outputs.why)
   const experiment = await prepare(source)
   const trace = Option.isSome(outputs.perfetto) ? new PerfettoTrace() : null
   const why = Option.isSome(outputs.why) ? new WhyLog() : null
@@ -46,25 +46,19 @@ export const run = async (source: ScenarioSource, outputs: RunOutputs): Promise<
     assumptions: experiment.workload.assumptions,
     ...(experiment.setup.schedule.dropLayers.length > 0 ? { keep: { source: keepSource, note, accuracy } } : {}),
   }
-  if (Option.isSome(outputs.json)) write(outputs.json.value, `${JSON.stringify(resultJson(summary, about), null, 2)}\n`)
-  if (Option.isSome(outputs.html)) {
+  writeOutput(outputs.json, () => `${JSON.stringify(resultJson(summary, about), null, 2)}\n`)
+  writeOutput(outputs.html, () => {
     const runs = [runReport(experiment.scenario.name, describe(experiment), simulation, summary)]
-    write(
-      outputs.html.value,
-      htmlReport({ title: experiment.scenario.name, complete: summary.complete, findings: [], runs, charts: [] }),
-    )
+    return htmlReport({ title: experiment.scenario.name, complete: summary.complete, findings: [], runs, charts: [] })
+  })
+  if (trace !== null) {
+    writeOutput(outputs.perfetto, () => trace.json(about, summary.complete))
+    if (!trace.complete) console.log(`the trace holds the run's first ${trace.maxSteps} steps`)
   }
-  if (trace !== null && Option.isSome(outputs.perfetto)) write(outputs.perfetto.value, trace.json(about))
-  if (why !== null && Option.isSome(outputs.why)) write(outputs.why.value, `${why.lines.join("\n")}\n`)
-}
-
-const write = (file: string, text: string): void => {
-  try {
-    writeFileSync(file, text)
-  } catch (error) {
-    throw new UsageError(`${file}: cannot be written: ${(error as Error).message}`)
+  if (why !== null) {
+    const head = summary.complete ? [] : [partial(simulation)]
+    writeOutput(outputs.why, () => `${[...head, ...why.lines].join("\n")}\n`)
   }
-  console.log(`wrote ${file}`)
 }
 
 const partial = (simulation: Simulation): string =>

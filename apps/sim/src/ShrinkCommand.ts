@@ -24,7 +24,7 @@ export interface ShrinkOptions {
 export const shrink = async ({ scenario, folder }: ScenarioSource, options: ShrinkOptions): Promise<void> => {
   const check = (one: Scenario) => checkedRun(buildExperiment(withDefaults(one), fileReader(folder)))
   const candidates = options.swarm > 0 ? swarm(scenario.seed ?? 1, options.swarm) : [scenario]
-  const progress = startProgress("checking")
+  const progress = startProgress("checking", "scenarios")
   let checked = 0
   for (const candidate of candidates) {
     if (control.interrupted) break
@@ -42,6 +42,7 @@ export const shrink = async ({ scenario, folder }: ScenarioSource, options: Shri
     return
   }
   progress.end()
+  if (control.interrupted) console.log(`PARTIAL RESULT: ended after ${checked} of ${options.swarm || 1} scenarios.`)
   console.log(`${checked} ${checked === 1 ? "scenario" : "scenarios"} checked: no invariant broke.`)
 }
 

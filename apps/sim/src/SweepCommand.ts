@@ -1,13 +1,14 @@
-import { writeFileSync } from "node:fs"
 import { gridOf, type GridPoint } from "@uniprefill/simulator/explore/Grid"
 import { estimate } from "@uniprefill/simulator/explore/Interval"
 import { measures, type MeasureName } from "@uniprefill/simulator/explore/Measures"
 import { lineChart } from "@uniprefill/simulator/output/Chart"
 import { htmlReport, type ReportChart } from "@uniprefill/simulator/output/HtmlReport"
+import type { Summary } from "@uniprefill/simulator/metrics/Summary"
 import type { RunReport } from "@uniprefill/simulator/output/RunReport"
 import { columns } from "@uniprefill/simulator/output/Table"
 import { scenarioDefaults } from "@uniprefill/simulator/scenario/Scenario"
 import { Option } from "effect"
+import { checkWritable, writeOutput, type OutputFile } from "./OutputFile.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
 import { runJobs } from "./Threads.ts"
 import { UsageError } from "./UsageError.ts"
@@ -17,9 +18,9 @@ export interface SweepOptions {
   /** A field of two values: the measure is divided, the first value's by the second's. */
   readonly ratio: Option.Option<string>
   readonly threads: number
-  readonly html: Option.Option<string>
-  readonly json: Option.Option<string>
-  readonly csv: Option.Option<string>
+  readonly html: OutputFile
+  readonly json: OutputFile
+  readonly csv: OutputFile
 }
 
 interface SweptPoint {
@@ -32,6 +33,11 @@ export const sweep = async ({ scenario, folder }: ScenarioSource, options: Sweep
   const { over, seeds = 1 } = scenario.sweep ?? { over: {} }
   const fields = Object.keys(over)
   if (fields.length === 0) throw new UsageError("the scenario has no sweep.over: {field: [values, …], …}")
+  if (Option.isSome(options.ratio) && over[options.ratio.value]?.length !== 2) {
+    const { value } = options.ratio
+    throw new UsageError(`--ratio ${value}: sweep.over lists ${over[value]?.length ?? 0} values of it, not 2`)
+  }
+  checkWritable(options.html, options.json, options.csv)
   const points = gridOf(scenario, over)
   const firstSeed = scenario.seed ?? scenarioDefaults.seed
   const jobs = points.flatMap((point) =>
@@ -52,17 +58,20 @@ export const sweep = async ({ scenario, folder }: ScenarioSource, options: Sweep
   console.log(
     columns([
       [...rest, title],
-      ...shown.map((point) => [...rest.map((field) => String(point.values[field])), point.result.toPrecision(4)]),
+      ...shown.map((point) => [
+        ...rest.map((field) => String(point.values[field])),
+        Number.isFinite(point.result) ? point.result.toPrecision(4) : "–",
+      ]),
     ]),
   )
   write(options, {
     complete,
     title: scenario.name ?? "Sweep",
-    rows: points.map((point, p) => ({
-      ...point.values,
+    rows: points.map(({ values }, p) => ({
+      values,
       summaries: reports.slice(p * seeds, (p + 1) * seeds).map((report) => report?.summary ?? null),
     })),
-    charts: chartsOf(shown, rest, title),
+    charts: rest.length === 0 ? [] : chartsOf(shown, rest, title),
   })
 }
 
@@ -92,9 +101,7 @@ const ratios = (
   field: string,
   over: Readonly<Record<string, ReadonlyArray<unknown>>>,
 ): Array<SweptPoint> => {
-  const values = over[field]
-  if (values === undefined || values.length !== 2)
-    throw new UsageError(`--ratio ${field}: sweep.over lists ${values?.length ?? 0} values of it, not 2`)
+  const values = over[field]!
   const key = (point: SweptPoint) => JSON.stringify({ ...point.values, [field]: null })
   const second = new Map(
     done.filter((point) => point.values[field] === values[1]).map((point) => [key(point), point.result]),
@@ -147,35 +154,40 @@ const chartsOf = (
 interface SweepResult {
   readonly complete: boolean
   readonly title: string
-  readonly rows: ReadonlyArray<Readonly<Record<string, unknown>>>
+  readonly rows: ReadonlyArray<{
+    readonly values: SweptPoint["values"]
+    readonly summaries: ReadonlyArray<Summary | null>
+  }>
   readonly charts: ReadonlyArray<ReportChart>
 }
 
 const write = (options: SweepOptions, { complete, title, rows, charts }: SweepResult): void => {
-  if (Option.isSome(options.html)) {
-    writeFileSync(options.html.value, htmlReport({ title, complete, findings: [], runs: [], charts }))
-    console.log(`\nReport: ${options.html.value}`)
-  }
-  if (Option.isSome(options.json)) {
-    writeFileSync(
-      options.json.value,
-      `${JSON.stringify({ format: "uniprefill-sweep", version: 1, complete, points: rows }, null, 2)}\n`,
-    )
-  }
-  if (Option.isSome(options.csv)) {
-    const fields = Object.keys(rows[0]!).filter((field) => field !== "summaries")
-    const names = Object.keys(measures) as ReadonlyArray<MeasureName>
-    const lines = rows.map((row) => {
-      const summaries = (
-        row["summaries"] as ReadonlyArray<Parameters<(typeof measures)["goodput"]["of"]>[0] | null>
-      ).filter((one) => one !== null)
-      return [
-        ...fields.map((field) => String(row[field])),
-        ...names.map((name) =>
-          summaries.length === 0 ? "" : estimate(summaries.map((one) => measures[name].of(one))).mean,
-        ),
-      ].join(",")
-    })
-    writeFileSync(options.csv.value, `${[...fields, ...names].join(",")}\n${lines.join("\n")}\n`)
-  }
+  console.log()
+  writeOutput(options.html, () => htmlReport({ title, complete, findings: [], runs: [], charts }))
+  writeOutput(options.json, () => {
+    const json = {
+      format: "uniprefill-sweep",
+      version: 1,
+      complete,
+      points: rows.map(({ values, summaries }) => ({ ...values, summaries })),
+    }
+    return `${JSON.stringify(json, null, 2)}\n`
+  })
+  writeOutput(options.csv, () => csvOf(rows))
 }
+
+/** A row for each point: its values, then every measure; empty where the point was not done. */
+const csvOf = (rows: SweepResult["rows"]): string => {
+  const fields = Object.keys(rows[0]!.values)
+  const names = Object.keys(measures) as ReadonlyArray<MeasureName>
+  const lines = rows.map(({ values, summaries }) => {
+    const done = summaries.filter((one) => one !== null)
+    return [
+      ...fields.map((field) => csvCell(String(values[field]))),
+      ...names.map((name) => (done.length === 0 ? "" : estimate(done.map((one) => measures[name].of(one))).mean)),
+    ].join(",")
+  })
+  return `${[...fields, ...names].join(",")}\n${lines.join("\n")}\n`
+}
+
+const csvCell = (text: string): string => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)

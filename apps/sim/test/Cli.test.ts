@@ -90,12 +90,81 @@ describe("run", () => {
     expect(json["completed"]).toBeGreaterThan(0)
     expect(json["completed"]).toBeLessThan(60_000)
   })
+
+  it("marks every file of a run that was ended early", async () => {
+    const files = ["--html", "cut.html", "--perfetto", "cut.trace", "--why", "cut.txt"]
+    const { code } = await sim(["run", "--requests", "60000", "--rate-per-second", "1", ...files], (child) => {
+      child.stdout!.once("data", () => setTimeout(() => child.kill("SIGINT"), 300))
+    })
+    expect(code).toBe(130)
+    const text = (name: string) => readFileSync(join(folder, name), "utf8")
+    expect(text("cut.html")).toContain("PARTIAL RESULT")
+    expect(text("cut.txt")).toMatch(/^PARTIAL RESULT/)
+    expect(JSON.parse(text("cut.trace"))).toMatchObject({ metadata: { complete: false } })
+  })
+
+  it("says nothing of latencies that no request had", async () => {
+    const { code, out } = await sim(["run", "--requests", "3", "--prompt-tokens", "500000"])
+    expect(code).toBe(0)
+    expect(out).toContain("Rejected requests (could never fit):    3")
+    expect(out).toMatch(/Median TTFT \(ms\): +–/)
+    expect(out).toMatch(/≥ 128K +3 +– +– +– +– +0\.0/)
+  })
+})
+
+describe("Ctrl-C", () => {
+  const long = ["--requests", "60000", "--rate-per-second", "1"]
+  /** Later and later, until the program was up and as far as it should be. */
+  const interrupted = async (args: ReadonlyArray<string>, isFar: (outcome: Outcome) => boolean = () => true) => {
+    for (let milliseconds = 2000; ; milliseconds *= 2) {
+      const outcome = await sim(args, (child) => setTimeout(() => child.kill("SIGINT"), milliseconds))
+      if ((outcome.code !== null && isFar(outcome)) || milliseconds > 20_000) return outcome
+    }
+  }
+
+  it.each([
+    [["compare", ...long, "--seeds", "2"], /No run was done/],
+    [["capacity", ...long], /No rate was tried to its end/],
+    [["shrink", "--swarm", "100000"], /ended after \d+ of 100000 scenarios/],
+    [["explain", ...long, "--step", "99999999"], /ended after \d+ steps, before step 99999999/],
+  ])("ends %j with what is known, marked as partial", async (args, message) => {
+    const { code, out, err } = await interrupted(args)
+    expect([code, err]).toEqual([130, ""])
+    expect(out).toContain("PARTIAL RESULT")
+    expect(out).toMatch(message)
+  })
+
+  it("leaves the runs of a comparison that were done", async () => {
+    const scenario = file(
+      "uneven.json",
+      JSON.stringify({
+        workload: { requests: 20, ratePerSecond: 1 },
+        variants: { short: {}, long: { "workload.requests": 200_000 } },
+      }),
+    )
+    const { code, out } = await interrupted(
+      ["compare", scenario, "--seeds", "1", "--json", "uneven.out.json"],
+      ({ out }) => !out.includes("No run was done"),
+    )
+    expect(code).toBe(130)
+    expect(out).toContain("PARTIAL RESULT")
+    expect(out).toContain("TTFT P50")
+    const json = JSON.parse(readFileSync(join(folder, "uneven.out.json"), "utf8")) as {
+      complete: boolean
+      variants: Array<{ name: string }>
+    }
+    expect(json.complete).toBe(false)
+    expect(json.variants.map(({ name }) => name)).toEqual(["short"])
+  })
 })
 
 describe("bad input is an error that names it, and no report", () => {
   const trace = file("t.csv", "arrival_ms,prompt_tokens,output_tokens\n5,100,10\n4,100,10\n")
   const scenario = file("bad.yaml", "engine:\n  slot: 4\n")
   const broken = file("broken.yaml", "engine: [1,\n")
+  const empty = file("empty.jsonl", "")
+  const header = file("header.csv", "arrival_ms,prompt_tokens,output_tokens\n")
+  const absurd = file("absurd.csv", "arrival_ms,prompt_tokens,output_tokens\n5,3000000000,10\n")
   it.each([
     [["run", "--trace", trace], /t\.csv:3: arrival_ms 4 is before 5 of line 2/],
     [["run", "--trace", "missing.jsonl"], /missing\.jsonl: cannot be read/],
@@ -111,6 +180,18 @@ describe("bad input is an error that names it, and no report", () => {
     [["run", "--tensor-parallel", "3"], /tensorParallel 3: heads 32 cannot be split into 3 equal parts/],
     [["capacity", "--slo-ttft-ms", "0", "--slo-tpot-ms", "0"], /capacity needs a target/],
     [["sweep"], /no sweep\.over/],
+    [["run", "--requests", "1e12"], /workload\.requests 1000000000000 .*at most 10000000/],
+    [["run", "--repeat", "1e9"], /workload\.repeat 1000000000: 1000 requests make/],
+    [["run", "--prompt-scale", "1e9"], /workload\.promptScale 1000000000: \d+ tokens of request \d+ become/],
+    [["run", "--rate-scale", "1e-9"], /workload\.rate 1e-9: request 2 comes after more than ten years/],
+    [["run", "--trace", empty], /empty\.jsonl: the file is empty/],
+    [["run", "--trace", header], /header\.csv: no requests in the trace/],
+    [["run", "--trace", absurd], /absurd\.csv:2: prompt_tokens is 3000000000, expected an integer from 1 to 16777216/],
+    [["run", ...small, "--html", "no-such-folder/r.html"], /no-such-folder\/r\.html: cannot be written/],
+    [["compare", ...small, "--html", "no-such-folder/r.html"], /no-such-folder\/r\.html: cannot be written/],
+    [["compare", ...small, "--seeds", "0"], /--seeds.*at least 1, got 0/],
+    [["capacity", "--requests", "1"], /1 requests; a rate of arrivals needs two at different times/],
+    [["capacity", ...small, "--attainment", "5"], /--attainment 5: a share above 0, at most 1/],
     [["explain", ...small, "--step", "999999"], /--step 999999 of replica 0: the run has \d+ steps/],
   ])("%j", async (args, message) => {
     const { code, err, out } = await sim([...args, ...(args[0] === "run" ? ["--json", "no.json"] : [])])
@@ -167,7 +248,18 @@ describe("worker threads", () => {
       "--html",
       "s.html",
     ])
-    const two = await sim(["sweep", scenario, "--threads", "2", "--ratio", "schedule", "--html", "s.html"])
+    const two = await sim([
+      "sweep",
+      scenario,
+      "--threads",
+      "2",
+      "--ratio",
+      "schedule",
+      "--csv",
+      "s.csv",
+      "--html",
+      "s.html",
+    ])
     expect(one.code).toBe(0)
     expect(two.out).toBe(one.out)
     const ratios = one.out

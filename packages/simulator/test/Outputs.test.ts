@@ -114,7 +114,7 @@ describe("a summary", () => {
 describe("a trace for Perfetto", () => {
   const trace = new PerfettoTrace()
   simulated(scenario, trace.observer)
-  const file = JSON.parse(trace.json({})) as { traceEvents: Array<Record<string, unknown>> }
+  const file = JSON.parse(trace.json({}, true)) as { traceEvents: Array<Record<string, unknown>> }
 
   it("is a file of the Trace Event format", () => {
     expect(traceEventFault(file)).toBeNull()
@@ -145,8 +145,11 @@ describe("a trace for Perfetto", () => {
   it("stays bounded and says so", () => {
     const short = new PerfettoTrace(10)
     simulated(scenario, short.observer)
-    expect(JSON.parse(short.json({})).traceEvents.filter((event: { ph: string }) => event.ph === "X")).toHaveLength(10)
-    expect(JSON.parse(short.json({})).otherData.complete).toBe(false)
+    const parsed = (text: string) => JSON.parse(text) as { traceEvents: Array<{ ph: string }>; metadata: object }
+    expect(parsed(short.json({}, true)).traceEvents.filter((event) => event.ph === "X")).toHaveLength(10)
+    expect(parsed(short.json({}, true)).metadata).toEqual({ complete: false })
+    expect(parsed(trace.json({}, true)).metadata).toEqual({ complete: true })
+    expect(parsed(trace.json({}, false)).metadata).toEqual({ complete: false })
   })
 })
 

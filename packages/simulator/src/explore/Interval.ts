@@ -23,5 +23,10 @@ export const estimate = (values: ReadonlyArray<number>): Estimate => {
 export const pairedDifference = (values: ReadonlyArray<number>, base: ReadonlyArray<number>): Estimate =>
   estimate(values.map((value, i) => value - base[i]!))
 
+/** A dash where there is no value. */
 export const estimateText = ({ mean, half }: Estimate, digits = 1): string =>
-  Number.isNaN(half) ? mean.toFixed(digits) : `${mean.toFixed(digits)} ± ${half.toFixed(digits)}`
+  Number.isNaN(mean)
+    ? "–"
+    : Number.isNaN(half)
+      ? mean.toFixed(digits)
+      : `${mean.toFixed(digits)} ± ${half.toFixed(digits)}`

@@ -30,8 +30,9 @@ export const escape = (text: string): string =>
 
 export const colour = (index: number): string => `var(--series-${index % 8})`
 
-/** 1200 as 1.2k, 0.002 as 0.002. */
+/** 1200 as 1.2k, 0.002 as 0.002; a dash for what is no number. */
 export const short = (value: number): string => {
+  if (!Number.isFinite(value)) return "–"
   const size = Math.abs(value)
   if (size >= 1e6) return `${trim(value / 1e6)}M`
   if (size >= 1000) return `${trim(value / 1000)}k`
@@ -101,18 +102,20 @@ const svg = (title: string, body: string, tall = height): string =>
   `<svg viewBox="0 0 ${width} ${tall}" role="img" aria-label="${escape(title)}">${body}</svg>`
 
 const legend = (
-  names: ReadonlyArray<{ readonly name: string; readonly colour: number; readonly dashed?: boolean }>,
+  names: ReadonlyArray<{ readonly name: string; readonly fill: string; readonly dashed?: boolean }>,
 ): string =>
   `<div class="legend">${names
     .map(
       (one) =>
-        `<span><i style="background:${colour(one.colour)}"${one.dashed === true ? ' class="dashed"' : ""}></i>${escape(one.name)}</span>`,
+        `<span><i style="background:${one.fill}"${one.dashed === true ? ' class="dashed"' : ""}></i>${escape(one.name)}</span>`,
     )
     .join("")}</div>`
 
-/** Lines through points. */
+/** Lines through points; points that are no numbers are left out. */
 export const lineChart = (title: string, x: Axis, y: Axis, series: ReadonlyArray<Series>): string => {
-  const shown = series.filter((one) => one.points.length > 0)
+  const shown = series
+    .map((one) => ({ ...one, points: one.points.filter((point) => point.every(Number.isFinite)) }))
+    .filter((one) => one.points.length > 0)
   const xs = scaleOf(
     x,
     shown.flatMap((one) => one.points.map((point) => point[0])),
@@ -142,32 +145,34 @@ export const lineChart = (title: string, x: Axis, y: Axis, series: ReadonlyArray
     const [mx, my] = at(one.mark.at).split(",")
     return `${line}${dots}<circle class="mark" cx="${mx}" cy="${my}" r="6" stroke="${stroke}"/><text class="tick" x="${mx}" y="${Number(my) - 10}" text-anchor="middle">${escape(one.mark.text)}</text>`
   })
-  const names = shown.map((one, i) => ({ name: one.name, colour: one.colour ?? i, dashed: one.dashed === true }))
+  const names = shown.map((one, i) => ({
+    name: one.name,
+    fill: colour(one.colour ?? i),
+    dashed: one.dashed === true,
+  }))
   return (shown.length > 1 ? legend(names) : "") + svg(title, axes(x, y, xs, ys) + body.join(""))
 }
 
-/** Areas on top of one another; all series share their x values. */
+/** Areas on top of one another, each filled with a CSS colour; all series share their x values. */
 export const stackedChart = (
   title: string,
   x: Axis,
   y: Axis,
   xValues: ReadonlyArray<number>,
-  series: ReadonlyArray<{ readonly name: string; readonly values: ReadonlyArray<number> }>,
+  series: ReadonlyArray<{ readonly name: string; readonly values: ReadonlyArray<number>; readonly fill: string }>,
 ): string => {
   const tops = xValues.map((_, i) => series.reduce((sum, one) => sum + one.values[i]!, 0))
   const xs = scaleOf(x, xValues, frame.left, width - frame.right)
   const ys = scaleOf({ min: 0, ...y }, tops, height - frame.bottom, frame.top)
   const base = new Array<number>(xValues.length).fill(0)
-  const body = series.map((one, s) => {
+  const body = series.map((one) => {
     const place = (i: number, value: number) => `${xs.place(xValues[i]!).toFixed(1)},${ys.place(value).toFixed(1)}`
     const lower = xValues.map((_, i) => place(i, base[i]!))
     for (const [i, value] of one.values.entries()) base[i]! += value
     const upper = xValues.map((_, i) => place(i, base[i]!))
-    return `<polygon points="${[...upper, ...lower.reverse()].join(" ")}" fill="${colour(s)}" opacity="0.85"><title>${escape(one.name)}</title></polygon>`
+    return `<polygon points="${[...upper, ...lower.reverse()].join(" ")}" fill="${one.fill}" opacity="0.85"><title>${escape(one.name)}</title></polygon>`
   })
-  return (
-    legend(series.map((one, s) => ({ name: one.name, colour: s }))) + svg(title, axes(x, y, xs, ys) + body.join(""))
-  )
+  return legend(series.map(({ name, fill }) => ({ name, fill }))) + svg(title, axes(x, y, xs, ys) + body.join(""))
 }
 
 /** Groups of bars, one bar a series. */
@@ -197,7 +202,7 @@ export const barChart = (
     (name, g) =>
       `<text class="tick" x="${(frame.left + (g + 0.5) * group).toFixed(1)}" y="${height - frame.bottom + 15}" text-anchor="middle">${escape(name)}</text>`,
   )
-  const names = series.map((one, s) => ({ name: one.name, colour: one.colour ?? s }))
+  const names = series.map((one, s) => ({ name: one.name, fill: colour(one.colour ?? s) }))
   return (
     (series.length > 1 ? legend(names) : "") +
     svg(title, axes({ label: "" }, y, none, ys) + bars.join("") + labels.join(""))
@@ -233,6 +238,7 @@ export const waterfallChart = (
   )
   const label = `<text class="label" x="${frame.left + inner.width / 2}" y="${tall - 6}" text-anchor="middle">${escape(xLabel)}</text>`
   return (
-    legend(parts.map((name, p) => ({ name, colour: p }))) + svg(title, ticks.join("") + bars.join("") + label, tall)
+    legend(parts.map((name, p) => ({ name, fill: colour(p) }))) +
+    svg(title, ticks.join("") + bars.join("") + label, tall)
   )
 }

@@ -1,3 +1,4 @@
+import type { Distribution } from "../metrics/Distribution.ts"
 import { barChart, escape, lineChart, short, stackedChart, waterfallChart } from "./Chart.ts"
 import type { RunReport } from "./RunReport.ts"
 import { lengthLabel } from "./Table.ts"
@@ -48,9 +49,9 @@ const chart = ({ title, note, svg }: ReportChart): string =>
 
 const tiles = (runs: ReadonlyArray<RunReport>): string => {
   const rows: ReadonlyArray<readonly [string, (run: RunReport) => string]> = [
-    ["TTFT P50 / P99, ms", ({ summary }) => `${short(summary.ttft.p50)} / ${short(summary.ttft.p99)}`],
-    ["TPOT P50 / P99, ms", ({ summary }) => `${short(summary.tpot.p50)} / ${short(summary.tpot.p99)}`],
-    ["longest gap P99, ms", ({ summary }) => short(summary.maxItl.p99)],
+    ["TTFT P50 / P99, ms", ({ summary }) => medianAndTail(summary.ttft)],
+    ["TPOT P50 / P99, ms", ({ summary }) => medianAndTail(summary.tpot)],
+    ["longest gap P99, ms", ({ summary: { maxItl } }) => short(maxItl.n === 0 ? Number.NaN : maxItl.p99)],
     ["goodput, req/s", ({ summary }) => `${summary.goodput.toFixed(2)} of ${summary.requestsPerSecond.toFixed(2)}`],
     ["SLO met, of all offered", ({ summary }) => `${(summary.attainment * 100).toFixed(1)}%`],
     ["input + output, tok/s", ({ summary }) => short(summary.inputTokensPerSecond + summary.outputTokensPerSecond)],
@@ -62,6 +63,15 @@ const tiles = (runs: ReadonlyArray<RunReport>): string => {
       "rows kept at the end",
       ({ summary }) => (summary.keptShares.length === 0 ? "100%" : `${(summary.keptShares.at(-1)! * 100).toFixed(0)}%`),
     ],
+    ["GPU hours", ({ summary }) => summary.gpuHours.toFixed(2)],
+    ...(runs.some(({ summary }) => summary.pricePerMillionTokens > 0)
+      ? [
+          [
+            "price of 1M output tokens",
+            ({ summary }: RunReport) => summary.pricePerMillionOutputTokens.toFixed(2),
+          ] as const,
+        ]
+      : []),
     ["MFU", ({ summary }) => `${(summary.mfu * 100).toFixed(1)}%`],
     ["completed of offered", ({ summary }) => `${summary.completed} of ${summary.offered}`],
   ]
@@ -71,6 +81,8 @@ const tiles = (runs: ReadonlyArray<RunReport>): string => {
   )
   return `<div class="scroll"><table>${head}${body.join("")}</table></div>`
 }
+
+const medianAndTail = ({ n, p50, p99 }: Distribution): string => (n === 0 ? "–" : `${short(p50)} / ${short(p99)}`)
 
 const percent = (value: number): string => `${Math.round(value * 100)}%`
 
@@ -101,7 +113,7 @@ const sharedCharts = (runs: ReadonlyArray<RunReport>): Array<string> => {
         buckets.map(lengthLabel),
         runs.map((run) => ({
           name: run.name,
-          values: buckets.map(({ from }) => find(run, from)?.ttft.p50 ?? Number.NaN),
+          values: buckets.map(({ from }) => find(run, from)?.ttft.p50 || Number.NaN),
         })),
       ),
     }),
@@ -125,6 +137,20 @@ const sharedCharts = (runs: ReadonlyArray<RunReport>): Array<string> => {
   return charts
 }
 
+/**
+ * Segments of one kind run through shades, so that many stay apart; what is shared or lies idle looks the same in every
+ * report.
+ */
+const memoryFill = (name: string, parts: number): string => {
+  if (name === "prefixes nobody uses") return "var(--series-7)"
+  if (name === "shared prefixes") return "var(--series-1)"
+  if (name === "carry") return "var(--series-4)"
+  const [, segment, kind] = name.split(" ")
+  const [from, to] = kind === "full" ? [0, 2] : [3, 6]
+  const share = Math.round((Number(segment) / Math.max(1, parts - 1)) * 100)
+  return `color-mix(in oklab, var(--series-${to}) ${share}%, var(--series-${from}))`
+}
+
 const runCharts = (run: RunReport, named: boolean): Array<string> => {
   const suffix = named ? `: ${run.name}` : ""
   const { memory, waterfall } = run
@@ -137,7 +163,7 @@ const runCharts = (run: RunReport, named: boolean): Array<string> => {
         { label: "time, s" },
         { label: "share of the pool", max: 1, format: percent },
         memory.seconds,
-        memory.shares,
+        memory.shares.map((share) => ({ ...share, fill: memoryFill(share.name, memory.shares.length) })),
       ),
     }),
     chart({

@@ -21,12 +21,16 @@ export interface TraceEvent {
  * and arrows that follow each request from its first piece of prefill to its first token.
  *
  * Bounded: steps beyond `maxSteps` are not recorded, and `complete` says so.
+ *
+ * Perfetto's importer reads threads by an id that is unique over processes, so a replica's device is its process's main
+ * thread; it binds an arrow to the slice that was opened last on its track, so a step's slice comes before its arrows; and
+ * of what stands beside the events it shows `metadata`.
  */
 export class PerfettoTrace {
   complete = true
   readonly observer: Observer
   private readonly events: Array<TraceEvent> = []
-  private readonly maxSteps: number
+  readonly maxSteps: number
   private steps = 0
   private readonly named = new Set<number>()
   /** Rows whose flow has begun. */
@@ -37,11 +41,11 @@ export class PerfettoTrace {
     this.observer = { stepStarted: (replica, step, end) => this.add(replica, step, end) }
   }
 
-  /** The whole file. */
-  json(about: Readonly<Record<string, unknown>>): string {
+  /** The whole file; `ended` says whether the run came to its end. */
+  json(about: Readonly<Record<string, unknown>>, ended: boolean): string {
     return JSON.stringify({
       displayTimeUnit: "ms",
-      otherData: { ...about, complete: this.complete },
+      metadata: { ...about, complete: this.complete && ended },
       traceEvents: this.events,
     })
   }
@@ -57,7 +61,7 @@ export class PerfettoTrace {
       this.nameTracks(replica)
     }
     const { load } = replica.device
-    const at = { pid: replica.index + 1, tid: 1 }
+    const at = trackOf(replica)
     const rows = load.rows[0]!
     const mix = [
       load.decodeRows > 0 ? `${load.decodeRows} decode` : "",
@@ -76,10 +80,10 @@ export class PerfettoTrace {
     this.events.push({ ph: "C", name: "requests", ...at, ts: startMicros, args: { waiting, running } })
     this.events.push({
       ph: "C",
-      name: "slabs in use",
+      name: "slabs",
       ...at,
       ts: startMicros,
-      args: { used: scheduler.memory.pool.used },
+      args: { "in use": scheduler.memory.pool.used },
     })
     this.flows(replica, plan.items.data, plan.items.length, plan.samples.data, plan.samples.length, at, startMicros)
   }
@@ -112,10 +116,12 @@ export class PerfettoTrace {
     }
   }
 
-  private nameTracks({ index, config }: Replica): void {
-    const { label } = config.costModel.costs.device
-    const named = { pid: index + 1, ts: 0 }
-    this.events.push({ ph: "M", name: "process_name", ...named, tid: 0, args: { name: `replica ${index} (${label})` } })
-    this.events.push({ ph: "M", name: "thread_name", ...named, tid: 1, args: { name: "device" } })
+  private nameTracks(replica: Replica): void {
+    const { label } = replica.config.costModel.costs.device
+    const named = { ...trackOf(replica), ts: 0 }
+    this.events.push({ ph: "M", name: "process_name", ...named, args: { name: `replica ${replica.index} (${label})` } })
+    this.events.push({ ph: "M", name: "thread_name", ...named, args: { name: "device" } })
   }
 }
+
+const trackOf = ({ index }: Replica) => ({ pid: index + 1, tid: index + 1 })

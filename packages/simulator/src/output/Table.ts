@@ -26,21 +26,21 @@ export const benchTable = (summary: Summary): string => {
   row("Total token throughput (tok/s):", fixed(summary.outputTokensPerSecond + summary.inputTokensPerSecond))
   const part = (title: string, name: string, values: Distribution) => {
     lines.push(heading(title, "-"))
-    row(`Mean ${name} (ms):`, fixed(values.mean))
-    row(`Median ${name} (ms):`, fixed(values.p50))
-    row(`P90 ${name} (ms):`, fixed(values.p90))
-    row(`P95 ${name} (ms):`, fixed(values.p95))
-    row(`P99 ${name} (ms):`, fixed(values.p99))
-    row(`Max ${name} (ms):`, fixed(values.max))
+    row(`Mean ${name} (ms):`, latency(values, "mean"))
+    row(`Median ${name} (ms):`, latency(values, "p50"))
+    row(`P90 ${name} (ms):`, latency(values, "p90"))
+    row(`P95 ${name} (ms):`, latency(values, "p95"))
+    row(`P99 ${name} (ms):`, latency(values, "p99"))
+    row(`Max ${name} (ms):`, latency(values, "max"))
   }
   part("Time to First Token", "TTFT", summary.ttft)
   part("Time per Output Token (excl. 1st token)", "TPOT", summary.tpot)
   part("Inter-token Latency", "ITL", summary.itl)
   part("End-to-end Latency", "E2EL", summary.e2e)
   lines.push(heading(" Beyond vllm bench ", "="))
-  row("Queueing delay, median (ms):", fixed(summary.queueing.p50))
-  row("Queueing delay, P99 (ms):", fixed(summary.queueing.p99))
-  row("Longest gap of a request, P99 (ms):", fixed(summary.maxItl.p99))
+  row("Queueing delay, median (ms):", latency(summary.queueing, "p50"))
+  row("Queueing delay, P99 (ms):", latency(summary.queueing, "p99"))
+  row("Longest gap of a request, P99 (ms):", latency(summary.maxItl, "p99"))
   row("SLO attainment, of all offered (%):", fixed(summary.attainment * 100))
   row("Memory pool in use, mean / max (%):", `${fixed(summary.memoryMean * 100)} / ${fixed(summary.memoryMax * 100)}`)
   row("Devices computing (%):", fixed(summary.utilisation * 100))
@@ -74,10 +74,10 @@ export const lengthTable = (buckets: ReadonlyArray<LengthBucket>): string => {
   const rows = buckets.map((bucket) => [
     lengthLabel(bucket),
     `${bucket.offered}`,
-    bucket.ttft.mean.toFixed(0),
-    bucket.ttft.p50.toFixed(0),
-    bucket.ttft.p95.toFixed(0),
-    bucket.ttft.p99.toFixed(0),
+    latency(bucket.ttft, "mean", 0),
+    latency(bucket.ttft, "p50", 0),
+    latency(bucket.ttft, "p95", 0),
+    latency(bucket.ttft, "p99", 0),
     (bucket.attainment * 100).toFixed(1),
     Number.isNaN(bucket.kept) ? "–" : (bucket.kept * 100).toFixed(0),
   ])
@@ -110,5 +110,9 @@ const heading = (title: string, fill: string): string => {
   const left = Math.floor((width - title.length) / 2)
   return fill.repeat(Math.max(0, left)) + title + fill.repeat(Math.max(0, width - title.length - left))
 }
+
+/** A dash where no request was measured: a latency of 0 would look like a good one. */
+const latency = (values: Distribution, of: Exclude<keyof Distribution, "n">, digits = 2): string =>
+  values.n === 0 ? "–" : values[of].toFixed(digits)
 
 const fixed = (value: number): string => (Number.isFinite(value) ? value.toFixed(2) : "–")

@@ -4,15 +4,21 @@ import { scaled } from "../workload/Scaling.ts"
 import { serveGenWorkload } from "../workload/ServeGen.ts"
 import type { ArrivalProcess } from "../workload/Synthetic.ts"
 import { readTrace, type TraceFormat } from "../workload/TraceFormat.ts"
-import type { Workload } from "../workload/Workload.ts"
+import { maxRequests, type Workload } from "../workload/Workload.ts"
 import type { ReadText } from "./Build.ts"
 import type { FullScenario } from "./Scenario.ts"
+import { ScenarioError } from "./ScenarioFields.ts"
 
 const defaultRequests = 1000
 
 /** The requests that a scenario offers: read or generated, then scaled. */
-export const buildWorkload = ({ workload: fields, seed }: FullScenario, read: ReadText): Workload =>
-  scaled(fields.trace === "" ? generate(fields, seed) : load(fields, seed, read), {
+export const buildWorkload = ({ workload: fields, seed }: FullScenario, read: ReadText): Workload => {
+  if (fields.skip + fields.requests > maxRequests) {
+    throw new ScenarioError(
+      `workload.requests ${fields.requests} after a skip of ${fields.skip}: at most ${maxRequests} together`,
+    )
+  }
+  return scaled(fields.trace === "" ? generate(fields, seed) : load(fields, seed, read), {
     skip: fields.skip,
     limit: fields.requests,
     repeat: fields.repeat,
@@ -23,6 +29,7 @@ export const buildWorkload = ({ workload: fields, seed }: FullScenario, read: Re
     maxTokens: fields.maxTokens,
     sharedPrefixes: fields.sharedPrefixes,
   })
+}
 
 type Fields = FullScenario["workload"]
 

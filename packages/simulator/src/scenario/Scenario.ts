@@ -1,6 +1,7 @@
 import { policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
 import { Schema } from "effect"
 import { routerKinds } from "../Router.ts"
+import { longestTokens } from "../workload/TraceRows.ts"
 import { traceFormats } from "../workload/TraceFormat.ts"
 
 /**
@@ -37,7 +38,10 @@ export const WorkloadFields = Schema.Struct({
   outputScale: field(above(0), "Factor on output lengths"),
   maxPromptTokens: field(count(0), "Longer prompts are cut to this (0: none)"),
   maxTokens: field(
-    Schema.Union([Schema.Literal("true-length"), count(1)]),
+    Schema.Union([
+      Schema.Literal("true-length"),
+      Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: longestTokens })),
+    ]),
     "max_tokens that requests state: true-length, or a number of tokens",
   ),
   sharedPrefixes: field(Schema.Boolean, "Use the trace's shared prefix blocks"),

@@ -1,4 +1,5 @@
-import type { Workload } from "./Workload.ts"
+import { longestTokens } from "./TraceRows.ts"
+import { maxRequests, type Workload } from "./Workload.ts"
 
 /** Changes to a workload, applied in the order of the fields. */
 export interface Scaling {
@@ -31,7 +32,7 @@ export const unscaled: Scaling = {
   sharedPrefixes: true,
 }
 
-/** Fails with RangeError when nothing is left. Works on columns, so that a trace repeated a hundred times fits in memory. */
+/** Fails with RangeError when nothing is left or a scaled value leaves its range. Works on columns, so that a trace repeated a hundred times fits in memory. */
 export const scaled = (workload: Workload, scaling: Scaling): Workload => {
   const { skip, repeat } = scaling
   const end = scaling.limit > 0 ? Math.min(workload.count, skip + scaling.limit) : workload.count
@@ -40,6 +41,11 @@ export const scaled = (workload: Workload, scaling: Scaling): Workload => {
     throw new RangeError(`${workload.name} has ${workload.count} requests; none are left after the first ${skip}`)
   }
   const count = taken * repeat
+  if (count > maxRequests) {
+    throw new RangeError(
+      `workload.repeat ${repeat}: ${taken} requests make ${count}; at most ${maxRequests} are simulated`,
+    )
+  }
   const { arrivalMicros } = workload
   const origin = arrivalMicros[skip]!
   const span = arrivalMicros[end - 1]! - origin + Math.ceil((arrivalMicros[end - 1]! - origin) / Math.max(1, taken - 1))
@@ -52,9 +58,11 @@ export const scaled = (workload: Workload, scaling: Scaling): Workload => {
 
   const most = scaling.maxPromptTokens > 0 ? scaling.maxPromptTokens : Number.MAX_SAFE_INTEGER
   const promptTokens = ints((r) =>
-    Math.min(most, Math.max(1, Math.round(workload.promptTokens[r]! * scaling.promptLength))),
+    scaledTokens("promptScale", workload.promptTokens[r]!, scaling.promptLength, most, r),
   )
-  const outputTokens = ints((r) => Math.max(1, Math.round(workload.outputTokens[r]! * scaling.outputLength)))
+  const outputTokens = ints((r) =>
+    scaledTokens("outputScale", workload.outputTokens[r]!, scaling.outputLength, Number.MAX_SAFE_INTEGER, r),
+  )
   const stated = (r: number, row: number) => {
     if (scaling.maxTokens !== "true-length") return scaling.maxTokens
     return workload.maxTokens[r]! < 0 ? outputTokens[row]! : workload.maxTokens[r]!
@@ -63,7 +71,11 @@ export const scaled = (workload: Workload, scaling: Scaling): Workload => {
     ...workload,
     count,
     assumptions: assumptions(workload, scaling, taken, promptTokens),
-    arrivalMicros: micros((r, row) => Math.round((arrivalMicros[r]! - origin + round(row) * span) / scaling.rate)),
+    arrivalMicros: micros((r, row) => {
+      const time = Math.round((arrivalMicros[r]! - origin + round(row) * span) / scaling.rate)
+      if (time <= maxMicros) return time
+      throw new RangeError(`workload.rate ${scaling.rate}: request ${row + 1} comes after more than ten years`)
+    }),
     promptTokens,
     outputTokens,
     maxTokens: ints((r, row) => Math.max(outputTokens[row]!, stated(r, row))),
@@ -74,6 +86,16 @@ export const scaled = (workload: Workload, scaling: Scaling): Workload => {
     thinkMicros: micros((r) => workload.thinkMicros[r]!),
     ...scaledBlocks(workload, scaling, promptTokens, source, round),
   }
+}
+
+const maxMicros = 10 * 366 * 86_400e6
+
+const scaledTokens = (field: string, tokens: number, factor: number, most: number, row: number): number => {
+  const scaled = Math.min(most, Math.max(1, Math.round(tokens * factor)))
+  if (scaled <= longestTokens) return scaled
+  throw new RangeError(
+    `workload.${field} ${factor}: ${tokens} tokens of request ${row + 1} become ${scaled}, at most ${longestTokens} are possible`,
+  )
 }
 
 /** Blocks that the scaled prompts still fill, under names of their own in each repetition. */

@@ -31,6 +31,9 @@ export interface Workload {
   readonly blockTokens: number
 }
 
+/** Most requests of a workload: their columns take a GB or two. */
+export const maxRequests = 10_000_000
+
 /** One row, as loaders and generators make it. */
 export interface WorkloadRow {
   readonly arrivalMicros: number
