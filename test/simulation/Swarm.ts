@@ -36,24 +36,28 @@ const full = { kind: "full", window: 0 } as const
 const specs = {
   full: specOf([full, full, full, full]),
   hybrid: specOf([full, full, { kind: "sliding", window: 96 }, { kind: "state", window: 0 }, full]),
+  sliding: specOf([{ kind: "sliding", window: 100 }, full, { kind: "sliding", window: 100 }, full, full]),
+  recurrent: specOf([
+    { kind: "state", window: 0 },
+    full,
+    { kind: "state", window: 0 },
+    { kind: "state", window: 0 },
+    full,
+  ]),
 }
+const dropsAt = (...layers: ReadonlyArray<number>): DropSchedule => ({
+  ...denseSchedule,
+  dropLayers: layers.map((layer) => ({ layer, p: 0.5 })),
+  block: 16,
+  sink: 16,
+  lastQ: 32,
+  minPromptTokens: 100,
+})
 const schedules: { readonly [M in keyof typeof specs]: DropSchedule } = {
-  full: {
-    ...denseSchedule,
-    dropLayers: [0, 2].map((layer) => ({ layer, p: 0.5 })),
-    block: 16,
-    sink: 16,
-    lastQ: 32,
-    minPromptTokens: 100,
-  },
-  hybrid: {
-    ...denseSchedule,
-    dropLayers: [{ layer: 1, p: 0.5 }],
-    block: 16,
-    sink: 16,
-    lastQ: 32,
-    minPromptTokens: 100,
-  },
+  full: dropsAt(0, 2),
+  hybrid: dropsAt(1),
+  sliding: dropsAt(1, 3),
+  recurrent: dropsAt(1),
 }
 
 /** Rows, whatever the segment: budgets cut prompts at chosen places. */
@@ -140,6 +144,8 @@ class SwarmRun {
   /** The last plan made in this step. */
   private planned: StepPlan | null = null
   private opened = 0
+  /** Requests that have had a slot. */
+  private readonly served = new Set<number>()
   private failures = 0
   private now = 0
 
@@ -252,7 +258,8 @@ class SwarmRun {
       if (of.at !== this.step) continue
       const { promptLength, maxTokens, drops, tenant, priority, cached } = of
       const answers = Math.min(of.answers, this.scenario.slots)
-      const submission: Submission = { promptLength, maxTokens, drops, tenant, priority, answers }
+      const stated = of.open ? {} : { maxTokens }
+      const submission: Submission = { promptLength, ...stated, drops, tenant, priority, answers }
       const outcome = this.driver.submit(
         cached ? { ...submission, pageKeys: this.keysOf(of, index) } : submission,
         this.now,
@@ -286,7 +293,7 @@ class SwarmRun {
 
   /** Plans, and runs the oldest step. */
   private work(): boolean {
-    const { driver } = this
+    const { driver, scenario } = this
     const before = this.guarded()
     this.planned = null
     driver.tick(this.now)
@@ -304,7 +311,7 @@ class SwarmRun {
       this.abort(true)
       this.now++
       driver.stepDone(result)
-      this.fillPages()
+      if (this.step % scenario.pagesEvery === 0) this.fillPages()
       driver.checkIntegrity()
       worked = true
     }
@@ -331,6 +338,7 @@ class SwarmRun {
 
   private open(request: Request): void {
     const { of, index, outputs } = this.live.get(request.id)!
+    this.served.add(request.id)
     const tokens = new Int32Array(request.promptLength + outputs.length)
     for (let i = 0; i < request.promptLength; i++) tokens[i] = this.promptToken(of, index, i)
     tokens.set(outputs, request.promptLength)
@@ -382,6 +390,7 @@ class SwarmRun {
   private onFinished(request: Request, reason: FinishReason): void {
     const one = this.live.get(request.id)!
     if (one.ended !== null) throw new Error(`request ${request.id} ends twice`)
+    if (reason === "error" && !this.served.has(request.id)) throw new Error(`request ${request.id} fails in the queue`)
     one.ended = reason
   }
 
@@ -466,7 +475,7 @@ class SwarmRun {
     }
     for (const one of this.live.values()) {
       const { request, of, outputs, ended } = one
-      const expected = ended === "length" ? of.maxTokens : ended === "stop" ? this.stopAt(one) + 1 : outputs.length
+      const expected = ended === "length" ? request.maxTokens : ended === "stop" ? this.stopAt(one) + 1 : outputs.length
       const allowed = ended === "abort" ? of.abortAfter >= 0 : ended === "error" ? this.failures > 0 : true
       if (ended === null || !allowed || outputs.length !== expected) {
         throw new Error(`request ${request.id} ends with ${ended} after ${outputs.length} tokens of ${expected}`)

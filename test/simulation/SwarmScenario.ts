@@ -1,6 +1,6 @@
 /** A scenario as data: what a seed stands for, and what shrinking cuts down. Times are steps of the scenario. */
 export interface Scenario {
-  readonly model: "full" | "hybrid"
+  readonly model: "full" | "hybrid" | "sliding" | "recurrent"
   readonly pageSize: number
   readonly slots: number
   /** Slabs of the pool, as a multiple of what the largest request can need. */
@@ -8,6 +8,8 @@ export interface Scenario {
   readonly budget: number
   readonly maxRowsPerStep: number
   readonly stepsInFlight: 1 | 2
+  /** Keys of pages with output are told every so many steps: 1 as soon as they are known. */
+  readonly pagesEvery: number
   readonly protectAfter: number
   readonly policy: string
   /** Share of blocks that selections keep. */
@@ -26,6 +28,8 @@ export interface ScenarioRequest {
   readonly at: number
   readonly promptLength: number
   readonly maxTokens: number
+  /** States no `maxTokens`: gets as many as fit, and stops at `stopAt`, which is given. */
+  readonly open: boolean
   /** Answers to the prompt; as many as there are slots at most. */
   readonly answers: number
   /** The prompt goes on from the prompt and the whole output of an earlier request, where it is long enough; −1: of none. */
@@ -63,39 +67,45 @@ export const drawScenario = (seed: number): Scenario => {
     failures: chance(0.25),
     tinyMemory: chance(0.6),
     forks: chance(0.4),
+    conversations: chance(0.25),
+    wholePages: chance(0.3),
   }
   const count = between(1, 14)
   const requests = Array.from({ length: count }, (_, index): ScenarioRequest => {
-    const promptLength = has.hugePrompts && chance(0.3) ? between(600, 1500) : oneOf(between(1, 90), between(100, 500))
+    const usual = has.wholePages ? 64 * between(1, 8) : oneOf(between(1, 90), between(100, 500))
+    const promptLength = has.hugePrompts && chance(0.3) ? between(600, 1500) : usual
     const maxTokens = has.oneToken && chance(0.6) ? 1 : has.longOutputs ? between(20, 260) : between(1, 40)
     return {
       at: has.bursts ? oneOf(0, 0, 7) : draw(40),
       promptLength,
       maxTokens,
       answers: has.forks && chance(0.5) ? between(2, 4) : 1,
-      follows: has.sharing && index > 0 && chance(0.4) ? draw(index) : -1,
+      open: false,
+      follows: index > 0 && chance(has.conversations ? 0.8 : has.sharing ? 0.3 : 0) ? draw(index) : -1,
       drops: chance(0.6),
       family: draw(2),
       shared: has.sharing ? oneOf(promptLength, between(0, promptLength), 64 * draw(8)) : 0,
-      cached: has.sharing && chance(0.8),
+      cached: has.conversations || (has.sharing && chance(0.8)),
       tenant: oneOf("a", "b"),
       priority: draw(3),
       abortAfter: has.aborts && chance(0.5) ? oneOf(draw(4), draw(60)) : -1,
       abortInFlight: chance(0.7),
-      stopAt: has.stops && chance(0.6) ? draw(maxTokens) : -1,
+      stopAt: has.stops && chance(0.6) ? oneOf(0, draw(maxTokens), draw(maxTokens)) : -1,
       stopString: chance(0.5),
     }
   })
+  for (const [i, one] of requests.entries()) if (one.stopAt >= 0) requests[i] = { ...one, open: chance(0.3) }
   return {
-    model: chance(0.3) ? "hybrid" : "full",
+    model: chance(0.5) ? "full" : oneOf("hybrid", "sliding", "recurrent"),
     pageSize: oneOf(64, 64, 128),
     slots: oneOf(1, 2, 3, 5, 8),
-    memory: has.tinyMemory ? 1 + draw(40) / 100 : 4,
+    memory: has.tinyMemory ? 1 + draw(oneOf(9, 40)) / 100 : 4,
     budget: oneOf(70, 150, 400, 5000),
     maxRowsPerStep: oneOf(80, 256, 1024),
     stepsInFlight: oneOf(1, 2, 2),
+    pagesEvery: oneOf(1, 1, 1, 3),
     protectAfter: between(1, 4),
-    policy: oneOf("fcfs", "priority", "shortest-prefill", "fair-share", "adversarial", "adversarial"),
+    policy: oneOf("fcfs", "priority", "shortest-prefill", "fair-share", "token-budget", "adversarial", "adversarial"),
     keep: oneOf(0, 0.3, 0.6, 1),
     resumePages: oneOf(1, 2, 4, 100),
     snapshots: oneOf(0, 1, 3, 20),
@@ -127,13 +137,14 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
     for (let i = 0; i < requests.length; i++) yield { ...scenario, requests: without(requests, i) }
   }
   for (let i = 0; i < failures.length; i++) yield { ...scenario, failures: failures.toSpliced(i, 1) }
-  if (scenario.model === "hybrid") yield { ...scenario, model: "full" }
+  if (scenario.model !== "full") yield { ...scenario, model: "full" }
   if (scenario.policy !== "fcfs") yield { ...scenario, policy: "fcfs" }
   if (scenario.stepsInFlight === 2) yield { ...scenario, stepsInFlight: 1 }
   if (scenario.memory !== 4) yield { ...scenario, memory: 4 }
   if (scenario.maxRowsPerStep !== 1024) yield { ...scenario, maxRowsPerStep: 1024 }
   if (scenario.budget !== 5000) yield { ...scenario, budget: 5000 }
   const plain = {
+    open: false,
     answers: 1,
     follows: -1,
     abortAfter: -1,

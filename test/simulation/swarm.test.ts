@@ -47,7 +47,7 @@ it(`${seeds.length} random scenarios keep every invariant after every step and c
 
 it("a request that needs the page of one just stopped waits for it, and does not start over", () => {
   const request = { at: 0, drops: false, family: 0, shared: 0, cached: false, tenant: "a", priority: 0 }
-  const rest = { answers: 1, follows: -1, abortAfter: -1, abortInFlight: true, stopString: false }
+  const rest = { open: false, answers: 1, follows: -1, abortAfter: -1, abortInFlight: true, stopString: false }
   const outcome = runScenario({
     model: "full",
     pageSize: 64,
@@ -56,6 +56,7 @@ it("a request that needs the page of one just stopped waits for it, and does not
     budget: 5000,
     maxRowsPerStep: 1024,
     stepsInFlight: 2,
+    pagesEvery: 1,
     protectAfter: 3,
     policy: "fcfs",
     keep: 1,

@@ -56,6 +56,8 @@ export class DecodeSet {
       least = Math.min(least, held - rows)
     }
     request.rowsUntilPage = least
+    // Whoever preempts it from here on waits for the step that has its pages.
+    request.lastStep = plan.stepId
   }
 
   /** There is no page for a request's next row: it sits steps out until there is one. */

@@ -20,12 +20,12 @@ export class Demand {
 
   /** The most slabs that a request, with its forks, can hold at one time from here to its end. */
   worstCase(request: Request): number {
-    return this.most(request, request.maxTokens - 1)
+    return this.most(request, request.maxTokens - 1, request.maxTokens - 1)
   }
 
   /** The same to the end of its prefill and one page of decoding beyond. */
   prefillCase(request: Request): number {
-    return this.most(request, Math.min(request.maxTokens - 1, request.replayedOutputs + this.layout.pageSize))
+    return this.most(request, this.reservedOutputs(request), request.replayedOutputs)
   }
 
   /**
@@ -38,20 +38,29 @@ export class Demand {
     return slabs
   }
 
+  /** What a request may come to need beyond what it holds and has reserved. */
+  unreserved(request: Request): number {
+    return Math.max(0, this.worstCase(request) - this.held(request) - request.reservedSlabs)
+  }
+
   /** Slabs that come to be needed at the far end of a window as `given` slabs leave it at the near end. */
   ofMovedWindow(request: Request, t: number, given: number): number {
-    const outputs = Math.min(request.maxTokens - 1, request.replayedOutputs + this.layout.pageSize)
-    const lacking = this.mostSlabs(request, t, outputs) - this.heldIn(request, t)
+    const lacking = this.mostSlabs(request, t, this.reservedOutputs(request)) - this.heldIn(request, t)
     return Math.max(0, lacking) - Math.max(0, lacking - given)
   }
 
   /** Slabs that a request may need for its forks when it forks, and for a page of decoding of each. */
   ofForks(request: Request): number {
-    return this.perFork(request, Math.min(request.maxTokens - 1, request.replayedOutputs + this.layout.pageSize))
+    return this.perFork(request, this.reservedOutputs(request))
   }
 
-  /** `outputRows`: output rows after the prompt. */
-  private most(request: Request, outputRows: number): number {
+  /** Output rows that a reservation covers in each class. */
+  private reservedOutputs(request: Request): number {
+    return Math.min(request.maxTokens - 1, request.replayedOutputs + this.layout.pageSize)
+  }
+
+  /** `outputRows`: output rows after the prompt; `replayed` of them pass prefill, carries included. */
+  private most(request: Request, outputRows: number, replayed: number): number {
     const { tables } = this.layout
     let slabs = 0
     let heldCarries = 0
@@ -62,31 +71,32 @@ export class Demand {
       else slabs += Math.max(held, this.mostSlabs(request, t, outputRows))
     }
     if (request.forks.length > 0) slabs += request.forks.length * this.perFork(request, outputRows)
-    return slabs + Math.max(heldCarries, this.carries(request, outputRows))
+    return slabs + Math.max(heldCarries, this.carries(request, outputRows, replayed))
   }
 
   /** While segment i is computed, the carry it reads and the carry it writes are held, and what is cached of carry 0. */
-  private carries(request: Request, outputRows: number): number {
+  private carries(request: Request, outputRows: number, replayed: number): number {
     if (!request.drops) return 0
-    const kept = this.keptCarry(request, outputRows)
+    const kept = this.keptCarry(request, outputRows, replayed)
     let most = kept
     if (request.phase === "decode") return most
     for (let s = request.segment; s < this.layout.segments.length; s++) {
-      const read = s === 1 ? Math.max(kept, this.carrySlabs(request, 0)) : this.carrySlabs(request, s - 1)
-      most = Math.max(most, (s > 1 ? kept : 0) + read + this.carrySlabs(request, s))
+      const read =
+        s === 1 ? Math.max(kept, this.carrySlabs(request, 0, replayed)) : this.carrySlabs(request, s - 1, replayed)
+      most = Math.max(most, (s > 1 ? kept : 0) + read + this.carrySlabs(request, s, replayed))
     }
     return most
   }
 
   /** Slabs of carry 0 that a request holds on to after segment 0: its cached pages; all where output is cached too. */
-  private keptCarry(request: Request, outputRows: number): number {
+  private keptCarry(request: Request, outputRows: number, replayed: number): number {
     const carry = this.layout.segments[0]!.carry
     if (carry < 0 || request.pageKeys.length === 0) return 0
     const { pageSize, tables } = this.layout
     const pages = request.keepsCarry
       ? pagesFor(request.rowsOf(0) + outputRows, pageSize)
       : request.segment === 0 && request.phase !== "decode"
-        ? Math.min(request.pageKeys.length, Math.floor(request.prefillRows(0) / pageSize))
+        ? Math.floor((request.rowsOf(0) + replayed) / pageSize)
         : request.cached.length
     return pages * tables[carry]!.slabsPerPage
   }
@@ -98,7 +108,8 @@ export class Demand {
     let slabs = 0
     for (const table of tables) {
       if (table.kind === "carry" && !(table.segment === 0 && request.keepsCarry)) continue
-      slabs += pages * table.slabsPerPage
+      const within = table.kind === "sliding" ? pagesFor(table.window, pageSize) + 2 : pages
+      slabs += Math.min(pages, within) * table.slabsPerPage
     }
     return slabs
   }
@@ -111,10 +122,10 @@ export class Demand {
     return own
   }
 
-  private carrySlabs(request: Request, segment: number): number {
+  private carrySlabs(request: Request, segment: number, replayed: number): number {
     const table = this.layout.segments[segment]?.carry ?? -1
     if (table < 0) return 0
-    return pagesFor(request.prefillRows(segment), this.layout.pageSize) * this.layout.tables[table]!.slabsPerPage
+    return pagesFor(request.rowsOf(segment) + replayed, this.layout.pageSize) * this.layout.tables[table]!.slabsPerPage
   }
 
   /** A sliding table that is filled chunk by chunk holds at most its window and one chunk. */

@@ -56,6 +56,8 @@ export class Driver {
   private readonly requests = new Map<number, Request>()
   /** Ended requests that a step in flight still holds work of. */
   private readonly ending: Array<Request> = []
+  /** Whose token the shell is being given. */
+  private given: Request | null = null
   private nextRequest = 1
   private nextStep = 1
   private readonly inFlight: Array<StepPlan> = []
@@ -93,10 +95,18 @@ export class Driver {
     return this.inFlight.length
   }
 
-  /** Queues a request or says why not. Nothing is kept of a refused one. */
+  /**
+   * Queues a request or says why not. Nothing is kept of a refused one. Fails with RangeError for more page keys than the
+   * prompt has full pages.
+   */
   submit(submission: Submission, nowMicros: number): SubmitOutcome {
     const { config, scheduler } = this
-    const { promptLength } = submission
+    const { promptLength, pageKeys = [] } = submission
+    if (pageKeys.length > Math.floor(promptLength / config.layout.pageSize)) {
+      throw new RangeError(
+        `${pageKeys.length} page keys for ${promptLength} tokens: pages have ${config.layout.pageSize}, and only full ones a key`,
+      )
+    }
     if (!Number.isSafeInteger(promptLength) || promptLength < 1) {
       return { _tag: "TooLong", detail: `a prompt has at least 1 token, this one ${promptLength}` }
     }
@@ -107,6 +117,9 @@ export class Driver {
       }
     }
     const maxTokens = submission.maxTokens ?? config.maxModelLen - promptLength
+    if (!Number.isSafeInteger(maxTokens) || maxTokens < 1) {
+      return { _tag: "TooLong", detail: `an answer has at least 1 token, this one at most ${maxTokens}` }
+    }
     if (promptLength + maxTokens > config.maxModelLen) {
       return {
         _tag: "TooLong",
@@ -131,11 +144,12 @@ export class Driver {
       return { _tag: "TooLong", detail: `${answers} answers to a prompt; from 1 to ${most} can run at a time` }
     }
     let request = this.fitted(submission, maxTokens, nowMicros)
-    if (scheduler.memory.worstCase(request) > config.slabs && request.pageKeys.length > 0) {
+    let need = scheduler.memory.worstCase(request)
+    if (pageKeys.length > 0 && (need > config.slabs || request.maxTokens < maxTokens)) {
       // What is cached of a prompt stays while it runs: one that fills the memory does without.
       request = this.fitted({ ...submission, pageKeys: undefined }, maxTokens, nowMicros)
+      need = scheduler.memory.worstCase(request)
     }
-    const need = scheduler.memory.worstCase(request)
     if (need > config.slabs) {
       const outputs = answers === 1 ? `${request.maxTokens}` : `${answers} × ${request.maxTokens}`
       return {
@@ -179,8 +193,11 @@ export class Driver {
   pageFilled(id: number, key: PageKey): void {
     const request = this.requests.get(id)
     if (request === undefined || request.endReason !== null) return
+    // Where the prompt's own pages have no keys, none can follow.
+    if (request.pageKeys.length < Math.floor(request.promptLength / this.config.layout.pageSize)) return
     request.pageKeys.push(key)
-    request.prefillSlabs = -1
+    if (request.phase === "waiting") request.recount()
+    if (request.leader !== null) return
     // The token sampled last is in no page yet.
     if (request.phase !== "decode" || request.preempting || (request.drops && !request.keepsCarry)) return
     this.scheduler.memory.publish(request, request.promptLength + request.outputs - 1)
@@ -217,7 +234,7 @@ export class Driver {
     this.nextStep = failed.stepId
     this.scheduler.memory.prefixes.abandon()
     for (const request of this.requests.values()) {
-      if (request.phase !== "waiting" && request.endReason === null) this.end(request, "error")
+      if (request.slot >= 0 && request.endReason === null) this.end(request, "error")
     }
     this.releaseEnded()
     this.scheduler.memory.clearCache(voided)
@@ -276,7 +293,9 @@ export class Driver {
   }
 
   private onToken(request: Request, token: number, index: number, flags: number): void {
+    this.given = request
     this.sink.token(request, token, index, flags)
+    this.given = null
     if (request.endReason !== null) return
     if ((flags & TokenFlag.nonFinite) !== 0) this.end(request, "error")
     else if ((flags & TokenFlag.stop) !== 0) this.end(request, "stop")
@@ -288,7 +307,9 @@ export class Driver {
     if (!request.forking) {
       for (const fork of request.forks.slice()) if (fork.endReason === null) this.end(fork, reason)
     }
-    if (this.scheduler.isInFlight(request) && request.phase !== "waiting") {
+    // A result that is being taken may hold a token of another request that its shell ends now.
+    const isBeingTaken = this.given !== null && this.given !== request
+    if (request.phase !== "waiting" && (isBeingTaken || this.scheduler.isInFlight(request))) {
       this.scheduler.retire(request)
       this.ending.push(request)
     } else this.release(request)

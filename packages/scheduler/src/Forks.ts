@@ -62,6 +62,7 @@ export class Forks {
     for (const fork of leader.forks) {
       fork.leader = null
       fork.preempting = true
+      fork.preemptions++
       preempting.push(fork)
     }
     leader.forks.length = 0

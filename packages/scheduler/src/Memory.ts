@@ -45,6 +45,8 @@ export class Memory {
   /** Trims of tables whose slabs were released at a commit: the next plan tells the executor. */
   private readonly pendingTrims = new IntList()
   private readonly pendingWindowFrees = new IntList()
+  /** Slabs that may be kept for the cache while a request runs: what it may still need itself comes first. */
+  private readonly spareFor = (request: Request): number => this.unreserved - this.demand.unreserved(request)
   private readonly giveStateSlot = (stateSlot: number): void => {
     this.freeStateSlots.push(stateSlot)
   }
@@ -143,7 +145,7 @@ export class Memory {
 
   /** Publishes what a committed step completed: the first `rows` rows of segment 0. */
   publish(request: Request, rows: number): void {
-    const kept = this.prefixes.publish(request, rows, this.unreserved)
+    const kept = this.prefixes.publish(request, rows, this.spareFor)
     // Pages of a window that stay when it moves on: those that take their place must be found elsewhere.
     if (kept > 0 && request.phase === "prefill") this.reserve(request, kept)
   }

@@ -34,6 +34,8 @@ export class PrefixPages {
   /** Tokens looked up in the cache, and found there. */
   queries = 0
   hits = 0
+  /** Changes with everything that a hit depends on. */
+  version = 0
   private readonly layout: KvLayout
   private readonly pool: SlabPool
   private readonly hasStates: boolean
@@ -136,21 +138,22 @@ export class PrefixPages {
   /**
    * Publishes the pages of a request whose first `rows` rows of segment 0 are computed and committed. Where another request
    * was first, its page counts as the request's own prefix, so that the pages behind it can follow, and the request reads
-   * its own copy. Such pages, and those of windows, are kept from being reused: at most `unreserved` slabs of them.
+   * its own copy. Such pages, and those of windows, are kept from being reused: at most `spareSlabs` of them.
    *
    * Returns how many slabs of windows are kept.
    */
-  publish(request: Request, rows: number, unreserved: number): number {
+  publish(request: Request, rows: number, spareSlabs: (request: Request) => number): number {
     const { pageSize } = this.layout
     const shared = this.sharedTables(request)
     const pages = Math.min(Math.floor(rows / pageSize), request.pageKeys.length)
-    let spare = unreserved
+    let spare = -1
     for (let p = request.cached.length; p < pages; p++) {
       const parent = p === 0 ? shared.root : request.cached[p - 1]!
       const key = request.pageKeys[p]!
       const other = parent.find(key)
       if (other !== undefined) {
         if (other.users === 0) {
+          if (spare < 0) spare = Math.max(0, spareSlabs(request))
           if (other.slabCount > spare) return 0
           spare -= other.slabCount
         }
@@ -164,8 +167,11 @@ export class PrefixPages {
       this.retainSlabs(request, slabs)
       request.cached.push(this.cache.publish(parent, key, slabs, shared.sliding.length))
     }
-    const complete = rows === pages * pageSize && request.cached.length >= pages
-    return complete && this.isResumePoint(request, rows) ? this.keepWindows(request, pages, shared, spare) : 0
+    this.version++
+    if (rows !== pages * pageSize || request.cached.length < pages || !this.isResumePoint(request, rows)) return 0
+    // Decode makes no copies of states, without which windows are of no use.
+    if (shared.sliding.length === 0 || (this.hasStates && request.phase === "decode")) return 0
+    return this.keepWindows(request, pages, shared, spare < 0 ? spareSlabs(request) : spare)
   }
 
   /** Rows that a request may go on from `row` in segment 0 before its chunk is cut; Infinity where nothing cuts it. */
@@ -212,6 +218,7 @@ export class PrefixPages {
       else {
         cached.stateSlot = stateSlot
         this.snapshots.push(cached)
+        this.version++
       }
     }
   }
@@ -249,6 +256,7 @@ export class PrefixPages {
   evict(plan: StepPlan): number {
     const page = this.cache.evict()
     if (page === undefined) return -1
+    this.version++
     plan.drops.pushAll(page.slabs)
     for (const slabs of page.windows) if (slabs !== null) plan.drops.pushAll(slabs)
     return this.forget(page)

@@ -190,15 +190,22 @@ export class Request {
     this.rowsUntilPage = 0
     this.awaitsStep = 0
     this.savesAt = 0
-    this.prefillSlabs = -1
     this.forking = false
+    this.recount()
+  }
+
+  /** What follows from the output and its keys for a request that waits. */
+  recount(): void {
     this.keepsCarry = this.canKeepCarry
+    this.prefillSlabs = -1
   }
 
   /** A fork takes over what its leader decided. */
   adopt(leader: Request): void {
     this.segment = leader.segment
     this.keepsCarry = leader.keepsCarry
+    this.firstScheduledMicros = leader.firstScheduledMicros
+    this.cachedTokens = leader.cachedTokens
     this.keptRows.splice(0, this.keptRows.length, ...leader.keptRows)
     this.bitmaps.splice(0, this.bitmaps.length, ...leader.bitmaps)
     this.pageKeys.splice(0, this.pageKeys.length, ...leader.pageKeys)

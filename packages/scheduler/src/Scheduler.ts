@@ -51,7 +51,7 @@ export class Scheduler {
   private startSegment = -1
   /** Requests that came, went or gave up a slot; with two numbers of memory: whether asking again could admit anyone. */
   private queueChanges = 0
-  private readonly refused = { queueChanges: -1, unreserved: 0, cachedSlabs: 0 }
+  private readonly refused = { queueChanges: -1, unreserved: 0, cache: 0 }
   /** What a step is measured by while prefill is added to it, and how much of that it may take; idle: without decodes. */
   private readonly measure: CostModel
   private readonly budget: number
@@ -321,7 +321,7 @@ export class Scheduler {
     return (
       refused.queueChanges !== this.queueChanges ||
       memory.unreserved > refused.unreserved ||
-      memory.cache.slabs !== refused.cachedSlabs
+      memory.prefixes.version !== refused.cache
     )
   }
 
@@ -334,7 +334,7 @@ export class Scheduler {
       this.admitting = false
       refused.queueChanges = this.queueChanges
       refused.unreserved = memory.unreserved
-      refused.cachedSlabs = memory.cache.slabs
+      refused.cache = memory.prefixes.version
       return false
     }
     if (request.firstScheduledMicros < 0) request.tenant.served += request.promptLength - request.cachedTokens

@@ -71,12 +71,12 @@ export class SlabPool {
 
   /** The cache holds the slabs too. */
   retain(slabs: ReadonlyArray<number>): void {
-    this.share(slabs)
     for (let i = 0; i < slabs.length; i++) {
       const slab = slabs[i]!
       if (this.cached[slab] === 1) throw new InvariantViolation("the cache holds a slab once", { slab })
       this.cached[slab] = 1
     }
+    this.share(slabs)
   }
 
   /** The cache gives the slabs up. */
