@@ -102,18 +102,21 @@ for (const run of runs) {
     const { rows } = simulate(run, recorded, efficiency, launchMicros)
     return mean(rows.slice(0, fitted).map((row, i) => Math.abs(row.tpot / recorded[i]!.tpot - 1)))
   }
-  let best = { efficiency: 1, launchMicros: 2000, error: Number.POSITIVE_INFINITY }
-  for (let width = 0.3, host = 2000; width > 0.01; width /= 2, host /= 2) {
-    const { efficiency, launchMicros } = best
-    for (const e of [-2, -1, 0, 1, 2]) {
-      for (const h of [-2, -1, 0, 1, 2]) {
-        const tried = { efficiency: efficiency + e * width, launchMicros: Math.round(launchMicros + h * host) }
-        if (tried.efficiency < 0.2 || tried.launchMicros < 0) continue
-        const error = misfit(tried.efficiency, tried.launchMicros)
-        if (error < best.error) best = { ...tried, error }
+  // The two trade off along a valley, so the whole plane is looked at before the neighbourhood of the best point.
+  let best = { efficiency: 1, launchMicros: 0, error: Number.POSITIVE_INFINITY }
+  const look = (from: { efficiency: number; launchMicros: number }, steps: number, width: number, host: number) => {
+    for (let e = -steps; e <= steps; e++) {
+      for (let h = -steps; h <= steps; h++) {
+        const efficiency = from.efficiency + e * width
+        const launchMicros = from.launchMicros + h * host
+        if (efficiency < 0.2 || launchMicros < 0) continue
+        const error = misfit(efficiency, launchMicros)
+        if (error < best.error) best = { efficiency, launchMicros, error }
       }
     }
   }
+  look({ efficiency: 1, launchMicros: 5000 }, 10, 0.05, 500)
+  look(best, 4, 0.0125, 125)
   const { rows, preemptions } = simulate(run, recorded, best.efficiency, best.launchMicros)
   const compare = (name: "ttft" | "tpot", from: number) => {
     const real = recorded

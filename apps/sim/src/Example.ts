@@ -9,7 +9,7 @@ export const showExample = async (): Promise<void> => {
     {
       scenario: {
         name: "Dense and dropping prefill: Llama-3.1-8B on one H200, a slice of the Mooncake conversation trace",
-        workload: { trace: "mooncake-conversation-slice", rate: 0.45 },
+        workload: { trace: "mooncake-conversation-slice", rate: 0.35 },
         variants: {
           dense: { schedule: "off" },
           dropping: { schedule: "preset" },
@@ -22,7 +22,7 @@ export const showExample = async (): Promise<void> => {
   console.log(`
 Open ${report} in a browser. Then try:
   uniprefill-sim run --trace mooncake-conversation-slice --rate-scale 0.6      one run, as vllm bench serve prints it
-  uniprefill-sim capacity --trace mooncake-conversation-slice --seeds 1        the load that one device takes
+  uniprefill-sim capacity --trace mooncake-conversation-slice --attainment 0.9 the load that one device takes
   uniprefill-sim explain --trace mooncake-conversation-slice --step 500        where a step's time goes
   uniprefill-sim run --help                                                    every field of a scenario`)
 }

@@ -144,7 +144,7 @@ describe("Ctrl-C", () => {
     )
     const { code, out } = await interrupted(
       ["compare", scenario, "--seeds", "1", "--json", "uneven.out.json"],
-      ({ out }) => !out.includes("No run was done"),
+      (outcome) => !outcome.out.includes("No run was done"),
     )
     expect(code).toBe(130)
     expect(out).toContain("PARTIAL RESULT")

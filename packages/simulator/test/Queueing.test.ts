@@ -17,18 +17,28 @@ describe("M/D/1: the mean wait is ρD / 2(1 − ρ)", () => {
   const alone = simulated(singleServer(0.001, 1))
   const service = alone.log.lastToken[0]! - alone.log.arrival[0]!
 
+  /** Mean wait divided by the formula's. */
+  const againstFormula = ({ log }: Simulation, load: number): number => {
+    let wait = 0
+    for (let row = 0; row < log.count; row++) wait += log.firstScheduled[row]! - log.arrival[row]!
+    return wait / log.count / ((load * service) / (2 * (1 - load)))
+  }
+
   it.each([0.3, 0.5, 0.7, 0.85])("at load %d", (load) => {
     const simulation = simulated(singleServer((load * 1e6) / service, 60_000))
     const { log } = simulation
-    let wait = 0
     for (let row = 0; row < log.count; row++) {
       expect(log.lastToken[row]! - log.firstScheduled[row]!).toBe(service)
-      wait += log.firstScheduled[row]! - log.arrival[row]!
     }
-    const expected = (load * service) / (2 * (1 - load))
-    expect(wait / log.count / expected).toBeGreaterThan(0.95)
-    expect(wait / log.count / expected).toBeLessThan(1.05)
+    expect(againstFormula(simulation, load)).toBeGreaterThan(0.95)
+    expect(againstFormula(simulation, load)).toBeLessThan(1.05)
     expect(simulation.counters.busyMicros).toBe(service * log.count)
+  })
+
+  it.each([0.8, 1.25])("which arrivals miss whose gaps vary %d times as much as Poisson's", (cv) => {
+    const { workload, ...rest } = singleServer(700_000 / service, 60_000)
+    const ratio = againstFormula(simulated({ ...rest, workload: { ...workload, arrivals: "gamma", cv } }), 0.7)
+    expect(Math.abs(ratio - 1)).toBeGreaterThan(0.15)
   })
 })
 
@@ -74,6 +84,15 @@ describe("invariance", () => {
     expect(latencies(shifted)).toEqual(latencies(base))
     expect(shifted.hash).toBe(base.hash)
     expect(shifted.now).toBe(base.now + 123_456_789)
+  })
+
+  it("shifting those after the 20th alone gives other plans", () => {
+    const base = run(mixed, (workload) => workload)
+    const moved = run(mixed, (workload) => ({
+      ...workload,
+      arrivalMicros: workload.arrivalMicros.map((time, row) => (row < 20 ? time : time + 1_000_000)),
+    }))
+    expect(moved.hash).not.toBe(base.hash)
   })
 
   it("renaming requests changes nothing but their names", () => {

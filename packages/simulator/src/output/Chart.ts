@@ -143,7 +143,7 @@ export const lineChart = (title: string, x: Axis, y: Axis, series: ReadonlyArray
         : ""
     if (one.mark === undefined) return line + dots
     const [mx, my] = at(one.mark.at).split(",")
-    return `${line}${dots}<circle class="mark" cx="${mx}" cy="${my}" r="6" stroke="${stroke}"/><text class="tick" x="${mx}" y="${Number(my) - 10}" text-anchor="middle">${escape(one.mark.text)}</text>`
+    return `${line}${dots}<circle class="mark" cx="${mx}" cy="${my}" r="6" stroke="${stroke}"/><text class="tick" x="${Number(mx) + 8}" y="${Number(my) + 18}">${escape(one.mark.text)}</text>`
   })
   const names = shown.map((one, i) => ({
     name: one.name,

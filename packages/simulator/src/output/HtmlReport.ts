@@ -141,13 +141,13 @@ const sharedCharts = (runs: ReadonlyArray<RunReport>): Array<string> => {
  * Segments of one kind run through shades, so that many stay apart; what is shared or lies idle looks the same in every
  * report.
  */
-const memoryFill = (name: string, parts: number): string => {
+const memoryFill = (name: string, segments: number): string => {
   if (name === "prefixes nobody uses") return "var(--series-7)"
   if (name === "shared prefixes") return "var(--series-1)"
   if (name === "carry") return "var(--series-4)"
   const [, segment, kind] = name.split(" ")
   const [from, to] = kind === "full" ? [0, 2] : [3, 6]
-  const share = Math.round((Number(segment) / Math.max(1, parts - 1)) * 100)
+  const share = Math.round((Number(segment) / Math.max(1, segments - 1)) * 100)
   return `color-mix(in oklab, var(--series-${to}) ${share}%, var(--series-${from}))`
 }
 
@@ -163,7 +163,7 @@ const runCharts = (run: RunReport, named: boolean): Array<string> => {
         { label: "time, s" },
         { label: "share of the pool", max: 1, format: percent },
         memory.seconds,
-        memory.shares.map((share) => ({ ...share, fill: memoryFill(share.name, memory.shares.length) })),
+        memory.shares.map((share) => ({ ...share, fill: memoryFill(share.name, run.summary.keptShares.length) })),
       ),
     }),
     chart({

@@ -60,8 +60,8 @@ export const benchTable = (summary: Summary): string => {
   }
   row("GPU hours:", fixed(summary.gpuHours))
   if (summary.pricePerMillionTokens > 0) {
-    row("Price per 1M output tokens:", fixed(summary.pricePerMillionOutputTokens))
-    row("Price per 1M tokens, input and output:", fixed(summary.pricePerMillionTokens))
+    row("Price per 1M output tokens:", summary.pricePerMillionOutputTokens.toPrecision(3))
+    row("Price per 1M tokens, input and output:", summary.pricePerMillionTokens.toPrecision(3))
   }
   row("Plan hash:", summary.hash)
   lines.push("=".repeat(width))

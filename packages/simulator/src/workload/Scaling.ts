@@ -91,10 +91,10 @@ export const scaled = (workload: Workload, scaling: Scaling): Workload => {
 const maxMicros = 10 * 366 * 86_400e6
 
 const scaledTokens = (field: string, tokens: number, factor: number, most: number, row: number): number => {
-  const scaled = Math.min(most, Math.max(1, Math.round(tokens * factor)))
-  if (scaled <= longestTokens) return scaled
+  const wanted = Math.min(most, Math.max(1, Math.round(tokens * factor)))
+  if (wanted <= longestTokens) return wanted
   throw new RangeError(
-    `workload.${field} ${factor}: ${tokens} tokens of request ${row + 1} become ${scaled}, at most ${longestTokens} are possible`,
+    `workload.${field} ${factor}: ${tokens} tokens of request ${row + 1} become ${wanted}, at most ${longestTokens} are possible`,
   )
 }
 
