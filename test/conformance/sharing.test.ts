@@ -90,7 +90,7 @@ describe.each([full, ...hybrids])("several answers over $name", (kind) => {
     const alone = [await aloneOf(machine, of), await aloneOf(machine, dense)]
     const { driver } = await machine.run([])
     // Both are admitted, and cannot both grow to their ends.
-    const slabs = Math.max(worstCase(driver, of), worstCase(driver, dense)) + 2
+    const slabs = Math.max(worstCase(driver, of), worstCase(driver, dense))
     let preemptions = 0
     let aborted = 0
     for (const maxStepsInFlight of [1, 2] as const) {

@@ -397,10 +397,10 @@ class SwarmRun {
   private fillPages(): void {
     for (const { request, of, index, answer, outputs, ended } of this.live.values()) {
       if (request.pageKeys.length === 0 || ended !== null || outputs.length === 0) continue
-      const full = Math.floor((of.promptLength + outputs.length - 1) / this.scenario.pageSize)
-      if (full <= request.pageKeys.length) continue
+      const known = Math.floor((of.promptLength + outputs.length - 1) / this.scenario.pageSize)
+      if (known <= request.pageKeys.length) continue
       const keys = this.keysOf(of, index, answer, outputs.length - 1)
-      for (let page = request.pageKeys.length; page < full; page++) this.driver.pageFilled(request.id, keys[page]!)
+      for (let page = request.pageKeys.length; page < known; page++) this.driver.pageFilled(request.id, keys[page]!)
     }
   }
 
