@@ -7,7 +7,7 @@ const page = readFileSync(new URL("../../../docs/server.md", import.meta.url), "
 
 it("the server's page has every request field, and no other", () => {
   const documented = [...page.matchAll(/^\| `(\w+)` +\| .*\S +\|$/gm)].map((match) => match[1])
-  expect(documented.toSorted()).toEqual(Object.keys(CompletionRequest.fields).toSorted())
+  expect(new Set(documented)).toEqual(new Set(Object.keys(CompletionRequest.fields)))
 })
 
 it("the page names the limits in force", () => {

@@ -48,7 +48,7 @@ export interface Generated {
 
 /** Everything a request with one answer produces. */
 export const collect = (engine: Engine["Service"], of: GenerateRequest) =>
-  Effect.map(collectAll(engine, of), ([answer]) => answer!)
+  Effect.map(collectAll(engine, of), ([answer]) => answer)
 
 /** Everything that each answer of a request produces. */
 export const collectAll = (engine: Engine["Service"], of: GenerateRequest) =>

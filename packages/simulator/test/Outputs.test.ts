@@ -138,8 +138,18 @@ describe("a trace for Perfetto", () => {
   it("an arrow that starts nowhere is found", () => {
     const events = file.traceEvents.filter((event) => event["ph"] !== "s")
     expect(traceEventFault({ traceEvents: events })).toMatch(/goes on before it starts/)
-    const lost = file.traceEvents.map((event) => (event["ph"] === "s" ? { ...event, tid: 9 } : event))
+    const lost = file.traceEvents.map((event) =>
+      event["ph"] === "s" ? { ...event, tid: Number(event["tid"]) + 8 } : event,
+    )
     expect(traceEventFault({ traceEvents: lost })).toMatch(/no slice of track/)
+  })
+
+  it("what Perfetto would misread is found: threads that share a number, arrows before their slice", () => {
+    const shared = file.traceEvents.map((event) => ({ ...event, tid: 1 }))
+    expect(traceEventFault({ traceEvents: shared })).toMatch(/thread 1 of process 2 is one of 1 too/)
+    const arrow = file.traceEvents.findIndex((event) => event["ph"] === "s")
+    const early = [file.traceEvents[arrow]!, ...file.traceEvents.filter((_, i) => i !== arrow)]
+    expect(traceEventFault({ traceEvents: early })).toMatch(/traceEvents\.0: its slice comes later in the file/)
   })
 
   it("stays bounded and says so", () => {

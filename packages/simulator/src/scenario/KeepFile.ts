@@ -66,7 +66,7 @@ const checkPoints = (points: ReadonlyArray<Record<string, unknown> | null>, isBy
           : `points.${i}.tokens is ${JSON.stringify(tokens)}, expected a number above ${before.tokens}`,
       )
     }
-    before = { tokens: tokens as number, p: isByP ? (p as number) : 0 }
+    before = { tokens, p: isByP ? (p as number) : 0 }
     const kept = point?.["kept"]
     if (!Array.isArray(kept) || kept.length === 0) return fail(`points.${i}.kept is not a list of shares`)
     for (const [drop, share] of kept.entries()) {
