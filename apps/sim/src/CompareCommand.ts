@@ -81,7 +81,9 @@ export const compare = async (source: ScenarioSource, options: CompareOptions): 
   console.log()
   writeOutput(options.html, () => {
     const runs = done.map((variant) => variant.reports[0]!)
-    return htmlReport({ title: scenario.name ?? "Comparison", complete, findings: found, runs, charts: [] })
+    const whose = `These are means over seeds ${doneSeeds.join(", ")}; the table and the charts show seed ${doneSeeds[0]}.`
+    const said = doneSeeds.length > 1 ? [...found, whose] : found
+    return htmlReport({ title: scenario.name ?? "Comparison", complete, findings: said, runs, charts: [] })
   })
   writeOutput(options.json, () => {
     const named = done.map(({ name, reports: own }) => ({ name, summaries: own.map((one) => one.summary) }))

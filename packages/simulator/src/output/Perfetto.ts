@@ -22,9 +22,9 @@ export interface TraceEvent {
  *
  * Bounded: steps beyond `maxSteps` are not recorded, and `complete` says so.
  *
- * Perfetto's importer reads threads by an id that is unique over processes, so a replica's device is its process's main
- * thread; it binds an arrow to the slice that was opened last on its track, so a step's slice comes before its arrows; and
- * of what stands beside the events it shows `metadata`.
+ * For Perfetto's importer: a thread with its process's number is the main one, so a replica's device is that one and no
+ * empty thread stands beside it; an arrow belongs to the slice opened last on its track, so a step's slice comes before its
+ * arrows; and of what stands beside the events only `metadata` is shown.
  */
 export class PerfettoTrace {
   complete = true

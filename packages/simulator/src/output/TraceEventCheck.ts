@@ -2,12 +2,12 @@
  * Whether a value is a file of the Trace Event format as its readers need it; the first fault as text, or null.
  *
  * Checked: the object form; required fields by phase; slices of a track do not overlap; every step and end of a flow comes
- * after its start, on a track that has a slice there; counters hold numbers.
+ * after its start, on a track that has a slice there, which stands before it in the file; counters hold numbers.
  */
 export const traceEventFault = (value: unknown): string | null => {
   const events = (value as { readonly traceEvents?: unknown } | null)?.traceEvents
   if (!Array.isArray(events)) return "traceEvents is not a list"
-  const slices = new Map<string, Array<readonly [number, number]>>()
+  const slices = new Map<string, Array<readonly [start: number, end: number, index: number]>>()
   const flows = new Map<unknown, number>()
   const bound: Array<{ readonly index: number; readonly track: string; readonly ts: number }> = []
   for (const [i, event] of (events as ReadonlyArray<Record<string, unknown>>).entries()) {
@@ -25,7 +25,7 @@ export const traceEventFault = (value: unknown): string | null => {
       case "X": {
         if (typeof dur !== "number" || !(dur >= 0)) return fault(`dur is ${JSON.stringify(dur)}`)
         const list = slices.get(track) ?? []
-        list.push([ts, ts + dur])
+        list.push([ts, ts + dur, i])
         slices.set(track, list)
         break
       }
@@ -67,7 +67,9 @@ export const traceEventFault = (value: unknown): string | null => {
       if (list[middle]![0] <= ts) low = middle + 1
       else high = middle
     }
-    if (low === 0 || list[low - 1]![1] < ts) return `traceEvents.${index}: no slice of track ${track} holds ${ts} µs`
+    const slice = list[low - 1]
+    if (slice === undefined || slice[1] < ts) return `traceEvents.${index}: no slice of track ${track} holds ${ts} µs`
+    if (slice[2] > index) return `traceEvents.${index}: its slice comes later in the file, traceEvents.${slice[2]}`
   }
   return null
 }
