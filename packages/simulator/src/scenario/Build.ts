@@ -1,14 +1,12 @@
 import { decodeCalibration } from "@uniprefill/cost-model/Calibration"
 import type { DeviceSpec } from "@uniprefill/cost-model/DeviceSpec"
-import { denseShape } from "@uniprefill/cost-model/ModelShape"
 import { denseSchedule, type DropSchedule } from "@uniprefill/model/DropSchedule"
-import { decodeModelConfig } from "@uniprefill/model/ModelConfig"
-import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import { decodeScheduleFile } from "@uniprefill/model/ScheduleFile"
 import { Effect } from "effect"
 import { devices } from "../device/Devices.ts"
 import type { SummaryOptions } from "../metrics/Summary.ts"
 import { modelPresets, type ModelPreset } from "../model/ModelPresets.ts"
+import { decodeShape } from "../model/ShapeConfig.ts"
 import type { Setup } from "../Setup.ts"
 import type { Workload } from "../workload/Workload.ts"
 import { buildKeep } from "./BuildKeep.ts"
@@ -98,11 +96,10 @@ const buildModel = (name: string, read: ReadText): ModelPreset => {
   if (preset !== undefined) return preset
   if (!name.endsWith(".json")) {
     throw new ScenarioError(
-      `model: there is no ${JSON.stringify(name)}; there are ${[...modelPresets.keys()].join(", ")}, and any Llama config.json`,
+      `model: there is no ${JSON.stringify(name)}; there are ${[...modelPresets.keys()].join(", ")}, and any decoder's config.json`,
     )
   }
-  const spec = Effect.runSync(decodeModelConfig(name, parseJson(name, read(name)))) as ModelSpec
-  return { name, shape: denseShape(spec), schedule: denseSchedule }
+  return { name, shape: decodeShape(name, parseJson(name, read(name))), schedule: denseSchedule }
 }
 
 const buildSchedule = (name: string, model: ModelPreset, read: ReadText): DropSchedule => {

@@ -115,7 +115,10 @@ export const Scenario = Schema.Struct({
   format: Schema.optionalKey(Schema.Literal("uniprefill-scenario")),
   version: Schema.optionalKey(Schema.Literal(1)),
   name: field(Schema.String, "Name of the scenario, for reports"),
-  model: field(Schema.String, "llama-3.1-8b, llama-3.1-70b, gemma-3-12b, qwen3-next-80b-a3b, or a Llama config.json"),
+  model: field(
+    Schema.String,
+    "llama-3.1-8b, llama-3.1-70b, gemma-3-12b, qwen3-next-80b-a3b, or a decoder's config.json",
+  ),
   device: field(Schema.String, "h200, h100, a100, l40s, rtx-4090, rtx-pro-6000"),
   calibration: field(Schema.String, "File of measured rates, in place of the device's own"),
   tensorParallel: field(count(1), "Devices of a replica"),
