@@ -36,13 +36,13 @@ class UpError(ctypes.Structure):
 
 class UniPrefill:
     def __init__(self, path):
-        self.library = ctypes.CDLL(path)
-        self.library.up_last_error.restype = UpError
-        self.check(self.library.up_backend_available(CUDA))
+        self.lib = ctypes.CDLL(path)
+        self.lib.up_last_error.restype = UpError
+        self.check(self.lib.up_backend_available(CUDA))
 
     def check(self, status):
         if status != 0:
-            e = self.library.up_last_error()
+            e = self.lib.up_last_error()
             raise RuntimeError(f"{e.operation.decode()}, {e.phase.decode()}: {e.detail.decode()}")
 
     def select(self, queries, keys, lengths, p, block=64, sink=128):
@@ -69,11 +69,11 @@ class UniPrefill:
             kept_lengths=kept_lengths.data_ptr(),
         )  # fmt: skip
         size = c_size_t()
-        self.check(self.library.up_selection_workspace(CUDA, ctypes.byref(s), ctypes.byref(size)))
+        self.check(self.lib.up_selection_workspace(CUDA, ctypes.byref(s), ctypes.byref(size)))
         workspace = torch.empty(size.value, dtype=torch.uint8, device=device)
         stream = torch.cuda.current_stream().cuda_stream
         self.check(
-            self.library.up_select(CUDA, ctypes.byref(s), c_void_p(workspace.data_ptr()), size, c_void_p(stream))
+            self.lib.up_select(CUDA, ctypes.byref(s), c_void_p(workspace.data_ptr()), size, c_void_p(stream))
         )
         return kept, kept_lengths
 

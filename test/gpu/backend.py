@@ -194,9 +194,9 @@ class Backend:
     """Calls operators on the current torch stream; `workspace_of` sizes and caches scratch by operator."""
 
     def __init__(self, path):
-        self.library = ctypes.CDLL(path)
-        self.library.up_cuda_backend.restype = ctypes.POINTER(Table)
-        self.table = self.library.up_cuda_backend().contents
+        self.lib = ctypes.CDLL(path)
+        self.lib.up_cuda_backend.restype = ctypes.POINTER(Table)
+        self.table = self.lib.up_cuda_backend().contents
         self.name = self.table.name.decode()
         self.workspaces = {}
         error = Error()

@@ -297,11 +297,11 @@ class Bench:
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("library")
+    parser.add_argument("lib", metavar="library")
     parser.add_argument("output")
     parser.add_argument("--only", nargs="*", default=[])
     arguments = parser.parse_args()
-    bench = Bench(up.Backend(arguments.library), arguments.only)
+    bench = Bench(up.Backend(arguments.lib), arguments.only)
     try:
         bench.selection(1, 8192)
         bench.selection(1, 32768)

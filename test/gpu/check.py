@@ -57,11 +57,11 @@ def shapes(c, quick):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("library")
+    parser.add_argument("lib", metavar="library")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
-    backend = up.Backend(arguments.library)
+    backend = up.Backend(arguments.lib)
     print(f"{backend.name}, seed {arguments.seed}")
     checks = Checks(backend, arguments.seed)
     shapes(checks, arguments.quick)

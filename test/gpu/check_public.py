@@ -23,13 +23,13 @@ class UpError(ctypes.Structure):
 
 class Library:
     def __init__(self, path):
-        self.library = ctypes.CDLL(path)
-        self.library.up_last_error.restype = UpError
-        self.check(self.library.up_backend_available(CUDA))
+        self.lib = ctypes.CDLL(path)
+        self.lib.up_last_error.restype = UpError
+        self.check(self.lib.up_backend_available(CUDA))
 
     def check(self, status):
         if status != 0:
-            error = self.library.up_last_error()
+            error = self.lib.up_last_error()
             raise RuntimeError(f"status {status}, {error.operation}, {error.phase}: {error.detail}")
 
     def run(self, name, backend, p):
@@ -40,9 +40,9 @@ class Library:
             "attend_decode": "up_decode_attention_workspace",
         }
         size = ctypes.c_size_t()
-        self.check(getattr(self.library, queries[name])(backend, ctypes.byref(p), ctypes.byref(size)))
+        self.check(getattr(self.lib, queries[name])(backend, ctypes.byref(p), ctypes.byref(size)))
         scratch = torch.empty(max(size.value, 16), dtype=torch.uint8, device="cuda")
-        call = getattr(self.library, f"up_{name}")
+        call = getattr(self.lib, f"up_{name}")
         self.check(call(backend, ctypes.byref(p), ctypes.c_void_p(scratch.data_ptr()), size, ctypes.c_void_p(0)))
         torch.cuda.synchronize()
 
@@ -126,10 +126,10 @@ def selection(library, r, generator, _):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("library")
+    parser.add_argument("lib", metavar="library")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
-    library, r = Library(arguments.library), random.Random(arguments.seed)
+    library, r = Library(arguments.lib), random.Random(arguments.seed)
     generator = torch.Generator(device="cuda").manual_seed(arguments.seed)
     failures = 0
     for name, check, decode in (("prefill", attention, False), ("decode", attention, True), ("select", selection, False)):

@@ -1,6 +1,6 @@
 import { greedy, type ExecutorInfo, type SlotContent } from "@uniprefill/executor/Executor"
 import type { KeepModel } from "@uniprefill/executor/KeepModel"
-import { applyPlan, type Books, forkBooks, type Item, type PlanLimits } from "@uniprefill/executor/NaivePlan"
+import { applyPlan, type Books, closeSlot, forkBooks, type Item, type PlanLimits } from "@uniprefill/executor/NaivePlan"
 import { NaiveSlot } from "@uniprefill/executor/NaiveSlot"
 import { SlabMemory } from "@uniprefill/executor/SlabMemory"
 import { contentFault } from "@uniprefill/executor/SlotContentFault"
@@ -68,17 +68,8 @@ export class CheckedRunner {
   }
 
   closeSlot(id: number): void {
-    const slot = this.books.slots.get(id)
-    if (slot === undefined) throw new Error(`close slot ${id}: it is not open`)
-    const { memory, states, decode } = this.books
-    for (const { slabs } of slot.tables) for (const slab of slabs) memory.release(slab)
-    if (slot.stateSlot >= 0) states.unbind(slot.stateSlot)
-    const at = decode.indexOf(id)
-    if (at >= 0) {
-      decode[at] = decode[decode.length - 1]!
-      decode.pop()
-    }
-    this.books.slots.delete(id)
+    if (!this.books.slots.has(id)) throw new Error(`close slot ${id}: it is not open`)
+    closeSlot(this.books, id)
   }
 
   get openSlots(): number {

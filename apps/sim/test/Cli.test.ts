@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process"
+import type { ChildProcess } from "node:child_process"
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -6,30 +6,13 @@ import { fileURLToPath } from "node:url"
 import { gunzipSync, gzipSync } from "node:zlib"
 import { traceEventFault } from "@uniprefill/simulator/output/TraceEventCheck"
 import { afterAll, describe, expect, it } from "vitest"
+import { runSim, type Outcome } from "./SimProcess.ts"
 
-const main = fileURLToPath(new URL("../src/main.ts", import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), "uniprefill-sim-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-interface Outcome {
-  readonly code: number | null
-  readonly out: string
-  readonly err: string
-}
-
-const sim = (
-  args: ReadonlyArray<string>,
-  during: (child: ReturnType<typeof spawn>) => void = () => {},
-): Promise<Outcome> =>
-  new Promise((resolve) => {
-    const child = spawn(process.execPath, ["--conditions=source", main, ...args], { cwd: folder })
-    let out = ""
-    let err = ""
-    child.stdout.on("data", (data: Buffer) => (out += data.toString()))
-    child.stderr.on("data", (data: Buffer) => (err += data.toString()))
-    child.on("close", (code) => resolve({ code, out, err }))
-    during(child)
-  })
+const sim = (args: ReadonlyArray<string>, during?: (child: ChildProcess) => void): Promise<Outcome> =>
+  runSim(folder, args, during)
 
 const file = (name: string, text: string): string => {
   const path = join(folder, name)

@@ -1,32 +1,16 @@
-import { spawn } from "node:child_process"
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { fileURLToPath } from "node:url"
 import { driverConfig } from "@uniprefill/simulator/Setup"
 import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
 import { type Scenario, withDefaults } from "@uniprefill/simulator/scenario/Scenario"
 import { afterAll, describe, expect, it } from "vitest"
+import { runSim, type Outcome } from "./SimProcess.ts"
 
-const main = fileURLToPath(new URL("../src/main.ts", import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), "uniprefill-placement-"))
 afterAll(() => rmSync(folder, { recursive: true }))
 
-interface Outcome {
-  readonly code: number | null
-  readonly out: string
-  readonly err: string
-}
-
-const sim = (...args: ReadonlyArray<string>): Promise<Outcome> =>
-  new Promise((resolve) => {
-    const child = spawn(process.execPath, ["--conditions=source", main, ...args], { cwd: folder })
-    let out = ""
-    let err = ""
-    child.stdout.on("data", (data: Buffer) => (out += data.toString()))
-    child.stderr.on("data", (data: Buffer) => (err += data.toString()))
-    child.on("close", (code) => resolve({ code, out, err }))
-  })
+const sim = (...args: ReadonlyArray<string>): Promise<Outcome> => runSim(folder, args)
 
 interface CapacityJson {
   readonly tokens: number

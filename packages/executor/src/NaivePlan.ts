@@ -23,6 +23,19 @@ export const forkBooks = (books: Books): Books => ({
   states: books.states.fork(),
 })
 
+/** Forgets an open slot and frees what it held. */
+export const closeSlot = ({ slots, decode, memory, states }: Books, id: number): void => {
+  const slot = slots.get(id)!
+  for (const { slabs } of slot.tables) for (const slab of slabs) memory.release(slab)
+  if (slot.stateSlot >= 0) states.unbind(slot.stateSlot)
+  const at = decode.indexOf(id)
+  if (at >= 0) {
+    decode[at] = decode[decode.length - 1]!
+    decode.pop()
+  }
+  slots.delete(id)
+}
+
 export interface PlanLimits {
   readonly layout: KvLayout
   readonly schedule: DropSchedule

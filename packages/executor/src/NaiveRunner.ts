@@ -5,7 +5,7 @@ import { SelectionFlag, StepResult, TokenFlag } from "@uniprefill/scheduler/Step
 import { ExecutorError, type ExecutorInfo, type SlotContent } from "./Executor.ts"
 import { NaiveCompute, type SelectionMade } from "./NaiveCompute.ts"
 import { logitsOf, type NaiveModel } from "./NaiveModel.ts"
-import { applyPlan, type Books, forkBooks, type PlanLimits, type Work } from "./NaivePlan.ts"
+import { applyPlan, type Books, closeSlot, forkBooks, type PlanLimits, type Work } from "./NaivePlan.ts"
 import { sample } from "./NaiveSampler.ts"
 import { NaiveSlot } from "./NaiveSlot.ts"
 import { SlabMemory } from "./SlabMemory.ts"
@@ -79,19 +79,10 @@ export class NaiveRunner {
 
   /** Forgets a slot and frees what it held. Throws `InvalidArgument` when it is not open. */
   closeSlot(id: number): void {
-    const slot = this.books.slots.get(id)
-    if (slot === undefined) {
+    if (!this.books.slots.has(id)) {
       throw new ExecutorError({ reason: "InvalidArgument", operation: `close slot ${id}`, detail: "it is not open" })
     }
-    const { memory, states, decode } = this.books
-    for (const { slabs } of slot.tables) for (const slab of slabs) memory.release(slab)
-    if (slot.stateSlot >= 0) states.unbind(slot.stateSlot)
-    const at = decode.indexOf(id)
-    if (at >= 0) {
-      decode[at] = decode[decode.length - 1]!
-      decode.pop()
-    }
-    this.books.slots.delete(id)
+    closeSlot(this.books, id)
   }
 
   /** Runs one step. Throws `InvalidPlan`, naming section and record, and changes nothing then. */

@@ -56,7 +56,7 @@ export const supportedArchitectures: ReadonlyArray<string> = ["LlamaForCausalLM"
  * Decodes the value of a config.json; `file` is the name used in errors.
  *
  * Fails with `InvalidField` where a field is missing, has the wrong type or contradicts another, and with `Unsupported`
- * where the model asks for something not implemented.
+ * where the model asks for something that no runner here has.
  */
 export const decodeModelConfig = Effect.fnUntraced(function* (file: string, json: unknown) {
   const fail = (reason: ModelError["reason"], field: string, detail: string) =>

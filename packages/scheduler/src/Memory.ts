@@ -70,10 +70,6 @@ export class Memory {
     return this.freeSlots.length
   }
 
-  get stateSlotsFree(): number {
-    return this.freeStateSlots.length
-  }
-
   /** Tokens looked up in the prefix cache, and found there. */
   get prefixQueries(): number {
     return this.prefixes.queries

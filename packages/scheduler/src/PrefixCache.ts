@@ -57,6 +57,8 @@ export class PrefixCache {
   slabs = 0
   /** Slabs of pages that nobody uses. */
   idleSlabs = 0
+  /** Changes with everything that decides how much of a prefix is found. */
+  version = 0
   private readonly roots: Array<CachedPage> = []
   /** Ends of the list of pages without users. */
   private oldest: CachedPage | null = null
@@ -76,6 +78,7 @@ export class PrefixCache {
     if (parent.next === null) parent.next = page
     else (parent.others ??= new Map()).set(key, page)
     this.slabs += slabs.length
+    this.version++
     return page
   }
 
@@ -85,6 +88,13 @@ export class PrefixCache {
     page.windows[window] = slabs
     page.slabCount += slabs.length
     this.slabs += slabs.length
+    this.version++
+  }
+
+  /** A copy of the recurrent states after a page's last row lies in `stateSlot`. */
+  addSnapshot(page: CachedPage, stateSlot: number): void {
+    page.stateSlot = stateSlot
+    this.version++
   }
 
   acquire(page: CachedPage): void {
@@ -116,6 +126,7 @@ export class PrefixCache {
     this.detach(page)
     this.idleSlabs -= page.slabCount
     this.slabs -= page.slabCount
+    this.version++
     return page
   }
 

@@ -34,8 +34,6 @@ export class PrefixPages {
   /** Tokens looked up in the cache, and found there. */
   queries = 0
   hits = 0
-  /** Changes with everything that a hit depends on. */
-  version = 0
   private readonly layout: KvLayout
   private readonly pool: SlabPool
   private readonly hasStates: boolean
@@ -167,7 +165,6 @@ export class PrefixPages {
       this.retainSlabs(request, slabs)
       request.cached.push(this.cache.publish(parent, key, slabs, shared.sliding.length))
     }
-    this.version++
     if (rows !== pages * pageSize || request.cached.length < pages || !this.isResumePoint(request, rows)) return 0
     // Decode makes no copies of states, without which windows are of no use.
     if (shared.sliding.length === 0 || (this.hasStates && request.phase === "decode")) return 0
@@ -216,9 +213,8 @@ export class PrefixPages {
       const cached = request.cached[page]
       if (cached === undefined || cached.stateSlot >= 0) giveBack(stateSlot)
       else {
-        cached.stateSlot = stateSlot
+        this.cache.addSnapshot(cached, stateSlot)
         this.snapshots.push(cached)
-        this.version++
       }
     }
   }
@@ -256,7 +252,6 @@ export class PrefixPages {
   evict(plan: StepPlan): number {
     const page = this.cache.evict()
     if (page === undefined) return -1
-    this.version++
     plan.drops.pushAll(page.slabs)
     for (const slabs of page.windows) if (slabs !== null) plan.drops.pushAll(slabs)
     return this.forget(page)

@@ -321,7 +321,7 @@ export class Scheduler {
     return (
       refused.queueChanges !== this.queueChanges ||
       memory.unreserved > refused.unreserved ||
-      memory.prefixes.version !== refused.cache
+      memory.cache.version !== refused.cache
     )
   }
 
@@ -334,7 +334,7 @@ export class Scheduler {
       this.admitting = false
       refused.queueChanges = this.queueChanges
       refused.unreserved = memory.unreserved
-      refused.cache = memory.prefixes.version
+      refused.cache = memory.cache.version
       return false
     }
     if (request.firstScheduledMicros < 0) request.tenant.served += request.promptLength - request.cachedTokens
