@@ -243,33 +243,30 @@ const submissions = fc.oneof(
     3000,
   ),
 )
-let preemptions = 0
-let prefixHits = 0
-
 /** Keys of a prompt whose first `shared` tokens are those of its family. */
 const keysOf = (arrival: { promptLength: number; family: number; shared: number }, pageSize: number, own: number) =>
   Array.from({ length: Math.floor(arrival.promptLength / pageSize) }, (_, page) =>
     (page + 1) * pageSize <= arrival.shared ? `family ${arrival.family} page ${page}` : `request ${own} page ${page}`,
   )
 
+const mixes = fc.record({
+  arrivals: submissions,
+  pageSize: fc.constantFrom(64, 128, 192),
+  slots: fc.integer({ min: 1, max: 8 }),
+  keep: fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 1, maxLength: 3 }),
+  slabFactor: fc.double({ min: 1, max: 2, noNaN: true }),
+  budget: fc.constantFrom(2_000, 20_000, 200_000),
+  maxStepsInFlight: fc.constantFrom(1 as const, 2 as const),
+  protectAfter: fc.integer({ min: 1, max: 4 }),
+  failAt: fc.option(fc.integer({ min: 0, max: 40 }), { nil: undefined }),
+})
+type Mix = typeof mixes extends fc.Arbitrary<infer T> ? T : never
+
 describe.each([
   { name: "full attention", spec: deepSpec, schedule: deepSchedule },
   { name: "full, sliding and recurrent layers", spec: hybridSpec, schedule: hybridSchedule },
 ])("any mix of requests ($name)", ({ spec, schedule }) => {
-  test.prop(
-    {
-      arrivals: submissions,
-      pageSize: fc.constantFrom(64, 128, 192),
-      slots: fc.integer({ min: 1, max: 8 }),
-      keep: fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 1, maxLength: 3 }),
-      slabFactor: fc.double({ min: 1, max: 2, noNaN: true }),
-      budget: fc.constantFrom(2_000, 20_000, 200_000),
-      maxStepsInFlight: fc.constantFrom(1 as const, 2 as const),
-      protectAfter: fc.integer({ min: 1, max: 4 }),
-      failAt: fc.option(fc.integer({ min: 0, max: 40 }), { nil: undefined }),
-    },
-    { numRuns: 60 },
-  )("ends every request, emits every token once and leaks nothing", (run) => {
+  const serve = (run: Mix): VirtualServer => {
     const stops = new Map<number, number | undefined>()
     const make = (slabs: number) =>
       new VirtualServer({
@@ -281,7 +278,8 @@ describe.each([
         config: {
           slabs,
           slots: run.slots,
-          stateSlots: run.slots,
+          // Room for snapshots: without one a prefix cannot be gone on from where layers are recurrent.
+          stateSlots: run.slots + 20,
           maxRowsPerStep: 1024,
           stepBudgetMicros: run.budget,
           idleStepBudgetMicros: run.budget * 5,
@@ -319,8 +317,6 @@ describe.each([
       expect(step).toBeLessThan(20_000)
     }
     server.drain(1)
-    preemptions += server.driver.scheduler.preemptions
-    prefixHits += server.driver.scheduler.memory.prefixHits
     for (const { id, arrival } of requests) {
       const reason = server.ended.get(id)
       const tokens = server.outputs.get(id)?.length ?? 0
@@ -333,10 +329,26 @@ describe.each([
       }
       expect(server.outputs.get(id) ?? []).toEqual(Array.from({ length: tokens }, (_, i) => (id * 31 + i) % 1000))
     }
-  })
-})
+    return server
+  }
 
-it("the mixes above did preempt, and found prefixes in the cache", () => {
-  expect(preemptions).toBeGreaterThan(10)
-  expect(prefixHits).toBeGreaterThan(1000)
+  test.prop({ run: mixes }, { numRuns: 60 })(
+    "ends every request, emits every token once and leaks nothing",
+    ({ run }) => {
+      serve(run)
+    },
+  )
+
+  // A fixed seed: how often a random mix preempts is luck.
+  it("is drawn so that some preempt and some find prefixes in the cache", () => {
+    let preemptions = 0
+    let prefixHits = 0
+    for (const run of fc.sample(mixes, { seed: 1, numRuns: 40 })) {
+      const { scheduler } = serve(run).driver
+      preemptions += scheduler.preemptions
+      prefixHits += scheduler.memory.prefixHits
+    }
+    expect(preemptions).toBeGreaterThan(5)
+    expect(prefixHits).toBeGreaterThan(500)
+  })
 })
