@@ -12,7 +12,7 @@
 #ifndef UNIPREFILL_BACKEND_H
 #define UNIPREFILL_BACKEND_H
 
-#include "uniprefill.h"
+#include "uniprefill/operators.h"
 
 #ifdef __cplusplus
 extern "C" {

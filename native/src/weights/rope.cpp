@@ -1,26 +1,25 @@
-#include "runner/rope.h"
+#include "weights/rope.h"
 
 #include <cmath>
 #include <numbers>
 
 namespace up {
 
-std::vector<double> rope_frequencies(const ModelConfig &config) {
-  const RopeScaling &scaling = config.rope_scaling;
+std::vector<double> rope_frequencies(const RopeSpec &rope) {
   std::vector<double> out;
-  for (int i = 0; i < config.head_dim / 2; i++) {
-    double frequency = std::pow(config.rope_theta, -2.0 * i / config.head_dim);
-    if (scaling.type == RopeScaling::Type::linear) {
-      frequency /= scaling.factor;
-    } else if (scaling.type == RopeScaling::Type::llama3) {
+  for (int i = 0; i < rope.dim / 2; i++) {
+    double frequency = std::pow(rope.theta, -2.0 * i / rope.dim);
+    if (rope.scaling == RopeSpec::Scaling::linear) {
+      frequency /= rope.factor;
+    } else if (rope.scaling == RopeSpec::Scaling::llama3) {
       // Long wavelengths are stretched by the factor, short ones kept, those between blended.
       const double wavelength = 2 * std::numbers::pi / frequency;
-      const double turns = scaling.original_max_positions / wavelength;
-      if (turns < scaling.low_freq_factor) {
-        frequency /= scaling.factor;
-      } else if (turns <= scaling.high_freq_factor) {
-        const double share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
-        frequency = (1 - share) * frequency / scaling.factor + share * frequency;
+      const double turns = rope.original_max_positions / wavelength;
+      if (turns < rope.low_freq_factor) {
+        frequency /= rope.factor;
+      } else if (turns <= rope.high_freq_factor) {
+        const double share = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+        frequency = (1 - share) * frequency / rope.factor + share * frequency;
       }
     }
     out.push_back(frequency);

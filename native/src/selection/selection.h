@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "uniprefill.h"
+#include "uniprefill/operators.h"
 
 namespace up {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "model/mapped_file.h"
+#include "weights/mapped_file.h"
 
 namespace up {
 

@@ -1,9 +1,9 @@
-#include "model/safetensors.h"
+#include "weights/safetensors.h"
 
 #include <algorithm>
 
 #include "abi/failure.h"
-#include "model/json.h"
+#include "weights/json.h"
 
 namespace up {
 namespace {

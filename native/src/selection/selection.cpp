@@ -1,4 +1,4 @@
-#include "runner/selection.h"
+#include "selection/selection.h"
 
 #include <algorithm>
 

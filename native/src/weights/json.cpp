@@ -1,4 +1,4 @@
-#include "model/json.h"
+#include "weights/json.h"
 
 #include <charconv>
 #include <unordered_set>

@@ -1,9 +1,8 @@
 /*
- * uniprefill: token-dropping prefill behind a plain C interface.
+ * uniprefill's operators behind a plain C interface: what another engine links to drop tokens in its own prefill. They work
+ * on memory and a stream that the caller owns, allocate nothing and never wait for the device.
  *
- * Two levels. The OPERATORS are what another engine links to drop tokens in its own prefill: they work on memory and a
- * stream that the caller owns, allocate nothing and never wait for the device. The MODEL RUNNER loads a model directory
- * and carries out StepPlans; it is what this project's own engine uses.
+ * runner.h beside this file is this project's own engine: it loads models and carries out whole steps.
  *
  * Conventions
  *   - Every function returns an up_status. On anything but UP_OK, up_last_error() of the same thread says which operation
@@ -13,12 +12,11 @@
  *   - Strides count elements, sizes count bytes. Indices are int32. Row-major unless strides say otherwise.
  *   - Device pointers must be aligned to 16 bytes. Streams are the backend's own type behind void *; NULL is its default.
  *     CUDA operators run on the calling thread's current device; call each once before capturing it in a graph.
- *   - Operators may be called from any thread; calls that share a workspace must be ordered by the caller. A runner is
- *     used by one thread at a time; separate runners are independent. Handles may be destroyed in any order.
+ *   - Operators may be called from any thread; calls that share a workspace must be ordered by the caller.
  *   - No exception leaves the library, and no input makes it read or write out of bounds.
  */
-#ifndef UNIPREFILL_H
-#define UNIPREFILL_H
+#ifndef UNIPREFILL_OPERATORS_H
+#define UNIPREFILL_OPERATORS_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -53,7 +51,7 @@ typedef enum up_status {
 
 typedef struct up_error {
   up_status status;
-  const char *operation; /* "up_model_open" */
+  const char *operation; /* "up_select" */
   const char *phase;     /* "read header" */
   const char *detail;    /* names and numbers */
 } up_error;
@@ -356,134 +354,6 @@ typedef struct up_sampler {
 
 UP_API up_status up_sampler_workspace(up_backend backend, const up_sampler *p, size_t *bytes);
 UP_API up_status up_sample(up_backend backend, const up_sampler *p, void *workspace, size_t workspace_bytes, void *stream);
-
-/* --------------------------------------------------------------------------------------------- model runner ------ */
-
-typedef struct up_model up_model;
-typedef struct up_runner up_runner;
-
-typedef struct up_drop_schedule {
-  size_t size;
-  int32_t drop_layer_count;
-  const int32_t *drop_layers; /* ascending, full-attention layers, not the last layer */
-  up_rule rule;
-  int32_t block;
-  int32_t sink;
-  int32_t last_q;
-  int32_t window_by_original; /* 0: sliding windows count kept rows */
-} up_drop_schedule;
-
-typedef enum up_kernels {
-  UP_KERNELS_AUTO = 0, /* the fastest this processor runs */
-  UP_KERNELS_PORTABLE = 1,
-  UP_KERNELS_AVX2 = 2,
-  UP_KERNELS_AVX512_BF16 = 3
-} up_kernels;
-
-/* Reads config.json and maps every *.safetensors of a Hugging Face model directory; checks names, dtypes and shapes. */
-UP_API up_status up_model_open(const char *directory, up_model **out);
-UP_API void up_model_close(up_model *model);
-
-typedef struct up_model_info {
-  size_t size;
-  int32_t layers;
-  int32_t hidden_size;
-  int32_t vocab_size;
-  int32_t heads;
-  int32_t kv_heads;
-  int32_t head_dim;
-  int32_t max_positions;
-  uint64_t fingerprint; /* of config and weights: names, shapes and a sample of the bytes */
-} up_model_info;
-
-UP_API up_status up_model_describe(const up_model *model, up_model_info *out);
-
-typedef struct up_runner_options {
-  size_t size;
-  up_drop_schedule schedule; /* its size 0: no drop layers */
-  int32_t page_size;         /* rows; a multiple of 64 */
-  int32_t slabs;
-  int32_t slots;
-  int32_t max_rows_per_step;
-  int32_t max_tokens; /* of one slot, prompt and output */
-  int32_t threads;    /* 0: the processors of this process */
-  up_kernels kernels;
-} up_runner_options;
-
-/* A model may be closed while runners made from it live; they keep what they need. */
-UP_API up_status up_runner_create(const up_model *model, const up_runner_options *options, up_runner **out);
-UP_API void up_runner_destroy(up_runner *runner);
-
-typedef struct up_table_info {
-  int32_t segment;
-  int32_t kind; /* 0 full, 1 sliding, 2 carry */
-  int32_t layers;
-  int32_t slabs_per_page;
-} up_table_info;
-
-typedef struct up_runner_info {
-  size_t size;
-  int64_t slab_bytes;
-  int32_t layers_per_slab;
-  int32_t table_count;
-  up_table_info tables[96];
-  int32_t threads;
-  up_kernels kernels; /* what UP_KERNELS_AUTO became */
-} up_runner_info;
-
-UP_API up_status up_runner_describe(const up_runner *runner, up_runner_info *out);
-
-typedef struct up_sampling {
-  float temperature; /* 0: greedy */
-  int32_t top_k;     /* 0: off */
-  float top_p;
-  float min_p;
-  float frequency_penalty;
-  float presence_penalty;
-  float repetition_penalty;
-  uint64_t seed;
-  int32_t min_tokens;
-  int32_t stop_count;
-  const int32_t *stop_tokens;
-  int32_t bias_count;
-  const int32_t *bias_tokens;
-  const float *bias_values;
-  int32_t allowed_count; /* -1: all are allowed */
-  const int32_t *allowed_tokens;
-  int32_t logprobs; /* -1: none; n: the sampled token and the n most likely */
-} up_sampling;
-
-typedef struct up_slot_content {
-  size_t size;
-  int32_t slot;
-  int32_t token_count;
-  const int32_t *tokens; /* the prompt, then output so far */
-  int32_t prompt_length;
-  int32_t drops;              /* 0: never drops */
-  const uint64_t *p_q32;      /* [drop layers] */
-  int32_t bitmap_count;       /* selections already decided */
-  const int32_t *bitmap_words; /* [bitmap_count]: words of each */
-  const uint32_t *bitmaps;    /* one after another */
-  up_sampling sampling;
-  int32_t return_logits;
-} up_slot_content;
-
-/* Copies everything it needs. */
-UP_API up_status up_slot_open(up_runner *runner, const up_slot_content *content);
-UP_API up_status up_slot_close(up_runner *runner, int32_t slot);
-
-/*
- * Runs one step and waits for it. `plan` holds the bytes of a StepPlan ("UPPL", version 1); `*result` points to the bytes
- * of a StepResult ("UPSR", version 1), owned by the runner and valid until its next step. A plan that does not hold
- * together is UP_INVALID_PLAN, named by section and record, and changes nothing. So is one that would write a slab which two
- * tables hold or the prefix cache has taken, and one that has records in the sections states or windowFrees: models of this
- * runner have neither recurrent states nor sliding windows.
- *
- * A slot with the content of another one, but for its sampling, may be sampled from the item that ends the other's prefill.
- * It goes on from what that one has computed; a later plan maps the other's full pages and copies the last one.
- */
-UP_API up_status up_step(up_runner *runner, const uint8_t *plan, size_t plan_bytes, const uint8_t **result,
-                         size_t *result_bytes);
 
 #ifdef __cplusplus
 }

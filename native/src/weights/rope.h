@@ -3,16 +3,16 @@
 
 #include <vector>
 
-#include "model/config.h"
+#include "weights/model_table.h"
 
 namespace up {
 
-// Angle per position of each pair of dimensions, [head_dim / 2], after scaling.
-std::vector<double> rope_frequencies(const ModelConfig &config);
+// Angle per position of each pair of dimensions, [dim / 2], after scaling.
+std::vector<double> rope_frequencies(const RopeSpec &rope);
 
 class RopeTable {
  public:
-  explicit RopeTable(const ModelConfig &config) : frequencies_(rope_frequencies(config)) {}
+  explicit RopeTable(const RopeSpec &rope) : frequencies_(rope_frequencies(rope)) {}
 
   // Makes rows of positions below `positions` readable. Grows in steps, so it costs nothing when called every step.
   void reserve(int positions);
