@@ -3,7 +3,7 @@
 #pragma once
 
 #include <napi.h>
-#include <uniprefill.h>
+#include <uniprefill/runner.h>
 
 #include <string>
 
