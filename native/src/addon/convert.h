@@ -72,6 +72,12 @@ inline uint64_t uint64(const Napi::Object &from, const char *field) {
   return number;
 }
 
+inline std::string string(const Napi::Object &from, const char *field) {
+  const Napi::Value value = from.Get(field);
+  if (!value.IsString()) wrong_type(value, field, "a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
 inline bool boolean(const Napi::Object &from, const char *field) {
   const Napi::Value value = from.Get(field);
   if (!value.IsBoolean()) wrong_type(value, field, "a boolean");
