@@ -50,10 +50,10 @@ export const cudaDefaults = {
   deviceIndex: 0,
 } as const
 
-/** CPU: K and V are bf16, the residual stream and the convolution's state f32. */
-export const cpuElementBytes = { kvElementBytes: 2, carryElementBytes: 4, stateElementBytes: 4 } as const
-/** CUDA: all of them bf16. */
-export const cudaElementBytes = { kvElementBytes: 2, carryElementBytes: 2, stateElementBytes: 2 } as const
+/** K and V are bf16, the residual stream f32. */
+export const cpuElementBytes = { kvElementBytes: 2, carryElementBytes: 4 } as const
+/** Both are bf16. */
+export const cudaElementBytes = { kvElementBytes: 2, carryElementBytes: 2 } as const
 
 /** Slabs that `bytes` hold under a layout; at least 0. */
 export const slabsIn = (bytes: number, layout: KvLayout): number =>
