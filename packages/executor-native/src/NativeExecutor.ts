@@ -1,7 +1,7 @@
 import { Executor, ExecutorError, type ExecutorInfo } from "@uniprefill/executor/Executor"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { type KvLayout, type KvLayoutOptions, makeKvLayout } from "@uniprefill/model/KvLayout"
-import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { attentionOf, type ModelSpec } from "@uniprefill/model/ModelSpec"
 import { decodeResult, Encoder } from "@uniprefill/scheduler/Codec"
 import { Effect, Layer, type Scope } from "effect"
 import { loadLibrary, type NativeKernels, type NativeModel, type NativeRunnerInfo } from "./NativeLibrary.ts"
@@ -134,13 +134,14 @@ const nativeSchedule = (schedule: DropSchedule) =>
 /** The two readers of config.json must agree. */
 const checkSpec = (spec: ModelSpec, model: NativeModel): void => {
   const info = model.describe()
+  const attention = attentionOf(spec.layers[0]!)
   const pairs: ReadonlyArray<readonly [field: string, given: number, read: number]> = [
     ["layers", spec.layers.length, info.layers],
     ["hiddenSize", spec.hiddenSize, info.hiddenSize],
     ["vocabSize", spec.vocabSize, info.vocabSize],
-    ["heads", spec.heads, info.heads],
-    ["kvHeads", spec.kvHeads, info.kvHeads],
-    ["headDim", spec.headDim, info.headDim],
+    ["heads", attention?.heads ?? 0, info.heads],
+    ["kvHeads", attention?.kvHeads ?? 0, info.kvHeads],
+    ["headDim", attention?.headDim ?? 0, info.headDim],
     ["maxPositions", spec.maxPositions, info.maxPositions],
   ]
   for (const [field, given, read] of pairs) {
