@@ -11,7 +11,8 @@ export interface Bf16Tensor {
 export const writeModelFiles = (directory: string, config: object, tensors: ReadonlyMap<string, Bf16Tensor>): void => {
   mkdirSync(directory, { recursive: true })
   writeFileSync(join(directory, "config.json"), `${JSON.stringify(config, null, 1)}\n`)
-  const header: Record<string, unknown> = {}
+  // Without a format transformers takes a file for none of its own.
+  const header: Record<string, unknown> = { __metadata__: { format: "pt" } }
   let offset = 0
   for (const [name, { shape, values }] of tensors) {
     header[name] = { dtype: "BF16", shape, data_offsets: [offset, offset + values.byteLength] }

@@ -186,7 +186,11 @@ export const layoutJson = ({
     stateSlotBytes,
     segments,
     tables: tables.map(({ segment, kind, layers, window, slabsPerPage, layersPerSlab: within }) => ({
-      ...{ segment, kind, layers, window, slabsPerPage },
+      segment,
+      kind,
+      layers,
+      window,
+      slabsPerPage,
       layersPerSlab: within,
     })),
   })

@@ -37,7 +37,7 @@ const tableOf = async (directory: string): Promise<Table> => {
 const namesIn = (file: string): ReadonlyArray<string> => {
   const bytes = readFileSync(file)
   const header = JSON.parse(bytes.subarray(8, 8 + Number(bytes.readBigUInt64LE(0))).toString()) as object
-  return Object.keys(header)
+  return Object.keys(header).filter((name) => name !== "__metadata__")
 }
 
 /** Every tensor that a table names, experts counted out. */
