@@ -1,6 +1,6 @@
 import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
-import { layerSim } from "@uniprefill/executor/SimulatedExecutor"
+import { layerSim } from "@uniprefill/executor/simulated/SimulatedExecutor"
 import { segmentWork } from "@uniprefill/model/Work"
 import { Effect, Layer } from "effect"
 import { costTableOf } from "./CostModels.ts"

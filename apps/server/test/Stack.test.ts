@@ -1,5 +1,5 @@
-import { layerNaive } from "@uniprefill/executor/NaiveExecutor"
-import { makeNaiveModel } from "@uniprefill/executor/NaiveModel"
+import { layerReference } from "@uniprefill/executor/reference/ReferenceExecutor"
+import { makeReferenceModel } from "@uniprefill/executor/reference/ReferenceModel"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
@@ -19,7 +19,12 @@ import { collect } from "./TestServer.ts"
  */
 const executorOf: EngineLive.ExecutorOf = ({ spec }) => {
   const small = { ...spec, layers: spec.layers.slice(0, 2), hiddenSize: 16, intermediateSize: 16, heads: 2, headDim: 8 }
-  return layerNaive({ model: makeNaiveModel({ ...small, kvHeads: 1 }, 7), slabs: 256, slots: 4, maxTokens: 1024 })
+  return layerReference({
+    model: makeReferenceModel({ ...small, kvHeads: 1 }, 7),
+    slabs: 256,
+    slots: 4,
+    maxTokens: 1024,
+  })
 }
 
 const settings = {

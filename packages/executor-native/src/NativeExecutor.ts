@@ -1,12 +1,12 @@
-import { Executor, ExecutorError, type ExecutorInfo } from "@uniprefill/executor/Executor"
+import { Executor, ExecutorError, type ExecutorInfo } from "@uniprefill/executor/contract/Executor"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { type KvLayout, type KvLayoutOptions, makeKvLayout } from "@uniprefill/model/KvLayout"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import { decodeResult, Encoder } from "@uniprefill/scheduler/Codec"
-import { Effect, Layer, type Scope } from "effect"
+import { Deferred, Effect, Layer, type Scope } from "effect"
+import { toNativeContent } from "./NativeContent.ts"
 import { loadLibrary, type NativeKernels, type NativeModel, type NativeRunnerInfo } from "./NativeLibrary.ts"
 import { toExecutorError } from "./NativeReason.ts"
-import { toNativeSlot } from "./NativeSlot.ts"
 
 export interface CpuOptions {
   /** A Hugging Face model directory; `spec` is what its config.json says. */
@@ -83,19 +83,40 @@ const make = (options: CpuOptions): Effect.Effect<Executor["Service"], ExecutorE
       slots,
       maxRowsPerStep,
       maxTokens,
+      maxStepsInFlight: 2,
+      tensorParallel: 1,
     }
     const encoder = new Encoder()
+    const lost = yield* Deferred.make<never, ExecutorError>()
+    /** Steps without an answer, oldest first. */
+    const unanswered: Array<number> = []
+    const wait = () =>
+      Effect.suspend(() => {
+        const stepId = unanswered.shift()
+        return Effect.tryPromise({
+          try: async () => decodeResult(await runner.wait()),
+          catch: (error) => toExecutorError(`step ${stepId}`, error),
+        })
+      })
     return {
       info,
-      openSlot: (content) =>
-        attempt(`open slot ${content.slot}`, () => runner.openSlot(toNativeSlot(content, schedule.dropLayers.length))),
-      closeSlot: (slot) => attempt(`close slot ${slot}`, () => runner.closeSlot(slot)),
-      // A native step cannot be interrupted: waiting for it keeps slots and pages from changing under it.
-      step: (plan) =>
-        Effect.tryPromise({
-          try: async () => decodeResult(await runner.step(encoder.encodePlan(plan))),
-          catch: (error) => toExecutorError(`step ${plan.stepId}`, error),
-        }).pipe(Effect.uninterruptible),
+      putContent: (id, content) =>
+        attempt(`put content ${id}`, () => runner.putContent(id, toNativeContent(content, schedule.dropLayers.length))),
+      forgetContent: (id) => Effect.sync(() => runner.forgetContent(id)),
+      enqueue: (plan) =>
+        attempt(`enqueue step ${plan.stepId}`, () => {
+          runner.enqueue(encoder.encodePlan(plan))
+          unanswered.push(plan.stepId)
+        }),
+      // A native step cannot be interrupted: waiting for it keeps what it works on from going away under it.
+      nextResult: Effect.tapError(wait(), (failure) =>
+        Effect.gen(function* () {
+          // Steps behind one that failed have failed with it.
+          while (unanswered.length > 0) yield* Effect.ignore(wait())
+          if (failure.reason === "DeviceLost") yield* Deferred.fail(lost, failure)
+        }),
+      ).pipe(Effect.uninterruptible),
+      lost: Deferred.await(lost),
     }
   })
 

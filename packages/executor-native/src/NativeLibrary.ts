@@ -2,7 +2,7 @@ import { existsSync } from "node:fs"
 import { createRequire } from "node:module"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { ExecutorError } from "@uniprefill/executor/Executor"
+import { ExecutorError } from "@uniprefill/executor/contract/Executor"
 
 /** The addon of native/src/addon, as it is. Its functions throw {@link NativeFailure}, or TypeError for wrong types. */
 export interface NativeLibrary {
@@ -49,13 +49,15 @@ export interface NativeRunnerOptions {
   readonly kernels: NativeKernels
 }
 
-/** One call at a time; `step` runs on a worker thread. */
+/** Carries out steps one after another; they run on a thread of their own. */
 export interface NativeRunner {
   readonly describe: () => NativeRunnerInfo
-  readonly openSlot: (content: NativeSlotContent) => void
-  readonly closeSlot: (slot: number) => void
+  readonly putContent: (id: number, content: NativeRequestContent) => void
+  readonly forgetContent: (id: number) => void
   /** Copies the plan's bytes before it returns. */
-  readonly step: (plan: Uint8Array) => Promise<Uint8Array>
+  readonly enqueue: (plan: Uint8Array) => void
+  /** The result of the oldest step without an answer; rejects where it failed. */
+  readonly wait: () => Promise<Uint8Array>
   readonly close: () => void
 }
 
@@ -72,14 +74,14 @@ export interface NativeRunnerInfo {
   readonly kernels: NativeKernels
 }
 
-export interface NativeSlotContent {
-  readonly slot: number
+export interface NativeRequestContent {
   readonly tokens: Int32Array
   readonly promptLength: number
   readonly dropLayers: number
   readonly pQ32: BigUint64Array | null
   readonly bitmaps: ReadonlyArray<Uint32Array>
   readonly returnLogits: boolean
+  readonly promptLogprobs: number
   readonly sampling: {
     readonly temperature: number
     readonly topK: number
