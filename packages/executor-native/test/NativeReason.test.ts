@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs"
-import { ExecutorError, ExecutorReason } from "@uniprefill/executor/Executor"
+import { ExecutorError, ExecutorReason } from "@uniprefill/executor/contract/Executor"
 import { expect, test } from "vitest"
 import { reasonOfStatus, toExecutorError } from "@uniprefill/executor-native/NativeReason"
 
