@@ -146,6 +146,7 @@ class Runner : public Napi::ObjectWrap<Runner> {
     content.bitmap_count = static_cast<int32_t>(counts.size());
     content.bitmap_words = counts.data();
     content.bitmaps = words.data();
+    content.score_decided = boolean(from, "scoreDecided");
     content.sampling = read_sampling(object(from.Get("sampling"), "sampling"));
     content.return_logits = boolean(from, "returnLogits");
     content.prompt_logprobs = integer(from, "promptLogprobs");

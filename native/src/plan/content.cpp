@@ -68,6 +68,7 @@ Content read_content(const up_content &from, const Schedule &schedule, const Con
     }
   }
   read_bitmaps(from, schedule, out);
+  out.score_decided = from.score_decided != 0;
   out.sampling = read_sampling(from.sampling, limits.vocab_size);
   out.return_logits = from.return_logits != 0;
   if (from.prompt_logprobs < -1 || from.prompt_logprobs > max_logprobs) {

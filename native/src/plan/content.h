@@ -18,6 +18,7 @@ struct Content {
   bool drops = false;
   std::vector<uint64_t> p_q32;                 // [drop layers], of a request that drops
   std::vector<std::vector<uint32_t>> bitmaps;  // selections already decided; applied again
+  bool score_decided = false;  // they are scored all the same, for the time that it takes
   Sampling sampling;
   bool return_logits = false;
   int prompt_logprobs = -1;

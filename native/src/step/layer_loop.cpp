@@ -189,7 +189,8 @@ void LayerLoop::select(int layer, int segment, const std::vector<Group> &complet
   std::vector<Group> scored;
   for (const Group &group : completed) {
     const Slot &slot = books_.slot(group.slot);
-    if (!is_replayed(slot) && !books_.schedule.shape(slot.set_rows(segment)).keeps_all()) scored.push_back(group);
+    const bool scores = !is_replayed(slot) || slot.content->score_decided;
+    if (scores && !books_.schedule.shape(slot.set_rows(segment)).keeps_all()) scored.push_back(group);
   }
   std::vector<SelectionOutcome> outcomes = score(layer, segment, scored);
   size_t next = 0;
@@ -201,6 +202,7 @@ void LayerLoop::select(int layer, int segment, const std::vector<Group> &complet
     if (is_replayed(slot)) {
       bitmap = slot.content->bitmaps[static_cast<size_t>(segment)];
       flags = selection_replayed;
+      if (slot.content->score_decided && !shape.keeps_all()) next++;
     } else if (shape.keeps_all()) {
       bitmap = full_bitmap(shape);
     } else {
