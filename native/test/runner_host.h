@@ -318,7 +318,10 @@ class Host {
     adopted_.emplace_back(source, target);
   }
   // What the source holds becomes the target's: full pages by reference, partial last ones as copies, the state restored.
+  // A plan trims, gives windows back and maps in this order.
   void share(int source, int target) {
+    trim(source);
+    free_windows(source);
     for (int s = 0; s <= layout.last_segment(); s++) {
       for (const int t : layout.segment(s).attention) share_table(source, target, t, progress(source).rows_of(s));
     }
