@@ -172,6 +172,7 @@ void CpuBackend::write_carry(Rows rows, const CarryRows &carry) {
   const int table = options_.layout.segment(carry.segment).carry;
   for (int i = 0; i < rows.count; i++) {
     const auto at = static_cast<size_t>(i);
+    if (carry.slots[at] < 0) continue;
     slabs_.write_carry(carry.slots[at], table, carry.rows[at], residual(rows.begin + i));
   }
 }

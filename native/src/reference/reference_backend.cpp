@@ -32,6 +32,7 @@ class ReferenceBackend : public Backend {
   int tile_rows() const override { return 512; }
   int logits_rows() const override { return 64; }
   std::string name() const override { return "reference (double precision)"; }
+  BackendMemory memory() const override { return {options_.slabs, 0, 0, 0}; }
 
   void begin(const MemoryChanges &changes) override {
     started_ = std::chrono::steady_clock::now();
@@ -164,6 +165,7 @@ class ReferenceBackend : public Backend {
   template <class Visit>
   void for_each_carry(Rows rows, const CarryRows &carry, Visit &&visit) {
     for (int i = 0; i < rows.count; i++) {
+      if (carry.slots[index(i)] < 0) continue;
       Vector &own = row(rows.begin + i);
       own.resize(index(model_.hidden_size));
       for (int e = 0; e < model_.hidden_size; e++) {
