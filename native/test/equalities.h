@@ -190,9 +190,11 @@ inline std::string prefix_hit(Equality &e) {
   return found.empty() ? "" : up::text("its sibling, ", rows, " rows hit: ", found);
 }
 
-// Rows that decoding appended come from the prefix cache.
+// Rows that decoding appended come from the prefix cache. A state that has decoded is behind rows of every segment: where rows are
+// dropped nothing can go on from it.
 inline std::string generated_prefix_hit(Equality &e) {
   Host host(e.model, e.c.host);
+  if (e.drops() && host.layout.has_states()) return "";
   const int page = e.c.host.page_size;
   const int prompt = e.dice.between(page / 2, page);
   const int rows = 2 * page;
@@ -304,6 +306,7 @@ inline std::string in_flight(Equality &e) {
       if (p.prefilled) {
         decode(host, slot);
       } else {
+        while (!p.is_known(p.segment)) wait();
         prefill(host, slot, pace);
         if (!p.prefilled) continue;
       }
