@@ -12,6 +12,12 @@ const char *kind_name(TableKind kind) {
   return kind == TableKind::full ? "full" : kind == TableKind::sliding ? "sliding" : "carry";
 }
 
+// Rows that a table must go on holding: those that are there and will still be read.
+int needed_rows(const Slot &slot, const Table &table) {
+  if (table.kind != TableKind::carry) return slot.length(table.segment);
+  return slot.drops() && !slot.segment(table.segment + 1).done ? slot.segment(table.segment).computed : 0;
+}
+
 class Application {
  public:
   Application(Books &books, const Plan &plan, ContentStore &contents) : books_(books), plan_(plan), contents_(contents) {}
@@ -133,6 +139,12 @@ void Application::trim(const Records &records) {
     const int held = books_.pages(slot, t) - freed;
     if (pages < 0 || pages > held) {
       refuse_record(records.section, i, "keeps ", pages, " pages of table ", t, " of slot ", slot, ", which has ", held);
+    }
+    const int room = (freed + pages) * books_.layout.page_size;
+    const int needed = needed_rows(books_.slot(slot), books_.layout.table(t));
+    if (pages < held && room < needed) {
+      refuse_record(records.section, i, "table ", t, " of slot ", slot, " is left with room for ", room, " rows, ", needed,
+                    " are still needed");
     }
     PageTable &table = books_.tables.of(slot, t);
     const auto rest = static_cast<size_t>((freed + pages) * books_.layout.table(t).slabs_per_page);
