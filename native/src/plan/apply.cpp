@@ -28,6 +28,8 @@ class Application {
   int open_slot(const Records &records, int index) const;
   int table_of(const Records &records, int index) const;
   Slab &slab_of(const Records &records, int index, int slab) const;
+  // Whether a slot may begin in this plan with pages that others have computed: it had none before.
+  bool may_begin(int slot) const;
   void push(int slot, int table, int slab);
   void set(int slot, int table, int index, int slab);
 
@@ -78,6 +80,15 @@ Slab &Application::slab_of(const Records &records, int index, int slab) const {
     refuse_record(records.section, index, "slab ", slab, " of ", books_.slabs.size());
   }
   return books_.slab(slab);
+}
+
+bool Application::may_begin(int slot) const {
+  if (!books_.slot(slot).may_map()) return false;
+  if (hits_.contains(slot)) return true;
+  for (int t = 0; t < books_.tables.tables; t++) {
+    if (!books_.tables.of(slot, t).empty()) return false;
+  }
+  return true;
 }
 
 void Application::set(int slot, int table, int index, int slab) { work_.memory.tables.push_back({slot, table, index, slab}); }
@@ -165,7 +176,7 @@ void Application::free_windows(const Records &records) {
     Slot &record = books_.slot(slot);
     PageTable &table = books_.tables.of(slot, t);
     int &freed = record.freed_pages[static_cast<size_t>(t)];
-    if (table.empty() && record.may_map()) {
+    if (table.empty() && may_begin(slot)) {
       const int most = record.rows(form.segment) / books_.layout.page_size;
       if (pages < 1 || pages > most) refuse_record(records.section, i, "leaves out ", pages, " pages of ", most);
       table.assign(static_cast<size_t>(pages * form.slabs_per_page), -1);
@@ -202,6 +213,7 @@ void Application::map(const Records &records) {
       refuse_record(records.section, i, "slot ", record[0], " has computed ", slot.segment(0).computed, " rows, ", slot.decoded,
                     " decoded");
     }
+    if (!may_begin(record[0])) refuse_record(records.section, i, "slot ", record[0], " has pages already");
     if (slab_of(records, i, record[2]).references == 0) {
       refuse_record(records.section, i, "slab ", record[2], " is free: neither the cache nor a table holds it");
     }
