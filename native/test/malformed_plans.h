@@ -13,7 +13,7 @@ struct PlanFault {
 };
 
 struct PlanWorld {
-  TestModel model;
+  std::shared_ptr<const TestModel> model;
   HostOptions options;
   std::function<void(Host &)> begin;          // steps that lead to the plan
   std::function<StepOutput(Host &)> finish;   // a plan that holds
@@ -66,7 +66,7 @@ inline PlanFault record_fault(Section section, std::vector<int32_t> record, cons
 // Slot 0 decodes; slot 1 has computed 64 of the 200 rows of its segment 0; slot 2 does not drop and has 100 rows to come; slot 3
 // has gone on from slot 0's prefill, and has no pages yet. Tables: 0 full 0 (2 slabs a page), 1 full 1, 2 carry 0.
 inline PlanWorld llama_world() {
-  PlanWorld out{TestModel(small_model(llama_layers(3, 2, 1, 16))), small_host({1}), {}, {}, {}};
+  PlanWorld out{std::make_shared<TestModel>(small_model(llama_layers(3, 2, 1, 16))), small_host({1}), {}, {}, {}};
   out.begin = [](Host &h) {
     h.open(0, counted_prompt(150, true));
     h.open(3, counted_prompt(150, true));
@@ -252,7 +252,7 @@ inline PlanWorld llama_world() {
 // Slot 0 decodes; slot 1 has computed 128 of the 200 rows of its segment 0; slot 2 does not drop and has 100 rows to come; slot 3 is
 // open and untouched. Slot k has state slot k. Tables: 0 full 0, 1 sliding 0, 2 full 1, 3 sliding 1, 4 carry 0.
 inline PlanWorld hybrid_world() {
-  PlanWorld out{TestModel(small_model({delta_layer(1, 2, 8, 8), attention_layer(2, 1, 16, 40), attention_layer(2, 1, 16),
+  PlanWorld out{std::make_shared<TestModel>(small_model({delta_layer(1, 2, 8, 8), attention_layer(2, 1, 16, 40), attention_layer(2, 1, 16),
                                        delta_layer(1, 2, 8, 8), attention_layer(2, 1, 16, 40), attention_layer(2, 1, 16)})),
                 small_host({2}), {}, {}, {}};
   out.options.schedule.p = 0.1;

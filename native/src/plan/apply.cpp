@@ -48,6 +48,8 @@ class Application {
   void join(const Records &records);
   // After all sections that change tables: pages are whole.
   void check_whole(const Records &records) const;
+  // After the copies: pages that are granted for rows which another slot has computed are filled by one.
+  void check_copied(const Records &grants) const;
 
   Books &books_;
   const Plan &plan_;
@@ -342,6 +344,23 @@ void Application::check_whole(const Records &records) const {
   }
 }
 
+void Application::check_copied(const Records &grants) const {
+  for (int i = 0; i < grants.count(); i++) {
+    const int32_t *record = grants.record(i);
+    const Slot &slot = books_.slot(record[0]);
+    const Table &form = books_.layout.table(record[1]);
+    if (!slot.adopted || slot.decoded > 0 || form.kind == TableKind::carry) continue;
+    const PageTable &table = books_.tables.of(record[0], record[1]);
+    const auto at = static_cast<int>(std::find(table.begin(), table.end(), record[2]) - table.begin());
+    if (at / form.slabs_per_page * books_.layout.page_size >= slot.length(form.segment)) continue;
+    const auto &copies = work_.memory.copies;
+    const auto fills = [&](const auto &copy) { return copy.second == record[2]; };
+    if (std::any_of(copies.begin(), copies.end(), fills)) continue;
+    refuse_record(grants.section, i, "slab ", record[2], " of table ", record[1], " of slot ", record[0],
+                  " is granted for rows that are computed, and no copy fills it");
+  }
+}
+
 StepWork Application::run() {
   retain(plan_[Section::retains]);
   leave(plan_[Section::leaves]);
@@ -354,6 +373,7 @@ StepWork Application::run() {
   grant(plan_[Section::grants]);
   for (const Section section : {Section::maps, Section::grants}) check_whole(plan_[section]);
   copy(plan_[Section::copies]);
+  check_copied(plan_[Section::grants]);
   change_states(plan_[Section::states]);
   join(plan_[Section::joins]);
   check_rows(books_, plan_, work_);
