@@ -225,10 +225,10 @@ it.effect("bad model files and options say which and why", () =>
     expect(truncated.reason).toBe("CorruptFile")
     expect(truncated.detail).toContain(`ends at byte ${whole.length} of a file of ${whole.length - 5} bytes`)
 
-    const floats = { ...tensors[1]!, dtype: "F32", shape: [smallModel.hidden / 2] }
-    const dtype = yield* startFailure(safetensors([tensors[0]!, floats, ...tensors.slice(2)]))
+    const floats = { ...tensors[0]!, dtype: "F32", shape: [smallModel.vocab / 2, smallModel.hidden] }
+    const dtype = yield* startFailure(safetensors([floats, ...tensors.slice(1)]))
     expect(dtype.reason).toBe("UnsupportedDtype")
-    expect(dtype.detail).toContain("model.norm.weight: dtype is F32, supported: BF16")
+    expect(dtype.detail).toContain("model.embed_tokens.weight: dtype is F32, supported: BF16")
 
     const missing = yield* startFailure(safetensors(tensors.slice(1)))
     expect(missing.reason).toBe("CorruptFile")
