@@ -37,8 +37,9 @@ Books make_books(const up_runner_options &options, const ModelTable &model) {
   check_options(options, model);
   Layout layout = parse_layout({options.layout, options.layout_bytes}, model, element_bytes(options.device));
   Schedule schedule = read_schedule(options.schedule, layout);
+  // Without slabs, until a backend has the memory for them.
   return {std::move(layout), std::move(schedule),
-          {options.slabs, options.slots, options.state_slots, model.vocab_size, options.max_rows_per_step, options.max_tokens}};
+          {0, options.slots, options.state_slots, model.vocab_size, options.max_rows_per_step, options.max_tokens}};
 }
 
 // Layers whose queries and keys are computed for different rows: drop layers and the last one.
