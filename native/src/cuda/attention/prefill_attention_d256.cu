@@ -1,0 +1,11 @@
+#include "cuda/attention/prefill_attention.cuh"
+
+namespace up::cuda {
+
+up_status launch_prefill_d256(const up_prefill_attention &p, const PrefillSchedule &schedule, cudaStream_t stream,
+                            up_backend_error *error) {
+  return p.dtype == UP_BF16 ? launch_prefill<__nv_bfloat16, 256>(p, schedule, stream, error)
+                            : launch_prefill<__half, 256>(p, schedule, stream, error);
+}
+
+}  // namespace up::cuda

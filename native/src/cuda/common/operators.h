@@ -1,0 +1,29 @@
+// The functions of this backend's table; see backend.h for what each promises.
+#pragma once
+
+#include "operators/backend.h"
+
+namespace up::cuda {
+
+up_status selection_workspace(const up_selection *p, size_t *bytes, up_backend_error *error);
+up_status select(const up_selection *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error);
+
+up_status gather_rows(const up_gather *p, void *stream, up_backend_error *error);
+
+up_status prefill_attention_workspace(const up_prefill_attention *p, size_t *bytes, up_backend_error *error);
+up_status attend_prefill(const up_prefill_attention *p, void *workspace, size_t workspace_bytes, void *stream,
+                         up_backend_error *error);
+
+up_status decode_attention_workspace(const up_decode_attention *p, size_t *bytes, up_backend_error *error);
+up_status attend_decode(const up_decode_attention *p, void *workspace, size_t workspace_bytes, void *stream,
+                        up_backend_error *error);
+
+up_status normalise(const up_rms_norm *p, void *stream, up_backend_error *error);
+up_status rotate_and_write(const up_rope_write *p, void *stream, up_backend_error *error);
+up_status activate(const up_gated_activation *p, void *stream, up_backend_error *error);
+up_status embed(const up_embedding *p, void *stream, up_backend_error *error);
+
+up_status sampler_workspace(const up_sampler *p, size_t *bytes, up_backend_error *error);
+up_status sample(const up_sampler *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error);
+
+}  // namespace up::cuda
