@@ -59,7 +59,7 @@ struct RowTable {
   int rows() const { return static_cast<int>(positions.size()); }
 };
 
-// Rows of slots in carry tables, one for each row of a step.
+// Rows of slots in a segment's carry tables, one for each row of a step; slot −1: the row has none and is left alone.
 struct CarryRows {
   int segment = 0;
   std::vector<int32_t> slots;
@@ -132,6 +132,8 @@ class PendingOutputs {
   virtual ~PendingOutputs() = default;
   // Once. Fails when the step has failed.
   virtual Outputs wait() = 0;
+  // What wait() will return, where it is there already: backends that compute in the calls themselves.
+  virtual const Outputs *ready() const { return nullptr; }
 };
 
 // Memory that changes before a step's rows are computed, in this order: tables, copies, states.
@@ -166,6 +168,14 @@ struct BackendOptions {
   const std::vector<int32_t> *state_slots_of = nullptr;  // [slots] state slot of each, −1 without
 };
 
+// What a backend holds, in bytes of its device.
+struct BackendMemory {
+  int slabs = 0;
+  int64_t weights = 0;
+  int64_t workspace = 0;
+  int64_t free = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -175,6 +185,7 @@ class Backend {
   virtual int logits_rows() const = 0;
   // "cpu (avx512bf16, 2 threads)"
   virtual std::string name() const = 0;
+  virtual BackendMemory memory() const = 0;
 
   // Begins a step.
   virtual void begin(const MemoryChanges &changes) = 0;
@@ -191,7 +202,7 @@ class Backend {
   // residual[tile] += norm(mixed)
   virtual void add_normed(Rows tile, int layer, Norm norm) = 0;
   // One matrix product, bias included:
-  //   qkv, q, kv, delta_in   projected = normed · Wᵀ
+  //   qkv, q, kv, delta_in   projected = normed · Wᵀ (every attention layer may be asked for qkv, split_layers for q and kv too)
   //   o, delta_out           residual[tile] += attended[tile] · Wᵀ; mixed = … in a layer with post norms
   //   gate_up                gated = normed · Wᵀ
   //   down                   residual[tile] += inner · Wᵀ; mixed = … in a layer with post norms

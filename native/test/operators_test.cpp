@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.h"
-#include "uniprefill.h"
+#include "uniprefill/operators.h"
 
 namespace {
 

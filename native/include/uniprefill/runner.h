@@ -126,6 +126,7 @@ typedef struct up_content {
   int32_t bitmap_count;        /* selections already decided */
   const int32_t *bitmap_words; /* [bitmap_count]: words of each */
   const uint32_t *bitmaps;     /* one after another */
+  int32_t score_decided;       /* 1: score where bitmaps decide, too, and ignore the scores (for measurements) */
   up_sampling sampling;
   int32_t return_logits;
   int32_t prompt_logprobs; /* -1: none; n: of every prompt token, beside the n most likely; only where nothing is dropped */

@@ -1,6 +1,7 @@
 // The page tables of all slots: which slabs hold their rows.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -20,7 +21,9 @@ struct PageTables {
   std::vector<PageTable> lists;
 
  private:
-  size_t index(int slot, int table) const { return static_cast<size_t>(slot) * static_cast<size_t>(tables) + static_cast<size_t>(table); }
+  size_t index(int slot, int table) const {
+    return static_cast<size_t>(slot) * static_cast<size_t>(tables) + static_cast<size_t>(table);
+  }
 };
 
 }  // namespace up

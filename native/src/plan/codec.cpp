@@ -1,26 +1,25 @@
-#include "runner/step_codec.h"
+#include "plan/codec.h"
 
 #include <cstring>
-
-#include "abi/failure.h"
 
 namespace up {
 namespace {
 
 constexpr uint32_t plan_magic = 0x4c505055;    // "UPPL"
 constexpr uint32_t result_magic = 0x52535055;  // "UPSR"
-constexpr int32_t format_version = 1;
-constexpr size_t header_words = 5;
+constexpr int32_t format_version = 2;
+constexpr size_t header_words = 6;
 constexpr size_t max_plan_words = size_t{1} << 28;
 
-struct SectionShape {
+struct SectionForm {
   std::string_view name;
   int width;
 };
 
-constexpr SectionShape shapes[section_count] = {
-    {"leaves", 1}, {"retains", 1}, {"trims", 3},  {"windowFrees", 3}, {"drops", 1}, {"maps", 3},
-    {"grants", 3}, {"copies", 2}, {"states", 3},      {"joins", 2}, {"items", 5},   {"samples", 2},
+constexpr SectionForm forms[last_section + 1] = {
+    {"", 1},          {"retains", 1}, {"leaves", 1}, {"closes", 1}, {"opens", 2},  {"trims", 3}, {"windowFrees", 3},
+    {"evictions", 1}, {"maps", 3},    {"grants", 3}, {"copies", 2}, {"states", 3}, {"joins", 2}, {"items", 5},
+    {"samples", 2},
 };
 
 template <class... Parts>
@@ -30,8 +29,8 @@ template <class... Parts>
 
 }  // namespace
 
-std::string_view section_name(Section section) { return shapes[static_cast<size_t>(section)].name; }
-int section_width(Section section) { return shapes[static_cast<size_t>(section)].width; }
+std::string_view section_name(Section section) { return forms[static_cast<size_t>(section)].name; }
+int section_width(Section section) { return forms[static_cast<size_t>(section)].width; }
 
 uint32_t checksum_words(std::span<const int32_t> words) {
   uint32_t hash = 0x811c9dc5;
@@ -42,9 +41,8 @@ uint32_t checksum_words(std::span<const int32_t> words) {
 Plan::Plan(const uint8_t *bytes, size_t count) {
   if (count % 4 != 0) refuse(count, " bytes is not a whole number of words");
   const size_t words = count / 4;
-  const size_t least = header_words + section_count + 1;
-  if (words < least || words > max_plan_words) {
-    refuse(words, " words, a plan has from ", least, " to ", max_plan_words);
+  if (words < header_words + 1 || words > max_plan_words) {
+    refuse(words, " words, a plan has from ", header_words + 1, " to ", max_plan_words);
   }
   words_.resize(words);
   std::memcpy(words_.data(), bytes, count);
@@ -58,33 +56,37 @@ Plan::Plan(const uint8_t *bytes, size_t count) {
   }
   step_id_ = static_cast<uint32_t>(words_[2]) | static_cast<uint64_t>(static_cast<uint32_t>(words_[3])) << 32;
   if (words_[4] != 0) refuse("word 4 is ", words_[4], ", expected 0");
+  for (int id = 0; id <= last_section; id++) sections_.push_back({static_cast<Section>(id), forms[id].width, {}});
   size_t at = header_words;
-  for (int i = 0; i < section_count; i++) {
+  int before = 0;
+  for (int32_t i = 0; i < words_[5]; i++) {
+    if (words - 1 - at < 2) refuse(words_[5], " sections, the words of ", i, " are there");
+    const int32_t id = words_[at++];
     const int32_t length = words_[at++];
+    if (id < 1 || id > last_section) refuse("section ", id, " is not known to this library");
+    if (id <= before) refuse("section ", forms[id].name, " comes after section ", forms[before].name);
+    before = id;
+    const SectionForm &form = forms[id];
     const size_t left = words - 1 - at;
-    // Words of the sections that follow: at least their counts.
-    const auto counts_left = static_cast<size_t>(section_count - 1 - i);
-    if (length < 0 || left < counts_left || static_cast<size_t>(length) > left - counts_left) {
-      refuse("section ", shapes[i].name, " claims ", length, " integers, ", left, " are left");
+    if (length < 1 || static_cast<size_t>(length) > left) {
+      refuse("section ", form.name, " claims ", length, " integers, ", left, " are left");
     }
-    if (length % shapes[i].width != 0) {
-      refuse("section ", shapes[i].name, " has ", length, " integers, records have ", shapes[i].width);
-    }
-    sections_.push_back({static_cast<Section>(i), shapes[i].width,
-                         std::span<const int32_t>(words_).subspan(at, static_cast<size_t>(length))});
+    if (length % form.width != 0) refuse("section ", form.name, " has ", length, " integers, records have ", form.width);
+    sections_[static_cast<size_t>(id)].data = std::span<const int32_t>(words_).subspan(at, static_cast<size_t>(length));
     at += static_cast<size_t>(length);
   }
   if (at != words - 1) refuse(words - 1 - at, " words after the last section");
 }
 
-void ResultSections::clear() {
-  for (auto *section : {&tokens, &selections, &logprobs, &logits, &ranks}) section->clear();
-}
-
 std::vector<int32_t> ResultSections::encode(uint64_t step_id, int32_t device_micros) const {
   std::vector<int32_t> words = {static_cast<int32_t>(result_magic), format_version, static_cast<int32_t>(step_id),
-                                static_cast<int32_t>(step_id >> 32), device_micros};
-  for (const auto *section : {&tokens, &selections, &logprobs, &logits, &ranks}) {
+                                static_cast<int32_t>(step_id >> 32), device_micros, 0};
+  int32_t id = 0;
+  for (const auto *section : {&tokens, &selections, &logprobs, &logits, &ranks, &failures, &prompt_logprobs}) {
+    id++;
+    if (section->empty()) continue;
+    words[5]++;
+    words.push_back(id);
     words.push_back(static_cast<int32_t>(section->size()));
     words.insert(words.end(), section->begin(), section->end());
   }

@@ -6,11 +6,28 @@
 #include <string_view>
 #include <vector>
 
+#include "abi/failure.h"
+
 namespace up {
 
-// In the order of the encoding, which is also the order in which they are applied.
-enum class Section { leaves, retains, trims, window_frees, drops, maps, grants, copies, states, joins, items, samples };
-constexpr int section_count = 12;
+// A section's number is its id in the encoding, and its place in the order in which sections are applied.
+enum class Section {
+  retains = 1,
+  leaves,
+  closes,
+  opens,
+  trims,
+  window_frees,
+  evictions,
+  maps,
+  grants,
+  copies,
+  states,
+  joins,
+  items,
+  samples,
+};
+constexpr int last_section = static_cast<int>(Section::samples);
 
 std::string_view section_name(Section section);
 int section_width(Section section);
@@ -27,7 +44,7 @@ struct Records {
 
 class Plan {
  public:
-  // Fails with UP_INVALID_PLAN on anything but the bytes of one plan: magic, version, section lengths, checksum.
+  // Fails with UP_INVALID_PLAN on anything but the bytes of one plan: magic, version, section ids and lengths, checksum.
   Plan(const uint8_t *bytes, size_t count);
 
   uint64_t step_id() const { return step_id_; }
@@ -37,8 +54,14 @@ class Plan {
  private:
   std::vector<int32_t> words_;
   uint64_t step_id_ = 0;
-  std::vector<Records> sections_;
+  std::vector<Records> sections_;  // by id; empty where the plan has none
 };
+
+// Fails with UP_INVALID_PLAN naming section, record and numbers.
+template <class... Parts>
+[[noreturn]] void refuse_record(Section section, int record, const Parts &...detail) {
+  fail(UP_INVALID_PLAN, "check plan", section_name(section), '[', record, "]: ", detail...);
+}
 
 // What a step produced; lists of integer records as packages/scheduler/src/StepResult.ts describes them.
 struct ResultSections {
@@ -47,15 +70,16 @@ struct ResultSections {
   std::vector<int32_t> logprobs;
   std::vector<int32_t> logits;
   std::vector<int32_t> ranks;
+  std::vector<int32_t> failures;
+  std::vector<int32_t> prompt_logprobs;
 
-  void clear();
   std::vector<int32_t> encode(uint64_t step_id, int32_t device_micros) const;
 };
 
 constexpr int32_t token_stop = 1;
-constexpr int32_t token_non_finite = 2;
 constexpr int32_t selection_fallback = 1;
 constexpr int32_t selection_replayed = 2;
+constexpr int32_t failure_non_finite = 1;
 
 // FNV-1a over 32-bit words.
 uint32_t checksum_words(std::span<const int32_t> words);

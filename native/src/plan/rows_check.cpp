@@ -1,224 +1,261 @@
-#include "runner/plan_check.h"
+#include "plan/rows_check.h"
 
 #include <algorithm>
 #include <string>
 
-#include "runner/memory_transaction.h"
-
 namespace up {
 namespace {
 
-class Checker {
+class RowsCheck {
  public:
-  explicit Checker(const RunnerState &state)
-      : state_(state),
-        last_(state.layout.last_segment()),
-        has_item_(state.slots.size()),
-        is_sampled_(state.slots.size()) {}
+  RowsCheck(Books &books, StepWork &work)
+      : books_(books), work_(work), last_(books.layout.last_segment()), segment_rows_(books.layout.segments.size()) {}
 
-  void decode_rows() const;
-  Item item(int index, const int32_t *record);
-  void samples(const Records &records, StepWork &work);
+  void decode_rows();
+  void items(const Records &records);
+  void samples(const Records &records);
 
  private:
   template <class... Parts>
-  [[noreturn]] void refuse(int index, const Parts &...detail) const {
-    refuse_record(Section::items, index, detail...);
+  [[noreturn]] void refuse(const Parts &...detail) const {
+    fail(UP_INVALID_PLAN, "check plan", place_, detail...);
+  }
+  void item(const Item &item);
+  void dense_item(const Slot &slot, const Item &item);
+  void dropping_item(const Slot &slot, const Item &item);
+  // Pages that rows [first, end) of a segment write and read, and the state that they go on from.
+  void segment_pass(const Slot &slot, int number, int segment, int first, int end);
+  // The table holds rows [low, end), and those from `first` may be written.
+  void table_rows(int number, int table, int low, int first, int end) const;
+  void state(const Slot &slot, int number, int segment, int first, int end);
+  void count_rows(int segment, int rows);
+  bool has_item(int slot) const {
+    return std::any_of(work_.items.begin(), work_.items.end(), [&](const Item &item) { return item.slot == slot; });
   }
   // Who else holds a slab that cannot be written.
   std::string sharing(int slab) const;
-  // Pages for rows [first, end) of a segment's table are there and nobody else's.
-  void require_writable(int index, const Slot &slot, int table, int first, int end) const;
-  void dense_item(int index, const Slot &slot, const Item &item) const;
-  void dropping_item(int index, const Slot &slot, const Item &item) const;
-  void check_first_row(int index, const Slot &slot, const Item &item) const;
 
-  const RunnerState &state_;
+  Books &books_;
+  StepWork &work_;
   int last_;
-  std::vector<bool> has_item_;    // [slots]
-  std::vector<bool> is_sampled_;  // [slots]
+  std::vector<int64_t> segment_rows_;  // prefill rows of the step in each segment
+  std::string place_;
 };
 
-std::string Checker::sharing(int slab) const {
-  const Slab &record = state_.pool[slab];
+std::string RowsCheck::sharing(int slab) const {
+  const Slab &record = books_.slab(slab);
   const int tables = record.references - (record.cached ? 1 : 0);
   return tables > 1 ? "which " + std::to_string(tables) + " tables hold" : "which is read-only since it was cached";
 }
 
-void Checker::decode_rows() const {
-  if (state_.decode_set.size() > static_cast<size_t>(state_.max_rows_per_step)) {
-    fail(UP_INVALID_PLAN, "check plan", "the decode set has ", state_.decode_set.size(), " members, a step has at most ",
-         state_.max_rows_per_step, " rows");
+void RowsCheck::table_rows(int number, int table, int low, int first, int end) const {
+  if (low >= end) return;
+  const Table &form = books_.layout.table(table);
+  const int page_size = books_.layout.page_size;
+  const int freed = books_.slot(number).freed_pages[static_cast<size_t>(table)];
+  const int pages = books_.pages(number, table);
+  if (low / page_size < freed) {
+    refuse("row ", low, " of table ", table, " of slot ", number, " is in page ", low / page_size, ", and ", freed,
+           " were given back");
   }
-  for (size_t i = 0; i < state_.decode_set.size(); i++) {
-    const int number = state_.decode_set[i];
-    const Slot &slot = state_.slots[static_cast<size_t>(number)];
-    const auto refuse_member = [&](const auto &...detail) {
-      fail(UP_INVALID_PLAN, "check plan", "decode set[", i, "]: slot ", number, detail...);
-    };
-    if (slot.length(0) >= state_.max_tokens) {
-      refuse_member(" has ", slot.length(0), " rows, a slot holds at most ", state_.max_tokens);
+  if (books_.layout.pages_for(end) > pages) {
+    refuse("rows ", first, " to ", end, " of table ", table, " of slot ", number, ", which has room for ", pages * page_size);
+  }
+  if (first >= end) return;
+  const PageTable &slabs = books_.tables.of(number, table);
+  const int begin_slab = first / page_size * form.slabs_per_page;
+  const int end_slab = books_.layout.pages_for(end) * form.slabs_per_page;
+  for (int i = begin_slab; i < end_slab; i++) {
+    const int slab = slabs[static_cast<size_t>(i)];
+    if (!books_.slab(slab).is_writable()) {
+      refuse("rows ", first, " to ", end, " of table ", table, " of slot ", number, " would write slab ", slab, ", ", sharing(slab));
+    }
+  }
+}
+
+// The state is behind the row before `first`, and will be behind row end − 1.
+void RowsCheck::state(const Slot &slot, int number, int segment, int first, int end) {
+  if (!books_.layout.has_states()) return;
+  if (slot.state_slot < 0) refuse("slot ", number, " has no recurrent state");
+  int &absorbed = books_.state(slot.state_slot).absorbed[static_cast<size_t>(segment)];
+  if (absorbed != first) {
+    refuse("the state of slot ", number, " has absorbed ", absorbed, " rows of segment ", segment, ", the next is ", first);
+  }
+  absorbed = end;
+}
+
+void RowsCheck::count_rows(int segment, int rows) {
+  int64_t &count = segment_rows_[static_cast<size_t>(segment)];
+  count += rows;
+  const auto decodes = static_cast<int64_t>(books_.decode_set.size());
+  if (count + decodes > books_.limits.max_rows_per_step) {
+    refuse("brings segment ", segment, " of the step to ", count + decodes, " rows, ", decodes,
+           " of them decode rows; a step has at most ", books_.limits.max_rows_per_step);
+  }
+}
+
+void RowsCheck::segment_pass(const Slot &slot, int number, int index, int first, int end) {
+  const Segment &segment = books_.layout.segment(index);
+  for (const int t : segment.attention) {
+    const Table &table = books_.layout.table(t);
+    const bool known = slot.segment(index).is_known();
+    // Before its set is known a window can only be counted in kept rows, which shows no fewer of them.
+    const int low = table.kind == TableKind::full ? 0
+                    : known ? slot.first_visible(index, first, table.window, books_.schedule.window_by_original)
+                            : std::max(0, first - table.window + 1);
+    table_rows(number, t, low, first, end);
+  }
+  if (slot.drops() && segment.carry >= 0) table_rows(number, segment.carry, first, first, end);
+  if (slot.drops() && index > 0 && first < end) {
+    const Segment &before = books_.layout.segment(index - 1);
+    const int rows = slot.rows(index - 1);
+    for (const int t : before.attention) {
+      if (books_.layout.table(t).kind == TableKind::full) table_rows(number, t, 0, rows, rows);
+    }
+    table_rows(number, before.carry, 0, rows, rows);
+  }
+  state(slot, number, index, first, end);
+}
+
+void RowsCheck::decode_rows() {
+  const auto members = books_.decode_set.size();
+  if (members > static_cast<size_t>(books_.limits.max_rows_per_step)) {
+    fail(UP_INVALID_PLAN, "check plan", "the decode set has ", members, " members, a step has at most ",
+         books_.limits.max_rows_per_step, " rows");
+  }
+  for (size_t i = 0; i < members; i++) {
+    const int number = books_.decode_set[i];
+    const Slot &slot = books_.slot(number);
+    place_ = text("decode set[", i, "]: ");
+    if (slot.length(0) >= books_.limits.max_tokens) {
+      refuse("slot ", number, " has ", slot.length(0), " rows, a slot holds at most ", books_.limits.max_tokens);
     }
     for (int s = 0; s <= last_; s++) {
-      const Segment &segment = state_.layout.segments[static_cast<size_t>(s)];
       const int row = slot.length(s);
-      const auto require_own = [&](const char *what, int number_of_table) {
-        const PageTable &table = slot.tables[static_cast<size_t>(number_of_table)];
-        if (table.capacity() <= row) {
-          refuse_member(": row ", row, " of segment ", s, " has no page, its table has room for ", table.capacity(), " rows");
-        }
-        if (const int slab = table.shared_slab(row, row + 1); slab >= 0) {
-          refuse_member(": ", what, " row ", row, " of segment ", s, " would write slab ", slab, ", ", sharing(slab));
-        }
-      };
-      require_own("K/V", segment.full);
-      if (s == 0 && slot.carries_decode(state_.layout)) require_own("carry", segment.carry);
+      for (const int t : books_.layout.segment(s).attention) {
+        const Table &table = books_.layout.table(t);
+        const int low = table.kind == TableKind::full
+                            ? 0
+                            : slot.first_visible(s, row, table.window, books_.schedule.window_by_original);
+        table_rows(number, t, low, row, row + 1);
+      }
+      state(slot, number, s, row, row + 1);
+    }
+    if (const int carry = books_.decode_carry(slot, number); carry >= 0) {
+      table_rows(number, carry, slot.length(0), slot.length(0), slot.length(0) + 1);
     }
   }
 }
 
-void Checker::require_writable(int index, const Slot &slot, int table, int first, int end) const {
-  const PageTable &pages = slot.tables[static_cast<size_t>(table)];
-  if (end > pages.capacity()) {
-    refuse(index, "rows ", first, " to ", end, " of table ", table, ", which has room for ", pages.capacity());
-  }
-  if (const int slab = pages.shared_slab(first, end); slab >= 0) {
-    refuse(index, "rows ", first, " to ", end, " of table ", table, " would write slab ", slab, ", ", sharing(slab));
-  }
-}
-
-// Rows are computed in order. The first ones may have come with mapped or copied pages.
-void Checker::check_first_row(int index, const Slot &slot, const Item &item) const {
-  const int computed = slot.segment(item.first_segment).computed;
-  if (item.first_row == computed) return;
-  int64_t covered = INT32_MAX;
-  for (size_t t = 0; t < slot.tables.size(); t++) {
-    const Table &table = state_.layout.tables[t];
-    const bool concerned = slot.drops ? table.segment == item.first_segment : table.kind == TableKind::full;
-    if (concerned) covered = std::min(covered, int64_t{slot.tables[t].filled_pages()} * state_.layout.page_size);
-  }
-  if (computed == 0 && item.first_row <= covered) return;
-  refuse(index, "begins at row ", item.first_row, " of segment ", item.first_segment, ", of which ",
-         std::max<int64_t>(computed, computed == 0 ? covered : 0), " rows are computed");
-}
-
-// A slot that does not drop: rows pass every layer.
-void Checker::dense_item(int index, const Slot &slot, const Item &item) const {
+// Of a slot that does not drop: rows pass every layer.
+void RowsCheck::dense_item(const Slot &slot, const Item &item) {
   if (item.first_segment != 0 || item.last_segment != last_) {
-    refuse(index, "segments ", item.first_segment, " to ", item.last_segment, ", a slot that does not drop has 0 to ", last_);
+    refuse("segments ", item.first_segment, " to ", item.last_segment, ", a slot that does not drop has 0 to ", last_);
   }
-  if (item.rows == 0) refuse(index, "0 rows, and no selection follows");
+  if (item.rows == 0) refuse("0 rows, and no selection follows");
   const int end = item.first_row + item.rows;
   for (int s = 0; s <= last_; s++) {
-    require_writable(index, slot, state_.layout.segments[static_cast<size_t>(s)].full, item.first_row, end);
+    count_rows(s, item.rows);
+    segment_pass(slot, item.slot, s, item.first_row, end);
   }
 }
 
-void Checker::dropping_item(int index, const Slot &slot, const Item &item) const {
+void RowsCheck::dropping_item(const Slot &slot, const Item &item) {
   const int first = item.first_segment;
   const int end = item.first_row + item.rows;
   const bool completes = end == slot.rows(first);
-  if (item.rows == 0 && (!completes || first == last_)) refuse(index, "0 rows, and no selection follows");
+  if (item.rows == 0 && (!completes || first == last_)) refuse("0 rows, and no selection follows");
   if (item.last_segment > first && !completes) {
-    refuse(index, "goes on to segment ", item.last_segment, " but ends at row ", end, " of ", slot.rows(first),
-           " of segment ", first);
+    refuse("goes on to segment ", item.last_segment, " but ends at row ", end, " of ", slot.rows(first), " of segment ", first);
   }
-  for (int s = first; s <= item.last_segment; s++) {
-    const Segment &segment = state_.layout.segments[static_cast<size_t>(s)];
-    // Rows of a set that is not selected yet are bounded by those of the last known one.
-    int bound = s;
-    while (!slot.segment(bound).is_known()) bound--;
-    const int from = s == first ? item.first_row : 0;
-    const int to = s == first ? end : slot.rows(bound);
-    require_writable(index, slot, segment.full, from, to);
-    if (segment.carry >= 0) require_writable(index, slot, segment.carry, from, to);
+  count_rows(first, item.rows);
+  segment_pass(slot, item.slot, first, item.first_row, end);
+  for (int s = first + 1; s <= item.last_segment; s++) {
+    count_rows(s, slot.rows(s));
+    segment_pass(slot, item.slot, s, 0, slot.rows(s));
   }
 }
 
-Item Checker::item(int index, const int32_t *record) {
-  const Item item{record[0], record[1], record[2], record[3], record[4]};
-  const auto slots = state_.slots.size();
-  if (item.slot < 0 || static_cast<size_t>(item.slot) >= slots) refuse(index, "slot ", item.slot, " of ", slots);
-  const Slot &slot = state_.slots[static_cast<size_t>(item.slot)];
-  if (!slot.open) refuse(index, "slot ", item.slot, " is not open");
-  if (has_item_[static_cast<size_t>(item.slot)]) refuse(index, "slot ", item.slot, " has an item already");
-  has_item_[static_cast<size_t>(item.slot)] = true;
-  if (slot.decode_index >= 0) refuse(index, "slot ", item.slot, " is in the decode set");
+void RowsCheck::item(const Item &item) {
+  const auto slots = books_.slots.size();
+  if (item.slot < 0 || static_cast<size_t>(item.slot) >= slots) refuse("slot ", item.slot, " of ", slots);
+  const Slot &slot = books_.slot(item.slot);
+  if (!slot.is_open()) refuse("slot ", item.slot, " is not open");
+  if (has_item(item.slot)) refuse("slot ", item.slot, " has an item already");
+  if (slot.decode_index >= 0) refuse("slot ", item.slot, " is in the decode set");
+  if (slot.adopted) refuse("slot ", item.slot, " goes on from another slot's prefill");
   if (item.first_segment < 0 || item.first_segment > item.last_segment || item.last_segment > last_) {
-    refuse(index, "segments ", item.first_segment, " to ", item.last_segment, ", there are 0 to ", last_);
+    refuse("segments ", item.first_segment, " to ", item.last_segment, ", there are 0 to ", last_);
   }
-  for (int s = 0; s < item.first_segment && slot.drops; s++) {
+  for (int s = 0; s < item.first_segment && slot.drops(); s++) {
     if (!slot.segment(s).done) {
-      refuse(index, "begins in segment ", item.first_segment, ", but segment ", s, " is not finished: ",
-             slot.segment(s).computed, " rows are computed");
+      refuse("begins in segment ", item.first_segment, ", but segment ", s, " is not finished: ", slot.segment(s).computed,
+             " rows are computed");
     }
   }
-  if (slot.segment(item.first_segment).done) {
-    refuse(index, "begins in segment ", item.first_segment, ", which is finished with ", slot.rows(item.first_segment),
-           " rows");
-  }
+  const SegmentState &segment = slot.segment(item.first_segment);
   const int rows = slot.rows(item.first_segment);
+  if (segment.done) refuse("begins in segment ", item.first_segment, ", which is finished with ", rows, " rows");
   if (item.first_row < 0 || item.rows < 0 || item.first_row > rows || item.rows > rows - item.first_row) {
-    refuse(index, "rows ", item.first_row, " + ", item.rows, " of segment ", item.first_segment, ", which has ", rows);
+    refuse("rows ", item.first_row, " + ", item.rows, " of segment ", item.first_segment, ", which has ", rows);
   }
-  check_first_row(index, slot, item);
-  if (slot.drops) {
-    dropping_item(index, slot, item);
+  if (item.first_row != segment.computed) {
+    refuse("begins at row ", item.first_row, " of segment ", item.first_segment, ", of which ", segment.computed,
+           " rows are computed");
+  }
+  if (slot.drops()) {
+    dropping_item(slot, item);
   } else {
-    dense_item(index, slot, item);
+    dense_item(slot, item);
   }
-  return item;
 }
 
-void Checker::samples(const Records &records, StepWork &work) {
+void RowsCheck::items(const Records &records) {
+  for (int i = 0; i < records.count(); i++) {
+    const int32_t *record = records.record(i);
+    place_ = text("items[", i, "]: ");
+    const Item next{record[0], record[1], record[2], record[3], record[4]};
+    item(next);
+    work_.items.push_back(next);
+  }
+}
+
+void RowsCheck::samples(const Records &records) {
+  std::vector<int> sampled;
   for (int i = 0; i < records.count(); i++) {
     const int number = records.record(i)[0];
-    const int slot = records.record(i)[1];
-    const auto refuse_sample = [&](const auto &...detail) { refuse_record(Section::samples, i, detail...); };
-    if (number < 0 || static_cast<size_t>(number) >= work.items.size()) {
-      refuse_sample("item ", number, " of ", work.items.size());
+    const int target = records.record(i)[1];
+    place_ = text("samples[", i, "]: ");
+    if (number < 0 || static_cast<size_t>(number) >= work_.items.size()) refuse("item ", number, " of ", work_.items.size());
+    const Item &item = work_.items[static_cast<size_t>(number)];
+    const Slot &source = books_.slot(item.slot);
+    if (item.last_segment != last_ || item.first_row + item.rows != source.rows(item.first_segment)) {
+      refuse("item ", number, " ends at row ", item.first_row + item.rows, " of ", source.rows(item.first_segment), " of segment ",
+             item.first_segment, " and goes on to segment ", item.last_segment, " of ", last_);
     }
-    const Item &item = work.items[static_cast<size_t>(number)];
-    const Slot &content = state_.slots[static_cast<size_t>(item.slot)];
-    if (item.last_segment != last_ || item.first_row + item.rows != content.rows(item.first_segment)) {
-      refuse_sample("item ", number, " ends at row ", item.first_row + item.rows, " of ", content.rows(item.first_segment),
-                    " of segment ", item.first_segment, " and goes on to segment ", item.last_segment, " of ", last_);
+    if (target < 0 || static_cast<size_t>(target) >= books_.slots.size()) refuse("slot ", target, " of ", books_.slots.size());
+    const Slot &slot = books_.slot(target);
+    if (!slot.is_open()) refuse("slot ", target, " is not open");
+    if (std::find(sampled.begin(), sampled.end(), target) != sampled.end()) refuse("slot ", target, " is sampled already");
+    sampled.push_back(target);
+    if (target != item.slot) {
+      const char *fault = has_item(target) ? "has an item" : slot.adoption_fault(source);
+      for (int t = 0; t < books_.tables.tables && fault == nullptr; t++) {
+        if (!books_.tables.of(target, t).empty()) fault = "has pages of its own";
+      }
+      if (fault != nullptr) refuse("slot ", target, " cannot go on from slot ", item.slot, ": it ", fault);
     }
-    if (slot < 0 || static_cast<size_t>(slot) >= state_.slots.size()) refuse_sample("slot ", slot, " of ", state_.slots.size());
-    const Slot &target = state_.slots[static_cast<size_t>(slot)];
-    if (!target.open) refuse_sample("slot ", slot, " is not open");
-    if (is_sampled_[static_cast<size_t>(slot)]) refuse_sample("slot ", slot, " is sampled already");
-    is_sampled_[static_cast<size_t>(slot)] = true;
-    if (slot != item.slot) {
-      const char *fault = has_item_[static_cast<size_t>(slot)] ? "has an item" : target.adoption_fault(content);
-      if (fault != nullptr) refuse_sample("slot ", slot, " cannot go on from slot ", item.slot, ": it ", fault);
-    }
-    work.samples.push_back({number, slot});
+    work_.samples.push_back({number, target});
   }
 }
 
 }  // namespace
 
-StepWork check_work(const RunnerState &state, const Plan &plan) {
-  StepWork work;
-  Checker checker(state);
-  const Records &joins = plan[Section::joins];
-  for (int i = 0; i < joins.count(); i++) {
-    if (joins.record(i)[1] >= 0) work.forced.push_back({joins.record(i)[0], joins.record(i)[1]});
-  }
-  checker.decode_rows();
-  const Records &items = plan[Section::items];
-  int64_t rows = static_cast<int64_t>(state.decode_set.size());
-  for (int i = 0; i < items.count(); i++) {
-    work.items.push_back(checker.item(i, items.record(i)));
-    rows += work.items.back().rows;
-    if (rows > state.max_rows_per_step) {
-      refuse_record(Section::items, i, "brings the step to ", rows, " rows, ", state.decode_set.size(),
-                    " of them decode rows; a step has at most ", state.max_rows_per_step);
-    }
-  }
-  checker.samples(plan[Section::samples], work);
-  return work;
+void check_rows(Books &books, const Plan &plan, StepWork &work) {
+  RowsCheck check(books, work);
+  check.decode_rows();
+  check.items(plan[Section::items]);
+  check.samples(plan[Section::samples]);
 }
 
 }  // namespace up

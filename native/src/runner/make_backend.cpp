@@ -1,0 +1,28 @@
+#include "runner/make_backend.h"
+
+#include "abi/failure.h"
+#include "cpu/cpu_backend.h"
+#include "reference/reference_backend.h"
+
+namespace up {
+
+ElementBytes element_bytes(up_device device) {
+  switch (raw_value(device)) {
+    case UP_DEVICE_CPU:
+    case UP_DEVICE_REFERENCE: return {2, 4, 4};
+    case UP_DEVICE_CUDA: return {2, 2, 2};
+    default: fail(UP_INVALID_ARGUMENT, "check options", "device is ", raw_value(device), ", 0 to 2 was expected");
+  }
+}
+
+std::unique_ptr<Backend> make_backend(const std::shared_ptr<const Checkpoint> &checkpoint, const BackendOptions &options,
+                                      const up_runner_options &runner) {
+  switch (runner.device) {
+    case UP_DEVICE_CPU: return make_cpu_backend(checkpoint, options, runner.kernels, runner.threads);
+    case UP_DEVICE_REFERENCE: return make_reference_backend(checkpoint, options);
+    case UP_DEVICE_CUDA: break;
+  }
+  fail(UP_INVALID_ARGUMENT, "make backend", "this library has no CUDA backend");
+}
+
+}  // namespace up
