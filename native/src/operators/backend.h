@@ -27,6 +27,8 @@ typedef struct up_backend_error {
   char detail[448]; /* "cudaLaunchKernelExC: invalid configuration, grid 0 x 1" */
 } up_backend_error;
 
+struct up_device_request;
+
 typedef struct up_backend_table {
   int32_t abi;      /* UP_BACKEND_ABI of the header it was compiled with; the first field for ever */
   const char *name; /* "cuda 13.0 sm_90a" */
@@ -54,6 +56,9 @@ typedef struct up_backend_table {
 
   up_status (*sampler_workspace)(const up_sampler *p, size_t *bytes, up_backend_error *error);
   up_status (*sample)(const up_sampler *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error);
+
+  /* This project's own engine on the backend (device_backend.h). C++ on both sides: the libraries must be of one build. */
+  up_status (*create_backend)(struct up_device_request *request, up_backend_error *error);
 } up_backend_table;
 
 /* The one symbol of libuniprefill_cuda.so. Never NULL; what is missing on this machine is what `available` says. */

@@ -26,4 +26,6 @@ up_status embed(const up_embedding *p, void *stream, up_backend_error *error);
 up_status sampler_workspace(const up_sampler *p, size_t *bytes, up_backend_error *error);
 up_status sample(const up_sampler *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error);
 
+up_status create_backend(up_device_request *request, up_backend_error *error);
+
 }  // namespace up::cuda

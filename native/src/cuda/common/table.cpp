@@ -41,7 +41,8 @@ constexpr up_backend_table table{UP_BACKEND_ABI,
                                  activate,
                                  embed,
                                  sampler_workspace,
-                                 sample};
+                                 sample,
+                                 create_backend};
 
 }  // namespace
 

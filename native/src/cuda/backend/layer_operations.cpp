@@ -1,0 +1,392 @@
+#include "cuda/backend/layer_operations.h"
+
+#include <algorithm>
+
+#include "cuda/attention/decode_attention.h"
+#include "cuda/common/operators.h"
+#include "weights/rope.h"
+
+namespace up::cuda {
+namespace {
+
+template <class Parameters>
+Parameters parameters() {
+  Parameters p{};
+  p.size = sizeof p;
+  p.dtype = UP_BF16;
+  return p;
+}
+
+std::vector<RopeSpec> distinct_ropes(const ModelTable &model) {
+  std::vector<RopeSpec> out;
+  for (const LayerSpec &layer : model.layers) {
+    if (layer.is_attention() && std::find(out.begin(), out.end(), layer.attention.rope) == out.end())
+      out.push_back(layer.attention.rope);
+  }
+  return out;
+}
+
+size_t angle_table_bytes(const RopeSpec &rope, int positions) {
+  return aligned_bytes(static_cast<size_t>(positions) * static_cast<size_t>(rope.dim / 2) * sizeof(float));
+}
+
+template <class... Parts>
+[[noreturn]] void unsupported(const Parts &...parts) {
+  up::fail(UP_UNSUPPORTED_MODEL, "check model for CUDA", parts...);
+}
+
+void check_layer(const LayerSpec &layer, int index) {
+  const auto refuse = [&](const auto &...parts) { unsupported("layers[", index, "]", parts...); };
+  const AttentionSpec &a = layer.attention;
+  if (!layer.is_attention()) refuse(".mixer.kind is delta: the CUDA backend has full and sliding attention");
+  if (layer.mlp.is_moe()) refuse(".mlp.kind is moe: the CUDA backend has gated MLPs");
+  if (a.head_dim != 64 && a.head_dim != 128 && a.head_dim != 256)
+    refuse(".mixer.headDim is ", a.head_dim, ": the CUDA backend has 64, 128 and 256");
+  if (a.rope.dim % 16 != 0) refuse(".mixer.rope.dim is ", a.rope.dim, ": the CUDA backend has multiples of 16");
+  if (layer.mlp.inner % 8 != 0) refuse(".mlp.inner is ", layer.mlp.inner, ": the CUDA backend has multiples of 8");
+}
+
+}  // namespace
+
+void LayerOperations::check_supported(const ModelTable &model, const BackendOptions &options) {
+  if (model.hidden_size % 8 != 0 || model.hidden_size > 16384)
+    unsupported("hiddenSize is ", model.hidden_size, ": the CUDA backend has multiples of 8 up to 16384");
+  for (int i = 0; i < model.layer_count(); i++) check_layer(model.layer(i), i);
+  const int page = options.layout.page_size;
+  if (page != 64 && page != 128 && page != 256)
+    up::fail(UP_INVALID_ARGUMENT, "check layout for CUDA", "pageSize is ", page, ": the CUDA backend has 64, 128 and 256");
+  if (options.layout.slab_bytes % 16 != 0)
+    up::fail(UP_INVALID_ARGUMENT, "check layout for CUDA", "slabBytes is ", options.layout.slab_bytes, ", no multiple of 16");
+  if (options.last_q > 128) up::fail(UP_INVALID_ARGUMENT, "check schedule for CUDA", "last_q is ", options.last_q, ", at most 128");
+}
+
+size_t LayerOperations::angle_bytes(const ModelTable &model, int max_tokens) {
+  size_t bytes = 0;
+  for (const RopeSpec &rope : distinct_ropes(model)) bytes += 2 * angle_table_bytes(rope, max_tokens);
+  return bytes;
+}
+
+LayerOperations::LayerOperations(Device &device, const ModelTable &model, const BackendOptions &options, const DeviceWeights &weights,
+                                 const Activations &activations, const KvPool &pool)
+    : device_(device),
+      model_(model),
+      hidden_(model.hidden_size),
+      slots_(options.slots),
+      max_tokens_(options.max_tokens),
+      weights_(weights),
+      activations_(activations),
+      pool_(pool),
+      matmul_(device) {
+  for (const RopeSpec &rope : distinct_ropes(model)) add_angles(rope);
+}
+
+void LayerOperations::add_angles(const RopeSpec &rope) {
+  constexpr const char *phase = "compute rotary angles";
+  const size_t bytes = angle_table_bytes(rope, max_tokens_);
+  Angles made{rope, DeviceBuffer(device_, 2 * bytes, "the rotary angles"), nullptr, nullptr};
+  auto *const cosines = made.memory.as<float>();
+  auto *const sines = made.memory.as<float>(bytes);
+  const std::vector<double> frequencies = rope_frequencies(rope);
+  const DeviceBuffer on_device(device_, frequencies.size() * sizeof(double), "the rotary frequencies");
+  device_.check(cudaMemcpy(on_device.as(), frequencies.data(), frequencies.size() * sizeof(double), cudaMemcpyHostToDevice), phase);
+  launch_rope_table(on_device.as<double>(), static_cast<int>(frequencies.size()), max_tokens_, cosines, sines, device_.stream());
+  device_.check_launch(phase);
+  device_.wait(phase);
+  made.cosines = cosines;
+  made.sines = sines;
+  angles_.push_back(std::move(made));
+}
+
+const LayerOperations::Angles &LayerOperations::angles(const RopeSpec &rope) const {
+  return *std::find_if(angles_.begin(), angles_.end(), [&](const Angles &each) { return each.rope == rope; });
+}
+
+Matrix LayerOperations::matrix(int layer, MatrixKind kind) const {
+  if (kind == MatrixKind::lm_head) return weights_.lm_head();
+  const LayerWeights &w = weights_.layer(layer);
+  const AttentionSpec &a = model_.layer(layer).attention;
+  const int queries = a.query_width() * (a.output_gate ? 2 : 1);
+  switch (kind) {
+    case MatrixKind::qkv: return w.qkv;
+    case MatrixKind::q: return w.qkv.rows(0, queries);
+    case MatrixKind::kv: return w.qkv.rows(queries, 2 * a.kv_width());
+    case MatrixKind::o: return w.o;
+    case MatrixKind::gate_up: return w.gate_up;
+    case MatrixKind::down: return w.down;
+    default: break;
+  }
+  up::fail(UP_INTERNAL, "multiply matrices", "layer ", layer, " has no matrix ", static_cast<int>(kind));
+}
+
+uint16_t *LayerOperations::queries(int layer, int row) const {
+  return activations_.queries.as<uint16_t>() + int64_t{row} * model_.layer(layer).attention.query_width();
+}
+uint16_t *LayerOperations::gates(int layer, int row) const {
+  return activations_.gates.as<uint16_t>() + int64_t{row} * model_.layer(layer).attention.query_width();
+}
+uint16_t *LayerOperations::attended(int layer, int row) const {
+  return activations_.attended.as<uint16_t>() + int64_t{row} * model_.layer(layer).attention.query_width();
+}
+
+void LayerOperations::embed(Rows rows, const int32_t *tokens, const int32_t *last_tokens) {
+  auto p = parameters<up_embedding>();
+  p.rows = rows.count;
+  p.width = hidden_;
+  p.vocab_size = model_.vocab_size;
+  p.scale = model_.embedding_scale;
+  p.tokens = tokens;
+  p.table = weights_.embedding();
+  p.table_stride = hidden_;
+  p.output = residual(rows.begin);
+  p.output_stride = hidden_;
+  p.last_tokens = last_tokens;
+  p.slots = slots_;
+  device_.run(cuda::embed, &p);
+}
+
+void LayerOperations::move_rows(const int32_t *from, int count, int to) {
+  // By way of scratch: a row may have to go where another one still lies.
+  const int64_t row_bytes = int64_t{2} * hidden_;
+  launch_gather_rows(residual(0), from, activations_.scratch.as(), count, row_bytes, device_.stream());
+  device_.check_launch("move rows");
+  device_.copy(residual(to), activations_.scratch.as(), static_cast<size_t>(count * row_bytes), "move rows");
+}
+
+void LayerOperations::read_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows) {
+  launch_read_carry(pool_.carry(segment), slots, carry_rows, residual(rows.begin), rows.count, int64_t{2} * hidden_, device_.stream());
+  device_.check_launch("read carry rows");
+}
+
+void LayerOperations::write_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows) {
+  launch_write_carry(pool_.carry(segment), slots, carry_rows, residual(rows.begin), rows.count, int64_t{2} * hidden_, device_.stream());
+  device_.check_launch("write carry rows");
+}
+
+void LayerOperations::norm(Rows tile, int layer, Norm norm) {
+  const bool is_final = norm == Norm::final;
+  const NormSpec &spec = is_final ? model_.final_norm : model_.layer(layer).norm;
+  auto p = parameters<up_rms_norm>();
+  p.rows = tile.count;
+  p.width = hidden_;
+  p.eps = spec.eps;
+  p.weight_offset = spec.offset;
+  p.input = residual(tile.begin);
+  p.input_stride = hidden_;
+  p.weight = is_final ? weights_.final_norm() : norm == Norm::mlp ? weights_.layer(layer).mlp_norm : weights_.layer(layer).input_norm;
+  p.output = activations_.normed.as();
+  p.output_stride = hidden_;
+  device_.run(normalise, &p);
+}
+
+void LayerOperations::add_normed(Rows tile, int layer, Norm norm) {
+  const NormSpec &spec = model_.layer(layer).norm;
+  const LayerWeights &w = weights_.layer(layer);
+  auto p = parameters<up_post_norm>();
+  p.rows = tile.count;
+  p.width = hidden_;
+  p.eps = spec.eps;
+  p.weight_offset = spec.offset;
+  p.input = activations_.mixed.as();
+  p.input_stride = hidden_;
+  p.weight = norm == Norm::post_mlp ? w.post_mlp_norm : w.post_attention_norm;
+  p.residual = residual(tile.begin);
+  p.residual_stride = hidden_;
+  p.sum = residual(tile.begin);
+  p.sum_stride = hidden_;
+  device_.run(cuda::add_normed, &p);
+}
+
+void LayerOperations::linear(Rows tile, int layer, MatrixKind kind) {
+  const Matrix weights = matrix(layer, kind);
+  Product p{&weights, activations_.normed.as(), hidden_, tile.count, activations_.scratch.as(), weights.n};
+  switch (kind) {
+    case MatrixKind::o:
+    case MatrixKind::down: {
+      const bool mixed = model_.layer(layer).post_norms;
+      p.in = kind == MatrixKind::o ? attended(layer, tile.begin) : activations_.scratch.as<uint16_t>();
+      p.in_stride = kind == MatrixKind::o ? weights.k : 2 * int64_t{weights.k};
+      p.out = mixed ? activations_.mixed.as<uint16_t>() : residual(tile.begin);
+      p.accumulate = !mixed;
+      break;
+    }
+    case MatrixKind::lm_head:
+      p.out_stride = logits_stride(weights.n);
+      p.out_f32 = true;
+      break;
+    default: p.out_stride = projected_stride(weights.n); break;
+  }
+  matmul_.run(p);
+  if (kind != MatrixKind::lm_head || model_.logit_soft_cap == 0) return;
+  auto edit = parameters<up_logit_edit>();
+  edit.dtype = UP_F32;
+  edit.rows = tile.count;
+  edit.vocab_size = model_.vocab_size;
+  edit.soft_cap = model_.logit_soft_cap;
+  edit.logits = p.out;
+  edit.logits_stride = p.out_stride;
+  device_.run(edit_logits, &edit);
+}
+
+void LayerOperations::rotate_and_write(Rows tile, int layer, MatrixKind kind, const DeviceRows &rows) {
+  const AttentionSpec &a = model_.layer(layer).attention;
+  const LayerWeights &w = weights_.layer(layer);
+  const bool with_queries = kind != MatrixKind::kv, with_keys = kind != MatrixKind::q;
+  const int64_t stride = projected_stride(matrix(layer, kind).n);
+  const auto *projected = activations_.scratch.as<const uint16_t>();
+  const int query_columns = with_queries ? a.query_width() * (a.output_gate ? 2 : 1) : 0;
+  auto p = parameters<up_rope_write>();
+  p.rows = tile.count;
+  p.heads = with_queries ? a.heads : 0;
+  p.kv_heads = with_keys ? a.kv_heads : 0;
+  p.head_dim = a.head_dim;
+  p.rotary_dim = a.rope.dim;
+  p.positions_limit = max_tokens_;
+  p.requests = slots_;
+  p.max_key_rows = max_tokens_;
+  const Angles &turned = angles(a.rope);
+  p.cosines = turned.cosines;
+  p.sines = turned.sines;
+  p.positions = rows.positions + tile.begin;
+  p.kv_requests = rows.slots + tile.begin;
+  p.kv_rows = rows.places + tile.begin;
+  p.queries = projected;
+  p.query_row_stride = stride;
+  p.query_head_stride = a.head_dim;
+  p.query_output = queries(layer, tile.begin);
+  p.query_output_row_stride = a.query_width();
+  p.keys = projected + query_columns;
+  p.key_row_stride = stride;
+  p.values = projected + query_columns + a.kv_width();
+  p.value_row_stride = stride;
+  p.key_cache = pool_.keys(layer, nullptr);
+  p.value_cache = pool_.values(layer, nullptr);
+  p.query_norm = w.q_norm;
+  p.key_norm = w.k_norm;
+  p.norm_eps = a.qk_norm_spec.eps;
+  p.norm_weight_offset = a.qk_norm_spec.offset;
+  device_.run(cuda::rotate_and_write, &p);
+  if (with_queries && a.output_gate) {
+    const size_t width = static_cast<size_t>(a.query_width()) * 2;
+    device_.check(cudaMemcpy2DAsync(gates(layer, tile.begin), width, projected + a.query_width(), static_cast<size_t>(stride) * 2, width,
+                                    static_cast<size_t>(tile.count), cudaMemcpyDeviceToDevice, device_.stream()),
+                  "keep gates");
+  }
+}
+
+void LayerOperations::attend(int layer, const DeviceRows &rows, bool any_length) {
+  if (rows.decode_rows > 0) attend_decode(layer, rows, any_length);
+  if (rows.prefill_groups > 0) attend_prefill(layer, rows);
+}
+
+void LayerOperations::attend_decode(int layer, const DeviceRows &rows, bool any_length) {
+  const LayerSpec &spec = model_.layer(layer);
+  const AttentionSpec &a = spec.attention;
+  auto p = parameters<up_decode_attention>();
+  p.max_key_rows = any_length ? max_tokens_ : rows.decode_keys;
+  p.heads = a.heads;
+  p.kv_heads = a.kv_heads;
+  p.head_dim = a.head_dim;
+  p.scale = a.scale;
+  p.soft_cap = a.soft_cap;
+  p.query_row_stride = p.output_row_stride = a.query_width();
+  p.query_head_stride = p.output_head_stride = a.head_dim;
+  // As many requests a call as the workspace has room for.
+  p.requests = 1;
+  const size_t one = device_.workspace(decode_attention_workspace, p);
+  const auto fitting = std::max<size_t>(1, activations_.scratch.bytes() / std::max<size_t>(one, 1));
+  const int most = static_cast<int>(std::min<size_t>(fitting, kDecodeRequests));
+  for (int first = 0; first < rows.decode_rows; first += most) {
+    p.requests = std::min(most, rows.decode_rows - first);
+    p.queries = queries(layer, first);
+    p.output = attended(layer, first);
+    p.keys = pool_.keys(layer, rows.slots + first);
+    p.values = pool_.values(layer, rows.slots + first);
+    p.begin = spec.mixer == Mixer::sliding ? rows.first_visible + first : nullptr;
+    p.end = rows.ends + first;
+    device_.run(cuda::attend_decode, &p, activations_.scratch.as<void>(), activations_.scratch.bytes());
+  }
+}
+
+void LayerOperations::attend_prefill(int layer, const DeviceRows &rows) {
+  const LayerSpec &spec = model_.layer(layer);
+  const AttentionSpec &a = spec.attention;
+  auto p = parameters<up_prefill_attention>();
+  p.requests = rows.prefill_groups;
+  p.max_query_rows = rows.rows;
+  p.max_key_rows = rows.prefill_keys;
+  p.heads = a.heads;
+  p.kv_heads = a.kv_heads;
+  p.head_dim = a.head_dim;
+  p.scale = a.scale;
+  p.soft_cap = a.soft_cap;
+  p.queries = queries(layer, 0);
+  p.output = attended(layer, 0);
+  p.query_row_stride = p.output_row_stride = a.query_width();
+  p.query_head_stride = p.output_head_stride = a.head_dim;
+  p.keys = pool_.keys(layer, rows.group_slots);
+  p.values = pool_.values(layer, rows.group_slots);
+  p.row_starts = rows.row_starts;
+  p.lo = spec.mixer == Mixer::sliding ? rows.first_visible : nullptr;
+  p.hi = rows.places;
+  device_.run(cuda::attend_prefill, &p, activations_.scratch.as<void>(), activations_.scratch.bytes());
+}
+
+void LayerOperations::apply_gate(Rows tile, int layer) {
+  const AttentionSpec &a = model_.layer(layer).attention;
+  auto p = parameters<up_output_gate>();
+  p.rows = tile.count;
+  p.heads = a.heads;
+  p.head_dim = a.head_dim;
+  p.gate = gates(layer, tile.begin);
+  p.gate_row_stride = p.attended_row_stride = a.query_width();
+  p.gate_head_stride = p.attended_head_stride = a.head_dim;
+  p.attended = attended(layer, tile.begin);
+  device_.run(cuda::apply_gate, &p);
+}
+
+void LayerOperations::activate(Rows tile, int layer) {
+  const MlpSpec &mlp = model_.layer(layer).mlp;
+  auto p = parameters<up_gated_activation>();
+  p.activation = mlp.activation == Activation::silu ? UP_SILU : UP_GELU_TANH;
+  p.rows = tile.count;
+  p.inner = mlp.inner;
+  p.input = activations_.scratch.as();
+  p.input_stride = 2 * int64_t{mlp.inner};
+  p.output = activations_.scratch.as();  // over the gate
+  p.output_stride = p.input_stride;
+  device_.run(cuda::activate, &p);
+}
+
+void LayerOperations::select(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, up_rule rule,
+                             const int32_t *length, const uint64_t *p_q32, uint32_t *bitmap, int32_t *kept_length,
+                             int32_t *fallback) {
+  const AttentionSpec &a = model_.layer(layer).attention;
+  if (shape.block != 64) up::fail(UP_INVALID_ARGUMENT, "select", "block is ", shape.block, ": the CUDA backend has 64");
+  auto p = parameters<up_selection>();
+  p.requests = 1;
+  p.heads = a.heads;
+  p.kv_heads = a.kv_heads;
+  p.head_dim = a.head_dim;
+  p.max_rows = shape.rows;
+  p.block = shape.block;
+  p.sink = shape.sink;
+  p.last_q = query_rows;
+  p.rule = rule;
+  p.scale = a.scale;
+  p.soft_cap = a.soft_cap;
+  p.queries = queries(layer, first_query);
+  p.query_row_stride = a.query_width();
+  p.query_head_stride = a.head_dim;
+  p.query_request_stride = query_rows * p.query_row_stride;
+  p.keys = pool_.keys_of(layer, slot);
+  p.lengths = length;
+  p.p_q32 = p_q32;
+  p.bitmaps = bitmap;
+  p.kept_lengths = kept_length;
+  p.fallbacks = fallback;
+  const size_t workspace = aligned_bytes(device_.workspace(selection_workspace, p));
+  p.kept = activations_.scratch.as<int32_t>(workspace);
+  device_.run(cuda::select, &p, activations_.scratch.as<void>(), workspace);
+}
+
+}  // namespace up::cuda
