@@ -31,7 +31,7 @@
 extern "C" {
 #endif
 
-#define UP_ABI_VERSION 1
+#define UP_ABI_VERSION 2
 
 /* The ABI version of the library that was loaded; compare with UP_ABI_VERSION. */
 UP_API int32_t up_abi_version(void);

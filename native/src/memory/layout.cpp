@@ -15,7 +15,7 @@ template <class... Parts>
   fail(UP_INVALID_ARGUMENT, phase, detail...);
 }
 
-Table read_table(const Fields &from, int layers, int segments) {
+Table read_table(const Fields &from, int layers, int segments, int layers_per_slab) {
   Table out;
   out.segment = from.integer("segment", 0, segments - 1);
   out.kind = static_cast<TableKind>(from.choice("kind", {"full", "sliding", "carry"}));
@@ -26,6 +26,8 @@ Table read_table(const Fields &from, int layers, int segments) {
     out.layers.push_back(static_cast<int>(layer.integer));
   }
   out.window = from.integer("window", 0, INT32_MAX);
+  // Rows of another size than most fill a slab with fewer layers.
+  out.layers_per_slab = from.has("layersPerSlab") ? from.integer("layersPerSlab", 1, layers) : layers_per_slab;
   out.slabs_per_page = from.integer("slabsPerPage", 1, 1 << 20);
   return out;
 }
@@ -56,8 +58,8 @@ void place_layers(Layout &layout, const ModelTable &model, const ElementBytes &e
                table.layers[0], " ", row_width(model, table.layers[0]));
       }
       const int64_t page_elements = int64_t{layout.page_size} * row_width(model, layer);
-      const int within = static_cast<int>(i) % layout.layers_per_slab;
-      place = {static_cast<int>(t), static_cast<int>(i) / layout.layers_per_slab, 2 * within * page_elements};
+      const int within = static_cast<int>(i) % table.layers_per_slab;
+      place = {static_cast<int>(t), static_cast<int>(i) / table.layers_per_slab, 2 * within * page_elements};
       if (place.slab >= table.slabs_per_page || (place.offset + 2 * page_elements) * elements.kv > layout.slab_bytes) {
         refuse("tables[", t, "]: a page of ", table.slabs_per_page, " slabs of ", layout.slab_bytes, " bytes does not hold layer ",
                layer);
@@ -96,7 +98,7 @@ Layout parse_layout(std::string_view json, const ModelTable &model, const Elemen
   Layout out;
   out.page_size = root.integer("pageSize", 64, max_page_size);
   if (out.page_size % 64 != 0) refuse("layout.pageSize is ", out.page_size, ", no multiple of 64");
-  out.layers_per_slab = root.integer("layersPerSlab", 1, layers);
+  const int layers_per_slab = root.integer("layersPerSlab", 1, layers);
   const double bytes = root.number("slabBytes");
   if (!(bytes >= 1 && bytes <= 0x1p40)) refuse("layout.slabBytes is ", bytes);
   out.slab_bytes = static_cast<int64_t>(bytes);
@@ -112,7 +114,7 @@ Layout parse_layout(std::string_view json, const ModelTable &model, const Elemen
   if (next != layers) refuse("the segments end with layer ", next - 1, ", the model has ", layers, " layers");
   for (const Json &item : root.array("tables")) {
     const size_t t = out.tables.size();
-    out.tables.push_back(read_table(Fields(item, text("tables[", t, ']'), phase), layers, out.last_segment() + 1));
+    out.tables.push_back(read_table(Fields(item, text("tables[", t, ']'), phase), layers, out.last_segment() + 1, layers_per_slab));
     Segment &segment = out.segments[static_cast<size_t>(out.tables[t].segment)];
     if (out.tables[t].kind == TableKind::carry) segment.carry = static_cast<int>(t);
     else segment.attention.push_back(static_cast<int>(t));

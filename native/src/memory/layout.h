@@ -16,6 +16,7 @@ struct Table {
   TableKind kind = TableKind::full;
   std::vector<int> layers;  // whose K/V it holds, ascending; a carry has none
   int window = 0;           // rows that a sliding layer sees
+  int layers_per_slab = 0;
   int slabs_per_page = 0;
 };
 
@@ -35,7 +36,6 @@ struct LayerPlace {
 
 struct Layout {
   int page_size = 0;
-  int layers_per_slab = 0;
   int64_t slab_bytes = 0;
   int64_t state_slot_bytes = 0;
   std::vector<Segment> segments;
