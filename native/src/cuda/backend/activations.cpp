@@ -66,7 +66,55 @@ size_t sampling_bytes(int rows, int vocab_size) {
   return 2 * logits + aligned_bytes(bytes);
 }
 
+size_t layer_scratch(const LayerSpec &layer, const BackendOptions &options, int hidden, int rows, int tile_rows, bool drops) {
+  size_t bytes = layer.mlp.is_moe() ? ExpertScratch(layer.mlp, hidden, tile_rows).end : bf16_rows(tile_rows, 2 * int64_t{layer.mlp.inner});
+  if (!layer.is_attention()) return std::max(bytes, DeltaScratch(layer.delta, tile_rows, options.slots).end);
+  const AttentionSpec &a = layer.attention;
+  const int projected = a.query_width() * (a.output_gate ? 2 : 1) + 2 * a.kv_width();
+  bytes = std::max({bytes, bf16_rows(tile_rows, projected_stride(projected)), attention_bytes(a, options, rows)});
+  return drops && layer.mixer == Mixer::full ? std::max(bytes, selection_bytes(a, options)) : bytes;
+}
+
 }  // namespace
+
+DeltaScratch::DeltaScratch(const DeltaSpec &d, int rows, int requests) {
+  const auto gates = aligned_bytes(static_cast<size_t>(rows) * static_cast<size_t>(d.value_heads) * sizeof(float));
+  convolved = bf16_rows(rows, projected_stride(d.projected_width()));
+  decay = convolved + bf16_rows(rows, d.conv_width());
+  beta = decay + gates;
+  workspace = beta + gates;
+  up_delta_prefill p{};
+  p.dtype = UP_BF16;
+  p.requests = requests;
+  p.max_rows = rows;
+  p.key_heads = d.key_heads;
+  p.value_heads = d.value_heads;
+  p.key_dim = d.key_dim;
+  p.value_dim = d.value_dim;
+  size_t bytes = 0;
+  delta_prefill_workspace(&p, &bytes, nullptr);
+  end = workspace + aligned_bytes(bytes);
+}
+
+ExpertScratch::ExpertScratch(const MlpSpec &m, int hidden, int rows) {
+  const auto choices = aligned_bytes(static_cast<size_t>(rows) * static_cast<size_t>(m.top_k) * sizeof(int32_t));
+  router = 0;
+  chosen = router + bf16_rows(rows, projected_stride(m.experts + 1));
+  weights = chosen + choices;
+  shared_inner = weights + choices;
+  shared = shared_inner + bf16_rows(rows, 2 * int64_t{m.shared_inner});
+  workspace = shared + (m.shared_inner > 0 ? bf16_rows(rows, hidden) : 0);
+  up_moe p{};
+  p.dtype = UP_BF16;
+  p.rows = rows;
+  p.hidden = hidden;
+  p.inner = m.inner;
+  p.experts = m.experts;
+  p.top_k = m.top_k;
+  size_t bytes = 0;
+  moe_workspace(&p, &bytes, nullptr);
+  end = workspace + aligned_bytes(bytes);
+}
 
 ActivationSizes::ActivationSizes(const ModelTable &model, const BackendOptions &options)
     : rows(options.max_rows + options.last_q),
@@ -74,17 +122,15 @@ ActivationSizes::ActivationSizes(const ModelTable &model, const BackendOptions &
       logits_rows(std::min(options.max_rows, most_logits_rows)),
       hidden(model.hidden_size) {
   scratch_bytes = std::max(bf16_rows(options.max_rows, hidden), sampling_bytes(logits_rows, model.vocab_size));
-  bool drops = options.layout.last_segment() > 0;
+  const bool drops = options.layout.last_segment() > 0;
   for (int i = 0; i < model.layer_count(); i++) {
     const LayerSpec &layer = model.layer(i);
-    const AttentionSpec &a = layer.attention;
     mixed |= layer.post_norms || layer.mlp.is_moe();
-    gates |= a.output_gate;
-    query_width = std::max(query_width, a.query_width());
-    attended_width = std::max(attended_width, a.query_width());
-    const int projected = a.query_width() * (a.output_gate ? 2 : 1) + 2 * a.kv_width();
-    scratch_bytes = std::max({scratch_bytes, bf16_rows(tile_rows, projected_stride(projected)), bf16_rows(tile_rows, 2 * int64_t{layer.mlp.inner}),
-                              attention_bytes(a, options, rows), drops ? selection_bytes(a, options) : 0});
+    gates |= layer.is_attention() && layer.attention.output_gate;
+    const int attended = layer.is_attention() ? layer.attention.query_width() : layer.delta.value_width();
+    if (layer.is_attention()) query_width = std::max(query_width, attended);
+    attended_width = std::max(attended_width, attended);
+    scratch_bytes = std::max(scratch_bytes, layer_scratch(layer, options, hidden, rows, tile_rows, drops));
   }
 }
 

@@ -34,6 +34,18 @@ struct Activations {
   DeviceBuffer residual, queries, gates, attended, normed, mixed, scratch;
 };
 
+// Parts of scratch that a tile of a delta layer, or of experts, takes; offsets in bytes.
+struct DeltaScratch {
+  size_t convolved, decay, beta, workspace, end;
+
+  DeltaScratch(const DeltaSpec &delta, int rows, int requests);
+};
+struct ExpertScratch {
+  size_t router, chosen, weights, shared_inner, shared, workspace, end;
+
+  ExpertScratch(const MlpSpec &mlp, int hidden, int rows);
+};
+
 // Rows of logits have this many elements from one to the next.
 constexpr int64_t logits_stride(int vocab_size) { return (vocab_size + 7) / 8 * 8; }
 // The same of a projection with n columns.

@@ -28,7 +28,8 @@ CudaBackend::CudaBackend(std::shared_ptr<const Checkpoint> checkpoint, const Bac
   buffer_pool_ = std::make_shared<StepBufferPool>();
   activations_ = std::make_unique<Activations>(*device_, sizes);
   ring_ = std::make_unique<UploadRing>(*device_, upload_ring_bytes);
-  tables_ = std::make_unique<RowTables>(*device_, row_tables_kept, sizes.rows, options_.slots);
+  tables_ = std::make_unique<RowTables>(*device_, row_tables_kept, sizes.rows, options_.slots,
+                                        options_.layout.has_states() ? options_.state_slots_of : nullptr);
   sampler_ = std::make_unique<TokenSampler>(*device_, model.vocab_size, options_.slots, sizes.logits_rows);
   graphs_ = std::make_unique<DecodeGraphs>(*device_, options_);
   const size_t results = static_cast<size_t>(options_.slots) * static_cast<size_t>(selection_words(options_) + 2) * sizeof(uint32_t);
@@ -53,6 +54,7 @@ std::string CudaBackend::name() const { return text("cuda (", device_->name(), "
 void CudaBackend::begin(const MemoryChanges &changes) {
   device_->use();
   noting_ = false;
+  layers_->begin();
   buffers_ = buffer_pool_->take(*device_);
   device_->check(cudaEventRecord(buffers_->begin.get(), device_->stream()), "begin step");
   pool_->apply(changes, *ring_);
@@ -124,7 +126,9 @@ void CudaBackend::carry_out(const Operation &op, const Inputs &inputs, bool any_
       break;
     case Operation::attend: layers_->attend(op.layer, inputs.rows, any_length); break;
     case Operation::apply_gate: layers_->apply_gate(op.rows, op.layer); break;
+    case Operation::recur: layers_->recur(op.rows, op.layer, inputs.rows, *ring_); break;
     case Operation::activate: layers_->activate(op.rows, op.layer); break;
+    case Operation::experts: layers_->experts(op.rows, op.layer); break;
   }
 }
 
@@ -166,9 +170,9 @@ void CudaBackend::attend(int layer, const RowTable &rows) { operate({Operation::
 void CudaBackend::apply_gate(Rows tile, int layer) { operate({Operation::apply_gate, tile, layer}); }
 void CudaBackend::activate(Rows tile, int layer) { operate({Operation::activate, tile, layer}); }
 
-// Models with these layers are refused when they are loaded.
-void CudaBackend::recur(Rows, int layer, const RowTable &) { fail(UP_INTERNAL, "recur", "layer ", layer, " has no recurrence"); }
-void CudaBackend::experts(Rows, int layer) { fail(UP_INTERNAL, "run experts", "layer ", layer, " has none"); }
+void CudaBackend::experts(Rows tile, int layer) { operate({Operation::experts, tile, layer}); }
+
+void CudaBackend::recur(Rows tile, int layer, const RowTable &rows) { operate({Operation::recur, tile, layer}, &rows); }
 
 std::vector<SelectionOutcome> CudaBackend::select(int layer, std::span<const SelectionTask> tasks, up_rule rule) {
   end_tape(false);

@@ -27,7 +27,9 @@ size_t DecodeGraphs::reserved_bytes(const BackendOptions &options) {
 }
 
 DecodeGraphs::DecodeGraphs(Device &device, const BackendOptions &options)
-    : device_(device), most_rows_(std::min(most_decode_rows, std::min(options.slots, options.max_rows))) {
+    : device_(device),
+      state_slots_of_(options.layout.has_states() ? options.state_slots_of : nullptr),
+      most_rows_(std::min(most_decode_rows, std::min(options.slots, options.max_rows))) {
   const size_t bytes = static_cast<size_t>(most_inputs + 1) * elements_of(most_rows_) * sizeof(int32_t);
   inputs_ = DeviceBuffer(device, bytes, "the inputs of decode steps");
   for (Staging &each : staging_) each = {PinnedBuffer(device, bytes, "the inputs of decode steps"), Event(device, false)};
@@ -83,7 +85,8 @@ void DecodeGraphs::send_inputs() {
   for (size_t i = 0; i < order_.size(); i++) {
     const size_t at = (i + 1) * each;
     if (order_[i] >= 0) {
-      laid_out_[i] = lay_out(tables_[static_cast<size_t>(order_[i])], bucket_, device + at, table);
+      const RowTable &rows = this->table(static_cast<int>(i));
+      laid_out_[i] = lay_out(rows, states_of(rows, state_slots_of_), bucket_, device + at, table);
       std::copy(table.begin(), table.end(), host + at);
     } else {
       const Carry &carry = this->carry(static_cast<int>(i));

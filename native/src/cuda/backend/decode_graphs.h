@@ -19,7 +19,7 @@
 namespace up::cuda {
 
 struct Operation {
-  enum Kind : int32_t { embed, write_carry, norm, add_normed, linear, rotate_and_write, attend, apply_gate, activate };
+  enum Kind : int32_t { embed, write_carry, norm, add_normed, linear, rotate_and_write, attend, apply_gate, recur, activate, experts };
   Kind kind;
   Rows rows;
   int32_t layer = 0;
@@ -68,6 +68,7 @@ class DecodeGraphs {
   void capture(Graph &graph, const std::function<void()> &calls);
 
   Device &device_;
+  const std::vector<int32_t> *state_slots_of_;
   const int most_rows_;
   DeviceBuffer inputs_;
   struct Staging {

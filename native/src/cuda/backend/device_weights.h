@@ -34,8 +34,24 @@ struct LayerWeights {
   const uint16_t *q_norm = nullptr;
   const uint16_t *k_norm = nullptr;
   Matrix o;
+
+  // Gated DeltaNet
+  Matrix delta_in;   // [q | k | v | z | b | a]
+  Matrix delta_out;
+  const uint16_t *conv = nullptr;   // [conv width, kernel]
+  const float *a_log = nullptr;     // [value heads]
+  const float *dt_bias = nullptr;   // [value heads]
+  const uint16_t *delta_norm = nullptr;
+
   Matrix gate_up;
   Matrix down;
+
+  // Experts
+  Matrix router;  // [experts, hidden], and the gate of the shared expert as one more row
+  const uint16_t *expert_gate_up = nullptr;  // [experts, 2 · inner, hidden]
+  const uint16_t *expert_down = nullptr;     // [experts, hidden, inner]
+  Matrix shared_gate_up;
+  Matrix shared_down;
 };
 
 class DeviceWeights {

@@ -31,12 +31,20 @@ KvPool::KvPool(Device &device, const ModelTable &model, const BackendOptions &op
       slots_(options.slots),
       pages_(options.layout.pages_for(options.max_tokens)),
       tables_(device, table_bytes(options), "the page tables"),
-      memory_(device, (static_cast<size_t>(slabs) + 1) * static_cast<size_t>(options.layout.slab_bytes), "the slabs") {
+      memory_(device, (static_cast<size_t>(slabs) + 1) * static_cast<size_t>(options.layout.slab_bytes), "the slabs"),
+      state_slots_(options.state_slots),
+      states_(device, static_cast<size_t>(options.state_slots) * static_cast<size_t>(options.layout.state_slot_bytes), "the states") {
   int64_t next = 0;
   for (const Table &table : layout_.tables) {
     first_cells_.push_back(next);
     next += int64_t{table.slabs_per_page} * slots_ * pages_;
   }
+  size_t state = 0;
+  for (const LayerSpec &layer : model.layers) {
+    state_offsets_.push_back(state);
+    if (!layer.is_attention()) state += static_cast<size_t>(delta_state_bytes(layer.delta, 2));
+  }
+  if (!states_.empty()) device_.clear(states_.as(), 0, states_.bytes(), "clear states");
   // Zeros also where nothing was written yet: masked keys are multiplied by 0, which garbage need not survive.
   device_.clear(memory_.as(), 0, memory_.bytes(), "clear slabs");
   std::vector<int32_t> none(static_cast<size_t>(next), slabs_);
@@ -72,6 +80,31 @@ void KvPool::apply(const MemoryChanges &changes, UploadRing &ring) {
   const auto bytes = static_cast<size_t>(layout_.slab_bytes);
   for (const auto &[source, target] : changes.copies)
     device_.copy(memory_.as(static_cast<size_t>(target) * bytes), memory_.as(static_cast<size_t>(source) * bytes), bytes, "copy slab");
+  const auto state_bytes = static_cast<size_t>(layout_.state_slot_bytes);
+  for (const MemoryChanges::State &each : changes.states) {
+    std::byte *const target = states_.as(static_cast<size_t>(each.target) * state_bytes);
+    if (each.change == MemoryChanges::StateChange::zero)
+      device_.clear(target, 0, state_bytes, "clear state");
+    else
+      device_.copy(target, states_.as(static_cast<size_t>(each.source) * state_bytes), state_bytes, "copy state");
+  }
+}
+
+up_states KvPool::states(int layer, const int32_t *state_slots) const {
+  up_states out{};
+  out.data = states_.as<void>(state_offsets_[static_cast<size_t>(layer)]);
+  out.stride = layout_.state_slot_bytes / 4;
+  out.slots = state_slots_;
+  out.source_slots = out.target_slots = state_slots;
+  return out;
+}
+
+up_states KvPool::conv_states(int layer, const int32_t *state_slots) const {
+  const DeltaSpec &d = model_.layer(layer).delta;
+  up_states out = states(layer, state_slots);
+  out.data = static_cast<std::byte *>(out.data) + size_t{4} * static_cast<size_t>(d.value_heads) * static_cast<size_t>(d.key_dim * d.value_dim);
+  out.stride = layout_.state_slot_bytes / 2;
+  return out;
 }
 
 up_kv KvPool::plane(int layer, bool values, const int32_t *slots) const {

@@ -26,7 +26,7 @@ class KvPool {
   int slabs() const { return slabs_; }
   size_t bytes() const { return memory_.bytes(); }
 
-  // Tables, then copies.
+  // Tables, then copies, then states.
   void apply(const MemoryChanges &changes, UploadRing &ring);
 
   // A layer's K or V, request b's being those of slot slots[b] (on the device).
@@ -35,6 +35,11 @@ class KvPool {
   // The same of one slot, as the only request.
   up_kv keys_of(int layer, int slot) const;
   CarryPages carry(int segment) const;
+
+  // A delta layer's recurrent states (f32) and, behind each, its convolution's (bf16), of requests whose state slots are given.
+  up_states states(int layer, const int32_t *state_slots) const;
+  up_states conv_states(int layer, const int32_t *state_slots) const;
+  size_t state_bytes() const { return states_.bytes(); }
 
  private:
   up_kv plane(int layer, bool values, const int32_t *slots) const;
@@ -47,6 +52,9 @@ class KvPool {
   std::vector<int64_t> first_cells_;  // [tables]
   DeviceBuffer tables_;
   DeviceBuffer memory_;
+  const int state_slots_;
+  std::vector<size_t> state_offsets_;  // [layers] of a delta layer's state in a state slot
+  DeviceBuffer states_;
   std::vector<TableCell> cells_;
 };
 

@@ -3,19 +3,12 @@
 #include <algorithm>
 
 #include "cuda/attention/decode_attention.h"
+#include "cuda/backend/parameters.h"
 #include "cuda/common/operators.h"
 #include "weights/rope.h"
 
 namespace up::cuda {
 namespace {
-
-template <class Parameters>
-Parameters parameters() {
-  Parameters p{};
-  p.size = sizeof p;
-  p.dtype = UP_BF16;
-  return p;
-}
 
 std::vector<RopeSpec> distinct_ropes(const ModelTable &model) {
   std::vector<RopeSpec> out;
@@ -35,15 +28,24 @@ template <class... Parts>
   up::fail(UP_UNSUPPORTED_MODEL, "check model for CUDA", parts...);
 }
 
-void check_layer(const LayerSpec &layer, int index) {
-  const auto refuse = [&](const auto &...parts) { unsupported("layers[", index, "]", parts...); };
+void check_layer(const LayerSpec &layer, int hidden, int index) {
+  const auto refuse = [&](const auto &...parts) { unsupported("layers[", index, "]", parts..., " are what the CUDA backend has"); };
   const AttentionSpec &a = layer.attention;
-  if (!layer.is_attention()) refuse(".mixer.kind is delta: the CUDA backend has full and sliding attention");
-  if (layer.mlp.is_moe()) refuse(".mlp.kind is moe: the CUDA backend has gated MLPs");
-  if (a.head_dim != 64 && a.head_dim != 128 && a.head_dim != 256)
-    refuse(".mixer.headDim is ", a.head_dim, ": the CUDA backend has 64, 128 and 256");
-  if (a.rope.dim % 16 != 0) refuse(".mixer.rope.dim is ", a.rope.dim, ": the CUDA backend has multiples of 16");
-  if (layer.mlp.inner % 8 != 0) refuse(".mlp.inner is ", layer.mlp.inner, ": the CUDA backend has multiples of 8");
+  if (layer.is_attention()) {
+    if (a.head_dim != 64 && a.head_dim != 128 && a.head_dim != 256) refuse(".mixer.headDim is ", a.head_dim, ": 64, 128 and 256");
+    if (a.rope.dim % 16 != 0) refuse(".mixer.rope.dim is ", a.rope.dim, ": multiples of 16");
+  } else {
+    const DeltaSpec &d = layer.delta;
+    if ((d.key_dim != 64 && d.key_dim != 128) || (d.value_dim != 64 && d.value_dim != 128))
+      refuse(".mixer.keyDim is ", d.key_dim, " and valueDim ", d.value_dim, ": 64 and 128");
+    if (d.conv_kernel > 4) refuse(".mixer.convKernel is ", d.conv_kernel, ": 2 to 4");
+  }
+  const MlpSpec &m = layer.mlp;
+  if (m.inner % (m.is_moe() ? 64 : 8) != 0) refuse(".mlp.inner is ", m.inner, ": multiples of ", m.is_moe() ? 64 : 8);
+  if (m.shared_inner % 8 != 0) refuse(".mlp.sharedInner is ", m.shared_inner, ": multiples of 8");
+  if (m.is_moe() && hidden % 64 != 0) refuse(".mlp.kind is moe with hiddenSize ", hidden, ": multiples of 64");
+  if (m.experts > 1024) refuse(".mlp.experts is ", m.experts, ": 1 to 1024");
+  if (m.top_k > 32) refuse(".mlp.topK is ", m.top_k, ": 1 to 32");
 }
 
 }  // namespace
@@ -51,7 +53,7 @@ void check_layer(const LayerSpec &layer, int index) {
 void LayerOperations::check_supported(const ModelTable &model, const BackendOptions &options) {
   if (model.hidden_size % 8 != 0 || model.hidden_size > 16384)
     unsupported("hiddenSize is ", model.hidden_size, ": the CUDA backend has multiples of 8 up to 16384");
-  for (int i = 0; i < model.layer_count(); i++) check_layer(model.layer(i), i);
+  for (int i = 0; i < model.layer_count(); i++) check_layer(model.layer(i), model.hidden_size, i);
   const int page = options.layout.page_size;
   if (page != 64 && page != 128 && page != 256)
     up::fail(UP_INVALID_ARGUMENT, "check layout for CUDA", "pageSize is ", page, ": the CUDA backend has 64, 128 and 256");
@@ -113,6 +115,8 @@ Matrix LayerOperations::matrix(int layer, MatrixKind kind) const {
     case MatrixKind::o: return w.o;
     case MatrixKind::gate_up: return w.gate_up;
     case MatrixKind::down: return w.down;
+    case MatrixKind::delta_in: return w.delta_in;
+    case MatrixKind::delta_out: return w.delta_out;
     default: break;
   }
   up::fail(UP_INTERNAL, "multiply matrices", "layer ", layer, " has no matrix ", static_cast<int>(kind));
@@ -125,7 +129,9 @@ uint16_t *LayerOperations::gates(int layer, int row) const {
   return activations_.gates.as<uint16_t>() + int64_t{row} * model_.layer(layer).attention.query_width();
 }
 uint16_t *LayerOperations::attended(int layer, int row) const {
-  return activations_.attended.as<uint16_t>() + int64_t{row} * model_.layer(layer).attention.query_width();
+  const LayerSpec &spec = model_.layer(layer);
+  const int width = spec.is_attention() ? spec.attention.query_width() : spec.delta.value_width();
+  return activations_.attended.as<uint16_t>() + int64_t{row} * width;
 }
 
 void LayerOperations::embed(Rows rows, const int32_t *tokens, const int32_t *last_tokens) {
@@ -145,6 +151,7 @@ void LayerOperations::embed(Rows rows, const int32_t *tokens, const int32_t *las
 }
 
 void LayerOperations::move_rows(const int32_t *from, int count, int to) {
+  add_due_sum();
   // By way of scratch: a row may have to go where another one still lies.
   const int64_t row_bytes = int64_t{2} * hidden_;
   launch_gather_rows(residual(0), from, activations_.scratch.as(), count, row_bytes, device_.stream());
@@ -153,11 +160,13 @@ void LayerOperations::move_rows(const int32_t *from, int count, int to) {
 }
 
 void LayerOperations::read_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows) {
+  add_due_sum();
   launch_read_carry(pool_.carry(segment), slots, carry_rows, residual(rows.begin), rows.count, int64_t{2} * hidden_, device_.stream());
   device_.check_launch("read carry rows");
 }
 
 void LayerOperations::write_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows) {
+  add_due_sum();
   launch_write_carry(pool_.carry(segment), slots, carry_rows, residual(rows.begin), rows.count, int64_t{2} * hidden_, device_.stream());
   device_.check_launch("write carry rows");
 }
@@ -165,6 +174,10 @@ void LayerOperations::write_carry(Rows rows, int segment, const int32_t *slots, 
 void LayerOperations::norm(Rows tile, int layer, Norm norm) {
   const bool is_final = norm == Norm::final;
   const NormSpec &spec = is_final ? model_.final_norm : model_.layer(layer).norm;
+  const uint16_t *weight =
+      is_final ? weights_.final_norm() : norm == Norm::mlp ? weights_.layer(layer).mlp_norm : weights_.layer(layer).input_norm;
+  if (sum_.layer >= 0 && sum_.tile.begin == tile.begin && sum_.tile.count == tile.count) return add_and_norm(&spec, weight);
+  add_due_sum();
   auto p = parameters<up_rms_norm>();
   p.rows = tile.count;
   p.width = hidden_;
@@ -172,39 +185,76 @@ void LayerOperations::norm(Rows tile, int layer, Norm norm) {
   p.weight_offset = spec.offset;
   p.input = residual(tile.begin);
   p.input_stride = hidden_;
-  p.weight = is_final ? weights_.final_norm() : norm == Norm::mlp ? weights_.layer(layer).mlp_norm : weights_.layer(layer).input_norm;
+  p.weight = weight;
   p.output = activations_.normed.as();
   p.output_stride = hidden_;
   device_.run(normalise, &p);
 }
 
 void LayerOperations::add_normed(Rows tile, int layer, Norm norm) {
-  const NormSpec &spec = model_.layer(layer).norm;
-  const LayerWeights &w = weights_.layer(layer);
+  add_due_sum();
+  sum_ = {tile, layer, norm};
+}
+
+void LayerOperations::add_due_sum() {
+  if (sum_.layer >= 0) add_and_norm(nullptr, nullptr);
+}
+
+void LayerOperations::add_and_norm(const NormSpec *next, const uint16_t *next_weight) {
+  if (!sum_.normed) {
+    auto p = parameters<up_rms_norm>();
+    p.rows = sum_.tile.count;
+    p.width = hidden_;
+    p.input = activations_.mixed.as();
+    p.input_stride = p.addend_stride = p.sum_stride = p.output_stride = hidden_;
+    p.addend = p.sum = residual(sum_.tile.begin);
+    if (next != nullptr) {
+      p.eps = next->eps;
+      p.weight_offset = next->offset;
+      p.weight = next_weight;
+      p.output = activations_.normed.as();
+    }
+    sum_ = {};
+    device_.run(normalise, &p);
+    return;
+  }
+  const NormSpec &spec = model_.layer(sum_.layer).norm;
+  const LayerWeights &w = weights_.layer(sum_.layer);
   auto p = parameters<up_post_norm>();
-  p.rows = tile.count;
+  p.rows = sum_.tile.count;
   p.width = hidden_;
   p.eps = spec.eps;
   p.weight_offset = spec.offset;
   p.input = activations_.mixed.as();
   p.input_stride = hidden_;
-  p.weight = norm == Norm::post_mlp ? w.post_mlp_norm : w.post_attention_norm;
-  p.residual = residual(tile.begin);
+  p.weight = sum_.norm == Norm::post_mlp ? w.post_mlp_norm : w.post_attention_norm;
+  p.residual = residual(sum_.tile.begin);
   p.residual_stride = hidden_;
-  p.sum = residual(tile.begin);
+  p.sum = residual(sum_.tile.begin);
   p.sum_stride = hidden_;
+  if (next != nullptr) {
+    p.next_eps = next->eps;
+    p.next_weight_offset = next->offset;
+    p.next_weight = next_weight;
+    p.output = activations_.normed.as();
+    p.output_stride = hidden_;
+  }
+  sum_ = {};
   device_.run(cuda::add_normed, &p);
 }
 
 void LayerOperations::linear(Rows tile, int layer, MatrixKind kind) {
+  add_due_sum();
   const Matrix weights = matrix(layer, kind);
   Product p{&weights, activations_.normed.as(), hidden_, tile.count, activations_.scratch.as(), weights.n};
   switch (kind) {
     case MatrixKind::o:
+    case MatrixKind::delta_out:
     case MatrixKind::down: {
       const bool mixed = model_.layer(layer).post_norms;
-      p.in = kind == MatrixKind::o ? attended(layer, tile.begin) : activations_.scratch.as<uint16_t>();
-      p.in_stride = kind == MatrixKind::o ? weights.k : 2 * int64_t{weights.k};
+      // An MLP's activations lie where the gates were, beside the other half.
+      p.in = kind == MatrixKind::down ? activations_.scratch.as<uint16_t>() : attended(layer, tile.begin);
+      p.in_stride = kind == MatrixKind::down ? 2 * int64_t{weights.k} : weights.k;
       p.out = mixed ? activations_.mixed.as<uint16_t>() : residual(tile.begin);
       p.accumulate = !mixed;
       break;

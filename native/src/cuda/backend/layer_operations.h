@@ -23,6 +23,8 @@ class LayerOperations {
   // Bytes of the tables of rotary angles.
   static size_t angle_bytes(const ModelTable &model, int max_tokens);
 
+  // Forgets what a step before has left undone.
+  void begin() { sum_ = {}; }
   void embed(Rows rows, const int32_t *tokens, const int32_t *last_tokens);
   // residual[to + i] = residual[from[i]]; `from` on the device.
   void move_rows(const int32_t *from, int count, int to);
@@ -36,6 +38,8 @@ class LayerOperations {
   void attend(int layer, const DeviceRows &rows, bool any_length);
   void apply_gate(Rows tile, int layer);
   void activate(Rows tile, int layer);
+  void recur(Rows tile, int layer, const DeviceRows &rows, UploadRing &ring);
+  void experts(Rows tile, int layer);
 
   // A selection's workspace lies in scratch.
   void select(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, up_rule rule,
@@ -44,6 +48,13 @@ class LayerOperations {
   const float *logits() const { return activations_.scratch.as<const float>(); }
 
  private:
+  // residual[tile] += norm(mixed), or += mixed, put off: most often the norm of the same rows follows, and one kernel does both.
+  struct Sum {
+    Rows tile;
+    int layer = -1;  // −1: none is due
+    Norm norm = Norm::post_mlp;
+    bool normed = true;
+  };
   struct Angles {
     RopeSpec rope;
     DeviceBuffer memory;  // cosines, then sines
@@ -57,8 +68,12 @@ class LayerOperations {
   uint16_t *queries(int layer, int row) const;
   uint16_t *gates(int layer, int row) const;
   uint16_t *attended(int layer, int row) const;
+  void add_due_sum();
+  // The sum that is due, and the norm that follows it where there is one.
+  void add_and_norm(const NormSpec *next, const uint16_t *next_weight);
   void attend_decode(int layer, const DeviceRows &rows, bool any_length);
   void attend_prefill(int layer, const DeviceRows &rows);
+  void recur_rows(int layer, const DeviceRows &rows, Rows tile, const int32_t *starts, const struct DeltaScratch &scratch);
 
   Device &device_;
   const ModelTable &model_;
@@ -68,6 +83,7 @@ class LayerOperations {
   const KvPool &pool_;
   Matmul matmul_;
   std::vector<Angles> angles_;
+  Sum sum_;
 };
 
 }  // namespace up::cuda

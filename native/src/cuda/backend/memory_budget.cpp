@@ -20,7 +20,8 @@ std::string mebibytes(int64_t bytes) { return text(bytes >> 20, " MiB"); }
 
 size_t workspace_bytes(const ModelTable &model, const BackendOptions &options, const ActivationSizes &sizes) {
   return sizes.bytes() + KvPool::table_bytes(options) + LayerOperations::angle_bytes(model, options.max_tokens) + Matmul::workspace_bytes +
-         upload_ring_bytes + DecodeGraphs::reserved_bytes(options) + TokenSampler::count_bytes(model.vocab_size, options.slots) + slack;
+         upload_ring_bytes + DecodeGraphs::reserved_bytes(options) +
+         static_cast<size_t>(options.state_slots) * static_cast<size_t>(options.layout.state_slot_bytes) + TokenSampler::count_bytes(model.vocab_size, options.slots) + slack;
 }
 
 int count_slabs(Device &device, const ModelTable &model, const BackendOptions &options, const DeviceOptions &device_options,

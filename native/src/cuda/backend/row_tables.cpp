@@ -25,10 +25,19 @@ bool same_rows(const RowTable &a, const RowTable &b) {
 }
 
 size_t row_table_elements(int rows, int groups) {
-  return 4 * padded(static_cast<size_t>(rows)) + 2 * padded(static_cast<size_t>(groups)) + padded(static_cast<size_t>(groups) + 1);
+  const auto g = static_cast<size_t>(groups);
+  return 4 * padded(static_cast<size_t>(rows)) + 3 * padded(g) + 2 * padded(g + 1);
 }
 
-DeviceRows lay_out(const RowTable &table, int decode_rows, const int32_t *base, std::vector<int32_t> &out) {
+std::vector<int32_t> states_of(const RowTable &table, const std::vector<int32_t> *state_slots_of) {
+  std::vector<int32_t> out;
+  if (state_slots_of == nullptr) return out;
+  for (const RowGroup &group : table.groups) out.push_back((*state_slots_of)[static_cast<size_t>(group.slot)]);
+  return out;
+}
+
+DeviceRows lay_out(const RowTable &table, const std::vector<int32_t> &states, int decode_rows, const int32_t *base,
+                   std::vector<int32_t> &out) {
   DeviceRows d;
   d.decode_rows = std::max(decode_rows, table.decode_rows);
   d.rows = std::max(table.rows(), d.decode_rows);
@@ -73,29 +82,42 @@ DeviceRows lay_out(const RowTable &table, int decode_rows, const int32_t *base, 
     out[group_slots + i - first] = group.slot;
     d.prefill_keys = std::max(d.prefill_keys, table.places[static_cast<size_t>(group.first + group.rows) - 1] + 1);
   }
+  if (states.empty()) return d;
+
+  const size_t groups = std::max(table.groups.size(), static_cast<size_t>(d.decode_rows));
+  const size_t all = part(groups + 1, table.rows());
+  const size_t own = part(groups, -1);
+  d.all_starts = base + all;
+  d.states = base + own;
+  for (size_t i = 0; i < table.groups.size(); i++) out[all + i] = table.groups[i].first;
+  std::copy(states.begin(), states.end(), out.begin() + static_cast<ptrdiff_t>(own));
+  d.host_starts.assign(out.begin() + static_cast<ptrdiff_t>(all), out.begin() + static_cast<ptrdiff_t>(all + groups) + 1);
   return d;
 }
 
-RowTables::RowTables(Device &device, int count, int rows, int groups)
-    : elements_(row_table_elements(rows, groups)),
+RowTables::RowTables(Device &device, int count, int rows, int groups, const std::vector<int32_t> *state_slots_of)
+    : state_slots_of_(state_slots_of),
+      elements_(row_table_elements(rows, groups)),
       memory_(device, static_cast<size_t>(count) * elements_ * sizeof(int32_t), "the row tables"),
       entries_(static_cast<size_t>(count)) {}
 
 const DeviceRows &RowTables::find(const RowTable &table, UploadRing &ring) {
   clock_++;
+  std::vector<int32_t> states = states_of(table, state_slots_of_);
   for (Entry &entry : entries_) {
-    if (entry.used == 0 || !same_rows(entry.content, table)) continue;
+    if (entry.used == 0 || entry.states != states || !same_rows(entry.content, table)) continue;
     entry.used = clock_;
     return entry.rows;
   }
   const auto oldest = std::min_element(entries_.begin(), entries_.end(), [](const Entry &a, const Entry &b) { return a.used < b.used; });
   auto *const target = memory_.as<int32_t>(static_cast<size_t>(oldest - entries_.begin()) * elements_ * sizeof(int32_t));
   oldest->used = 0;  // should the upload fail
-  oldest->rows = lay_out(table, 0, target, laid_out_);
+  oldest->rows = lay_out(table, states, 0, target, laid_out_);
   if (laid_out_.size() > elements_)
     fail(UP_INTERNAL, "send row table", table.rows(), " rows of ", table.groups.size(), " groups do not fit");
   ring.upload_to(target, std::span<const int32_t>(laid_out_), "send row table");
   oldest->content = table;
+  oldest->states = std::move(states);
   oldest->used = clock_;
   return oldest->rows;
 }

@@ -24,19 +24,26 @@ struct DeviceRows {
   const int32_t *ends = nullptr;           // [decode rows] keys that they see
   const int32_t *row_starts = nullptr;     // [prefill groups + 1]
   const int32_t *group_slots = nullptr;    // [prefill groups]
+  const int32_t *all_starts = nullptr;     // [all groups + 1], the decode rows' first
+  const int32_t *states = nullptr;         // [all groups] state slots, −1: none
+  std::vector<int32_t> host_starts;        // all_starts
 };
 
 // Elements that a table of these capacities takes.
 size_t row_table_elements(int rows, int groups);
 
-// Lays `table` out in `out` as on the device; the result's pointers are those that it has there, from `base` on. Decode rows are
-// padded to `decode_rows` of them with rows of no slot, where there are no others.
-DeviceRows lay_out(const RowTable &table, int decode_rows, const int32_t *base, std::vector<int32_t> &out);
+// The state slots of a table's groups.
+std::vector<int32_t> states_of(const RowTable &table, const std::vector<int32_t> *state_slots_of);
+
+// Lays `table` and its groups' state slots out in `out` as on the device; the result's pointers are those that it has there, from
+// `base` on. Decode rows are padded to `decode_rows` of them with rows of no slot, where there are no others.
+DeviceRows lay_out(const RowTable &table, const std::vector<int32_t> &states, int decode_rows, const int32_t *base,
+                   std::vector<int32_t> &out);
 
 class RowTables {
  public:
   // `count` tables of at most `rows` rows and `groups` groups.
-  RowTables(Device &device, int count, int rows, int groups);
+  RowTables(Device &device, int count, int rows, int groups, const std::vector<int32_t> *state_slots_of);
 
   const DeviceRows &find(const RowTable &table, UploadRing &ring);
   size_t bytes() const { return memory_.bytes(); }
@@ -44,9 +51,11 @@ class RowTables {
  private:
   struct Entry {
     RowTable content;
+    std::vector<int32_t> states;
     DeviceRows rows;
     uint64_t used = 0;
   };
+  const std::vector<int32_t> *state_slots_of_;
   size_t elements_;  // of an entry
   DeviceBuffer memory_;
   std::vector<Entry> entries_;
