@@ -26,4 +26,11 @@ up_status embed(const up_embedding *p, void *stream, up_backend_error *error);
 up_status sampler_workspace(const up_sampler *p, size_t *bytes, up_backend_error *error);
 up_status sample(const up_sampler *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error);
 
+up_status add_normed(const up_post_norm *p, void *stream, up_backend_error *error);
+up_status edit_logits(const up_logit_edit *p, void *stream, up_backend_error *error);
+up_status apply_gate(const up_output_gate *p, void *stream, up_backend_error *error);
+
+up_status delta_prepare(const up_delta_input *p, void *stream, up_backend_error *error);
+up_status normalise_gated(const up_gated_norm *p, void *stream, up_backend_error *error);
+
 }  // namespace up::cuda

@@ -107,7 +107,7 @@ export interface NativeFailure extends Error {
 }
 
 /** UP_ABI_VERSION of the header that these types describe. */
-export const abiVersion = 1
+export const abiVersion = 2
 
 /** The addon's file: UNIPREFILL_NATIVE, or what `npm run build` leaves in native/build. */
 export const libraryPath = (environment: { readonly UNIPREFILL_NATIVE?: string | undefined } = process.env): string =>
