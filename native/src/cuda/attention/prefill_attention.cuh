@@ -70,12 +70,14 @@ __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const Pre
     const int rest = per_kv_head == 0 ? 0 : index % per_kv_head;
     const bool done = kv_head * a.group >= a.heads;
     const int head = kv_head * a.group + rest % a.group;
-    const PrefillItem item = done ? PrefillItem{} : a.schedule.items[rest / a.group];
+    // The item stays in shared memory for this warp too, whose registers are few.
+    const PrefillItem &item = shared.tasks[task.slot].item;
     if (lane == 0) {
-      shared.tasks[task.slot].item = item;
+      if (!done) shared.tasks[task.slot].item = a.schedule.items[rest / a.group];
       shared.tasks[task.slot].head = done ? -1 : head;
       barrier_arrive(&shared.task_full[task.slot]);
     }
+    __syncwarp();
     task.advance();
     if (done) return;
     if (item.tile_begin >= item.tile_end) continue;
@@ -379,10 +381,10 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   __syncthreads();
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // so that the compiler knows it is one for the warp
   if (warpgroup == 0) {
-    registers_release<40>();
+    registers_release<56>();
     if (threadIdx.x < 32) prefill_copy<T, D>(shared, a, &query_map, &key_map, &value_map);
   } else {
-    registers_claim<232>();
+    registers_claim<224>();
     prefill_compute<T, D>(shared, a, warpgroup - 1);
   }
 }

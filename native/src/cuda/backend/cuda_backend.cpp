@@ -37,6 +37,7 @@ CudaBackend::CudaBackend(std::shared_ptr<const Checkpoint> checkpoint, const Bac
   selected_ = PinnedBuffer(*device_, results, "the selections");
   pool_ = std::make_unique<KvPool>(*device_, model, options_, slabs);
   layers_ = std::make_unique<LayerOperations>(*device_, model, options_, *weights_, *activations_, *pool_);
+  layers_->tune(options_.split_layers);
   device_->wait("make backend");
   memory_.slabs = slabs;
   memory_.weights = static_cast<int64_t>(weights_->bytes());

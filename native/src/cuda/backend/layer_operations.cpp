@@ -30,6 +30,8 @@ template <class... Parts>
 
 void check_layer(const LayerSpec &layer, int hidden, int index) {
   const auto refuse = [&](const auto &...parts) { unsupported("layers[", index, "]", parts..., " are what the CUDA backend has"); };
+  if (!layer.is_attention()) refuse(".mixer.kind is delta: full and sliding");
+  if (layer.mlp.is_moe()) refuse(".mlp.kind is moe: gated");
   const AttentionSpec &a = layer.attention;
   if (layer.is_attention()) {
     if (a.head_dim != 64 && a.head_dim != 128 && a.head_dim != 256) refuse(".mixer.headDim is ", a.head_dim, ": 64, 128 and 256");
@@ -243,10 +245,8 @@ void LayerOperations::add_and_norm(const NormSpec *next, const uint16_t *next_we
   device_.run(cuda::add_normed, &p);
 }
 
-void LayerOperations::linear(Rows tile, int layer, MatrixKind kind) {
-  add_due_sum();
-  const Matrix weights = matrix(layer, kind);
-  Product p{&weights, activations_.normed.as(), hidden_, tile.count, activations_.scratch.as(), weights.n};
+Product LayerOperations::product(Rows tile, int layer, MatrixKind kind, const Matrix &weights) const {
+  Product p{&weights, activations_.normed.as(), hidden_, tile.count, activations_.scratch.as(), projected_stride(weights.n)};
   switch (kind) {
     case MatrixKind::o:
     case MatrixKind::delta_out:
@@ -256,6 +256,7 @@ void LayerOperations::linear(Rows tile, int layer, MatrixKind kind) {
       p.in = kind == MatrixKind::down ? activations_.scratch.as<uint16_t>() : attended(layer, tile.begin);
       p.in_stride = kind == MatrixKind::down ? 2 * int64_t{weights.k} : weights.k;
       p.out = mixed ? activations_.mixed.as<uint16_t>() : residual(tile.begin);
+      p.out_stride = hidden_;
       p.accumulate = !mixed;
       break;
     }
@@ -263,8 +264,15 @@ void LayerOperations::linear(Rows tile, int layer, MatrixKind kind) {
       p.out_stride = logits_stride(weights.n);
       p.out_f32 = true;
       break;
-    default: p.out_stride = projected_stride(weights.n); break;
+    default: break;
   }
+  return p;
+}
+
+void LayerOperations::linear(Rows tile, int layer, MatrixKind kind) {
+  add_due_sum();
+  const Matrix weights = matrix(layer, kind);
+  const Product p = product(tile, layer, kind, weights);
   matmul_.run(p);
   if (kind != MatrixKind::lm_head || model_.logit_soft_cap == 0) return;
   auto edit = parameters<up_logit_edit>();
@@ -275,6 +283,54 @@ void LayerOperations::linear(Rows tile, int layer, MatrixKind kind) {
   edit.logits = p.out;
   edit.logits_stride = p.out_stride;
   device_.run(edit_logits, &edit);
+}
+
+void LayerOperations::tune(const std::vector<bool> &split_layers) {
+  for (const DeviceBuffer *each : {&activations_.residual, &activations_.attended, &activations_.normed, &activations_.scratch}) {
+    launch_fill_random(each->as(), static_cast<int64_t>(each->bytes() / 2), device_.stream());
+    device_.check_launch("time matrix products");
+  }
+  // Layers of one shape are timed together, so that weights come from memory and not from the cache.
+  struct Case {
+    int layer;
+    MatrixKind kind;
+    std::vector<Matrix> weights;
+  };
+  std::vector<Case> cases;
+  const auto add = [&](int layer, MatrixKind kind) {
+    const Matrix weights = matrix(layer, kind);
+    const auto same = [&](const Case &each) {
+      const Matrix &other = each.weights.front();
+      return each.kind == kind && other.n == weights.n && other.k == weights.k && (other.bias == nullptr) == (weights.bias == nullptr);
+    };
+    const auto found = std::find_if(cases.begin(), cases.end(), same);
+    if (found == cases.end())
+      cases.push_back({layer, kind, {weights}});
+    else
+      found->weights.push_back(weights);
+  };
+  for (int i = 0; i < model_.layer_count(); i++) {
+    const LayerSpec &spec = model_.layer(i);
+    if (spec.is_attention()) {
+      add(i, MatrixKind::qkv);
+      add(i, MatrixKind::o);
+      if (split_layers[static_cast<size_t>(i)]) {
+        add(i, MatrixKind::q);
+        add(i, MatrixKind::kv);
+      }
+    } else {
+      add(i, MatrixKind::delta_in);
+      add(i, MatrixKind::delta_out);
+    }
+    if (spec.mlp.is_moe()) continue;
+    add(i, MatrixKind::gate_up);
+    add(i, MatrixKind::down);
+  }
+  add(0, MatrixKind::lm_head);
+  for (const Case &each : cases) {
+    const int rows = each.kind == MatrixKind::lm_head ? activations_.sizes.logits_rows : activations_.sizes.tile_rows;
+    matmul_.tune(product({0, rows}, each.layer, each.kind, each.weights.front()), each.weights);
+  }
 }
 
 void LayerOperations::rotate_and_write(Rows tile, int layer, MatrixKind kind, const DeviceRows &rows) {

@@ -23,6 +23,9 @@ class LayerOperations {
   // Bytes of the tables of rotary angles.
   static size_t angle_bytes(const ModelTable &model, int max_tokens);
 
+  // Chooses how the model's products are computed, by timing them on its weights. Writes over all activations.
+  void tune(const std::vector<bool> &split_layers);
+
   // Forgets what a step before has left undone.
   void begin() { sum_ = {}; }
   void embed(Rows rows, const int32_t *tokens, const int32_t *last_tokens);
@@ -68,6 +71,8 @@ class LayerOperations {
   uint16_t *queries(int layer, int row) const;
   uint16_t *gates(int layer, int row) const;
   uint16_t *attended(int layer, int row) const;
+  // A matrix product of `rows`; `weights` is what the product points to.
+  Product product(Rows rows, int layer, MatrixKind kind, const Matrix &weights) const;
   void add_due_sum();
   // The sum that is due, and the norm that follows it where there is one.
   void add_and_norm(const NormSpec *next, const uint16_t *next_weight);

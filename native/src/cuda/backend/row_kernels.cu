@@ -63,6 +63,17 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__global__ void __launch_bounds__(kThreads) fill_random(uint32_t *target, int64_t pairs) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < pairs; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    uint64_t z = (static_cast<uint64_t>(i) + 1) * 0x9e3779b97f4a7c15ull;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z ^= z >> 27;
+    // Exponents 2⁻⁵ … 2⁻¹ by turns, any sign and fraction.
+    const uint32_t exponents = (0x7au + static_cast<uint32_t>(z >> 60) % 5u) * 0x00800080u;
+    target[i] = (static_cast<uint32_t>(z) & 0x807f807fu) | exponents;
+  }
+}
+
 __global__ void __launch_bounds__(kThreads) count_tokens(const int32_t *tokens, int first, int count, int prompt_length,
                                                          int vocab_size, uint32_t *prompt_bits, int32_t *output_counts) {
   const int i = blockIdx.x * kThreads + threadIdx.x;
@@ -177,6 +188,10 @@ void launch_write_carry(const CarryPages &pages, const int32_t *slots, const int
 void launch_rope_table(const double *frequencies, int pairs, int positions, float *cosines, float *sines, cudaStream_t stream) {
   const int64_t cells = static_cast<int64_t>(positions) * pairs;
   if (cells > 0) rope_table<<<blocks_for(cells), kThreads, 0, stream>>>(frequencies, pairs, cells, cosines, sines);
+}
+
+void launch_fill_random(void *target, int64_t count, cudaStream_t stream) {
+  if (count > 1) fill_random<<<blocks_for(count / 2), kThreads, 0, stream>>>(static_cast<uint32_t *>(target), count / 2);
 }
 
 void launch_count_tokens(const int32_t *tokens, int first, int count, int prompt_length, int vocab_size, uint32_t *prompt_bits,

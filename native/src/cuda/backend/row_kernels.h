@@ -38,6 +38,9 @@ void launch_write_carry(const CarryPages &pages, const int32_t *slots, const int
 // cosines[p, i] = cos(p · frequencies[i]), computed in double precision; [positions, pairs].
 void launch_rope_table(const double *frequencies, int pairs, int positions, float *cosines, float *sines, cudaStream_t stream);
 
+// Pseudo-random bf16 of both signs, below 1 in size: what timings are made with, since a chip is faster on zeros.
+void launch_fill_random(void *target, int64_t count, cudaStream_t stream);
+
 // Adds tokens to a slot's bits of prompt tokens and counts of output tokens; both are the slot's own rows. Token i belongs to the
 // prompt when first + i < prompt_length.
 void launch_count_tokens(const int32_t *tokens, int first, int count, int prompt_length, int vocab_size, uint32_t *prompt_bits,

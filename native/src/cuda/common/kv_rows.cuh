@@ -12,6 +12,7 @@ struct KvPlace {
 };
 
 __device__ __forceinline__ KvPlace kv_place(const KvTable &table, int request, int row) {
+  if (table.table_rows != nullptr) request = min(max(__ldg(table.table_rows + request), 0), table.table_count - 1);
   if (table.pages == nullptr) return {row, min(request, table.page_count - 1)};
   const int page = __ldg(table.pages + request * table.pages_stride + (row >> table.page_shift));
   return {row & ((1 << table.page_shift) - 1), min(max(page, 0), table.page_count - 1)};

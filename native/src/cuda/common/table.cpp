@@ -23,6 +23,17 @@ up_status available(up_backend_error *error) {
   return UP_OK;
 }
 
+// Operators whose kernels come later.
+template <class Parameters>
+up_status no_workspace(const Parameters *, size_t *bytes, up_backend_error *) {
+  *bytes = 0;
+  return UP_OK;
+}
+template <class Parameters>
+up_status missing(const Parameters *, void *, size_t, void *, up_backend_error *error) {
+  return fail(error, UP_INVALID_ARGUMENT, "find a kernel", "this operator has none for CUDA");
+}
+
 #define UP_TEXT_OF(x) #x
 #define UP_TEXT(x) UP_TEXT_OF(x)
 
@@ -42,6 +53,19 @@ constexpr up_backend_table table{UP_BACKEND_ABI,
                                  embed,
                                  sampler_workspace,
                                  sample,
+                                 no_workspace<up_sparse_attention>,
+                                 missing<up_sparse_attention>,
+                                 add_normed,
+                                 apply_gate,
+                                 edit_logits,
+                                 delta_prepare,
+                                 delta_prefill_workspace,
+                                 recur_prefill,
+                                 recur_decode,
+                                 normalise_gated,
+                                 route,
+                                 moe_workspace,
+                                 run_experts,
                                  create_backend};
 
 }  // namespace

@@ -70,7 +70,9 @@ up_status encode_kv_map(CUtensorMap *map, up_dtype dtype, int head_dim, int kv_h
 }
 
 KvTable kv_table(const up_kv &kv, int tile_rows) {
-  return {kv.pages, kv.pages_stride, kv.page_count, kv.pages == nullptr ? 0 : std::countr_zero(unsigned(kv.page_size)),
+  return {kv.pages,       kv.pages_stride,
+          kv.table_rows,  kv.table_count,
+          kv.page_count,  kv.pages == nullptr ? 0 : std::countr_zero(unsigned(kv.page_size)),
           std::countr_zero(unsigned(kv_box_rows(kv, tile_rows)))};
 }
 

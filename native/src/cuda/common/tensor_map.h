@@ -29,6 +29,8 @@ up_status encode_kv_map(CUtensorMap *map, up_dtype dtype, int head_dim, int kv_h
 struct KvTable {
   const int32_t *pages;  // nullptr: strided
   int64_t pages_stride;
+  const int32_t *table_rows;  // nullptr: a request's own number
+  int table_count;
   int page_count;
   int page_shift;  // log2 of a page's rows
   int box_shift;   // log2 of the rows that one copy brings

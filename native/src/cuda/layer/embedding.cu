@@ -15,7 +15,9 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) embedding(const __grid_constant__ up_embedding p) {
   const float scale = p.scale == 0.0f ? 1.0f : p.scale;
   for (int row = blockIdx.x; row < p.rows; row += gridDim.x) {
-    const int token = min(max(p.tokens[row], 0), p.vocab_size - 1);
+    int token = p.tokens[row];
+    if (token < 0 && p.last_tokens != nullptr) token = p.last_tokens[min(~token, p.slots - 1)];
+    token = min(max(token, 0), p.vocab_size - 1);
     const auto *source = reinterpret_cast<const uint4 *>(static_cast<const T *>(p.table) + token * p.table_stride);
     auto *target = reinterpret_cast<uint4 *>(static_cast<T *>(p.output) + row * p.output_stride);
     for (int at = threadIdx.x; at < p.width / 8; at += kThreads) {

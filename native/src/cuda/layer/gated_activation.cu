@@ -1,6 +1,7 @@
 // SiLU and tanh-GELU of the gate, times the other half.
 #include <algorithm>
 
+#include "cuda/layer/activations.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/operators.h"
 #include "cuda/common/pieces.cuh"
@@ -11,15 +12,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kPieces = 2;  // of each half, a thread
-
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + exp2_fast(-x * kLog2E)); }
-
-template <up_activation Activation>
-__device__ __forceinline__ float activate(float x) {
-  if constexpr (Activation == UP_SILU) return x * sigmoid(x);
-  // x · (1 + tanh u) / 2 = x · sigmoid(2u)
-  return x * sigmoid(2.0f * 0.7978845608028654f * fmaf(0.044715f * x * x, x, x));
-}
 
 template <class T, up_activation Activation>
 __global__ void __launch_bounds__(kThreads) gated_activation(const __grid_constant__ up_gated_activation p) {

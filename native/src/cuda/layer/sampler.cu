@@ -6,6 +6,7 @@
 #include "cuda/common/hopper.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/operators.h"
+#include "cuda/layer/logit_edits.cuh"
 
 namespace up::cuda {
 
@@ -196,27 +197,43 @@ __global__ void __launch_bounds__(kThreads) sample_row(const __grid_constant__ u
       counted && p.prompt_tokens != nullptr ? p.prompt_tokens + static_cast<int64_t>(r.slot) * ((vocab + 31) / 32) : nullptr;
   const int32_t *outputs = counted && p.output_counts != nullptr ? p.output_counts + static_cast<int64_t>(r.slot) * vocab : nullptr;
 
+  const LogitEdits edits(p.edits, row, vocab);
   bool broken = false;
   for (int i = threadIdx.x; i < vocab; i += kThreads) {
-    float score = to_float(logits[i]);
+    const float score = to_float(logits[i]);
     broken |= isnan(score) || score == -negative_infinity();
-    const int count = outputs == nullptr ? 0 : max(outputs[i], 0);
-    const bool prompted = in_prompt != nullptr && (in_prompt[i / 32] >> (i % 32) & 1);
-    if (count > 0 || prompted) {
+    scores[i] = edits.allowed(i) ? score : negative_infinity();
+  }
+  if (edits.any()) {
+    __syncthreads();
+    edits.add(0, vocab, [&](int token, float value) { scores[token] += value; });
+    __syncthreads();
+  }
+  if (outputs != nullptr || in_prompt != nullptr) {
+    for (int i = threadIdx.x; i < vocab; i += kThreads) {
+      float score = scores[i];
+      const int count = outputs == nullptr ? 0 : max(outputs[i], 0);
+      const bool prompted = in_prompt != nullptr && (in_prompt[i / 32] >> (i % 32) & 1);
+      if (count == 0 && !prompted) continue;
       score = score > 0 ? score / r.repetition_penalty : score * r.repetition_penalty;
       if (count > 0) score -= r.frequency_penalty * static_cast<float>(count) + r.presence_penalty;
+      scores[i] = score;
     }
-    scores[i] = score;
   }
   broken = __syncthreads_or(broken);
   const Best best = next_best(shared, scores, vocab, {-negative_infinity() /* +inf */, -1});
   broken |= best.token >= vocab;
   if (threadIdx.x == 0 && p.non_finite != nullptr) p.non_finite[row] = broken;
+  const auto leave = [&](int token) {
+    if (threadIdx.x != 0) return;
+    p.tokens[row] = token;
+    if (!counted) return;
+    if (p.last_tokens != nullptr) p.last_tokens[r.slot] = token;
+    if (p.count_outputs != 0 && p.output_counts != nullptr) p.output_counts[static_cast<int64_t>(r.slot) * vocab + token]++;
+  };
   if (broken) {
-    if (threadIdx.x == 0) {
-      p.tokens[row] = 0;
-      if (p.logprobs != nullptr) p.logprobs[row] = 0.0f;
-    }
+    leave(0);
+    if (threadIdx.x == 0 && p.logprobs != nullptr) p.logprobs[row] = 0.0f;
     for (int i = threadIdx.x; i < p.logprob_count; i += kThreads) {
       p.top_tokens[static_cast<int64_t>(row) * p.logprob_count + i] = 0;
       p.top_logprobs[static_cast<int64_t>(row) * p.logprob_count + i] = 0.0f;
@@ -239,7 +256,7 @@ __global__ void __launch_bounds__(kThreads) sample_row(const __grid_constant__ u
     const uint64_t bits = mix(mix(r.seed + 0x9e3779b97f4a7c15ull) + (r.index + 1) * 0x9e3779b97f4a7c15ull) >> 11;
     token = pick(shared, w, vocab, bits << 11);
   }
-  if (threadIdx.x == 0) p.tokens[row] = token;
+  leave(token);
   if (p.logprobs == nullptr && p.logprob_count == 0) return;
   const float log_total = best.score + logf(exponential_sum(shared, scores, vocab, best.score));
   if (threadIdx.x == 0 && p.logprobs != nullptr) p.logprobs[row] = scores[token] - log_total;

@@ -1,6 +1,7 @@
 #include "cuda/linear/matmul.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 namespace up::cuda {
@@ -43,10 +44,13 @@ Matmul::~Matmul() {
 }
 
 int Matmul::bucket(int rows) {
-  for (int each = 16; each <= 128; each *= 2)
+  for (int each = 64; each <= 256; each *= 2)
     if (rows <= each) return each;
-  const int step = rows <= 1024 ? 128 : rows <= 4096 ? 512 : 1024;
-  return (rows + step - 1) / step * step;
+  // 3 · 2ⁿ and 2ⁿ
+  for (int each = 256;; each *= 2) {
+    if (rows <= each + each / 2) return each + each / 2;
+    if (rows <= 2 * each) return 2 * each;
+  }
 }
 
 void Matmul::check(int status, const char *what, const Product &p) {
@@ -90,41 +94,81 @@ Matmul::Shape &Matmul::shape(const Product &p) {
   return *slot;
 }
 
-const lt::MatmulAlgo &Matmul::algorithm(Shape &shape, const Product &p) {
-  const int rows = bucket(p.rows);
-  if (const auto found = shape.algorithms.find(rows); found != shape.algorithms.end()) return found->second;
-  check(shape.set_rows(rows), "layout", p);
+std::vector<lt::MatmulAlgo> Matmul::candidates(Shape &shape, const Product &p, int bucket) {
+  check(shape.set_rows(bucket), "layout", p);
   constexpr int wanted = 8;
   lt::HeuristicResult results[wanted]{};
   int found = 0;
   check(lt_.MatmulAlgoGetHeuristic(handle_, shape.desc, shape.weights, shape.in, shape.out, shape.out, shape.preference, wanted,
                                    results, &found),
         "choice of an algorithm", p);
+  std::vector<lt::MatmulAlgo> out;
   for (int i = 0; i < found; i++) {
     int32_t split = 1;
     size_t written = 0;
     lt_.MatmulAlgoConfigGetAttribute(&results[i].algo, lt::algo_split_k, &split, sizeof split, &written);
     if (results[i].status == lt::status_success && results[i].workspace_bytes <= workspace_bytes && split <= 1)
-      return shape.algorithms.emplace(rows, results[i].algo).first->second;
+      out.push_back(results[i].algo);
   }
-  fail(UP_LAUNCH_FAILED, "multiply matrices", "cuBLASLt ", lt_.version, " has no algorithm without a split of K for rows ", rows,
-       " · [", p.weights->n, ", ", p.weights->k, "]ᵀ");
+  if (out.empty()) {
+    fail(UP_LAUNCH_FAILED, "multiply matrices", "cuBLASLt ", lt_.version, " has no algorithm without a split of K for ", bucket, " rows · [",
+         p.weights->n, ", ", p.weights->k, "]ᵀ");
+  }
+  return out;
+}
+
+void Matmul::run(Shape &with, const Product &p, const lt::MatmulAlgo &algorithm) {
+  if (p.weights->bias != nullptr) {
+    const void *bias = p.weights->bias;
+    check(lt_.MatmulDescSetAttribute(with.desc, lt::desc_bias_pointer, &bias, sizeof bias), "bias", p);
+  }
+  check(with.set_rows(p.rows), "layout", p);
+  const float alpha = 1, beta = p.accumulate ? 1 : 0;
+  check(lt_.Matmul(handle_, with.desc, &alpha, p.weights->data, with.weights, p.in, with.in, &beta, p.out, with.out, p.out, with.out,
+                   &algorithm, workspace_.as<>(), workspace_bytes, device_.stream()),
+        "product", p);
+  device_.check_launch("multiply matrices");
 }
 
 void Matmul::run(const Product &p) {
   if (p.rows == 0) return;
   Shape &with = shape(p);
-  if (p.weights->bias != nullptr) {
-    const void *bias = p.weights->bias;
-    check(lt_.MatmulDescSetAttribute(with.desc, lt::desc_bias_pointer, &bias, sizeof bias), "bias", p);
+  const int rows = bucket(p.rows);
+  auto found = with.algorithms.find(rows);
+  if (found == with.algorithms.end()) found = with.algorithms.emplace(rows, candidates(with, p, rows).front()).first;
+  run(with, p, found->second);
+}
+
+void Matmul::tune(const Product &example, std::span<const Matrix> weights) {
+  constexpr const char *phase = "time matrix products";
+  Shape &with = shape(example);
+  const Event begin(device_, true), end(device_, true);
+  size_t turn = 0;
+  for (int rows = 1; rows <= example.rows; rows = bucket(rows) + 1) {
+    const int most = bucket(rows);
+    if (with.algorithms.contains(most)) continue;
+    const std::vector<lt::MatmulAlgo> choices = candidates(with, example, most);
+    Product p = example;
+    p.rows = std::min(most, example.rows);
+    std::vector<float> times(choices.size(), INFINITY);
+    // The first round loads the kernels. Rounds go through all choices, so that a chip that grows hot slows all of them.
+    for (int round = 0; round < 4 && choices.size() > 1; round++) {
+      for (size_t i = 0; i < choices.size(); i++) {
+        p.weights = &weights[turn++ % weights.size()];
+        device_.check(cudaEventRecord(begin.get(), device_.stream()), phase);
+        run(with, p, choices[i]);
+        device_.check(cudaEventRecord(end.get(), device_.stream()), phase);
+        device_.wait(end.get(), phase);
+        float milliseconds = 0;
+        device_.check(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()), phase);
+        if (round > 0) times[i] = std::min(times[i], milliseconds);
+      }
+    }
+    // An earlier choice is as good when it is as fast but for noise.
+    const float enough = *std::min_element(times.begin(), times.end()) * 1.01f;
+    const auto chosen = std::find_if(times.begin(), times.end(), [&](float time) { return time <= enough; });
+    with.algorithms.emplace(most, choices[static_cast<size_t>(chosen - times.begin())]);
   }
-  const lt::MatmulAlgo &algo = algorithm(with, p);
-  check(with.set_rows(p.rows), "layout", p);
-  const float alpha = 1, beta = p.accumulate ? 1 : 0;
-  check(lt_.Matmul(handle_, with.desc, &alpha, p.weights->data, with.weights, p.in, with.in, &beta, p.out, with.out, p.out, with.out,
-                   &algo, workspace_.as<>(), workspace_bytes, device_.stream()),
-        "product", p);
-  device_.check_launch("multiply matrices");
 }
 
 }  // namespace up::cuda
