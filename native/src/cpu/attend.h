@@ -22,7 +22,6 @@
 namespace up::cpu {
 
 constexpr int attend_task_rows = 48;
-constexpr int max_head_dim = 256;
 // Powers up to 2⁸ are summed before a row's reference moves.
 constexpr float attend_headroom = 8;
 

@@ -17,6 +17,7 @@ struct Avx512 {
   // 24 accumulators, 4 vectors of weights, a broadcast: 29 of 32 registers.
   static constexpr int tile_rows = 6;
   static constexpr int tile_vectors = 4;
+  static constexpr int state_vectors = 4;
 
   static __mmask16 first_lanes(int n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
 

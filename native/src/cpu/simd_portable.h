@@ -24,6 +24,7 @@ struct Portable {
   // The register tile of dot_tile: rows × (vectors · 16 columns).
   static constexpr int tile_rows = 4;
   static constexpr int tile_vectors = 1;
+  static constexpr int state_vectors = 1;
 
   static F set(float x) {
     F r;

@@ -9,8 +9,8 @@ namespace up {
 
 ElementBytes element_bytes(up_device device) {
   switch (raw_value(device)) {
-    case UP_DEVICE_CPU:
-    case UP_DEVICE_REFERENCE: return {2, 4, 4};
+    case UP_DEVICE_CPU: return cpu_element_bytes;
+    case UP_DEVICE_REFERENCE: return reference_element_bytes;
     case UP_DEVICE_CUDA: return {2, 2, 2};
     default: fail(UP_INVALID_ARGUMENT, "check options", "device is ", raw_value(device), ", 0 to 2 was expected");
   }

@@ -190,7 +190,6 @@ Runner::Finished Runner::step(const std::vector<uint8_t> &bytes) {
     }
     const StepWork work = apply_plan(books_, plan, contents_);
     out.outputs = loop_->run(work);
-    if (const Outputs *ready = out.outputs.pending->ready()) take_tokens(*ready);
     books_.last_step = plan.step_id();
   } catch (...) {
     out.failure = std::current_exception();
@@ -199,10 +198,6 @@ Runner::Finished Runner::step(const std::vector<uint8_t> &bytes) {
   }
   out.ended = std::chrono::steady_clock::now();
   return out;
-}
-
-void Runner::take_tokens(const Outputs &outputs) {
-  for (const auto &[slot, sample] : outputs.tokens) books_.slot(slot).tokens.push_back(sample.token);
 }
 
 void Runner::reset(uint64_t step_id) {

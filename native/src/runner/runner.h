@@ -47,7 +47,6 @@ class Runner {
 
   void run(std::promise<void> &ready, const up_runner_options &options);
   Finished step(const std::vector<uint8_t> &plan);
-  void take_tokens(const Outputs &outputs);
   std::vector<int32_t> encode(const Finished &step, const Outputs &outputs) const;
   // After the failure of `step_id`: everything is forgotten, and that step is the next.
   void reset(uint64_t step_id);

@@ -102,23 +102,25 @@ void Sampler::mask_stops(const Sampling &sampling) {
 }
 
 // Repetition counts prompt and output, frequency and presence the output alone.
-void Sampler::penalise(const Sampling &sampling, std::span<const int32_t> tokens, int prompt_length) {
+void Sampler::penalise(const Sampling &sampling, Tokens prompt, Tokens output, Tokens recent) {
   if (sampling.repetition_penalty == 1 && sampling.frequency_penalty == 0 && sampling.presence_penalty == 0) return;
-  const auto prompt = tokens.first(static_cast<size_t>(prompt_length));
-  const auto output = tokens.subspan(static_cast<size_t>(prompt_length));
   for (const int32_t token : prompt) in_prompt_[static_cast<size_t>(token)] = 1;
-  for (const int32_t token : output) in_output_[static_cast<size_t>(token)]++;
+  for (const Tokens &part : {output, recent}) {
+    for (const int32_t token : part) in_output_[static_cast<size_t>(token)]++;
+  }
   // Each token once: what it was counted with is cleared as it is used.
-  for (const int32_t token : tokens) {
-    const auto at = static_cast<size_t>(token);
-    const uint32_t count = in_output_[at];
-    if (count == 0 && in_prompt_[at] == 0) continue;
-    double &score = scores_[at];
-    score = score > 0 ? score / sampling.repetition_penalty : score * sampling.repetition_penalty;
-    score -= sampling.frequency_penalty * count;
-    if (count > 0) score -= sampling.presence_penalty;
-    in_output_[at] = 0;
-    in_prompt_[at] = 0;
+  for (const Tokens &part : {prompt, output, recent}) {
+    for (const int32_t token : part) {
+      const auto at = static_cast<size_t>(token);
+      const uint32_t count = in_output_[at];
+      if (count == 0 && in_prompt_[at] == 0) continue;
+      double &score = scores_[at];
+      score = score > 0 ? score / sampling.repetition_penalty : score * sampling.repetition_penalty;
+      score -= sampling.frequency_penalty * count;
+      if (count > 0) score -= sampling.presence_penalty;
+      in_output_[at] = 0;
+      in_prompt_[at] = 0;
+    }
   }
 }
 
@@ -172,28 +174,32 @@ int32_t Sampler::draw(const Sampling &sampling, double uniform) {
 }
 
 // Of the distribution that the model gave: bias, masks and penalties do not show.
-void Sampler::report(std::span<const float> logits, const Sampling &sampling, Sample &sample) const {
+std::vector<std::pair<int32_t, float>> log_probabilities(std::span<const float> logits, int32_t token, int count) {
+  if (!std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); })) return {};
   const double top = *std::max_element(logits.begin(), logits.end());
   double total = 0;
   for (const float logit : logits) total += std::exp(logit - top);
   const double log_total = top + std::log(total);
-  const auto add = [&](int32_t token) {
-    sample.logprobs.emplace_back(token, static_cast<float>(logits[static_cast<size_t>(token)] - log_total));
+  std::vector<std::pair<int32_t, float>> out;
+  const auto add = [&](int32_t each) {
+    out.emplace_back(each, static_cast<float>(logits[static_cast<size_t>(each)] - log_total));
   };
-  add(sample.token);
+  add(token);
+  if (count <= 0) return out;
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
-  const auto count = std::min(order.size(), static_cast<size_t>(sampling.logprobs));
-  std::partial_sort(order.begin(), order.begin() + static_cast<ptrdiff_t>(count), order.end(), [&](int32_t a, int32_t b) {
+  const auto listed = std::min(order.size(), static_cast<size_t>(count));
+  std::partial_sort(order.begin(), order.begin() + static_cast<ptrdiff_t>(listed), order.end(), [&](int32_t a, int32_t b) {
     const float logit_a = logits[static_cast<size_t>(a)];
     const float logit_b = logits[static_cast<size_t>(b)];
     return logit_a != logit_b ? logit_a > logit_b : a < b;
   });
-  for (size_t i = 0; i < count; i++) add(order[i]);
+  for (size_t i = 0; i < listed; i++) add(order[i]);
+  return out;
 }
 
 Sample Sampler::sample(std::span<const float> logits, const Sampling &sampling, std::span<const int32_t> tokens,
-                       int prompt_length) {
+                       int prompt_length, std::span<const int32_t> recent) {
   Sample out;
   for (const float logit : logits) {
     if (!std::isfinite(logit)) {
@@ -208,13 +214,15 @@ Sample Sampler::sample(std::span<const float> logits, const Sampling &sampling, 
     std::copy(logits.begin(), logits.end(), scores_.begin());
   }
   for (const auto &[token, bias] : sampling.bias) scores_[static_cast<size_t>(token)] += bias;
-  const auto output_length = tokens.size() - static_cast<size_t>(prompt_length);
+  const auto prompt = tokens.first(static_cast<size_t>(prompt_length));
+  const auto output = tokens.subspan(static_cast<size_t>(prompt_length));
+  const size_t output_length = output.size() + recent.size();
   if (output_length < static_cast<size_t>(sampling.min_tokens)) {
     mask_stops(sampling);
   }
-  penalise(sampling, tokens, prompt_length);
+  penalise(sampling, prompt, output, recent);
   out.token = draw(sampling, uniform_draw(sampling.seed, output_length));
-  if (sampling.logprobs >= 0) report(logits, sampling, out);
+  if (sampling.logprobs >= 0) out.logprobs = log_probabilities(logits, out.token, sampling.logprobs);
   return out;
 }
 

@@ -6,25 +6,31 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "sampling/sampling.h"
 
 namespace up {
 
+// Log-probabilities of `token`, then of the `count` most likely ones; of equals the lower id first. Empty unless all logits
+// are finite.
+std::vector<std::pair<int32_t, float>> log_probabilities(std::span<const float> logits, int32_t token, int count);
+
 class Sampler {
  public:
   explicit Sampler(int vocab_size);
 
-  // `tokens`: the prompt's `prompt_length`, then the output so far.
+  // The output so far is what `tokens` has after the prompt's `prompt_length`, then `recent`.
   Sample sample(std::span<const float> logits, const Sampling &sampling, std::span<const int32_t> tokens,
-                int prompt_length);
+                int prompt_length, std::span<const int32_t> recent = {});
 
  private:
+  using Tokens = std::span<const int32_t>;
+
   void mask_stops(const Sampling &sampling);
-  void penalise(const Sampling &sampling, std::span<const int32_t> tokens, int prompt_length);
+  void penalise(const Sampling &sampling, Tokens prompt, Tokens output, Tokens recent);
   int32_t draw(const Sampling &sampling, double uniform);
-  void report(std::span<const float> logits, const Sampling &sampling, Sample &sample) const;
 
   std::vector<double> scores_;       // [vocab], −∞ where masked
   std::vector<uint32_t> in_output_;  // [vocab] counts, all 0 between calls
