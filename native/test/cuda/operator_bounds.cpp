@@ -13,7 +13,7 @@
 #include <random>
 #include <vector>
 
-#include "../src/operators/backend.h"
+#include "operators/backend.h"
 
 namespace {
 
