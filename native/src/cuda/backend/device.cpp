@@ -57,7 +57,6 @@ void Device::check(cudaError_t result, const char *phase) {
 }
 
 void Device::check_launch(const char *phase) {
-  if (fault_due(Fault::launch)) up::fail(UP_LAUNCH_FAILED, phase, "fault injected");
   check(cudaGetLastError(), phase);
 }
 
@@ -83,13 +82,17 @@ void Device::clear(void *memory, int byte, size_t bytes, const char *phase) {
 }
 
 void Device::wait(const char *phase) {
-  if (fault_due(Fault::lost)) refuse(UP_DEVICE_LOST, phase, "fault injected");
   check(cudaStreamSynchronize(stream_), phase);
 }
 
 void Device::wait(cudaEvent_t event, const char *phase) {
-  if (fault_due(Fault::lost)) refuse(UP_DEVICE_LOST, phase, "fault injected");
   check(cudaEventSynchronize(event), phase);
+}
+
+void Device::wait_for_step(cudaEvent_t event) {
+  constexpr const char *phase = "wait for step";
+  if (fault_due(Fault::lost)) refuse(UP_DEVICE_LOST, phase, "fault injected");
+  wait(event, phase);
 }
 
 Device::Memory Device::memory() {

@@ -54,6 +54,7 @@ class Device {
   // Waits for the stream, or for an event.
   void wait(const char *phase);
   void wait(cudaEvent_t event, const char *phase);
+  void wait_for_step(cudaEvent_t event);
 
   struct Memory {
     size_t free, total;

@@ -1,5 +1,5 @@
 // Faults on demand, for tests of what happens then: UNIPREFILL_CUDA_FAULT = alloc:N | launch:N | lost:N makes the Nth
-// allocation or launch of the process fail, or the device be gone from the Nth wait on.
+// allocation or operator of the process fail, or the device be gone when the Nth step is waited for.
 #pragma once
 
 namespace up::cuda {

@@ -19,7 +19,7 @@ class DeviceOutputs : public PendingOutputs {
 
   Outputs wait() override {
     device_->use();
-    device_->wait(buffers_->end.get(), "wait for step");
+    device_->wait_for_step(buffers_->end.get());
     waited_ = true;
     Outputs out;
     float milliseconds = 0;
