@@ -1,5 +1,5 @@
 import { layerNaive } from "@uniprefill/executor/NaiveExecutor"
-import { makeNaiveModel } from "@uniprefill/executor/NaiveModel"
+import { makeNaiveModel, naiveSpec } from "@uniprefill/executor/NaiveModel"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
@@ -18,8 +18,8 @@ import { collect } from "./TestServer.ts"
  * weights in two small layers, so answers are gibberish, but reproducible gibberish.
  */
 const executorOf: EngineLive.ExecutorOf = ({ spec }) => {
-  const small = { ...spec, layers: spec.layers.slice(0, 2), hiddenSize: 16, intermediateSize: 16, heads: 2, headDim: 8 }
-  return layerNaive({ model: makeNaiveModel({ ...small, kvHeads: 1 }, 7), slabs: 256, slots: 4, maxTokens: 1024 })
+  const small = naiveSpec({ layers: ["full", "full"], intermediate: 16, vocab: spec.vocabSize })
+  return layerNaive({ model: makeNaiveModel(small, 7), slabs: 256, slots: 4, maxTokens: 1024 })
 }
 
 const settings = {

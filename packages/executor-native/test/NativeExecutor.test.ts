@@ -242,7 +242,7 @@ it.effect("bad model files and options say which and why", () =>
     expect(absent.reason).toBe("InvalidArgument")
     expect(absent.message).toBe("load /nonexistent/model: open directory: /nonexistent/model: no such directory")
 
-    const other = yield* startFailure(whole, { spec: { ...specOf(smallModel), heads: 4 } })
+    const other = yield* startFailure(whole, { spec: specOf({ ...smallModel, heads: 4 }) })
     expect(other.message).toContain("the spec's heads is 4, the native library read 2")
 
     expect((yield* startFailure(whole, { memoryBytes: 1000 })).detail).toContain("slabs is 0")

@@ -7,6 +7,8 @@ import {
   attentionWeights,
   embed,
   finishLayer,
+  naiveAttention,
+  naiveLayer,
   type NaiveModel,
   project,
   recur,
@@ -163,7 +165,7 @@ export class NaiveCompute {
   }
 
   private firstVisible(slot: NaiveSlot, layer: number, segment: number, row: number): number {
-    const { kind, window } = this.model.spec.layers[layer]!
+    const { kind, window } = naiveLayer(this.model.spec, layer)
     if (kind !== "sliding") return 0
     return this.schedule.windowBy === "kept" ? Math.max(0, row - window + 1) : slot.firstWithin(segment, row, window)
   }
@@ -190,7 +192,7 @@ export class NaiveCompute {
     const { lastLayer } = this.layout.segments[segment]!
     const rows = slot.keptRows(segment)
     const { keys } = this.gather(slot, lastLayer, rows)
-    const masses = Array.from({ length: spec.heads }, () => new Float64Array(Math.ceil(rows / block)))
+    const masses = Array.from({ length: naiveAttention(spec).heads }, () => new Float64Array(Math.ceil(rows / block)))
     for (let row = Math.max(0, rows - lastQ); row < rows; row++) {
       const carry = this.readCarry(slot, this.layout.segments[segment]!, row)
       const query = this.queryOf(lastLayer, carry, slot.positionOf(segment, row))
@@ -209,7 +211,7 @@ export class NaiveCompute {
 
   /** Keys and values of a layer for rows 0 … end − 1; rows of pages given back are NaN. */
   private gather(slot: NaiveSlot, layer: number, end: number): { keys: Float64Array; values: Float64Array } {
-    const { kvHeads, headDim } = this.model.spec
+    const { kvHeads, headDim } = naiveAttention(this.model.spec)
     const width = kvHeads * headDim
     const home = this.homes[layer]!
     const first = slot.tables[home.table]!.freedPages * this.layout.pageSize
@@ -232,7 +234,7 @@ export class NaiveCompute {
   /** A slab holds layersPerSlab layers × pageSize rows × (K, V). */
   private kvAddress(slot: NaiveSlot, { table, index }: Home, row: number): [slab: number, offset: number] {
     const { pageSize, layersPerSlab, tables } = this.layout
-    const { kvHeads, headDim } = this.model.spec
+    const { kvHeads, headDim } = naiveAttention(this.model.spec)
     const { slabs, freedPages } = slot.tables[table]!
     const page = Math.floor(row / pageSize) - freedPages
     const slab = slabs[page * tables[table]!.slabsPerPage + Math.floor(index / layersPerSlab)]!

@@ -1,10 +1,11 @@
 import { type DropSchedule, denseSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import { kvWidth } from "@uniprefill/model/ModelSpec"
 import { StateOperation, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { SelectionFlag, StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
 import { ExecutorError, type ExecutorInfo, type SlotContent } from "./Executor.ts"
 import { NaiveCompute, type SelectionMade } from "./NaiveCompute.ts"
-import { logitsOf, type NaiveModel } from "./NaiveModel.ts"
+import { logitsOf, naiveAttention, type NaiveModel } from "./NaiveModel.ts"
 import { applyPlan, type Books, closeSlot, forkBooks, type PlanLimits, type Work } from "./NaivePlan.ts"
 import { sample } from "./NaiveSampler.ts"
 import { NaiveSlot } from "./NaiveSlot.ts"
@@ -60,7 +61,7 @@ export class NaiveRunner {
       slots: new Map(),
       decode: [],
       memory: new SlabMemory(slabs, layout.slabBytes / 8),
-      states: new StateMemory(states, spec.layers.length, spec.kvHeads * spec.headDim, layout.segments.length),
+      states: new StateMemory(states, spec.layers.length, kvWidth(naiveAttention(spec)), layout.segments.length),
     }
   }
 
