@@ -44,7 +44,8 @@ const up_backend_table &reference_table() {
                                           reference::normalise_gated,
                                           reference::route,
                                           no_workspace<up_moe>,
-                                          reference::run_experts};
+                                          reference::run_experts,
+                                          nullptr};
   return table;
 }
 
