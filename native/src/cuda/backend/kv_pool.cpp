@@ -1,7 +1,6 @@
 #include "cuda/backend/kv_pool.h"
 
 #include <algorithm>
-#include <unordered_map>
 
 namespace up::cuda {
 namespace {
@@ -47,6 +46,7 @@ KvPool::KvPool(Device &device, const ModelTable &model, const BackendOptions &op
   if (!states_.empty()) device_.clear(states_.as(), 0, states_.bytes(), "clear states");
   // Zeros also where nothing was written yet: masked keys are multiplied by 0, which garbage need not survive.
   device_.clear(memory_.as(), 0, memory_.bytes(), "clear slabs");
+  numbers_.resize(static_cast<size_t>(next));
   std::vector<int32_t> none(static_cast<size_t>(next), slabs_);
   device_.check(cudaMemcpy(tables_.as(), none.data(), none.size() * sizeof none[0], cudaMemcpyHostToDevice), "clear page tables");
 }
@@ -58,18 +58,23 @@ int32_t KvPool::cell(int table, int slab_of_page, int slot, int page) const {
 void KvPool::apply(const MemoryChanges &changes, UploadRing &ring) {
   // The last change of a cell counts: a slot may be closed and opened again in one step.
   cells_.clear();
-  std::unordered_map<int32_t, size_t> seen;
-  seen.reserve(changes.tables.size());
+  if (first_number_ > UINT32_MAX - changes.tables.size()) {
+    std::fill(numbers_.begin(), numbers_.end(), 0);
+    first_number_ = 1;
+  }
   for (const MemoryChanges::Entry &entry : changes.tables) {
     const int per_page = layout_.table(entry.table).slabs_per_page;
     const int32_t at = cell(entry.table, entry.index % per_page, entry.slot, entry.index / per_page);
     const int32_t slab = entry.slab < 0 ? slabs_ : entry.slab;
-    const auto [found, fresh] = seen.emplace(at, cells_.size());
-    if (fresh)
+    uint32_t &number = numbers_[static_cast<size_t>(at)];
+    if (number >= first_number_) {
+      cells_[number - first_number_].slab = slab;
+    } else {
+      number = first_number_ + static_cast<uint32_t>(cells_.size());
       cells_.push_back({at, slab});
-    else
-      cells_[found->second].slab = slab;
+    }
   }
+  first_number_ += static_cast<uint32_t>(cells_.size());
   for (size_t begin = 0; begin < cells_.size();) {
     const size_t count = std::min<size_t>(cells_.size() - begin, 1 << 16);
     const TableCell *part = ring.upload(std::span<const TableCell>(cells_).subspan(begin, count));

@@ -55,7 +55,9 @@ class KvPool {
   const int state_slots_;
   std::vector<size_t> state_offsets_;  // [layers] of a delta layer's state in a state slot
   DeviceBuffer states_;
-  std::vector<TableCell> cells_;
+  std::vector<TableCell> cells_;      // that change in a step
+  std::vector<uint32_t> numbers_;     // [cells of the tables] number of its last change, counted over all steps
+  uint32_t first_number_ = 1;         // of the step at hand
 };
 
 }  // namespace up::cuda
