@@ -22,7 +22,6 @@ inline up::Layout make_layout(const up::ModelTable &model, const std::vector<int
                               int layers_per_slab, const up::ElementBytes &elements) {
   up::Layout out;
   out.page_size = page_size;
-  out.layers_per_slab = layers_per_slab;
   out.places.resize(model.layers.size());
   int first = 0;
   for (size_t s = 0; s <= drop_layers.size(); s++) {
@@ -47,7 +46,7 @@ inline up::Layout make_layout(const up::ModelTable &model, const std::vector<int
       }
       segment.attention.push_back(table);
       out.tables.push_back(
-          {static_cast<int>(s), mixer == up::Mixer::full ? up::TableKind::full : up::TableKind::sliding, layers, window, slabs});
+          {static_cast<int>(s), mixer == up::Mixer::full ? up::TableKind::full : up::TableKind::sliding, layers, window, layers_per_slab, slabs});
     }
     out.segments.push_back(segment);
     first = last + 1;
@@ -57,7 +56,7 @@ inline up::Layout make_layout(const up::ModelTable &model, const std::vector<int
     out.segments[s].carry = static_cast<int>(out.tables.size());
     const int64_t page = int64_t{page_size} * model.hidden_size * elements.carry;
     const int slabs = static_cast<int>((page + out.slab_bytes - 1) / out.slab_bytes);
-    out.tables.push_back({static_cast<int>(s), up::TableKind::carry, {}, 0, slabs});
+    out.tables.push_back({static_cast<int>(s), up::TableKind::carry, {}, 0, 0, slabs});
   }
   for (const up::LayerSpec &layer : model.layers) {
     if (layer.mixer == up::Mixer::delta) out.state_slot_bytes += up::delta_state_bytes(layer.delta, elements.conv);

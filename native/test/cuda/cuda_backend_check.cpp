@@ -12,6 +12,7 @@
 #include "../backend_harness.h"
 #include "../check.h"
 #include "../random_checkpoint.h"
+#include "abi/failure.h"
 #include "cuda_specs.h"
 #include "device_backend.h"
 #include "sampling/sampler.h"
