@@ -1,10 +1,12 @@
-// What cuBLASLt's choices are worth: for the matrices of a Llama 8B layer and several row counts, the time of the algorithm that the
-// backend would take (its first without a split of K), of the best such one, and of the best of all.
+// What cuBLASLt's choices are worth: for the matrices of a Llama 8B layer and several row counts, the time of its first algorithm
+// without a split of K, of the best such one, and of the best of all; and how many different bits those without a split give for
+// the same row, over all row counts.
 //
 //   matmul_bench [ROWS ...]
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <vector>
 
 #include "abi/failure.h"
@@ -73,6 +75,7 @@ int main(int argc, char **argv) {
   check(cudaEventCreate(&end));
   for (const Case &c : {Case{"qkv", 6144, 4096, false, false}, {"o", 4096, 4096, false, true}, {"gate_up", 28672, 4096, false, false},
                         {"down", 4096, 14336, false, true}, {"lm_head", 128256, 4096, true, false}}) {
+    std::map<uint64_t, int> bits;  // hashes of the first row's outputs, and how many algorithms gave them
     for (const int rows : row_counts) {
       if (c.f32 && rows > 256) continue;
       lt::MatmulDesc desc;
@@ -119,6 +122,15 @@ int main(int argc, char **argv) {
         lt::HeuristicResult results[16]{};
         check(f.MatmulAlgoGetHeuristic(handle, desc, w, x, y, y, preference, 16, results, &found[any]));
         for (int i = 0; i < found[any]; i++) {
+          if (any == 0) {
+            const float none = 0;
+            check(f.Matmul(handle, desc, &alpha, weights, w, in, x, &none, out, y, out, y, &results[i].algo, workspace, workspace_bytes, nullptr));
+            std::vector<uint16_t> row(n * (c.f32 ? 2 : 1));
+            check(cudaMemcpy(row.data(), out, row.size() * 2, cudaMemcpyDeviceToHost));
+            uint64_t hash = 0xcbf29ce484222325ull;
+            for (const uint16_t value : row) hash = (hash ^ value) * 0x100000001b3ull;
+            bits[hash]++;
+          }
           const float us = time(results[i].algo);
           if (any == 0 && i == 0) first = us;
           if (us < best[any]) {
@@ -138,6 +150,9 @@ int main(int argc, char **argv) {
       f.MatmulDescDestroy(desc);
       for (lt::MatrixLayout each : {w, x, y}) f.MatrixLayoutDestroy(each);
     }
+    std::printf("%-8s the first row's bits:", c.name);
+    for (const auto &[hash, count] : bits) std::printf(" %d algorithms %016llx", count, static_cast<unsigned long long>(hash));
+    std::printf("\n");
   }
   return 0;
 }

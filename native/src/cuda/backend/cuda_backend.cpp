@@ -18,8 +18,8 @@ CudaBackend::CudaBackend(std::shared_ptr<const Checkpoint> checkpoint, const Bac
     : checkpoint_(std::move(checkpoint)), options_(options) {
   const ModelTable &model = checkpoint_->table();
   LayerOperations::check_supported(model, options_);
-  library_ = lt::functions().version;
   device_ = std::make_shared<Device>(device_options.index);
+  library_ = lt::functions().version;
   weights_ = std::make_unique<DeviceWeights>(*checkpoint_);
   const ActivationSizes sizes(model, options_);
   const int slabs = count_slabs(*device_, model, options_, device_options, sizes, weights_->bytes());
