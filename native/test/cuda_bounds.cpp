@@ -239,7 +239,28 @@ void sample(Round &r) {
   p.top_tokens = static_cast<int32_t *>(r.bytes(int64_t{rows} * p.logprob_count * 4));
   p.top_logprobs = static_cast<float *>(r.bytes(int64_t{rows} * p.logprob_count * 4));
   p.non_finite = static_cast<int32_t *>(r.bytes(rows * 4));
+  p.edits.edits = uniform(0, 20);
+  p.edits.starts = r.integers(rows + 1, 0, p.edits.edits, uniform(0, 1) == 0);
+  p.edits.tokens = r.integers(p.edits.edits, 0, vocab - 1);
+  p.edits.values = r.floats(p.edits.edits);
+  p.edits.masks_count = uniform(0, 2);
+  p.edits.mask_rows = r.integers(rows, -1, p.edits.masks_count);
+  p.edits.masks = reinterpret_cast<const uint32_t *>(r.integers(int64_t{p.edits.masks_count} * ((vocab + 31) / 32), -100, 100));
+  p.forced = uniform(0, 1) == 0 ? nullptr : r.integers(rows, -vocab, vocab);
+  p.last_tokens = static_cast<int32_t *>(r.bytes(slots * 4));
+  p.count_outputs = uniform(0, 1);
   run(r, table->sampler_workspace, table->sample, p);
+
+  up_logit_edit e{};
+  e.size = sizeof e;
+  e.dtype = UP_F32;
+  e.rows = rows;
+  e.vocab_size = vocab;
+  e.soft_cap = pick({0.0f, 30.0f});
+  e.logits = const_cast<void *>(p.logits);
+  e.logits_stride = vocab;
+  e.edits = p.edits;
+  run(table->edit_logits, e);
 }
 
 }  // namespace

@@ -57,7 +57,9 @@ def shapes(c, quick):
             d = (r.choice([64, 128]), r.choice([64, 128]))
             c.recur_prefill(lengths, *r.choice([(1, 1), (2, 4), (1, 3), (2, 2)]), *d, dtype, r.random() < 0.5)
             c.recur_decode(r.randint(1, 9), *r.choice([(1, 1), (2, 4), (1, 3)]), *d, dtype)
+        c.edit_logits(r.randint(1, 5), r.choice([100, 5000, 20000]), r.choice([torch.float32, bf16]))
         c.sampler(r.choice([3, 9]), r.choice([257, 4096, 32000, 128256]), r.choice([torch.float32, bf16]), r.choice([1, 5, 20]))
+    c.sampler(2, 400000, torch.float32, 3)  # slices that no multiprocessor holds
     c.graph(3000, 8, 2, 128)
     c.graph(1100, 4, 2, 64)
     c.recur_prefill([700, 64], 4, 8, 128, 128, bf16, True)
