@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import backend as up
+from bench_mixers import MixerBench
 from tensors import Cache, int32, relative_error
 
 BF16 = torch.bfloat16
@@ -45,7 +46,9 @@ def smi(field):
     return out.stdout.strip().splitlines()[0]
 
 
-class Bench:
+class Bench(MixerBench):
+    median_ms = staticmethod(median_ms)
+
     def __init__(self, backend, only):
         self.backend, self.only, self.rows = backend, only, []
         self.generator = torch.Generator(device="cuda").manual_seed(7)
@@ -312,6 +315,11 @@ def main():
         bench.decode(1, 131072)
         bench.decode(64, 8192, head_dim=256, heads=16, kv_heads=2)
         bench.elementwise()
+        bench.delta_prefill(1, 32768, 16, 32)
+        bench.delta_prefill(4, 8192, 16, 32)
+        bench.delta_prefill(1, 32768, 16, 48)
+        bench.delta_decode(64, 16, 32)
+        bench.delta_rest()
         bench.sampler()
         bench.prefill(8192)
         bench.prefill(32768)

@@ -52,10 +52,19 @@ def shapes(c, quick):
                           r.choice([2, 3, 4]), r.choice([0, 4, 32]), dtype)
             c.activation(r.randint(1, 200), 8 * r.randint(1, 2000), dtype, r.choice([0, 1]))
             c.embedding(r.randint(1, 200), 8 * r.randint(1, 500), 1000, dtype, r.choice([0.0, 33.5]))
+        for dtype in (bf16, f16):
+            lengths = r.choice([[1], [63, 64, 65], [130, 0, 1, 200], [256], [5, 127, 129]])
+            d = (r.choice([64, 128]), r.choice([64, 128]))
+            c.recur_prefill(lengths, *r.choice([(1, 1), (2, 4), (1, 3), (2, 2)]), *d, dtype, r.random() < 0.5)
+            c.recur_decode(r.randint(1, 9), *r.choice([(1, 1), (2, 4), (1, 3)]), *d, dtype)
+        c.edit_logits(r.randint(1, 5), r.choice([100, 5000, 20000]), r.choice([torch.float32, bf16]))
         c.sampler(r.choice([3, 9]), r.choice([257, 4096, 32000, 128256]), r.choice([torch.float32, bf16]), r.choice([1, 5, 20]))
+    c.sampler(2, 400000, torch.float32, 3)  # slices that no multiprocessor holds
     c.graph(3000, 8, 2, 128)
     c.graph(1100, 4, 2, 64)
+    c.recur_prefill([700, 64], 4, 8, 128, 128, bf16, True)
     if not quick:
+        c.recur_prefill([300, 1, 128], 16, 32, 128, 128, bf16)  # two warpgroups a block, one when alone
         c.select([131072], 32, 8, 128, bf16, 64)
         c.select([8192] * 16, 32, 8, 128, bf16, 128, rule=1)
         c.prefill([5000], [5000], 8, 2, 128, bf16, 64, "causal")

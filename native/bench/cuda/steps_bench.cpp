@@ -197,10 +197,12 @@ struct Bench {
     }
   }
 
-  void close(int slot, bool decoding) {
+  void close(int slots, bool decoding) {
     PlanWords plan;
-    if (decoding) plan.add(up::Section::leaves, {slot});
-    plan.add(up::Section::closes, {slot});
+    for (int slot = 0; slot < slots; slot++) {
+      if (decoding) plan.add(up::Section::leaves, {slot});
+      plan.add(up::Section::closes, {slot});
+    }
     Flight flight{*this};
     flight.enqueue(plan);
     flight.finish();
@@ -221,7 +223,7 @@ struct Bench {
         wall.push_back(ms_since(start));
         device.push_back(flight.device_ms);
       }
-      close(0, false);
+      close(1, false);
       release_all();
     }
     std::sort(wall.begin(), wall.end());
@@ -251,7 +253,7 @@ struct Bench {
     std::sort(device.begin(), device.end());
     std::printf("decode     %3d × %6d: %.3f ms a step by the wall, %.3f ms of device time (median)\n", slots, context, wall, device[device.size() / 2]);
     std::fflush(stdout);
-    for (int slot = 0; slot < slots; slot++) close(slot, true);
+    close(slots, true);
     release_all();
   }
 };

@@ -428,7 +428,9 @@ int main(int argc, char **argv) {
     RandomSpec spec(seed);
     check_model("full", cuda_model(spec, {full}, false), seed, 0.9, 0.02);
     check_model("sliding", cuda_model(spec, {sliding}, false), seed, 0.9, 0.02);
-    check_model("hybrid", cuda_model(spec, {sliding, full, sliding, full}, false), seed, 0.5, 0.04);
+    check_model("windows", cuda_model(spec, {sliding, full, sliding, full}, false), seed, 0.5, 0.04);
+    check_model("delta", cuda_model(spec, {delta}, false), seed, 0.9, 0.02);
+    check_model("hybrid", cuda_model(spec, {delta, full, delta, delta}, false), seed, 0.5, 0.04);
     check_rows(seed);
     check_selection(seed);
     check_sampling(seed);

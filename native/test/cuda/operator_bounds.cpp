@@ -2,120 +2,14 @@
 // and slots from anywhere. Buffers are allocated to the byte, so that a run under `compute-sanitizer --tool memcheck` proves
 // that nothing reads or writes outside them. Without it the program shows that every launch ends well.
 //
-// usage: cuda_bounds [rounds] [seed]
-#include <cuda_runtime_api.h>
+// usage: cuda_bounds [rounds] [seed] [operators whose name begins so]
+#include "operator_bounds.h"
 
-#include <algorithm>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <memory>
-#include <random>
-#include <vector>
-
-#include "operators/backend.h"
+#include <cstring>
 
 namespace {
 
-std::mt19937_64 random_bits;
-
-int uniform(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_bits); }
-
-template <class T>
-T pick(std::initializer_list<T> values) {
-  return values.begin()[uniform(0, static_cast<int>(values.size()) - 1)];
-}
-
-void require(bool holds, const char *what, const char *detail = "") {
-  if (holds) return;
-  std::fprintf(stderr, "cuda_bounds: %s %s\n", what, detail);
-  std::exit(1);
-}
-
-void check(cudaError_t result) { require(result == cudaSuccess, cudaGetErrorName(result), cudaGetErrorString(result)); }
-
-// Device memory of exactly `bytes`, freed at the end of its round.
-class Buffer {
- public:
-  explicit Buffer(const std::vector<uint8_t> &content) : bytes_(content.size()) {
-    check(cudaMalloc(&data_, std::max<size_t>(bytes_, 16)));
-    check(cudaMemcpy(data_, content.data(), bytes_, cudaMemcpyHostToDevice));
-  }
-  ~Buffer() { cudaFree(data_); }
-  Buffer(const Buffer &) = delete;
-  Buffer &operator=(const Buffer &) = delete;
-  void *get() const { return data_; }
-
- private:
-  void *data_ = nullptr;
-  size_t bytes_;
-};
-
-struct Round {
-  std::vector<std::unique_ptr<Buffer>> buffers;
-
-  void *keep(const std::vector<uint8_t> &content) {
-    buffers.push_back(std::make_unique<Buffer>(content));
-    return buffers.back()->get();
-  }
-  // bf16 numbers in ±2, now and then not finite.
-  void *numbers(int64_t count) {
-    std::vector<uint8_t> content(static_cast<size_t>(count) * 2);
-    for (size_t i = 0; i < content.size(); i += 2) {
-      const auto bits = static_cast<uint16_t>(uniform(0, 2000) == 0 ? 0x7f80 : uniform(0, 1) << 15 | uniform(0x3e00, 0x4000));
-      content[i] = static_cast<uint8_t>(bits);
-      content[i + 1] = static_cast<uint8_t>(bits >> 8);
-    }
-    return keep(content);
-  }
-  void *bytes(int64_t count) { return keep(std::vector<uint8_t>(static_cast<size_t>(count), 0x5a)); }
-  // Mostly in [low, high], sometimes anything.
-  int32_t *integers(int64_t count, int low, int high, bool sorted = false) {
-    std::vector<int32_t> values(static_cast<size_t>(count));
-    for (int32_t &value : values)
-      value = uniform(0, 9) == 0 ? static_cast<int32_t>(random_bits()) : uniform(low, high);
-    if (sorted) std::sort(values.begin(), values.end());
-    std::vector<uint8_t> content(values.size() * 4);
-    std::copy_n(reinterpret_cast<const uint8_t *>(values.data()), content.size(), content.begin());
-    return static_cast<int32_t *>(keep(content));
-  }
-  float *floats(int64_t count) {
-    std::vector<float> values(static_cast<size_t>(count));
-    for (float &value : values) value = static_cast<float>(uniform(-1000, 1000)) / 300.0f;
-    std::vector<uint8_t> content(values.size() * 4);
-    std::copy_n(reinterpret_cast<const uint8_t *>(values.data()), content.size(), content.begin());
-    return static_cast<float *>(keep(content));
-  }
-  up_kv cache(int requests, int capacity, int kv_heads, int head_dim, int page_size) {
-    up_kv kv{};
-    if (page_size == 0) {
-      kv.row_stride = int64_t{kv_heads} * head_dim;
-      kv.head_stride = head_dim;
-      kv.page_stride = capacity * kv.row_stride;
-      kv.page_count = requests;
-    } else {
-      const int per_request = (capacity + page_size - 1) / page_size;
-      kv.page_size = page_size;
-      kv.page_count = requests * per_request;
-      kv.row_stride = head_dim;
-      kv.head_stride = int64_t{page_size} * head_dim;
-      kv.page_stride = kv_heads * kv.head_stride;
-      kv.pages_stride = per_request;
-      kv.pages = integers(int64_t{requests} * per_request, 0, kv.page_count - 1);
-    }
-    kv.data = numbers(kv.page_count * kv.page_stride);
-    return kv;
-  }
-};
-
-const up_backend_table *table;
-
-void launched(up_status status, const up_backend_error &error) { require(status == UP_OK, error.phase, error.detail); }
-
-struct Shape {
-  int requests = uniform(1, 4), capacity = uniform(1, 700), kv_heads = uniform(1, 3), head_dim = pick({64, 128, 256});
-  int heads = kv_heads * uniform(1, 6), page_size = pick({0, 16, 32, 64, 128});
-};
+using namespace bounds;
 
 void select(Round &r) {
   const Shape s;
@@ -146,10 +40,7 @@ void select(Round &r) {
   p.kept = static_cast<int32_t *>(r.bytes(int64_t{s.requests} * s.capacity * 4));
   p.kept_lengths = static_cast<int32_t *>(r.bytes(s.requests * 4));
   p.fallbacks = uniform(0, 1) == 0 ? nullptr : static_cast<int32_t *>(r.bytes(s.requests * 4));
-  size_t bytes = 0;
-  up_backend_error error{};
-  launched(table->selection_workspace(&p, &bytes, &error), error);
-  launched(table->select(&p, r.bytes(static_cast<int64_t>(bytes)), bytes, nullptr, &error), error);
+  run(r, table->selection_workspace, table->select, p);
 }
 
 void attend_prefill(Round &r) {
@@ -175,10 +66,7 @@ void attend_prefill(Round &r) {
   p.lo = uniform(0, 1) == 0 ? nullptr : r.integers(rows, 0, s.capacity / 2, uniform(0, 1) == 0);
   p.hi = r.integers(rows, 0, s.capacity, uniform(0, 1) == 0);
   p.output = r.bytes(rows * p.output_row_stride * 2);
-  size_t bytes = 0;
-  up_backend_error error{};
-  launched(table->prefill_attention_workspace(&p, &bytes, &error), error);
-  launched(table->attend_prefill(&p, r.bytes(static_cast<int64_t>(bytes)), bytes, nullptr, &error), error);
+  run(r, table->prefill_attention_workspace, table->attend_prefill, p);
 }
 
 void attend_decode(Round &r) {
@@ -201,15 +89,11 @@ void attend_decode(Round &r) {
   p.begin = uniform(0, 1) == 0 ? nullptr : r.integers(s.requests, 0, s.capacity);
   p.end = r.integers(s.requests, 0, s.capacity);
   p.output = r.bytes(s.requests * p.output_row_stride * 2);
-  size_t bytes = 0;
-  up_backend_error error{};
-  launched(table->decode_attention_workspace(&p, &bytes, &error), error);
-  launched(table->attend_decode(&p, r.bytes(static_cast<int64_t>(bytes)), bytes, nullptr, &error), error);
+  run(r, table->decode_attention_workspace, table->attend_decode, p);
 }
 
 void gather_and_normalise(Round &r) {
   const int rows = uniform(1, 300), source_rows = uniform(1, 300), width = 8 * uniform(1, 300);
-  up_backend_error error{};
   up_gather g{};
   g.size = sizeof g;
   g.max_rows = rows;
@@ -219,7 +103,7 @@ void gather_and_normalise(Round &r) {
   g.indices = r.integers(rows, 0, source_rows - 1);
   g.count = r.integers(1, 0, rows);
   g.target = r.bytes(rows * g.row_bytes);
-  launched(table->gather_rows(&g, nullptr, &error), error);
+  run(table->gather_rows, g);
 
   up_rms_norm n{};
   n.size = sizeof n;
@@ -235,7 +119,23 @@ void gather_and_normalise(Round &r) {
   n.weight = r.numbers(width);
   n.output = r.bytes(rows * g.row_bytes);
   n.input_stride = n.addend_stride = n.sum_stride = n.output_stride = width;
-  launched(table->normalise(&n, nullptr, &error), error);
+  run(table->normalise, n);
+
+  up_post_norm o{};
+  o.size = sizeof o;
+  o.dtype = UP_BF16;
+  o.rows = rows;
+  o.width = width;
+  o.source_rows = source_rows;
+  o.input = n.output;
+  o.weight = o.next_weight = n.weight;
+  o.residual = g.source;
+  o.indices = g.indices;
+  o.count = g.count;
+  o.sum = g.target;
+  o.output = r.bytes(rows * g.row_bytes);
+  o.input_stride = o.residual_stride = o.sum_stride = o.output_stride = width;
+  run(table->add_normed, o);
 
   up_gated_activation a{};
   a.size = sizeof a;
@@ -247,7 +147,7 @@ void gather_and_normalise(Round &r) {
   a.input_stride = 2 * width;
   a.output = n.output;
   a.output_stride = width;
-  launched(table->activate(&a, nullptr, &error), error);
+  run(table->activate, a);
 
   up_embedding e{};
   e.size = sizeof e;
@@ -259,7 +159,11 @@ void gather_and_normalise(Round &r) {
   e.table = g.source;
   e.table_stride = e.output_stride = width;
   e.output = n.output;
-  launched(table->embed(&e, nullptr, &error), error);
+  if (uniform(0, 1) == 0) {
+    e.slots = uniform(1, 3);
+    e.last_tokens = r.integers(e.slots, 0, source_rows - 1);
+  }
+  run(table->embed, e);
 }
 
 void rotate_and_write(Round &r) {
@@ -281,16 +185,33 @@ void rotate_and_write(Round &r) {
   p.positions = r.integers(rows, 0, limit - 1);
   p.kv_requests = r.integers(rows, 0, s.requests - 1);
   p.kv_rows = r.integers(rows, -1, s.capacity - 1);
-  p.query_row_stride = p.query_output_row_stride = int64_t{s.heads} * s.head_dim;
+  p.query_output_row_stride = int64_t{s.heads} * s.head_dim;
+  p.query_head_stride = pick({0, s.head_dim, 2 * s.head_dim});
+  p.query_row_stride = s.heads * (p.query_head_stride == 0 ? s.head_dim : p.query_head_stride);
+  p.query_norm = uniform(0, 1) == 0 ? nullptr : r.numbers(s.head_dim);
+  p.key_norm = uniform(0, 1) == 0 ? nullptr : r.numbers(s.head_dim);
   p.key_row_stride = p.value_row_stride = int64_t{s.kv_heads} * s.head_dim;
   p.queries = r.numbers(rows * p.query_row_stride);
-  p.query_output = r.bytes(rows * p.query_row_stride * 2);
+  p.query_output = r.bytes(rows * p.query_output_row_stride * 2);
   p.keys = r.numbers(rows * p.key_row_stride);
   p.values = r.numbers(rows * p.key_row_stride);
   p.key_cache = r.cache(s.requests, s.capacity, s.kv_heads, s.head_dim, s.page_size);
   p.value_cache = r.cache(s.requests, s.capacity, s.kv_heads, s.head_dim, s.page_size);
-  up_backend_error error{};
-  launched(table->rotate_and_write(&p, nullptr, &error), error);
+  run(table->rotate_and_write, p);
+
+  up_output_gate g{};
+  g.size = sizeof g;
+  g.dtype = UP_BF16;
+  g.rows = rows;
+  g.heads = s.heads;
+  g.head_dim = s.head_dim;
+  g.gate = p.queries;
+  g.gate_row_stride = p.query_row_stride;
+  g.gate_head_stride = p.query_head_stride == 0 ? s.head_dim : p.query_head_stride;
+  g.attended = p.query_output;
+  g.attended_row_stride = p.query_output_row_stride;
+  g.attended_head_stride = s.head_dim;
+  run(table->apply_gate, g);
 }
 
 void sample(Round &r) {
@@ -318,10 +239,28 @@ void sample(Round &r) {
   p.top_tokens = static_cast<int32_t *>(r.bytes(int64_t{rows} * p.logprob_count * 4));
   p.top_logprobs = static_cast<float *>(r.bytes(int64_t{rows} * p.logprob_count * 4));
   p.non_finite = static_cast<int32_t *>(r.bytes(rows * 4));
-  size_t bytes = 0;
-  up_backend_error error{};
-  launched(table->sampler_workspace(&p, &bytes, &error), error);
-  launched(table->sample(&p, r.bytes(static_cast<int64_t>(bytes)), bytes, nullptr, &error), error);
+  p.edits.edits = uniform(0, 20);
+  p.edits.starts = r.integers(rows + 1, 0, p.edits.edits, uniform(0, 1) == 0);
+  p.edits.tokens = r.integers(p.edits.edits, 0, vocab - 1);
+  p.edits.values = r.floats(p.edits.edits);
+  p.edits.masks_count = uniform(0, 2);
+  p.edits.mask_rows = r.integers(rows, -1, p.edits.masks_count);
+  p.edits.masks = reinterpret_cast<const uint32_t *>(r.integers(int64_t{p.edits.masks_count} * ((vocab + 31) / 32), -100, 100));
+  p.forced = uniform(0, 1) == 0 ? nullptr : r.integers(rows, -vocab, vocab);
+  p.last_tokens = static_cast<int32_t *>(r.bytes(slots * 4));
+  p.count_outputs = uniform(0, 1);
+  run(r, table->sampler_workspace, table->sample, p);
+
+  up_logit_edit e{};
+  e.size = sizeof e;
+  e.dtype = UP_F32;
+  e.rows = rows;
+  e.vocab_size = vocab;
+  e.soft_cap = pick({0.0f, 30.0f});
+  e.logits = const_cast<void *>(p.logits);
+  e.logits_stride = vocab;
+  e.edits = p.edits;
+  run(table->edit_logits, e);
 }
 
 }  // namespace
@@ -333,14 +272,22 @@ int main(int argc, char **argv) {
   table = up_cuda_backend();
   up_backend_error error{};
   launched(table->available(&error), error);
+  const char *only = argc > 3 ? argv[3] : "";
+  const struct {
+    const char *name;
+    void (*run)(Round &);
+  } parts[] = {{"select", select},
+               {"attend-prefill", attend_prefill},
+               {"attend-decode", attend_decode},
+               {"layer", gather_and_normalise},
+               {"rope", rotate_and_write},
+               {"sample", sample},
+               {"delta-prepare", delta_prepare},
+               {"delta-recurrence", delta_recurrence}};
   for (int i = 0; i < rounds; ++i) {
     Round r;
-    select(r);
-    attend_prefill(r);
-    attend_decode(r);
-    gather_and_normalise(r);
-    rotate_and_write(r);
-    sample(r);
+    for (const auto &part : parts)
+      if (std::strncmp(part.name, only, std::strlen(only)) == 0) part.run(r);
     check(cudaDeviceSynchronize());
   }
   std::printf("cuda_bounds: %d rounds from seed %llu\n", rounds, static_cast<unsigned long long>(seed));

@@ -12,6 +12,7 @@
 // zeroed in shared memory: nothing that lies in unused cache rows, NaN included, reaches a result.
 #pragma once
 
+#include "cuda/common/fragments.cuh"
 #include "cuda/common/kv_rows.cuh"
 #include "cuda/attention/prefill_attention.h"
 #include "cuda/common/wgmma.cuh"
@@ -202,19 +203,7 @@ __device__ __forceinline__ void store_rows(const float (&o)[D / 2], const float 
         const int at = 4 * (4 * j + i) + 2 * half;
         v[i] = Element<T>::pack(o[at] * inverse[half], o[at + 1] * inverse[half]);
       }
-      // Transpose the 4 × 4 words that the quad holds.
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t out = quad & 2 ? v[i] : v[i + 2];
-        const uint32_t in = __shfl_xor_sync(~0u, out, 2);
-        (quad & 2 ? v[i] : v[i + 2]) = in;
-      }
-#pragma unroll
-      for (int i = 0; i < 4; i += 2) {
-        const uint32_t out = quad & 1 ? v[i] : v[i + 1];
-        const uint32_t in = __shfl_xor_sync(~0u, out, 1);
-        (quad & 1 ? v[i] : v[i + 1]) = in;
-      }
+      transpose_quad(v);
       if (row < rows)
         *reinterpret_cast<uint4 *>(output + (first_row + row) * row_stride + (4 * j + quad) * 8) =
             make_uint4(v[0], v[1], v[2], v[3]);

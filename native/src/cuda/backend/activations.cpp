@@ -63,7 +63,7 @@ size_t sampling_bytes(int rows, int vocab_size) {
   size_t bytes = 0;
   sampler_workspace(&p, &bytes, nullptr);
   const size_t logits = aligned_bytes(static_cast<size_t>(rows) * static_cast<size_t>(logits_stride(vocab_size)) * sizeof(float));
-  return 2 * logits + aligned_bytes(bytes);
+  return 2 * logits + aligned_bytes(std::max(bytes, static_cast<size_t>(rows) * sizeof(int32_t)));
 }
 
 size_t layer_scratch(const LayerSpec &layer, const BackendOptions &options, int hidden, int rows, int tile_rows, bool drops) {

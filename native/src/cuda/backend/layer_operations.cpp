@@ -30,7 +30,6 @@ template <class... Parts>
 
 void check_layer(const LayerSpec &layer, int hidden, int index) {
   const auto refuse = [&](const auto &...parts) { unsupported("layers[", index, "]", parts..., " are what the CUDA backend has"); };
-  if (!layer.is_attention()) refuse(".mixer.kind is delta: full and sliding");
   if (layer.mlp.is_moe()) refuse(".mlp.kind is moe: gated");
   const AttentionSpec &a = layer.attention;
   if (layer.is_attention()) {

@@ -9,12 +9,6 @@ up_status missing(up_backend_error *error) { return fail(error, UP_INVALID_ARGUM
 
 }  // namespace
 
-up_status delta_prefill_workspace(const up_delta_prefill *, size_t *bytes, up_backend_error *) {
-  *bytes = 0;
-  return UP_OK;
-}
-up_status recur_prefill(const up_delta_prefill *, void *, size_t, void *, up_backend_error *error) { return missing(error); }
-up_status recur_decode(const up_delta_decode *, void *, up_backend_error *error) { return missing(error); }
 up_status route(const up_moe_router *, void *, up_backend_error *error) { return missing(error); }
 up_status moe_workspace(const up_moe *, size_t *bytes, up_backend_error *) {
   *bytes = 0;

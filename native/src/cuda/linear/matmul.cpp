@@ -139,35 +139,65 @@ void Matmul::run(const Product &p) {
   run(with, p, found->second);
 }
 
+uint64_t Matmul::first_row(Shape &shape, Product product, const lt::MatmulAlgo &algorithm) {
+  product.accumulate = false;
+  run(shape, product, algorithm);
+  std::vector<uint16_t> row(static_cast<size_t>(product.weights->n) * (product.out_f32 ? 2 : 1));
+  device_.copy_out(row.data(), product.out, row.size() * sizeof row[0], "compare matrix products");
+  device_.wait("compare matrix products");
+  uint64_t hash = 0xcbf29ce484222325ull;
+  for (const uint16_t value : row) hash = (hash ^ value) * 0x100000001b3ull;
+  return hash;
+}
+
 void Matmul::tune(const Product &example, std::span<const Matrix> weights) {
   constexpr const char *phase = "time matrix products";
+  struct Candidate {
+    lt::MatmulAlgo algorithm;
+    uint64_t bits;  // of its first row
+    float milliseconds = INFINITY;
+  };
   Shape &with = shape(example);
   const Event begin(device_, true), end(device_, true);
-  size_t turn = 0;
+  const auto of_bucket = [&](int bucket) {
+    Product p = example;
+    p.rows = std::min(bucket, example.rows);
+    return p;
+  };
+  std::map<int, std::vector<Candidate>> buckets;
+  std::map<uint64_t, int> votes;
   for (int rows = 1; rows <= example.rows; rows = bucket(rows) + 1) {
     const int most = bucket(rows);
     if (with.algorithms.contains(most)) continue;
-    const std::vector<lt::MatmulAlgo> choices = candidates(with, example, most);
-    Product p = example;
-    p.rows = std::min(most, example.rows);
-    std::vector<float> times(choices.size(), INFINITY);
-    // The first round loads the kernels. Rounds go through all choices, so that a chip that grows hot slows all of them.
-    for (int round = 0; round < 4 && choices.size() > 1; round++) {
-      for (size_t i = 0; i < choices.size(); i++) {
+    for (const lt::MatmulAlgo &algorithm : candidates(with, example, most)) {
+      buckets[most].push_back({algorithm, first_row(with, of_bucket(most), algorithm)});
+      votes[buckets[most].back().bits]++;
+    }
+  }
+  const auto usual = std::max_element(votes.begin(), votes.end(), [](const auto &a, const auto &b) { return a.second < b.second; });
+  size_t turn = 0;
+  for (auto &[most, all] : buckets) {
+    if (std::any_of(all.begin(), all.end(), [&](const Candidate &each) { return each.bits == usual->first; }))
+      std::erase_if(all, [&](const Candidate &each) { return each.bits != usual->first; });
+    // Rounds go through all of them, so that a chip that grows hot slows all.
+    Product p = of_bucket(most);
+    for (int round = 0; round < 3 && all.size() > 1; round++) {
+      for (Candidate &each : all) {
         p.weights = &weights[turn++ % weights.size()];
         device_.check(cudaEventRecord(begin.get(), device_.stream()), phase);
-        run(with, p, choices[i]);
+        run(with, p, each.algorithm);
         device_.check(cudaEventRecord(end.get(), device_.stream()), phase);
         device_.wait(end.get(), phase);
         float milliseconds = 0;
         device_.check(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()), phase);
-        if (round > 0) times[i] = std::min(times[i], milliseconds);
+        each.milliseconds = std::min(each.milliseconds, milliseconds);
       }
     }
-    // An earlier choice is as good when it is as fast but for noise.
-    const float enough = *std::min_element(times.begin(), times.end()) * 1.01f;
-    const auto chosen = std::find_if(times.begin(), times.end(), [&](float time) { return time <= enough; });
-    with.algorithms.emplace(most, choices[static_cast<size_t>(chosen - times.begin())]);
+    // An earlier one is as good when it is as fast but for noise.
+    const auto faster = [](const Candidate &a, const Candidate &b) { return a.milliseconds < b.milliseconds; };
+    const float enough = std::min_element(all.begin(), all.end(), faster)->milliseconds * 1.01f;
+    const auto chosen = std::find_if(all.begin(), all.end(), [&](const Candidate &each) { return each.milliseconds <= enough; });
+    with.algorithms.emplace(most, chosen->algorithm);
   }
 }
 
