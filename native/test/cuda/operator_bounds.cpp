@@ -67,6 +67,15 @@ void attend_prefill(Round &r) {
   p.hi = r.integers(rows, 0, s.capacity, uniform(0, 1) == 0);
   p.output = r.bytes(rows * p.output_row_stride * 2);
   run(r, table->prefill_attention_workspace, table->attend_prefill, p);
+
+  up_sparse_attention q{};
+  q.size = sizeof q;
+  q.attention = p;
+  q.query_blocks = uniform(1, 6);
+  q.block_starts = r.integers(s.requests, 0, q.query_blocks - 1);
+  const int64_t words = (int64_t{s.capacity} + 64 * 32 - 1) / (64 * 32);
+  q.bitmaps = reinterpret_cast<const uint32_t *>(r.integers(s.kv_heads * q.query_blocks * words, INT32_MIN, INT32_MAX));
+  run(r, table->sparse_attention_workspace, table->attend_sparse, q);
 }
 
 void attend_decode(Round &r) {

@@ -46,17 +46,8 @@ up_status enough(size_t given, size_t needed, const char *phase, up_backend_erro
   return fail(error, UP_INVALID_ARGUMENT, phase, "workspace of %zu bytes: %zu are needed", given, needed);
 }
 
-}  // namespace
-
-up_status prefill_attention_workspace(const up_prefill_attention *p, size_t *bytes, up_backend_error *error) {
-  if (up_status s = supported(*p, "check prefill attention", error); s != UP_OK) return s;
-  *bytes = layout(*p).total;
-  return UP_OK;
-}
-
-up_status attend_prefill(const up_prefill_attention *p, void *workspace, size_t workspace_bytes, void *stream,
-                         up_backend_error *error) {
-  constexpr const char *phase = "check prefill attention";
+up_status attend(const up_prefill_attention *p, const up_sparse_attention *sparse, void *workspace, size_t workspace_bytes,
+                 void *stream, const char *phase, up_backend_error *error) {
   if (up_status s = supported(*p, phase, error); s != UP_OK) return s;
   const PrefillLayout l = layout(*p);
   if (up_status s = enough(workspace_bytes, l.total, phase, error); s != UP_OK) return s;
@@ -67,12 +58,34 @@ up_status attend_prefill(const up_prefill_attention *p, void *workspace, size_t 
   const auto queue = static_cast<cudaStream_t>(stream);
   switch (p->head_dim) {
     case 64:
-      return launch_prefill_d64(*p, schedule, queue, error);
+      return launch_prefill_d64(*p, sparse, schedule, queue, error);
     case 128:
-      return launch_prefill_d128(*p, schedule, queue, error);
+      return launch_prefill_d128(*p, sparse, schedule, queue, error);
     default:
-      return launch_prefill_d256(*p, schedule, queue, error);
+      return launch_prefill_d256(*p, sparse, schedule, queue, error);
   }
+}
+
+}  // namespace
+
+up_status prefill_attention_workspace(const up_prefill_attention *p, size_t *bytes, up_backend_error *error) {
+  if (up_status s = supported(*p, "check prefill attention", error); s != UP_OK) return s;
+  *bytes = layout(*p).total;
+  return UP_OK;
+}
+
+up_status attend_prefill(const up_prefill_attention *p, void *workspace, size_t workspace_bytes, void *stream,
+                         up_backend_error *error) {
+  return attend(p, nullptr, workspace, workspace_bytes, stream, "check prefill attention", error);
+}
+
+up_status sparse_attention_workspace(const up_sparse_attention *p, size_t *bytes, up_backend_error *error) {
+  return prefill_attention_workspace(&p->attention, bytes, error);
+}
+
+up_status attend_sparse(const up_sparse_attention *p, void *workspace, size_t workspace_bytes, void *stream,
+                        up_backend_error *error) {
+  return attend(&p->attention, p, workspace, workspace_bytes, stream, "check sparse attention", error);
 }
 
 up_status decode_attention_workspace(const up_decode_attention *p, size_t *bytes, up_backend_error *error) {

@@ -10,119 +10,19 @@
 // A row's visible keys are one interval, so a tile is skipped, unmasked or masked by comparing its borders with the
 // intervals of the first and last rows. Masked scores become -inf by selection and the values past the request's last key are
 // zeroed in shared memory: nothing that lies in unused cache rows, NaN included, reaches a result.
+//
+// Sparse attention is the same kernel on tiles put together from the blocks of 64 keys that a bitmap lets through: the copy
+// warp walks the bitmap and leaves beside each tile which blocks it holds.
 #pragma once
 
 #include "cuda/common/fragments.cuh"
-#include "cuda/common/kv_rows.cuh"
-#include "cuda/attention/prefill_attention.h"
+#include "cuda/attention/prefill_copy.cuh"
 #include "cuda/common/wgmma.cuh"
 
 namespace up::cuda {
 
-template <int D>
-struct PrefillShape {
-  static constexpr int kKeys = D == 256 ? 64 : 128;
-  static constexpr int kPanels = D / 64;
-  static constexpr int kStages = 2;
-  static constexpr int kQueryBytes = kPrefillRows * D * 2;
-  static constexpr int kTileBytes = kKeys * D * 2;
-};
-
-template <int D>
-struct PrefillShared {
-  using Shape = PrefillShape<D>;
-  alignas(1024) uint8_t queries[Shape::kQueryBytes];
-  alignas(1024) uint8_t keys[Shape::kStages][Shape::kTileBytes];
-  alignas(1024) uint8_t values[Shape::kStages][Shape::kTileBytes];
-  struct Task {
-    PrefillItem item;
-    int head;  // -1: no more work
-  } tasks[2];
-  uint64_t task_full[2], task_empty[2];
-  uint64_t queries_full, queries_empty;
-  uint64_t keys_full[Shape::kStages], keys_empty[Shape::kStages];
-  uint64_t values_full[Shape::kStages], values_empty[Shape::kStages];
-  uint64_t tail;
-};
-
-constexpr int kPrefillThreads = 384;
-constexpr int kPrefillConsumerWarps = 8;
 // Scores may exceed the row's reference by 2^8 before the accumulator is rescaled.
 constexpr float kRescaleSlack = 8.0f;
-
-// The copy warp: takes items, brings Q, K and V.
-template <class T, int D>
-__device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const PrefillArguments &a, const CUtensorMap *query_map,
-                                             const CUtensorMap *key_map, const CUtensorMap *value_map) {
-  using Shape = PrefillShape<D>;
-  const int lane = threadIdx.x % 32;
-  const int items = a.schedule.counts[0];
-  Ring<2> task;
-  Ring<Shape::kStages> stage;
-  uint32_t queries_parity = 0, tail_parity = 0;
-  while (true) {
-    int index = 0;
-    if (lane == 0) index = atomicAdd(&a.schedule.counts[1], 1);
-    index = __shfl_sync(~0u, index, 0);
-    barrier_wait(&shared.task_empty[task.slot], task.parity ^ 1);
-    // KV-head-major, so that the blocks at work share keys and values in the second-level cache.
-    const int per_kv_head = items * a.group;
-    const int kv_head = per_kv_head == 0 ? a.heads : index / per_kv_head;
-    const int rest = per_kv_head == 0 ? 0 : index % per_kv_head;
-    const bool done = kv_head * a.group >= a.heads;
-    const int head = kv_head * a.group + rest % a.group;
-    // The item stays in shared memory for this warp too, whose registers are few.
-    const PrefillItem &item = shared.tasks[task.slot].item;
-    if (lane == 0) {
-      if (!done) shared.tasks[task.slot].item = a.schedule.items[rest / a.group];
-      shared.tasks[task.slot].head = done ? -1 : head;
-      barrier_arrive(&shared.task_full[task.slot]);
-    }
-    __syncwarp();
-    task.advance();
-    if (done) return;
-    if (item.tile_begin >= item.tile_end) continue;
-
-    barrier_wait(&shared.queries_empty, queries_parity ^ 1);
-    queries_parity ^= 1;
-    if (lane == 0) {
-      barrier_expect(&shared.queries_full, Shape::kQueryBytes);
-      for (int panel = 0; panel < Shape::kPanels; ++panel)
-        copy_tile(shared.queries + panel * kPrefillRows * 128, query_map, &shared.queries_full, 0, item.first_row, panel, head,
-                  0);
-    }
-    for (int tile = item.tile_begin; tile < item.tile_end; ++tile) {
-      const int first = tile * Shape::kKeys;
-      barrier_wait(&shared.keys_empty[stage.slot], stage.parity ^ 1);
-      if (lane == 0)
-        barrier_expect(&shared.keys_full[stage.slot],
-                       kv_tile_bytes<Shape::kKeys, Shape::kPanels>(a.keys, first, item.key_rows));
-      __syncwarp();
-      copy_kv_tile<Shape::kKeys, Shape::kPanels>(shared.keys[stage.slot], key_map, a.keys, &shared.keys_full[stage.slot],
-                                                 item.request, kv_head, first, item.key_rows);
-      barrier_wait(&shared.values_empty[stage.slot], stage.parity ^ 1);
-      const bool whole = first + Shape::kKeys <= item.key_rows;
-      uint64_t *arrival = whole ? &shared.values_full[stage.slot] : &shared.tail;
-      if (lane == 0) barrier_expect(arrival, kv_tile_bytes<Shape::kKeys, Shape::kPanels>(a.values, first, item.key_rows));
-      __syncwarp();
-      copy_kv_tile<Shape::kKeys, Shape::kPanels>(shared.values[stage.slot], value_map, a.values, arrival, item.request,
-                                                 kv_head, first, item.key_rows);
-      if (!whole) {
-        barrier_wait(&shared.tail, tail_parity);
-        tail_parity ^= 1;
-        const int used = item.key_rows - first;
-        const int chunks = (Shape::kKeys - used) * 8;  // of 16 bytes, in a panel
-        for (int i = lane; i < chunks * Shape::kPanels; i += 32)
-          *reinterpret_cast<uint4 *>(shared.values[stage.slot] + (i / chunks) * Shape::kKeys * 128 + used * 128 +
-                                     (i % chunks) * 16) = make_uint4(0, 0, 0, 0);
-        proxy_fence();
-        __syncwarp();
-        if (lane == 0) barrier_arrive(&shared.values_full[stage.slot]);
-      }
-      stage.advance();
-    }
-  }
-}
 
 // Rows of one thread: 16·warp + lane / 4, and that + 8.
 struct RowPair {
@@ -134,9 +34,10 @@ struct RowPair {
 // Turns raw scores into exponentials, updates the rows and returns in `scale` what the accumulator must be multiplied by.
 // True when some row of the warp needs that.
 template <int Keys>
-__device__ __forceinline__ bool prefill_softmax(float (&s)[Keys / 2], RowPair &rows, float (&scale)[2], int first_key,
-                                                bool masked, float factor, float cap, float cap_factor, float raw_scale) {
-  const int column = first_key + 2 * (threadIdx.x % 4);
+__device__ __forceinline__ bool prefill_softmax(float (&s)[Keys / 2], RowPair &rows, float (&scale)[2],
+                                                const int (&first_keys)[2], bool masked, float factor, float cap,
+                                                float cap_factor, float raw_scale) {
+  const int column = 2 * (threadIdx.x % 4);
   if (cap > 0) {
 #pragma unroll
     for (int i = 0; i < Keys / 2; ++i) s[i] = soft_capped(s[i] * raw_scale, cap, cap_factor);
@@ -144,7 +45,7 @@ __device__ __forceinline__ bool prefill_softmax(float (&s)[Keys / 2], RowPair &r
   if (masked) {
 #pragma unroll
     for (int i = 0; i < Keys / 2; ++i) {
-      const int half = (i / 2) % 2, key = column + (i / 4) * 8 + i % 2;
+      const int half = (i / 2) % 2, key = first_keys[i / 32] + column + (i / 4 % 8) * 8 + i % 2;
       s[i] = key >= rows.lo[half] && key <= rows.hi[half] ? s[i] : negative_infinity();
     }
   }
@@ -211,7 +112,7 @@ __device__ __forceinline__ void store_rows(const float (&o)[D / 2], const float 
   }
 }
 
-template <class T, int D>
+template <class T, int D, bool Sparse>
 __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const PrefillArguments &a, int group_index) {
   using Shape = PrefillShape<D>;
   constexpr int Keys = Shape::kKeys;
@@ -258,7 +159,7 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
   while (true) {
     barrier_wait(&shared.task_full[task.slot], task.parity);
     const PrefillItem item = shared.tasks[task.slot].item;
-    const int head = shared.tasks[task.slot].head;
+    const int head = shared.tasks[task.slot].head, tiles = shared.tasks[task.slot].tiles;
     release(&shared.task_empty[task.slot]);
     task.advance();
     if (head < 0) return;
@@ -277,24 +178,42 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
 
-    if (item.tile_begin < item.tile_end) {
+    if (tiles > 0) {
       const int full_begin = group_index == 0 ? item.full_begin[0] : item.full_begin[1];
       const int full_end = group_index == 0 ? item.full_end[0] : item.full_end[1];
       float scale[2];
-      int tile = item.tile_begin;
+      int first_keys[2];
+      bool masked;
+      // Where the keys of a tile are, before its slot is given back.
+      const auto look = [&](int tile, int slot) {
+        if constexpr (Sparse) {
+          masked = false;
+#pragma unroll
+          for (int half = 0; half < Keys / 64; ++half) {
+            const int block = shared.blocks[slot][half];
+            first_keys[half] = 64 * block;
+            masked |= block < full_begin || block >= full_end;
+          }
+        } else {
+          tile += item.tile_begin;
+          first_keys[0] = tile * Keys;
+          first_keys[1] = first_keys[0] + 64;
+          masked = tile < full_begin || tile >= full_end;
+        }
+      };
       barrier_wait(&shared.queries_full, queries_parity);
       queries_parity ^= 1;
       barrier_wait(&shared.keys_full[key_stage.slot], key_stage.parity);
       issue_scores(key_stage.slot);
+      look(0, key_stage.slot);
       mma_wait<0>();
       mma_pin(s);
       release(&shared.keys_empty[key_stage.slot]);
       key_stage.advance();
-      prefill_softmax<Keys>(s, rows, scale, tile * Keys, tile < full_begin || tile >= full_end, factor, cap, cap_factor,
-                            a.scale);
+      prefill_softmax<Keys>(s, rows, scale, first_keys, masked, factor, cap, cap_factor, a.scale);
       pack_probabilities<T, Keys>(p, s);
 
-      for (++tile; tile < item.tile_end; ++tile) {
+      for (int tile = 1; tile < tiles; ++tile) {
         barrier_wait(&shared.keys_full[key_stage.slot], key_stage.parity);
         named_sync(1 + group_index, 256);
         mma_pin(o);
@@ -302,12 +221,12 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
         barrier_wait(&shared.values_full[value_stage.slot], value_stage.parity);
         issue_values(value_stage.slot);
         named_arrive(2 - group_index, 256);
+        look(tile, key_stage.slot);
         mma_wait<1>();
         mma_pin(s);
         release(&shared.keys_empty[key_stage.slot]);
         key_stage.advance();
-        const bool rescale = prefill_softmax<Keys>(s, rows, scale, tile * Keys, tile < full_begin || tile >= full_end,
-                                                   factor, cap, cap_factor, a.scale);
+        const bool rescale = prefill_softmax<Keys>(s, rows, scale, first_keys, masked, factor, cap, cap_factor, a.scale);
         mma_wait<0>();
         mma_pin(o);
         release(&shared.values_empty[value_stage.slot]);
@@ -342,7 +261,7 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
   }
 }
 
-template <class T, int D>
+template <class T, int D, bool Sparse>
 __global__ void __launch_bounds__(kPrefillThreads, 1)
     prefill_attention(const __grid_constant__ PrefillArguments a, const __grid_constant__ CUtensorMap query_map,
                       const __grid_constant__ CUtensorMap key_map, const __grid_constant__ CUtensorMap value_map) {
@@ -371,49 +290,70 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // so that the compiler knows it is one for the warp
   if (warpgroup == 0) {
     registers_release<56>();
-    if (threadIdx.x < 32) prefill_copy<T, D>(shared, a, &query_map, &key_map, &value_map);
+    if (threadIdx.x < 32) prefill_copy<T, D, Sparse>(shared, a, &query_map, &key_map, &value_map);
   } else {
     registers_claim<224>();
-    prefill_compute<T, D>(shared, a, warpgroup - 1);
+    prefill_compute<T, D, Sparse>(shared, a, warpgroup - 1);
   }
 }
 
-template <class T, int D>
-up_status launch_prefill(const up_prefill_attention &p, const PrefillSchedule &schedule, cudaStream_t stream,
-                         up_backend_error *error) {
+template <class T, int D, bool Sparse>
+up_status launch_prefill(const up_prefill_attention &p, const up_sparse_attention *sparse, const PrefillSchedule &schedule,
+                         cudaStream_t stream, up_backend_error *error) {
   using Shape = PrefillShape<D>;
-  constexpr const char *phase = "launch prefill attention";
-  const auto kernel = prefill_attention<T, D>;
+  constexpr const char *phase = Sparse ? "launch sparse attention" : "launch prefill attention";
+  constexpr int tile_keys = Sparse ? 64 : Shape::kKeys;
+  const auto kernel = prefill_attention<T, D, Sparse>;
   CUtensorMap query_map, key_map, value_map;
   const Tensor queries{p.queries, p.max_query_rows, p.heads, 1, p.query_row_stride, p.query_head_stride, 0};
   if (up_status s = encode_map(&query_map, p.dtype, D, queries, kPrefillRows, "map queries", error); s != UP_OK) return s;
-  if (up_status s = encode_kv_map(&key_map, p.dtype, D, p.kv_heads, p.max_key_rows, p.keys, Shape::kKeys, "map keys", error);
+  if (up_status s = encode_kv_map(&key_map, p.dtype, D, p.kv_heads, p.max_key_rows, p.keys, tile_keys, "map keys", error);
       s != UP_OK)
     return s;
-  if (up_status s =
-          encode_kv_map(&value_map, p.dtype, D, p.kv_heads, p.max_key_rows, p.values, Shape::kKeys, "map values", error);
+  if (up_status s = encode_kv_map(&value_map, p.dtype, D, p.kv_heads, p.max_key_rows, p.values, tile_keys, "map values", error);
       s != UP_OK)
     return s;
   constexpr int bytes = sizeof(PrefillShared<D>);
   if (up_status s = allow_shared_memory(reinterpret_cast<const void *>(kernel), bytes, phase, error); s != UP_OK) return s;
-  if (up_status s = launch_prefill_schedule(p, schedule, Shape::kKeys, stream, error); s != UP_OK) return s;
-  const PrefillArguments arguments{schedule,
-                                   kv_table(p.keys, Shape::kKeys),
-                                   kv_table(p.values, Shape::kKeys),
-                                   p.lo,
-                                   p.hi,
-                                   p.output,
-                                   p.output_row_stride,
-                                   p.output_head_stride,
-                                   p.heads,
-                                   p.heads / p.kv_heads,
-                                   p.max_key_rows,
-                                   p.scale,
-                                   p.soft_cap};
+  if (up_status s = launch_prefill_schedule(p, schedule, tile_keys, stream, error); s != UP_OK) return s;
+  PrefillArguments arguments{schedule,
+                             kv_table(p.keys, tile_keys),
+                             kv_table(p.values, tile_keys),
+                             p.lo,
+                             p.hi,
+                             p.output,
+                             p.output_row_stride,
+                             p.output_head_stride,
+                             p.heads,
+                             p.heads / p.kv_heads,
+                             p.max_key_rows,
+                             p.scale,
+                             p.soft_cap,
+                             nullptr,
+                             nullptr,
+                             0,
+                             0};
+  if (sparse != nullptr) {
+    arguments.block_starts = sparse->block_starts;
+    arguments.bitmaps = sparse->bitmaps;
+    arguments.query_blocks = sparse->query_blocks;
+    arguments.words = static_cast<int>(ceil_div(p.max_key_rows, 64 * 32));
+  }
   const int64_t work = prefill_item_capacity(p) * p.heads;
   const int blocks = static_cast<int>(work < multiprocessors() ? work : multiprocessors());
   kernel<<<blocks, kPrefillThreads, bytes, stream>>>(arguments, query_map, key_map, value_map);
   return check_launch(phase, error);
+}
+
+// `sparse` is nullptr where no keys are left out.
+template <int D>
+up_status launch_prefill(const up_prefill_attention &p, const up_sparse_attention *sparse, const PrefillSchedule &schedule,
+                         cudaStream_t stream, up_backend_error *error) {
+  if (sparse == nullptr)
+    return p.dtype == UP_BF16 ? launch_prefill<__nv_bfloat16, D, false>(p, sparse, schedule, stream, error)
+                              : launch_prefill<__half, D, false>(p, sparse, schedule, stream, error);
+  return p.dtype == UP_BF16 ? launch_prefill<__nv_bfloat16, D, true>(p, sparse, schedule, stream, error)
+                            : launch_prefill<__half, D, true>(p, sparse, schedule, stream, error);
 }
 
 }  // namespace up::cuda

@@ -15,6 +15,7 @@ struct PrefillItem {
   int rows;
   int key_rows;               // keys that some row of the request sees: K and V are finite below it
   int tile_begin, tile_end;   // key tiles that some row sees
+  int block;                  // of 128 rows, counted from the request's first
   int full_begin[2];          // of each half of 64 rows: tiles that all its rows see whole
   int full_end[2];
 };
@@ -35,6 +36,10 @@ struct PrefillArguments {
   int heads, group;  // group: query heads of a KV head
   int max_key_rows;
   float scale, soft_cap;
+  // Sparse attention alone.
+  const int32_t *block_starts;
+  const uint32_t *bitmaps;
+  int query_blocks, words;
 };
 
 // Items there can be at most.
@@ -43,12 +48,12 @@ int64_t prefill_item_capacity(const up_prefill_attention &p);
 up_status launch_prefill_schedule(const up_prefill_attention &p, const PrefillSchedule &schedule, int tile_keys,
                                   cudaStream_t stream, up_backend_error *error);
 
-// The kernel itself, one translation unit a head size.
-up_status launch_prefill_d64(const up_prefill_attention &p, const PrefillSchedule &schedule, cudaStream_t stream,
-                             up_backend_error *error);
-up_status launch_prefill_d128(const up_prefill_attention &p, const PrefillSchedule &schedule, cudaStream_t stream,
-                              up_backend_error *error);
-up_status launch_prefill_d256(const up_prefill_attention &p, const PrefillSchedule &schedule, cudaStream_t stream,
-                              up_backend_error *error);
+// The kernel itself, one translation unit a head size; `sparse` is nullptr where no keys are left out.
+up_status launch_prefill_d64(const up_prefill_attention &p, const up_sparse_attention *sparse, const PrefillSchedule &schedule,
+                            cudaStream_t stream, up_backend_error *error);
+up_status launch_prefill_d128(const up_prefill_attention &p, const up_sparse_attention *sparse, const PrefillSchedule &schedule,
+                            cudaStream_t stream, up_backend_error *error);
+up_status launch_prefill_d256(const up_prefill_attention &p, const up_sparse_attention *sparse, const PrefillSchedule &schedule,
+                            cudaStream_t stream, up_backend_error *error);
 
 }  // namespace up::cuda

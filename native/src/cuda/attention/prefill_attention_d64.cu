@@ -2,10 +2,9 @@
 
 namespace up::cuda {
 
-up_status launch_prefill_d64(const up_prefill_attention &p, const PrefillSchedule &schedule, cudaStream_t stream,
-                            up_backend_error *error) {
-  return p.dtype == UP_BF16 ? launch_prefill<__nv_bfloat16, 64>(p, schedule, stream, error)
-                            : launch_prefill<__half, 64>(p, schedule, stream, error);
+up_status launch_prefill_d64(const up_prefill_attention &p, const up_sparse_attention *sparse, const PrefillSchedule &schedule,
+                            cudaStream_t stream, up_backend_error *error) {
+  return launch_prefill<64>(p, sparse, schedule, stream, error);
 }
 
 }  // namespace up::cuda

@@ -54,6 +54,7 @@ __device__ PrefillItem make_item(const Parameters &p, int index) {
   const int end = max(begin, row_start(p, request + 1));
   item.first_row = begin + (index - p.schedule.starts[request]) * kPrefillRows;
   item.rows = min(kPrefillRows, end - item.first_row);
+  item.block = index - p.schedule.starts[request];
   const int last_row = item.first_row + item.rows - 1;
   item.key_rows = high(p, end - 1) + 1;
   const int first_key = low(p, item.first_row), last_key = min(high(p, last_row), item.key_rows - 1);

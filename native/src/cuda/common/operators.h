@@ -14,6 +14,10 @@ up_status prefill_attention_workspace(const up_prefill_attention *p, size_t *byt
 up_status attend_prefill(const up_prefill_attention *p, void *workspace, size_t workspace_bytes, void *stream,
                          up_backend_error *error);
 
+up_status sparse_attention_workspace(const up_sparse_attention *p, size_t *bytes, up_backend_error *error);
+up_status attend_sparse(const up_sparse_attention *p, void *workspace, size_t workspace_bytes, void *stream,
+                        up_backend_error *error);
+
 up_status decode_attention_workspace(const up_decode_attention *p, size_t *bytes, up_backend_error *error);
 up_status attend_decode(const up_decode_attention *p, void *workspace, size_t workspace_bytes, void *stream,
                         up_backend_error *error);

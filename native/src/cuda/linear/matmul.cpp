@@ -5,6 +5,12 @@
 #include <numeric>
 
 namespace up::cuda {
+namespace {
+
+// Below it cuBLASLt knows nothing good without a split of K but what serves so many.
+constexpr int few_rows = 64;
+
+}  // namespace
 
 // cuBLASLt's matrices are column-major: a row-major [rows, k] is a [k, rows] there. So the product asked of it is
 // outᵀ [n, rows] = op(W) [n, k] · inᵀ [k, rows].
@@ -44,7 +50,7 @@ Matmul::~Matmul() {
 }
 
 int Matmul::bucket(int rows) {
-  for (int each = 64; each <= 256; each *= 2)
+  for (int each = 8; each <= 256; each *= 2)
     if (rows <= each) return each;
   // 3 · 2ⁿ and 2ⁿ
   for (int each = 256;; each *= 2) {
@@ -95,21 +101,25 @@ Matmul::Shape &Matmul::shape(const Product &p) {
 }
 
 std::vector<lt::MatmulAlgo> Matmul::candidates(Shape &shape, const Product &p, int bucket) {
-  check(shape.set_rows(bucket), "layout", p);
-  constexpr int wanted = 8;
-  lt::HeuristicResult results[wanted]{};
-  int found = 0;
-  check(lt_.MatmulAlgoGetHeuristic(handle_, shape.desc, shape.weights, shape.in, shape.out, shape.out, shape.preference, wanted,
-                                   results, &found),
-        "choice of an algorithm", p);
   std::vector<lt::MatmulAlgo> out;
-  for (int i = 0; i < found; i++) {
-    int32_t split = 1;
-    size_t written = 0;
-    lt_.MatmulAlgoConfigGetAttribute(&results[i].algo, lt::algo_split_k, &split, sizeof split, &written);
-    if (results[i].status == lt::status_success && results[i].workspace_bytes <= workspace_bytes && split <= 1)
-      out.push_back(results[i].algo);
-  }
+  const auto add = [&](int rows) {
+    check(shape.set_rows(rows), "layout", p);
+    constexpr int wanted = 8;
+    lt::HeuristicResult results[wanted]{};
+    int found = 0;
+    check(lt_.MatmulAlgoGetHeuristic(handle_, shape.desc, shape.weights, shape.in, shape.out, shape.out, shape.preference, wanted,
+                                     results, &found),
+          "choice of an algorithm", p);
+    for (int i = 0; i < found; i++) {
+      int32_t split = 1;
+      size_t written = 0;
+      lt_.MatmulAlgoConfigGetAttribute(&results[i].algo, lt::algo_split_k, &split, sizeof split, &written);
+      if (results[i].status == lt::status_success && results[i].workspace_bytes <= workspace_bytes && split <= 1)
+        out.push_back(results[i].algo);
+    }
+  };
+  if (bucket < few_rows) add(few_rows);
+  add(bucket);
   if (out.empty()) {
     fail(UP_LAUNCH_FAILED, "multiply matrices", "cuBLASLt ", lt_.version, " has no algorithm without a split of K for ", bucket, " rows · [",
          p.weights->n, ", ", p.weights->k, "]ᵀ");
@@ -179,13 +189,16 @@ void Matmul::tune(const Product &example, std::span<const Matrix> weights) {
   for (auto &[most, all] : buckets) {
     if (std::any_of(all.begin(), all.end(), [&](const Candidate &each) { return each.bits == usual->first; }))
       std::erase_if(all, [&](const Candidate &each) { return each.bits != usual->first; });
-    // Rounds go through all of them, so that a chip that grows hot slows all.
+    // Rounds go through all of them, so that a chip that grows hot slows all; short products are timed several at once.
     Product p = of_bucket(most);
+    const int times = most <= 512 ? 8 : most <= 2048 ? 2 : 1;
     for (int round = 0; round < 3 && all.size() > 1; round++) {
       for (Candidate &each : all) {
-        p.weights = &weights[turn++ % weights.size()];
         device_.check(cudaEventRecord(begin.get(), device_.stream()), phase);
-        run(with, p, each.algorithm);
+        for (int i = 0; i < times; i++) {
+          p.weights = &weights[turn++ % weights.size()];
+          run(with, p, each.algorithm);
+        }
         device_.check(cudaEventRecord(end.get(), device_.stream()), phase);
         device_.wait(end.get(), phase);
         float milliseconds = 0;
