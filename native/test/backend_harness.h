@@ -56,7 +56,7 @@ inline up::Layout make_layout(const up::ModelTable &model, const std::vector<int
     out.segments[s].carry = static_cast<int>(out.tables.size());
     const int64_t page = int64_t{page_size} * model.hidden_size * elements.carry;
     const int slabs = static_cast<int>((page + out.slab_bytes - 1) / out.slab_bytes);
-    out.tables.push_back({static_cast<int>(s), up::TableKind::carry, {}, 0, 0, slabs});
+    out.tables.push_back({static_cast<int>(s), up::TableKind::carry, {}, 0, layers_per_slab, slabs});
   }
   for (const up::LayerSpec &layer : model.layers) {
     if (layer.mixer == up::Mixer::delta) out.state_slot_bytes += up::delta_state_bytes(layer.delta, elements.conv);

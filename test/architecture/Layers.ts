@@ -1,7 +1,7 @@
 /**
  * The direction of the arrows: a package imports packages of earlier layers only, never one of its own layer.
  *
- *     units ← model ← scheduler ← placement, cost-model ← executor ← simulator, executor-native ← engine ← apps
+ *     units ← model ← scheduler ← placement, cost-model ← executor, recording ← simulator, executor-native ← engine ← apps
  *
  * The first layer's other packages stand alone.
  */
@@ -10,7 +10,7 @@ export const layers: ReadonlyArray<ReadonlyArray<string>> = [
   ["packages/model"],
   ["packages/scheduler"],
   ["packages/placement", "packages/cost-model"],
-  ["packages/executor"],
+  ["packages/executor", "packages/recording"],
   ["packages/simulator", "packages/executor-native"],
   ["packages/engine"],
   ["apps/server", "apps/sim", "apps/studio"],

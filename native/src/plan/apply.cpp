@@ -12,6 +12,12 @@ const char *kind_name(TableKind kind) {
   return kind == TableKind::full ? "full" : kind == TableKind::sliding ? "sliding" : "carry";
 }
 
+// Rows that a table must go on holding: those that are there and will still be read.
+int needed_rows(const Slot &slot, const Table &table) {
+  if (table.kind != TableKind::carry) return slot.length(table.segment);
+  return slot.drops() && !slot.segment(table.segment + 1).done ? slot.segment(table.segment).computed : 0;
+}
+
 class Application {
  public:
   Application(Books &books, const Plan &plan, ContentStore &contents) : books_(books), plan_(plan), contents_(contents) {}
@@ -22,6 +28,8 @@ class Application {
   int open_slot(const Records &records, int index) const;
   int table_of(const Records &records, int index) const;
   Slab &slab_of(const Records &records, int index, int slab) const;
+  // Whether a slot may begin in this plan with pages that others have computed: it had none before.
+  bool may_begin(int slot) const;
   void push(int slot, int table, int slab);
   void set(int slot, int table, int index, int slab);
 
@@ -40,6 +48,8 @@ class Application {
   void join(const Records &records);
   // After all sections that change tables: pages are whole.
   void check_whole(const Records &records) const;
+  // After the copies: pages that are granted for rows which another slot has computed are filled by one.
+  void check_copied(const Records &grants) const;
 
   Books &books_;
   const Plan &plan_;
@@ -72,6 +82,15 @@ Slab &Application::slab_of(const Records &records, int index, int slab) const {
     refuse_record(records.section, index, "slab ", slab, " of ", books_.slabs.size());
   }
   return books_.slab(slab);
+}
+
+bool Application::may_begin(int slot) const {
+  if (!books_.slot(slot).may_map()) return false;
+  if (hits_.contains(slot)) return true;
+  for (int t = 0; t < books_.tables.tables; t++) {
+    if (!books_.tables.of(slot, t).empty()) return false;
+  }
+  return true;
 }
 
 void Application::set(int slot, int table, int index, int slab) { work_.memory.tables.push_back({slot, table, index, slab}); }
@@ -134,6 +153,12 @@ void Application::trim(const Records &records) {
     if (pages < 0 || pages > held) {
       refuse_record(records.section, i, "keeps ", pages, " pages of table ", t, " of slot ", slot, ", which has ", held);
     }
+    const int room = (freed + pages) * books_.layout.page_size;
+    const int needed = needed_rows(books_.slot(slot), books_.layout.table(t));
+    if (pages < held && room < needed) {
+      refuse_record(records.section, i, "table ", t, " of slot ", slot, " is left with room for ", room, " rows, ", needed,
+                    " are still needed");
+    }
     PageTable &table = books_.tables.of(slot, t);
     const auto rest = static_cast<size_t>((freed + pages) * books_.layout.table(t).slabs_per_page);
     for (size_t at = rest; at < table.size(); at++) books_.drop_reference(table[at]);
@@ -153,7 +178,7 @@ void Application::free_windows(const Records &records) {
     Slot &record = books_.slot(slot);
     PageTable &table = books_.tables.of(slot, t);
     int &freed = record.freed_pages[static_cast<size_t>(t)];
-    if (table.empty() && record.may_map()) {
+    if (table.empty() && may_begin(slot)) {
       const int most = record.rows(form.segment) / books_.layout.page_size;
       if (pages < 1 || pages > most) refuse_record(records.section, i, "leaves out ", pages, " pages of ", most);
       table.assign(static_cast<size_t>(pages * form.slabs_per_page), -1);
@@ -192,6 +217,7 @@ void Application::map(const Records &records) {
       refuse_record(records.section, i, "slot ", record[0], " has computed ", slot.segment(0).computed, " rows, ", slot.decoded,
                     " decoded");
     }
+    if (!may_begin(record[0])) refuse_record(records.section, i, "slot ", record[0], " has pages already");
     if (slab_of(records, i, record[2]).references == 0) {
       refuse_record(records.section, i, "slab ", record[2], " is free: neither the cache nor a table holds it");
     }
@@ -320,6 +346,23 @@ void Application::check_whole(const Records &records) const {
   }
 }
 
+void Application::check_copied(const Records &grants) const {
+  for (int i = 0; i < grants.count(); i++) {
+    const int32_t *record = grants.record(i);
+    const Slot &slot = books_.slot(record[0]);
+    const Table &form = books_.layout.table(record[1]);
+    if (!slot.adopted || slot.decoded > 0 || form.kind == TableKind::carry) continue;
+    const PageTable &table = books_.tables.of(record[0], record[1]);
+    const auto at = static_cast<int>(std::find(table.begin(), table.end(), record[2]) - table.begin());
+    if (at / form.slabs_per_page * books_.layout.page_size >= slot.length(form.segment)) continue;
+    const auto &copies = work_.memory.copies;
+    const auto fills = [&](const auto &copy) { return copy.second == record[2]; };
+    if (std::any_of(copies.begin(), copies.end(), fills)) continue;
+    refuse_record(grants.section, i, "slab ", record[2], " of table ", record[1], " of slot ", record[0],
+                  " is granted for rows that are computed, and no copy fills it");
+  }
+}
+
 StepWork Application::run() {
   retain(plan_[Section::retains]);
   leave(plan_[Section::leaves]);
@@ -332,6 +375,7 @@ StepWork Application::run() {
   grant(plan_[Section::grants]);
   for (const Section section : {Section::maps, Section::grants}) check_whole(plan_[section]);
   copy(plan_[Section::copies]);
+  check_copied(plan_[Section::grants]);
   change_states(plan_[Section::states]);
   join(plan_[Section::joins]);
   check_rows(books_, plan_, work_);

@@ -54,6 +54,7 @@ struct Books {
   Slab &slab(int number) { return slabs[static_cast<size_t>(number)]; }
   const Slab &slab(int number) const { return slabs[static_cast<size_t>(number)]; }
   StateSlot &state(int number) { return states[static_cast<size_t>(number)]; }
+  const StateSlot &state(int number) const { return states[static_cast<size_t>(number)]; }
   // Pages that a table has or had: those given back at the front count.
   int pages(int slot, int table) const;
   // Carry table that the slot's next decode row is written to as well, −1 when there is none or it has no page for the row.

@@ -8,7 +8,7 @@ namespace {
 
 class RowsCheck {
  public:
-  RowsCheck(Books &books, StepWork &work)
+  RowsCheck(const Books &books, StepWork &work)
       : books_(books), work_(work), last_(books.layout.last_segment()), segment_rows_(books.layout.segments.size()) {}
 
   void decode_rows();
@@ -27,7 +27,7 @@ class RowsCheck {
   void segment_pass(const Slot &slot, int number, int segment, int first, int end);
   // The table holds rows [low, end), and those from `first` may be written.
   void table_rows(int number, int table, int low, int first, int end) const;
-  void state(const Slot &slot, int number, int segment, int first, int end);
+  void state(const Slot &slot, int number, int segment, int first) const;
   void count_rows(int segment, int rows);
   bool has_item(int slot) const {
     return std::any_of(work_.items.begin(), work_.items.end(), [&](const Item &item) { return item.slot == slot; });
@@ -35,7 +35,7 @@ class RowsCheck {
   // Who else holds a slab that cannot be written.
   std::string sharing(int slab) const;
 
-  Books &books_;
+  const Books &books_;
   StepWork &work_;
   int last_;
   std::vector<int64_t> segment_rows_;  // prefill rows of the step in each segment
@@ -73,15 +73,14 @@ void RowsCheck::table_rows(int number, int table, int low, int first, int end) c
   }
 }
 
-// The state is behind the row before `first`, and will be behind row end − 1.
-void RowsCheck::state(const Slot &slot, int number, int segment, int first, int end) {
+// The state is behind the row before `first`.
+void RowsCheck::state(const Slot &slot, int number, int segment, int first) const {
   if (!books_.layout.has_states()) return;
   if (slot.state_slot < 0) refuse("slot ", number, " has no recurrent state");
-  int &absorbed = books_.state(slot.state_slot).absorbed[static_cast<size_t>(segment)];
+  const int absorbed = books_.state(slot.state_slot).absorbed[static_cast<size_t>(segment)];
   if (absorbed != first) {
     refuse("the state of slot ", number, " has absorbed ", absorbed, " rows of segment ", segment, ", the next is ", first);
   }
-  absorbed = end;
 }
 
 void RowsCheck::count_rows(int segment, int rows) {
@@ -114,7 +113,7 @@ void RowsCheck::segment_pass(const Slot &slot, int number, int index, int first,
     }
     table_rows(number, before.carry, 0, rows, rows);
   }
-  state(slot, number, index, first, end);
+  state(slot, number, index, first);
 }
 
 void RowsCheck::decode_rows() {
@@ -139,7 +138,7 @@ void RowsCheck::decode_rows() {
                             : slot.first_visible(s, row, table.window, books_.schedule.window_by_original);
         table_rows(number, t, low, row, row + 1);
       }
-      state(slot, number, s, row, row + 1);
+      state(slot, number, s, row);
     }
     if (const int carry = books_.decode_carry(slot, number); carry >= 0) {
       table_rows(number, carry, slot.length(0), slot.length(0), slot.length(0) + 1);
@@ -251,7 +250,7 @@ void RowsCheck::samples(const Records &records) {
 
 }  // namespace
 
-void check_rows(Books &books, const Plan &plan, StepWork &work) {
+void check_rows(const Books &books, const Plan &plan, StepWork &work) {
   RowsCheck check(books, work);
   check.decode_rows();
   check.items(plan[Section::items]);

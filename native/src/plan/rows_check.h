@@ -7,8 +7,7 @@
 
 namespace up {
 
-// Fills work.items and work.samples. Fails with UP_INVALID_PLAN naming section, record and numbers. Mutates: the books' count of rows
-// that states have absorbed.
-void check_rows(Books &books, const Plan &plan, StepWork &work);
+// Fills work.items and work.samples. Fails with UP_INVALID_PLAN naming section, record and numbers.
+void check_rows(const Books &books, const Plan &plan, StepWork &work);
 
 }  // namespace up

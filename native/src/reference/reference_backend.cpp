@@ -32,8 +32,7 @@ class ReferenceBackend : public Backend {
   int tile_rows() const override { return 512; }
   int logits_rows() const override { return 64; }
   std::string name() const override { return "reference (double precision)"; }
-
-  BackendMemory memory() const override { return {.slabs = options_.slabs, .weights = 0, .workspace = 0, .free = 0}; }
+  BackendMemory memory() const override { return {options_.slabs, 0, 0, 0}; }
 
   void begin(const MemoryChanges &changes) override {
     started_ = std::chrono::steady_clock::now();

@@ -58,11 +58,14 @@ void add_logprobs(std::vector<int32_t> &out, const std::vector<std::pair<int32_t
 }  // namespace
 
 Runner::Runner(std::shared_ptr<const Checkpoint> checkpoint, const up_runner_options &options)
+    : Runner(checkpoint, options, [&](const BackendOptions &backend) { return make_backend(checkpoint, backend, options); }) {}
+
+Runner::Runner(std::shared_ptr<const Checkpoint> checkpoint, const up_runner_options &options, const MakeBackend &make)
     : checkpoint_(std::move(checkpoint)), books_(make_books(options, checkpoint_->table())) {
   std::promise<void> ready;
   std::future<void> made = ready.get_future();
   // The thread's own promise and options: this call may return while it is still fulfilling the one.
-  thread_ = std::thread([this, options, promise = std::move(ready)]() mutable { run(promise, options); });
+  thread_ = std::thread([this, options, make, promise = std::move(ready)]() mutable { run(promise, options, make); });
   try {
     made.get();
   } catch (...) {
@@ -129,7 +132,7 @@ const std::vector<int32_t> &Runner::wait() {
 }
 
 // OpenMP keeps a team of threads for every thread that opens a parallel region: all of a runner's work is done on its own.
-void Runner::run(std::promise<void> &ready, const up_runner_options &options) {
+void Runner::run(std::promise<void> &ready, const up_runner_options &options, const MakeBackend &make) {
   try {
     const int threads = options.threads > 0 ? options.threads : omp_get_num_procs();
     omp_set_num_threads(threads);
@@ -145,7 +148,7 @@ void Runner::run(std::promise<void> &ready, const up_runner_options &options) {
     backend.split_layers = split_layers(books_, checkpoint_->table());
     backend.tables = &books_.tables;
     backend.state_slots_of = &books_.state_slots_of;
-    backend_ = make_backend(checkpoint_, backend, options);
+    backend_ = make(backend);
     books_.limits.slabs = backend_->memory().slabs;
     books_.reset();
     loop_ = std::make_unique<LayerLoop>(checkpoint_->table(), books_, *backend_);

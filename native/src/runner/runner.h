@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -21,8 +22,11 @@ namespace up {
 
 class Runner {
  public:
-  // Loads the weights into the backend.
+  using MakeBackend = std::function<std::unique_ptr<Backend>(const BackendOptions &)>;
+
+  // Loads the weights into the backend that the options name, or into what `make` returns; it is called on the runner's thread.
   Runner(std::shared_ptr<const Checkpoint> checkpoint, const up_runner_options &options);
+  Runner(std::shared_ptr<const Checkpoint> checkpoint, const up_runner_options &options, const MakeBackend &make);
   ~Runner();
   Runner(const Runner &) = delete;
   Runner &operator=(const Runner &) = delete;
@@ -45,7 +49,7 @@ class Runner {
     std::chrono::steady_clock::time_point ended;
   };
 
-  void run(std::promise<void> &ready, const up_runner_options &options);
+  void run(std::promise<void> &ready, const up_runner_options &options, const MakeBackend &make);
   Finished step(const std::vector<uint8_t> &plan);
   std::vector<int32_t> encode(const Finished &step, const Outputs &outputs) const;
   // After the failure of `step_id`: everything is forgotten, and that step is the next.

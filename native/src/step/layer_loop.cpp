@@ -335,10 +335,15 @@ void LayerLoop::sample() {
 // Books of what the step has computed.
 void LayerLoop::finish_rows() {
   const int last = books_.layout.last_segment();
+  const auto absorb = [&](const Slot &slot) {
+    if (slot.state_slot < 0) return;
+    for (int s = 0; s <= last; s++) books_.state(slot.state_slot).absorbed[static_cast<size_t>(s)] = slot.length(s);
+  };
   for (const int32_t number : books_.decode_set) {
     Slot &slot = books_.slot(number);
     slot.decoded++;
     slot.outputs++;
+    absorb(slot);
   }
   for (const Item &item : work_->items) {
     Slot &slot = books_.slot(item.slot);
@@ -353,6 +358,7 @@ void LayerLoop::finish_rows() {
       segment.computed = item.first_segment == last ? end : slot.rows(last);
       segment.done = segment.computed == slot.rows(last);
     }
+    absorb(slot);
   }
   for (const FirstToken &sample : work_->samples) {
     const int source = work_->items[static_cast<size_t>(sample.item)].slot;

@@ -1,4 +1,4 @@
-import { ExecutorError, type ExecutorReason } from "@uniprefill/executor/Executor"
+import { ExecutorError, type ExecutorReason } from "@uniprefill/executor/contract/Executor"
 import type { NativeFailure } from "./NativeLibrary.ts"
 
 /** up_status by name, and the reason that the executor gives for it. */

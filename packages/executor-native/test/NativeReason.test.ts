@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs"
-import { ExecutorError, ExecutorReason } from "@uniprefill/executor/Executor"
+import { ExecutorError, ExecutorReason } from "@uniprefill/executor/contract/Executor"
 import { expect, test } from "vitest"
 import { reasonOfStatus, toExecutorError } from "@uniprefill/executor-native/NativeReason"
 
 test("every status of the C header has a reason, and every reason a status", () => {
-  const header = readFileSync(new URL("../../../native/include/uniprefill.h", import.meta.url), "utf8")
+  const header = readFileSync(new URL("../../../native/include/uniprefill/operators.h", import.meta.url), "utf8")
   const body = /typedef enum up_status \{([^}]*)\}/.exec(header)![1]!
   const statuses = [...body.matchAll(/(UP_\w+) = \d+/g)].map((match) => match[1]!)
   expect(statuses.length).toBe(10)
