@@ -2,6 +2,7 @@
 
 #include "abi/failure.h"
 #include "cpu/cpu_backend.h"
+#include "device_backend.h"
 #include "reference/reference_backend.h"
 
 namespace up {
@@ -20,9 +21,9 @@ std::unique_ptr<Backend> make_backend(const std::shared_ptr<const Checkpoint> &c
   switch (runner.device) {
     case UP_DEVICE_CPU: return make_cpu_backend(checkpoint, options, runner.kernels, runner.threads);
     case UP_DEVICE_REFERENCE: return make_reference_backend(checkpoint, options);
-    case UP_DEVICE_CUDA: break;
+    case UP_DEVICE_CUDA: return make_device_backend(checkpoint, options, {runner.device_index, runner.memory_fraction, {}});
   }
-  fail(UP_INVALID_ARGUMENT, "make backend", "this library has no CUDA backend");
+  fail(UP_INVALID_ARGUMENT, "make backend", "device is ", raw_value(runner.device));
 }
 
 }  // namespace up
