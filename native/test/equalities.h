@@ -2,6 +2,8 @@
 // words, or nothing; fault_test.cpp plants the faults that each must find.
 #pragma once
 
+#include <bit>
+#include <cmath>
 #include <optional>
 
 #include "trace.h"
@@ -354,6 +356,48 @@ inline std::string dense(Equality &e) {
   kept.bitmaps.clear();
   const std::string found = difference(expected, kept);
   return found.empty() ? "" : "p = 1: " + found;
+}
+
+inline double relative_error(const std::vector<float> &found, const std::vector<float> &expected) {
+  double difference = 0;
+  double norm = 0;
+  for (size_t i = 0; i < expected.size(); i++) {
+    difference += (found[i] - expected[i]) * (found[i] - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+// Operands are rounded to bf16 (2⁻⁹) in every matrix product; over the layers here that comes to about a hundredth. Where experts are
+// chosen a near tie may go the other way, and move a row by an expert's share.
+constexpr double reference_tolerance = 0.03;
+constexpr double reference_tolerance_of_choices = 0.25;
+
+// Not the same bits, but those of plain loops in double precision within a tolerance; with the selections that were made.
+inline std::string reference(Equality &e) {
+  HostOptions options = e.c.host;
+  options.device = UP_DEVICE_REFERENCE;
+  options.wrap = nullptr;
+  Host host(e.model, options);
+  const auto &layers = e.c.model.layers;
+  const bool chooses = std::any_of(layers.begin(), layers.end(), [](const auto &layer) { return layer.mlp.top_k < layer.mlp.experts; });
+  const double tolerance = chooses ? reference_tolerance_of_choices : reference_tolerance;
+  const Trace &whole = e.whole();
+  for (const size_t outputs : {size_t{0}, whole.tokens.size() - 1}) {
+    const SlotSpec spec = ::resumed(e.request, whole, outputs, whole.bitmaps.size());
+    const Trace exact = serve(host, 0, spec, 1, e.dice.pace(60, 300, 1));
+    const double error = relative_error(whole.logits[outputs], exact.logits[0]);
+    if (!(error < tolerance)) return up::text("output ", outputs, " differs by ", error, " of its size");
+  }
+  // Of every selection one block may lie at the cut; what comes behind one that differs has other rows to choose from.
+  const Trace own = serve(host, 0, e.request, 1);
+  for (size_t i = 0; i < own.bitmaps.size(); i++) {
+    int differing = 0;
+    for (size_t w = 0; w < own.bitmaps[i].size(); w++) differing += std::popcount(own.bitmaps[i][w] ^ whole.bitmaps[i][w]);
+    if (differing > (chooses ? 2 : 1)) return up::text("selection ", i, " differs in ", differing, " blocks");
+    if (differing > 0) break;
+  }
+  return "";
 }
 
 struct Named {
