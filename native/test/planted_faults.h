@@ -207,16 +207,27 @@ class DecodedAtItsPlace : public ChangedRows {
   }
 };
 
-// In layers behind a selection every chunk is written from the first row on.
+// In layers behind a selection every chunk is written from the first row on that the tables hold.
 class ChunksOverwritten : public ChangedRows {
  public:
   using ChangedRows::ChangedRows;
   void change_written(RowTable &rows) override {
     for (const RowGroup &group : rows.groups) {
       if (rows.segment == 0 || group.first < rows.decode_rows) continue;
-      const int first = rows.places[static_cast<size_t>(group.first)];
+      const int first = rows.places[static_cast<size_t>(group.first)] - first_held(group.slot, rows.segment);
       for (int i = group.first; i < group.first + group.rows; i++) rows.places[static_cast<size_t>(i)] -= first;
     }
+  }
+
+ private:
+  int first_held(int slot, int segment) const {
+    int pages = 0;
+    for (const int t : options.layout.segment(segment).attention) {
+      const up::PageTable &slabs = options.tables->of(slot, t);
+      const auto held = std::find_if(slabs.begin(), slabs.end(), [](int32_t slab) { return slab >= 0; });
+      pages = std::max(pages, static_cast<int>(held - slabs.begin()) / options.layout.table(t).slabs_per_page);
+    }
+    return pages * options.layout.page_size;
   }
 };
 
