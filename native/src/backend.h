@@ -90,7 +90,7 @@ struct SampleTask {
   const Sampling *sampling;
   uint64_t sequence;  // another one for every request that a slot holds
   uint64_t index;     // output tokens so far
-  // The prompt, then the output that was brought along; of what was sampled since only what the backend has returned.
+  // The prompt, then the output that was brought along; the backend knows what it has sampled since.
   std::span<const int32_t> tokens;
   int prompt_length;
   bool return_logits;
@@ -132,8 +132,6 @@ class PendingOutputs {
   virtual ~PendingOutputs() = default;
   // Once. Fails when the step has failed.
   virtual Outputs wait() = 0;
-  // What wait() will return, where it is there already: backends that compute in the calls themselves.
-  virtual const Outputs *ready() const { return nullptr; }
 };
 
 // Memory that changes before a step's rows are computed, in this order: tables, copies, states.

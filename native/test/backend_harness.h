@@ -19,7 +19,7 @@ struct Chunk {
 
 // A layout of one segment for each drop layer and the last one.
 inline up::Layout make_layout(const up::ModelTable &model, const std::vector<int> &drop_layers, int page_size,
-                              int layers_per_slab) {
+                              int layers_per_slab, const up::ElementBytes &elements) {
   up::Layout out;
   out.page_size = page_size;
   out.places.resize(model.layers.size());
@@ -54,12 +54,12 @@ inline up::Layout make_layout(const up::ModelTable &model, const std::vector<int
   if (out.slab_bytes == 0) out.slab_bytes = 4096;
   for (size_t s = 0; s < drop_layers.size(); s++) {
     out.segments[s].carry = static_cast<int>(out.tables.size());
-    const int64_t page = int64_t{page_size} * model.hidden_size * 4;
+    const int64_t page = int64_t{page_size} * model.hidden_size * elements.carry;
     const int slabs = static_cast<int>((page + out.slab_bytes - 1) / out.slab_bytes);
     out.tables.push_back({static_cast<int>(s), up::TableKind::carry, {}, 0, layers_per_slab, slabs});
   }
   for (const up::LayerSpec &layer : model.layers) {
-    if (layer.mixer == up::Mixer::delta) out.state_slot_bytes += up::delta_state_bytes(layer.delta, 4);
+    if (layer.mixer == up::Mixer::delta) out.state_slot_bytes += up::delta_state_bytes(layer.delta, elements.conv);
   }
   return out;
 }
@@ -73,11 +73,11 @@ class BackendHarness {
   // `seed`: of slabs, and of tiles where `random_tiles`.
   using Make = std::function<std::unique_ptr<up::Backend>(std::shared_ptr<const up::Checkpoint>, const up::BackendOptions &)>;
   BackendHarness(std::shared_ptr<const up::Checkpoint> checkpoint, const std::vector<int> &drop_layers, uint64_t seed, bool random_tiles,
-                 const Make &make)
+                 const Make &make, const up::ElementBytes &elements = {})
       : checkpoint_(std::move(checkpoint)),
         random_(seed),
         random_tiles_(random_tiles),
-        layout_(make_layout(model(), drop_layers, 64 << (seed % 2), 1 + static_cast<int>(seed % 3))),
+        layout_(make_layout(model(), drop_layers, 64 << (seed % 2), 1 + static_cast<int>(seed % 3), elements)),
         tables_(slots, static_cast<int>(layout_.tables.size())),
         state_slots_(slots) {
     constexpr int slabs = 4096;
@@ -116,7 +116,11 @@ class BackendHarness {
   // Pages of a slot's table for rows below `rows`.
   void reserve(int slot, int table, int rows) {
     const auto needed = static_cast<size_t>(layout_.pages_for(rows)) * static_cast<size_t>(layout_.table(table).slabs_per_page);
-    while (tables_.of(slot, table).size() < needed) tables_.of(slot, table).push_back(grant());
+    auto &list = tables_.of(slot, table);
+    while (list.size() < needed) {
+      changes_.tables.push_back({slot, table, static_cast<int>(list.size()), grant()});
+      list.push_back(changes_.tables.back().slab);
+    }
   }
 
   void begin() {

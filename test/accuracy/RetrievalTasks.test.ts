@@ -1,4 +1,4 @@
-import { uniformNumbers } from "@uniprefill/executor/NaiveModel"
+import { uniformNumbers } from "@uniprefill/executor/reference/ReferenceModel"
 import { describe, expect, it } from "vitest"
 import { lexiconOf, makePrompt, makeTask, taskKinds } from "./RetrievalTasks.ts"
 

@@ -1,7 +1,7 @@
 /**
  * The direction of the arrows: a package imports packages of earlier layers only, never one of its own layer.
  *
- *     units ← model ← scheduler ← placement, cost-model ← executor ← simulator, executor-native ← engine ← apps
+ *     units ← model ← scheduler ← placement, cost-model ← executor, recording ← simulator, executor-native ← engine ← apps
  *
  * The first layer's other packages stand alone.
  */
@@ -10,7 +10,7 @@ export const layers: ReadonlyArray<ReadonlyArray<string>> = [
   ["packages/model"],
   ["packages/scheduler"],
   ["packages/placement", "packages/cost-model"],
-  ["packages/executor"],
+  ["packages/executor", "packages/recording"],
   ["packages/simulator", "packages/executor-native"],
   ["packages/engine"],
   ["apps/server", "apps/sim", "apps/studio"],
@@ -31,13 +31,16 @@ export const coreFolders: ReadonlyArray<string> = [
   "packages/placement/src",
 ]
 
-/** Files in them that read files or make Effects, and so are no part of the core; `.oxlintrc.json` names the same. */
+/** Files and folders (`/**`) in them that read files, make Effects or decode with Schema, and so are no part of the core; `.oxlintrc.json` names the same. */
 export const shellFiles: ReadonlyArray<string> = [
   "packages/model/src/JsonFile.ts",
   "packages/model/src/ModelConfig.ts",
   "packages/model/src/ModelDirectory.ts",
   "packages/model/src/ModelError.ts",
+  "packages/model/src/ModelTable.ts",
+  "packages/model/src/Safetensors.ts",
   "packages/model/src/ScheduleFile.ts",
+  "packages/model/src/families/**",
 ]
 
 /** `packages/NAME/src/services/` is where a core package meets Effect. */
@@ -46,5 +49,5 @@ const servicesFolder = /^packages\/[^/]+\/src\/services\//
 /** @param file relative to the root, with forward slashes. */
 export const isCore = (file: string): boolean =>
   coreFolders.some((folder) => file.startsWith(`${folder}/`)) &&
-  !shellFiles.includes(file) &&
+  !shellFiles.some((shell) => (shell.endsWith("/**") ? file.startsWith(shell.slice(0, -2)) : file === shell)) &&
   !servicesFolder.test(file)

@@ -1,5 +1,5 @@
 /**
- * Host time of one step for N requests that all decode: tick (plan) + stepDone (commit), with a sink that does nothing. The heap bytes of a step
+ * Host time of one step for N requests that all decode: tick (plan) + stepDone (commit). The heap bytes of a step
  * are those of page tables that grow: each request holds one page more every 128 steps.
  * Run: node --conditions=source --expose-gc test/bench/steadyDecode.ts [requests ...]
  */
@@ -9,7 +9,6 @@ import { segmentWork } from "@uniprefill/model/Work"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { Driver } from "@uniprefill/scheduler/Driver"
 import { policyByName, policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
-import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { StepResult } from "@uniprefill/scheduler/StepResult"
 import { deepSchedule, deepSpec } from "../simulation/Models.ts"
 import { testTable } from "../simulation/VirtualServer.ts"
@@ -21,38 +20,25 @@ const limitMicros = 8
 /** `freeSlots`: what waits is refused for want of memory, not of a slot. */
 const measure = (requests: number, waiting: number, policyName = "fcfs", freeSlots = 0) => {
   const layout = makeKvLayout(deepSpec, deepSchedule, { pageSize: 128, kvElementBytes: 2, carryElementBytes: 4 })
-  let plan: StepPlan | null = null
-  const driver = new Driver(
-    {
-      layout,
-      schedule: deepSchedule,
-      slabs: 4_000_000,
-      slots: requests + freeSlots,
-      stateSlots: 0,
-      maxRowsPerStep: 8192,
-      costModel: new RooflineCostModel(segmentWork(deepSpec, layout, { weight: 2, kv: 2 }), testTable, 128),
-      policy: policyByName(policyName)!,
-      stepBudgetMicros: 1_000_000_000,
-      idleStepBudgetMicros: 1_000_000_000,
-      maxPrefillWaitMicros: 1_000_000_000,
-      protectAfter: 3,
-      protectAfterMicros: 1_000_000_000_000,
-      maxStepsInFlight: 1,
-      maxModelLen: 200_000,
-      maxWaiting: 100_000,
-      maxWaitingTokens: 1_000_000_000,
-    },
-    {
-      openSlot: () => {},
-      closeSlot: () => {},
-      submit: (submitted) => {
-        plan = submitted
-      },
-      token: () => {},
-      selected: () => {},
-      finished: () => {},
-    },
-  )
+  const driver = new Driver({
+    layout,
+    schedule: deepSchedule,
+    slabs: 4_000_000,
+    slots: requests + freeSlots,
+    stateSlots: 0,
+    maxRowsPerStep: 8192,
+    costModel: new RooflineCostModel(segmentWork(deepSpec, layout, { weight: 2, kv: 2 }), testTable, 128),
+    policy: policyByName(policyName)!,
+    stepBudgetMicros: 1_000_000_000,
+    idleStepBudgetMicros: 1_000_000_000,
+    maxPrefillWaitMicros: 1_000_000_000,
+    protectAfter: 3,
+    protectAfterMicros: 1_000_000_000_000,
+    maxStepsInFlight: 1,
+    maxModelLen: 200_000,
+    maxWaiting: 100_000,
+    maxWaitingTokens: 1_000_000_000,
+  })
   const first = Array.from({ length: requests }, () => {
     const outcome = driver.submit({ promptLength: 16, drops: false, maxTokens: 50_000 }, 0)
     if (outcome._tag !== "Queued") throw new Error(outcome.detail)
@@ -60,9 +46,9 @@ const measure = (requests: number, waiting: number, policyName = "fcfs", freeSlo
   })
   const result = new StepResult()
   let now = 0
-  driver.tick(now)
-  result.clear(plan!.stepId)
-  for (let i = 0; i < plan!.samples.length; i += 2) result.tokens.push3(plan!.samples.data[i + 1]!, 5, 0)
+  const plan = driver.tick(now).plans[0]!
+  result.clear(plan.stepId)
+  for (let i = 0; i < plan.samples.length; i += 2) result.tokens.push3(plan.samples.data[i + 1]!, 5, 0)
   driver.stepDone(result)
   if (freeSlots > 0) {
     // All memory is set aside for those that decode.
@@ -82,9 +68,8 @@ const measure = (requests: number, waiting: number, policyName = "fcfs", freeSlo
   const tokens: Array<number> = []
   for (let slot = 0; slot < requests; slot++) tokens.push(slot, 5, 0)
   const steady = () => {
-    driver.tick(now)
+    steadyResult.stepId = driver.tick(now).plans[0]!.stepId
     now += 1000
-    steadyResult.stepId = plan!.stepId
     driver.stepDone(steadyResult)
   }
   const steadyResult = new StepResult()

@@ -1,19 +1,13 @@
-import { greedy, type ExecutorInfo, type SamplingParameters, type SlotContent } from "@uniprefill/executor/Executor"
+import { type Executor, greedy, type SamplingParameters } from "@uniprefill/executor/contract/Executor"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
+import type { Actions } from "@uniprefill/scheduler/Actions"
 import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
 import { fcfs } from "@uniprefill/scheduler/Policy"
 import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
 import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { SelectionFlag, type StepResult } from "@uniprefill/scheduler/StepResult"
-
-/** Anything that carries out plans: the naive runner, or an Executor service run to its end. */
-export interface StepRunner {
-  readonly info: ExecutorInfo
-  readonly openSlot: (content: SlotContent) => void | Promise<void>
-  readonly closeSlot: (slot: number) => void | Promise<void>
-  readonly step: (plan: StepPlan) => StepResult | Promise<StepResult>
-}
+import { Effect } from "effect"
 
 export interface LoopRequest {
   readonly prompt: ArrayLike<number>
@@ -72,87 +66,85 @@ export interface LoopOutcome {
   readonly prefillRows: number
 }
 
-/** Serves requests to their end through the production loop and a runner. Integrity is checked at every step. */
+/** Serves requests to their end through the production loop and an executor. Integrity is checked at every step. */
 export const serve = async (
-  runner: StepRunner,
+  executor: Executor["Service"],
   schedule: DropSchedule,
   requests: ReadonlyArray<LoopRequest>,
   over: Partial<DriverConfig> = {},
   altered: (plan: StepPlan) => void = () => {},
 ): Promise<LoopOutcome> => {
-  const { info } = runner
+  const { info } = executor
   const answers = requests.map(({ answers: count = 1 }) =>
     emptyAnswer(Array.from({ length: count - 1 }, () => emptyAnswer([]))),
   )
   const running = new Map<number, Running>()
-  const orders: Array<(() => void | Promise<void>) | StepPlan> = []
-  const slotOwner = new Map<number, Running>()
-  const driver = new Driver(
-    {
-      layout: info.layout,
-      schedule,
-      slabs: info.slabs,
-      slots: info.slots,
-      stateSlots: info.stateSlots,
-      maxRowsPerStep: info.maxRowsPerStep,
-      costModel: rowCost,
-      policy: fcfs,
-      stepBudgetMicros: 1_000_000,
-      idleStepBudgetMicros: 1_000_000,
-      maxPrefillWaitMicros: 1_000_000,
-      protectAfter: 3,
-      protectAfterMicros: 1_000_000,
-      maxStepsInFlight: 1,
-      maxModelLen: info.maxTokens,
-      maxWaiting: 1000,
-      maxWaitingTokens: 1_000_000,
-      ...over,
-    },
-    {
-      openSlot: (request) => {
-        const owner = running.get(request.id)!
-        const { prompt, pQ32, sampling } = owner.of
-        const content: SlotContent = {
-          slot: request.slot,
-          tokens: Int32Array.from([...Array.from(prompt), ...owner.answer.tokens]),
-          promptLength: request.promptLength,
-          pQ32: request.drops ? pQ32 : null,
-          bitmaps: [...request.bitmaps],
-          sampling: { ...greedy, ...sampling, seed: (sampling?.seed ?? greedy.seed) + BigInt(owner.number) },
-          returnLogits: true,
-        }
-        orders.push(() => {
-          slotOwner.set(content.slot, owner)
-          return runner.openSlot(content)
-        })
-      },
-      closeSlot: (slot) => {
-        orders.push(() => runner.closeSlot(slot))
-      },
-      submit: (plan) => {
-        orders.push(plan)
-      },
-      token: (request, token, index) => {
-        const { tokens } = running.get(request.id)!.answer
-        if (tokens.length !== index) throw new Error(`request ${request.id}: token ${index} after ${tokens.length}`)
-        tokens.push(token)
-      },
-      selected: (request, _segment, _bitmap, _kept, flags) => {
-        if ((flags & SelectionFlag.fallback) !== 0) running.get(request.id)!.answer.fallbacks++
-      },
-      finished: (request: Request, reason) => {
-        const { answer } = running.get(request.id)!
-        answer.reason = reason
-        answer.bitmaps = [...request.bitmaps]
-        answer.kept = [...request.keptRows]
-      },
-    },
-  )
+  const driver = new Driver({
+    layout: info.layout,
+    schedule,
+    slabs: info.slabs,
+    slots: info.slots,
+    stateSlots: info.stateSlots,
+    maxRowsPerStep: info.maxRowsPerStep,
+    costModel: rowCost,
+    policy: fcfs,
+    stepBudgetMicros: 1_000_000,
+    idleStepBudgetMicros: 1_000_000,
+    maxPrefillWaitMicros: 1_000_000,
+    protectAfter: 3,
+    protectAfterMicros: 1_000_000,
+    maxStepsInFlight: 1,
+    maxModelLen: info.maxTokens,
+    maxWaiting: 1000,
+    maxWaitingTokens: 1_000_000,
+    ...over,
+  })
+
+  const put = (request: Request) => {
+    const owner = running.get(request.id)!
+    const { prompt, pQ32, sampling } = owner.of
+    return Effect.runPromise(
+      executor.putContent(request.contentId, {
+        tokens: Int32Array.from([...Array.from(prompt), ...owner.answer.tokens]),
+        promptLength: request.promptLength,
+        pQ32: request.drops ? pQ32 : null,
+        bitmaps: [...request.bitmaps],
+        sampling: { ...greedy, ...sampling, seed: (sampling?.seed ?? greedy.seed) + BigInt(owner.number) },
+        returnLogits: true,
+        promptLogprobs: -1,
+      }),
+    )
+  }
+
+  const perform = async ({ selections, tokens, finished, forgets, puts, plans }: Actions): Promise<void> => {
+    for (const { request, flags } of selections) {
+      if ((flags & SelectionFlag.fallback) !== 0) running.get(request.id)!.answer.fallbacks++
+    }
+    for (let i = 0; i < tokens.length; i++) {
+      const { id, outputs } = tokens.requests[i]!
+      const own = running.get(id)!.answer.tokens
+      if (own.length !== outputs - 1) throw new Error(`request ${id}: token ${outputs} after ${own.length}`)
+      own.push(tokens.tokens.data[i]!)
+    }
+    for (const { request, reason } of finished) {
+      const { answer } = running.get(request.id)!
+      answer.reason = reason
+      answer.bitmaps = [...request.bitmaps]
+      answer.kept = [...request.keptRows]
+    }
+    for (const id of forgets) await Effect.runPromise(executor.forgetContent(id))
+    for (const request of puts) await put(request)
+    for (const plan of plans) {
+      altered(plan)
+      prefillRows += firstSegmentRows(plan)
+      await Effect.runPromise(executor.enqueue(plan))
+    }
+  }
 
   const takeLogits = ({ logits }: StepResult): void => {
     for (let i = 0; i < logits.length;) {
       const count = logits.data[i + 1]!
-      const { answer } = slotOwner.get(logits.data[i]!)!
+      const { answer } = running.get(driver.scheduler.requestAt(logits.data[i]!)!.id)!
       if (answer.reason === null) answer.logits.push(logits.data.slice(i + 2, i + 2 + count))
       i += 2 + count
     }
@@ -184,24 +176,18 @@ export const serve = async (
           pagesFilled,
         })
       }
+      for (const one of [outcome.request, ...outcome.request.forks]) await put(one)
     }
-    driver.tick(step)
+    await perform(driver.tick(step))
     driver.checkIntegrity()
-    let ran = false
-    while (orders.length > 0 && !ran) {
-      const order = orders.shift()!
-      if (typeof order === "function") {
-        await order()
-        continue
-      }
-      altered(order)
-      prefillRows += firstSegmentRows(order)
-      const result = await runner.step(order)
+    const ran = driver.stepsInFlight > 0
+    if (ran) {
+      const result = await Effect.runPromise(executor.nextResult)
       for (const [id, { of, number }] of running) {
-        if (of.abortAt === step && number === (of.abortAnswer ?? 0)) driver.abort(id)
+        if (of.abortAt === step && number === (of.abortAnswer ?? 0)) await perform(driver.abort(id))
       }
       takeLogits(result)
-      driver.stepDone(result)
+      await perform(driver.stepDone(result))
       for (const [id, owner] of running) {
         const { prompt, cached } = owner.of
         const { tokens, reason } = owner.answer
@@ -211,7 +197,6 @@ export const serve = async (
         while (owner.pagesFilled < known.length) driver.pageFilled(id, known[owner.pagesFilled++]!)
       }
       driver.checkIntegrity()
-      ran = true
     }
     idle = ran ? 0 : idle + 1
     if (step > 100_000) throw new Error("not idle after 100000 steps")

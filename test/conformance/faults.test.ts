@@ -2,10 +2,11 @@
  * Faults of the method's first implementation, each as a behaviour to have right, and each planted here to see that its
  * test would find it. Numbers follow docs/decisions/select-then-attend.md.
  */
-import { NaiveCompute } from "@uniprefill/executor/NaiveCompute"
-import { naiveForward } from "@uniprefill/executor/NaiveForward"
-import { makeNaiveModel, naiveSpec, type NaiveModel } from "@uniprefill/executor/NaiveModel"
-import { NaiveRunner } from "@uniprefill/executor/NaiveRunner"
+import { ReferenceCompute } from "@uniprefill/executor/reference/ReferenceCompute"
+import { fromRunner } from "@uniprefill/executor/reference/ReferenceExecutor"
+import { referenceForward } from "@uniprefill/executor/reference/ReferenceForward"
+import { makeReferenceModel, referenceSpec, type ReferenceModel } from "@uniprefill/executor/reference/ReferenceModel"
+import { ReferenceRunner } from "@uniprefill/executor/reference/ReferenceRunner"
 import { denseSchedule, pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import { Driver } from "@uniprefill/scheduler/Driver"
 import { Memory } from "@uniprefill/scheduler/Memory"
@@ -17,7 +18,7 @@ import { afterEach, describe, expect, it, vi } from "vitest"
 import { type LoopAnswer, type LoopRequest, serve } from "./LoopServer.ts"
 import { promptOf } from "./Prompts.ts"
 
-const model = makeNaiveModel(naiveSpec({ layers: ["full", "full", "full", "full"], vocab: 64 }), 11)
+const model = makeReferenceModel(referenceSpec({ layers: ["full", "full", "full", "full"], vocab: 64 }), 11)
 const schedule: DropSchedule = {
   ...denseSchedule,
   dropLayers: [
@@ -37,11 +38,18 @@ const run = async (
   requests: ReadonlyArray<LoopRequest>,
   over: Parameters<typeof serve>[3] = {},
   at: DropSchedule = schedule,
-  of: NaiveModel = model,
+  of: ReferenceModel = model,
 ): Promise<ReadonlyArray<LoopAnswer>> =>
-  (await serve(new NaiveRunner({ model: of, schedule: at, slabs: 4000, maxTokens: 1024 }), at, requests, over)).answers
+  (
+    await serve(
+      fromRunner(new ReferenceRunner({ model: of, schedule: at, slabs: 4000, maxTokens: 1024 })),
+      at,
+      requests,
+      over,
+    )
+  ).answers
 
-/** The members of NaiveCompute that faults are planted in. */
+/** The members of ReferenceCompute that faults are planted in. */
 interface Inside {
   item: (
     this: unknown,
@@ -54,7 +62,7 @@ interface Inside {
   readCarry: (this: unknown, slot: unknown, segment: unknown, row: number) => Float64Array
   queryOf: (this: unknown, layer: number, row: Float64Array, position: number) => Float64Array
 }
-const inside = NaiveCompute.prototype as unknown as Inside
+const inside = ReferenceCompute.prototype as unknown as Inside
 
 /** Where memory gives back the pages that a window has left. */
 /** What the prefix pages keep to themselves. */
@@ -162,7 +170,7 @@ describe("fault 3: pages found in the cache hold what their keys say, and nobody
     ])
     // The second and third come while the first, whose pages they find, decodes.
     const { answers, driver } = await serve(
-      new NaiveRunner({ model, schedule, slabs: 4000, maxTokens: 1024 }),
+      fromRunner(new ReferenceRunner({ model, schedule, slabs: 4000, maxTokens: 1024 })),
       schedule,
       [
         of(prompts[0]!, 0),
@@ -209,8 +217,8 @@ describe("fault 3: pages found in the cache hold what their keys say, and nobody
 
 describe("fault 5: a sliding window's pages are freed by the rows that are kept", () => {
   const layers = ["full", "full", "sliding", "sliding", "full"] as const
-  const spec = naiveSpec({ layers, window: 96, vocab: 64 })
-  const windowed = makeNaiveModel(spec, 17)
+  const spec = referenceSpec({ layers, window: 96, vocab: 64 })
+  const windowed = makeReferenceModel(spec, 17)
   const at: DropSchedule = { ...schedule, dropLayers: [{ layer: 1, p: 0.5 }] }
   const half = [pToQ32(0.5)]
   const requests = [3, 4, 5].map((seed): LoopRequest => ({
@@ -220,9 +228,9 @@ describe("fault 5: a sliding window's pages are freed by the rows that are kept"
     at: seed,
   }))
   const serveAll = async (all: ReadonlyArray<LoopRequest>) => {
-    const runner = new NaiveRunner({ model: windowed, schedule: at, pageSize: 64, slabs: 400, maxTokens: 1024 })
+    const runner = new ReferenceRunner({ model: windowed, schedule: at, pageSize: 64, slabs: 400, maxTokens: 1024 })
     const budget = { stepBudgetMicros: 140, idleStepBudgetMicros: 140 }
-    return (await serve(runner, at, all, budget)).answers
+    return (await serve(fromRunner(runner), at, all, budget)).answers
   }
   const check = async () => {
     const together = await serveAll(requests)
@@ -230,7 +238,7 @@ describe("fault 5: a sliding window's pages are freed by the rows that are kept"
       const [alone] = await serveAll([{ ...request, at: 0 }])
       expect(together[i]!.tokens).toEqual(alone!.tokens)
       expect(together[i]!.logits).toEqual(alone!.logits)
-      const forward = naiveForward(windowed, {
+      const forward = referenceForward(windowed, {
         tokens: [...Array.from(request.prompt), ...alone!.tokens.slice(0, -1)],
         promptLength: 600,
         schedule: at,
@@ -270,7 +278,7 @@ describe("fault 6: prompts shorter than the scoring queries", () => {
       expect(answer!.reason).toBe("length")
       expect(answer!.fallbacks).toBe(0)
       if (length <= 128) expect(answer!.kept).toEqual([length, length, length])
-      const forward = naiveForward(model, {
+      const forward = referenceForward(model, {
         tokens: [...prompt, ...answer!.tokens.slice(0, -1)],
         promptLength: length,
         schedule: wide,
@@ -302,11 +310,14 @@ describe("fault 6: prompts shorter than the scoring queries", () => {
 })
 
 describe("fault 9: the model's own scale, exact masses, and a gate on the request's own prompt", () => {
-  const scaled = makeNaiveModel(naiveSpec({ layers: ["full", "full", "full", "full"], attentionScale: 0.9 }), 12)
+  const scaled = makeReferenceModel(
+    referenceSpec({ layers: ["full", "full", "full", "full"], attentionScale: 0.9 }),
+    12,
+  )
   const checkScale = async () => {
     const [answer] = await run([long], {}, schedule, scaled)
     const tokens = [...Array.from(long.prompt), ...answer!.tokens.slice(0, -1)]
-    const forward = naiveForward(scaled, { tokens, promptLength: 420, schedule, pQ32: p })
+    const forward = referenceForward(scaled, { tokens, promptLength: 420, schedule, pQ32: p })
     expect(answer!.bitmaps).toEqual(forward.bitmaps)
   }
   it("scores with the model's scale", () => expect(checkScale()).resolves.toBeUndefined())
@@ -325,7 +336,7 @@ describe("fault 9: the model's own scale, exact masses, and a gate on the reques
       const prompt = promptOf(420, 64, seed)
       const [answer] = await run([{ ...long, prompt }], {}, fine)
       const tokens = [...prompt, ...answer!.tokens.slice(0, -1)]
-      const forward = naiveForward(model, { tokens, promptLength: 420, schedule: fine, pQ32: p })
+      const forward = referenceForward(model, { tokens, promptLength: 420, schedule: fine, pQ32: p })
       expect(answer!.bitmaps).toEqual(forward.bitmaps)
     }
   }

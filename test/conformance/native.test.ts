@@ -4,14 +4,15 @@ import { join } from "node:path"
 import { NodeFileSystem, NodePath } from "@effect/platform-node"
 import { fc, test } from "@fast-check/vitest"
 import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
-import { Executor } from "@uniprefill/executor/Executor"
+import { Executor } from "@uniprefill/executor/contract/Executor"
 import { pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
+import { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { Effect, Layer } from "effect"
 import { describe, expect, it } from "vitest"
 import { same, sameUpToAbort } from "./SameAnswer.ts"
-import { type LoopAnswer, type LoopRequest, separate, serve, type StepRunner, worstCase } from "./LoopServer.ts"
+import { type LoopAnswer, type LoopRequest, separate, serve, worstCase } from "./LoopServer.ts"
 import { promptOf } from "./Prompts.ts"
 import { writeRandomModel } from "./RandomModel.ts"
 
@@ -56,7 +57,7 @@ const cases = fc.record({
   memory: fc.double({ min: 1, max: 2, noNaN: true }),
 })
 
-/** Runs `use` with a StepRunner over a native executor on the model in `directory`. */
+/** Runs `use` with a native executor on the model in `directory`. */
 const withRunner = <A>(
   directory: string,
   schedule: DropSchedule,
@@ -67,25 +68,18 @@ const withRunner = <A>(
     threads: number
     kernels: "auto" | "portable"
   },
-  use: (runner: StepRunner) => Promise<A>,
+  use: (executor: Executor["Service"]) => Promise<A>,
 ): Promise<A> =>
   Effect.gen(function* () {
-    const { spec } = yield* loadModelDirectory(directory)
+    const model = yield* loadModelDirectory(directory)
     const { pageSize, slabs, ...rest } = options
-    const layout = makeKvLayout(spec, schedule, { pageSize, kvElementBytes: 2, carryElementBytes: 4 })
+    const layout = makeKvLayout(model.spec, schedule, { pageSize, kvElementBytes: 2, carryElementBytes: 4 })
     const memoryBytes = slabs * layout.slabBytes
     const service = yield* Effect.map(
-      Layer.build(layerCpu({ directory, spec, schedule, memoryBytes, pageSize, slots: 4, maxTokens: 2048, ...rest })),
+      Layer.build(layerCpu({ model, schedule, memoryBytes, pageSize, slots: 4, maxTokens: 2048, ...rest })),
       (context) => Executor.of(context.mapUnsafe.get(Executor.key) as never),
     )
-    return yield* Effect.promise(() =>
-      use({
-        info: service.info,
-        openSlot: (content) => Effect.runPromise(service.openSlot(content)),
-        closeSlot: (slot) => Effect.runPromise(service.closeSlot(slot)),
-        step: (plan) => Effect.runPromise(service.step(plan)),
-      }),
-    )
+    return yield* Effect.promise(() => use(service))
   }).pipe(Effect.scoped, Effect.provide([NodeFileSystem.layer, NodePath.layer]), Effect.runPromise)
 
 describe("the native runner's answer is the same, bit by bit,", () => {
@@ -121,14 +115,14 @@ describe("the native runner's answer is the same, bit by bit,", () => {
         const roomy = { ...one, slabs: 20_000, maxRowsPerStep: 4096 }
         const alone = await withRunner(directory, schedule, roomy, async (runner) => {
           const answers: Array<ReadonlyArray<LoopAnswer>> = []
-          let steps = 0
+          let last = { steps: 0, contents: 0 }
           for (const request of requests) {
             const whole: Array<LoopAnswer> = []
             answers.push(whole)
             for (const single of separate(request)) {
-              const shifted = offsetSteps(runner, steps)
+              const shifted = offsetSteps(runner, last)
               const outcome = await serve(shifted, schedule, [single])
-              steps = shifted.last()
+              last = shifted.last()
               whole.push(outcome.answers[0]!)
               largest = Math.max(largest, worstCase(outcome.driver, request))
             }
@@ -283,19 +277,31 @@ describe("the native runner", () => {
   })
 })
 
-/** The runner seen by another loop: step numbers go on from where the loop before left them. */
-const offsetSteps = (runner: StepRunner, offset: number): StepRunner & { readonly last: () => number } => {
-  let last = offset
+/** The executor seen by another loop: step numbers and content ids go on from where the loop before left them. */
+const offsetSteps = (
+  executor: Executor["Service"],
+  offset: { readonly steps: number; readonly contents: number },
+): Executor["Service"] & { readonly last: () => { readonly steps: number; readonly contents: number } } => {
+  let { steps, contents } = offset
+  const shifted = (id: number) => {
+    contents = Math.max(contents, id + offset.contents)
+    return id + offset.contents
+  }
   return {
-    ...runner,
-    last: () => last,
-    step: async (plan) => {
-      const own = plan.stepId
-      plan.stepId = last = own + offset
-      const result = await runner.step(plan)
-      plan.stepId = own
-      result.stepId = own
-      return result
+    ...executor,
+    last: () => ({ steps, contents }),
+    putContent: (id, content) => executor.putContent(shifted(id), content),
+    forgetContent: (id) => executor.forgetContent(shifted(id)),
+    enqueue: (plan) => {
+      const copy = new StepPlan()
+      copy.assign(plan)
+      copy.stepId = steps = plan.stepId + offset.steps
+      for (let i = 1; i < copy.opens.length; i += 2) copy.opens.data[i] = shifted(copy.opens.data[i]!)
+      return executor.enqueue(copy)
     },
+    nextResult: Effect.map(executor.nextResult, (result) => {
+      result.stepId -= offset.steps
+      return result
+    }),
   }
 }

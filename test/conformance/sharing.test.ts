@@ -1,9 +1,10 @@
 /**
- * What requests share: answers that go on from one prefill, and pages that others have computed or generated. On the naive
+ * What requests share: answers that go on from one prefill, and pages that others have computed or generated. On the reference
  * runner, which has every kind of layer; each test sees that what it is about did happen.
  */
-import { makeNaiveModel, naiveSpec } from "@uniprefill/executor/NaiveModel"
-import { NaiveRunner } from "@uniprefill/executor/NaiveRunner"
+import { fromRunner } from "@uniprefill/executor/reference/ReferenceExecutor"
+import { makeReferenceModel, referenceSpec } from "@uniprefill/executor/reference/ReferenceModel"
+import { ReferenceRunner } from "@uniprefill/executor/reference/ReferenceRunner"
 import { denseSchedule, pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { LayerKind } from "@uniprefill/model/ModelSpec"
 import type { DriverConfig } from "@uniprefill/scheduler/Driver"
@@ -28,7 +29,7 @@ const hybrids: ReadonlyArray<Kind> = [
 ]
 
 const machineOf = ({ layers, windowBy = "kept" }: Kind) => {
-  const model = makeNaiveModel(naiveSpec({ layers, window: 96 }), 21)
+  const model = makeReferenceModel(referenceSpec({ layers, window: 96 }), 21)
   const schedule: DropSchedule = {
     ...denseSchedule,
     dropLayers: [{ layer: layers.indexOf("full"), p: 0.5 }],
@@ -39,11 +40,11 @@ const machineOf = ({ layers, windowBy = "kept" }: Kind) => {
     minPromptTokens: 100,
   }
   const runner = (slabs = 4000) =>
-    new NaiveRunner({ model, schedule, slabs, slots: 8, stateSlots: 20, maxTokens: 1024, maxRowsPerStep: 256 })
+    new ReferenceRunner({ model, schedule, slabs, slots: 8, stateSlots: 20, maxTokens: 1024, maxRowsPerStep: 256 })
   const run = (
     requests: ReadonlyArray<LoopRequest>,
     { slabs, altered, ...config }: Partial<DriverConfig> & { altered?: (plan: StepPlan) => void } = {},
-  ) => serve(runner(slabs), schedule, requests, { resumeEvery: 128, ...config }, altered)
+  ) => serve(fromRunner(runner(slabs)), schedule, requests, { resumeEvery: 128, ...config }, altered)
   return { runner, run }
 }
 

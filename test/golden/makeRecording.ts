@@ -13,9 +13,9 @@ import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { type AnswerStream, Engine, type GenerateRequest } from "@uniprefill/engine/Engine"
 import * as EngineLayer from "@uniprefill/engine/EngineLayer"
 import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
-import { Executor, greedy } from "@uniprefill/executor/Executor"
-import { openRecording, readRecording } from "@uniprefill/executor/recording/RecordingFile"
-import { replay } from "@uniprefill/executor/recording/Replay"
+import { Executor, greedy } from "@uniprefill/executor/contract/Executor"
+import { openRecording, readRecording } from "@uniprefill/recording/RecordingFile"
+import { replay } from "@uniprefill/recording/Replay"
 import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
 import { segmentWork } from "@uniprefill/model/Work"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
@@ -51,8 +51,7 @@ const program = Effect.gen(function* () {
   const { spec, schedule } = model
   const recording = yield* openRecording(file)
   const executor = layerCpu({
-    directory,
-    spec,
+    model,
     schedule,
     memoryBytes: 22 * 1024 * 1024,
     pageSize: 64,

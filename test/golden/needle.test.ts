@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url"
 import { NodeServices } from "@effect/platform-node"
 import { describe, expect, it } from "@effect/vitest"
 import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
-import { Executor, greedy } from "@uniprefill/executor/Executor"
+import { Executor, greedy } from "@uniprefill/executor/contract/Executor"
 import { pToQ32 } from "@uniprefill/model/DropSchedule"
 import { lastSegment } from "@uniprefill/model/KvLayout"
 import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
@@ -38,17 +38,19 @@ const logitTolerance = 0.08
 
 const executor = Layer.unwrap(
   Effect.gen(function* () {
-    const { spec, schedule } = yield* loadModelDirectory(directory)
-    return layerCpu({ directory, spec, schedule, memoryBytes: 2 ** 27, slots: 1, maxTokens: 4096 })
+    const model = yield* loadModelDirectory(directory)
+    return layerCpu({ model, schedule: model.schedule, memoryBytes: 2 ** 27, slots: 1, maxTokens: 4096 })
   }),
 ).pipe(Layer.provideMerge(NodeServices.layer))
 
 /** A whole prompt in the `stepId`-th step, with all the pages that it could need. */
 const prefill = Effect.fnUntraced(function* (stepId: number, tokens: Int32Array, drop: boolean) {
-  const { info, openSlot, closeSlot, step } = yield* Executor
+  const { info, putContent, enqueue, nextResult } = yield* Executor
   const { schedule } = yield* loadModelDirectory(directory)
   const plan = new StepPlan()
-  plan.stepId = stepId
+  plan.clear(stepId)
+  if (stepId > 1) plan.closes.push(0)
+  plan.opens.push2(0, stepId)
   let slab = 0
   for (const [table, { kind, slabsPerPage }] of info.layout.tables.entries()) {
     if (kind === "carry" && !drop) continue
@@ -58,11 +60,10 @@ const prefill = Effect.fnUntraced(function* (stepId: number, tokens: Int32Array,
   plan.items.pushAll([0, 0, tokens.length, 0, lastSegment(info.layout)])
   plan.samples.push2(0, 0)
   const pQ32 = drop ? schedule.dropLayers.map(({ p }) => pToQ32(p)) : null
-  const content = { slot: 0, tokens, promptLength: tokens.length, pQ32, bitmaps: [], sampling: greedy, returnLogits: true }
-  yield* openSlot(content)
-  const result = yield* step(plan)
-  yield* closeSlot(0)
-  return result
+  const rest = { bitmaps: [], sampling: greedy, returnLogits: true, promptLogprobs: -1 }
+  yield* putContent(stepId, { tokens, promptLength: tokens.length, pQ32, ...rest })
+  yield* enqueue(plan)
+  return yield* nextResult
 })
 
 const logitsIn = ({ logits }: StepResult): Float32Array => new Float32Array(logits.data.slice(2, logits.length).buffer)

@@ -1,15 +1,14 @@
-import { greedy, type ExecutorInfo, type SlotContent } from "@uniprefill/executor/Executor"
-import type { KeepModel } from "@uniprefill/executor/KeepModel"
-import { applyPlan, type Books, closeSlot, forkBooks, type Item, type PlanLimits } from "@uniprefill/executor/NaivePlan"
-import { NaiveSlot } from "@uniprefill/executor/NaiveSlot"
-import { SlabMemory } from "@uniprefill/executor/SlabMemory"
-import { contentFault } from "@uniprefill/executor/SlotContentFault"
-import { StateMemory } from "@uniprefill/executor/StateMemory"
-import { StateOperation, type StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { contentFault } from "@uniprefill/executor/contract/ContentFault"
+import { type ExecutorInfo, greedy, type RequestContent } from "@uniprefill/executor/contract/Executor"
+import { applyPlan, Books, type Item, type PlanLimits } from "@uniprefill/executor/contract/PlanBooks"
+import type { SlotBooks } from "@uniprefill/executor/contract/SlotBooks"
+import { SlabMemory } from "@uniprefill/executor/reference/SlabMemory"
+import type { KeepModel } from "@uniprefill/executor/simulated/KeepModel"
+import type { TokenModel } from "@uniprefill/executor/simulated/SimulatedDevice"
+import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { SelectionFlag, StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
 
 export interface CheckedContent {
-  readonly slot: number
   /** Names the request and this opening of a slot to the keep model. */
   readonly key: number
   /** Prompt and output so far; equal prefixes hold equal tokens. */
@@ -28,48 +27,55 @@ export class CheckedRunner {
   readonly info: ExecutorInfo
   private readonly limits: PlanLimits
   private readonly keep: KeepModel
-  private readonly token: (key: number, index: number) => { readonly token: number; readonly stop: boolean }
-  private books: Books
-  private stepId = 0
+  private readonly token: TokenModel
+  private readonly books: Books
+  private readonly memory: SlabMemory
+  /** Keys of contents, and of open slots. */
+  private readonly contentKeys = new Map<number, number>()
   private readonly keys = new Map<number, number>()
   /** Of each open slot: mark of the first n tokens, n from 0. */
   private readonly prefixes = new Map<number, Array<number>>()
 
   constructor(
-    limits: Omit<PlanLimits, "vocab">,
+    limits: Omit<PlanLimits, "vocab" | "slots">,
     sizes: { readonly slabs: number; readonly slots: number; readonly stateSlots: number },
     keep: KeepModel,
-    token: (key: number, index: number) => { readonly token: number; readonly stop: boolean },
+    token: TokenModel,
   ) {
     const { layout, maxRowsPerStep, maxTokens } = limits
-    this.limits = { ...limits, vocab: vocabulary }
-    this.info = { device: "checked", layout, ...sizes, maxRowsPerStep, maxTokens }
+    this.limits = { ...limits, slots: sizes.slots, vocab: vocabulary }
+    const inFlight = { maxStepsInFlight: 2, tensorParallel: 1 }
+    this.info = { device: "checked", layout, ...sizes, maxRowsPerStep, maxTokens, ...inFlight }
     this.keep = keep
     this.token = token
-    this.books = {
-      slots: new Map(),
-      decode: [],
-      memory: new SlabMemory(sizes.slabs, 1),
-      states: new StateMemory(sizes.stateSlots, 1, 1, layout.segments.length),
-    }
+    this.books = new Books(sizes.slabs, sizes.stateSlots, layout.segments.length)
+    this.memory = new SlabMemory(sizes.slabs, 1)
   }
 
-  openSlot({ slot, key, tokens, promptLength, drops, bitmaps }: CheckedContent): void {
-    const { schedule, layout } = this.limits
+  putContent(id: number, { key, tokens, promptLength, drops, bitmaps }: CheckedContent): void {
+    const { schedule } = this.limits
     const pQ32 = drops ? schedule.dropLayers.map(() => 0n) : null
-    const content: SlotContent = { slot, tokens, promptLength, pQ32, bitmaps, sampling: greedy, returnLogits: false }
-    const fault = this.books.slots.has(slot) ? "it is open" : contentFault(content, this.info, vocabulary, schedule)
-    if (fault !== null) throw new Error(`open slot ${slot}: ${fault}`)
-    this.books.slots.set(slot, new NaiveSlot(content, layout.tables.length, layout.segments.length, schedule))
-    this.keys.set(slot, key)
-    const prefix = [0]
-    for (const token of tokens) prefix.push(mix(prefix[prefix.length - 1]!, token))
-    this.prefixes.set(slot, prefix)
+    const rest = { sampling: greedy, returnLogits: false, promptLogprobs: -1 }
+    const content: RequestContent = { tokens, promptLength, pQ32, bitmaps, ...rest }
+    const fault = contentFault(content, this.info, vocabulary, schedule)
+    if (fault !== null || this.books.contents.has(id))
+      throw new Error(`put content ${id}: ${fault ?? "the id is taken"}`)
+    this.books.contents.set(id, content)
+    this.contentKeys.set(id, key)
   }
 
-  closeSlot(id: number): void {
-    if (!this.books.slots.has(id)) throw new Error(`close slot ${id}: it is not open`)
-    closeSlot(this.books, id)
+  forgetContent(id: number): void {
+    this.books.contents.delete(id)
+  }
+
+  /** A step has failed: nothing is left but contents that no slot was opened for. */
+  fail(): void {
+    this.books.reset()
+  }
+
+  /** Contents that no slot was opened for. */
+  get storedContents(): number {
+    return this.books.contents.size
   }
 
   get openSlots(): number {
@@ -82,15 +88,12 @@ export class CheckedRunner {
   }
 
   step(plan: StepPlan): StepResult {
-    if (plan.stepId !== this.stepId + 1) throw new Error(`step ${plan.stepId} after ${this.stepId}`)
-    const books = forkBooks(this.books)
+    const { books, memory } = this
     const work = applyPlan(books, plan, this.limits)
-    this.books = books
-    this.stepId = plan.stepId
-    const { memory, states, slots, decode } = books
+    const { slots, decode } = books
+    for (let i = 0; i < plan.opens.length; i += 2) this.opened(plan.opens.data[i]!, plan.opens.data[i + 1]!)
     for (const slab of work.erase) memory.erase(slab)
     for (const [source, target] of work.copies) memory.copy(source, target)
-    for (const [operation, own] of work.states) if (operation === StateOperation.zero) states.erase(own)
     const result = new StepResult()
     result.stepId = plan.stepId
     for (const id of decode) this.decodeRow(id, result)
@@ -102,6 +105,14 @@ export class CheckedRunner {
       this.sample(slot, id, result)
     }
     return result
+  }
+
+  private opened(slot: number, contentId: number): void {
+    this.keys.set(slot, this.contentKeys.get(contentId)!)
+    this.contentKeys.delete(contentId)
+    const prefix = [0]
+    for (const token of this.books.slots.get(slot)!.content.tokens) prefix.push(mix(prefix[prefix.length - 1]!, token))
+    this.prefixes.set(slot, prefix)
   }
 
   private decodeRow(id: number, result: StepResult): void {
@@ -138,12 +149,19 @@ export class CheckedRunner {
     }
   }
 
-  private select(slot: NaiveSlot, id: number, segment: number, result: StepResult): void {
+  private select(slot: SlotBooks, id: number, segment: number, result: StepResult): void {
     slot.selected = segment + 1
     const { carry } = this.limits.layout.segments[segment]!
     this.read(id, carry, slot.prefillRows(segment))
     const known = slot.kept[segment + 1]?.bitmap
-    const bitmap = known ?? this.keep.select(this.keys.get(id)!, segment, slot.shapeOf(segment, this.limits.schedule))
+    const bitmap =
+      known ??
+      this.keep.select(
+        this.keys.get(id)!,
+        slot.content.promptLength,
+        segment,
+        slot.shapeOf(segment, this.limits.schedule),
+      )
     if (!known) slot.addSet(bitmap, this.limits.schedule)
     result.selections.push3(id, segment, known ? SelectionFlag.replayed : 0)
     result.selections.push(bitmap.length)
@@ -169,7 +187,7 @@ export class CheckedRunner {
     const { pageSize } = this.limits.layout
     for (let page = freedPages; page * pageSize < rows; page++) {
       const slab = slabs[(page - freedPages) * slabsPerPage]!
-      const [mark] = this.books.memory.read(slab, 0, 1)
+      const [mark] = this.memory.read(slab, 0, 1)
       const expected = this.mark(id, t, page, Math.min(rows, (page + 1) * pageSize))
       // A shared page may be full where the reader needs a part of it; no such page is mapped.
       if (mark !== expected) {
@@ -187,7 +205,7 @@ export class CheckedRunner {
     for (let page = Math.max(freedPages, Math.floor(first / pageSize)); page * pageSize < end; page++) {
       const from = (page - freedPages) * slabsPerPage
       const mark = this.mark(id, t, page, Math.min(end, (page + 1) * pageSize))
-      for (let i = from; i < from + slabsPerPage; i++) this.books.memory.write(slabs[i]!, 0, Float64Array.of(mark))
+      for (let i = from; i < from + slabsPerPage; i++) this.memory.write(slabs[i]!, 0, Float64Array.of(mark))
     }
   }
 
@@ -203,7 +221,7 @@ export class CheckedRunner {
     return mix(mark, prefix[slot.content.promptLength + generated]!)
   }
 
-  private sample(slot: NaiveSlot, id: number, result: StepResult): void {
+  private sample(slot: SlotBooks, id: number, result: StepResult): void {
     const { token, stop } = this.token(this.keys.get(id)!, slot.output.length)
     slot.output.push(token)
     slot.nextToken = token

@@ -1,14 +1,15 @@
-import { randomKeep } from "@uniprefill/executor/KeepModel"
+import { randomKeep } from "@uniprefill/executor/simulated/KeepModel"
 import { denseSchedule, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
+import type { Actions } from "@uniprefill/scheduler/Actions"
 import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
 import type { Policy } from "@uniprefill/scheduler/Policy"
 import { policyByName } from "@uniprefill/scheduler/policies/PolicyByName"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
-import { ItemField, sectionWidths, StateOperation, type StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { ItemField, sectionWidths, StateOperation, StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { CheckedRunner } from "./CheckedRunner.ts"
-import { specOf } from "./Models.ts"
+import { full, sliding, specOf, state } from "./Models.ts"
 import { type Scenario, type ScenarioRequest, smaller } from "./SwarmScenario.ts"
 
 /** A property of the serving loop that did not hold. */
@@ -32,18 +33,11 @@ export interface SwarmOutcome {
   readonly ended: ReadonlyMap<FinishReason, number>
 }
 
-const full = { kind: "full", window: 0 } as const
 const specs = {
   full: specOf([full, full, full, full]),
-  hybrid: specOf([full, full, { kind: "sliding", window: 96 }, { kind: "state", window: 0 }, full]),
-  sliding: specOf([{ kind: "sliding", window: 100 }, full, { kind: "sliding", window: 100 }, full, full]),
-  recurrent: specOf([
-    { kind: "state", window: 0 },
-    full,
-    { kind: "state", window: 0 },
-    { kind: "state", window: 0 },
-    full,
-  ]),
+  hybrid: specOf([full, full, sliding(96), state, full]),
+  sliding: specOf([sliding(100), full, sliding(100), full, full]),
+  recurrent: specOf([state, full, state, state, full]),
 }
 const dropsAt = (...layers: ReadonlyArray<number>): DropSchedule => ({
   ...denseSchedule,
@@ -140,10 +134,12 @@ class SwarmRun {
   private readonly runner: CheckedRunner
   private readonly config: DriverConfig
   private readonly live = new Map<number, Live>()
-  private readonly orders: Array<(() => void) | StepPlan> = []
+  /** Steps in flight, the oldest first. */
+  private readonly steps: Array<StepPlan> = []
   /** The last plan made in this step. */
   private planned: StepPlan | null = null
-  private opened = 0
+  private contents = 0
+  private readonly ownerOf = new Map<number, number>()
   /** Requests that have had a slot. */
   private readonly served = new Set<number>()
   private failures = 0
@@ -178,11 +174,7 @@ class SwarmRun {
       maxWaiting: 1000,
       maxWaitingTokens: 1_000_000,
     }
-    const nothing = () => {}
-    const probe = new Driver(
-      { ...base, slabs: 1_000_000 },
-      { openSlot: nothing, closeSlot: nothing, submit: nothing, token: nothing, selected: nothing, finished: nothing },
-    )
+    const probe = new Driver({ ...base, slabs: 1_000_000 })
     let largest = 1
     for (const { promptLength, maxTokens, drops, answers } of scenario.requests) {
       const outcome = probe.submit({ promptLength, maxTokens, drops, answers: Math.min(answers, slots) }, 0)
@@ -197,20 +189,24 @@ class SwarmRun {
       randomKeep(5, [scenario.keep]),
       (key, index) => this.sampled(key, index),
     )
-    this.driver = new Driver(this.config, {
-      openSlot: (request) => this.open(request),
-      closeSlot: (slot) => {
-        this.orders.push(() => this.runner.closeSlot(slot))
-      },
-      submit: (plan) => {
-        this.planned = plan
-        this.count(plan)
-        this.orders.push(plan)
-      },
-      token: (request, token, index) => this.onToken(request, token, index),
-      selected: () => {},
-      finished: (request, reason) => this.onFinished(request, reason),
-    })
+    this.driver = new Driver(this.config)
+  }
+
+  /** Does what the loop asks for. Stop strings are found as a shell finds them: when all tokens of a step have been taken. */
+  private perform({ tokens, finished, forgets, puts, plans }: Actions): void {
+    for (let i = 0; i < tokens.length; i++) this.onToken(tokens.requests[i]!, tokens.tokens.data[i]!)
+    for (const { request, reason } of finished) this.onFinished(request, reason)
+    for (const id of forgets) this.runner.forgetContent(id)
+    for (const request of puts) this.put(request)
+    for (const plan of plans) {
+      this.planned = plan
+      this.count(plan)
+      for (let i = 0; i < plan.opens.length; i += 2) this.served.add(this.ownerOf.get(plan.opens.data[i + 1]!)!)
+      const copy = new StepPlan()
+      copy.assign(plan)
+      this.steps.push(copy)
+    }
+    for (let i = 0; i < tokens.length; i++) this.findStop(tokens.requests[i]!)
   }
 
   toEnd(): SwarmOutcome {
@@ -267,6 +263,7 @@ class SwarmRun {
       if (outcome._tag !== "Queued") throw new Error(`request ${index} is refused: ${outcome.detail}`)
       for (const [answer, request] of [outcome.request, ...outcome.request.forks].entries()) {
         this.live.set(request.id, { request, of, index, answer, outputs: [], bitmaps: [], ended: null })
+        this.put(request)
       }
     }
   }
@@ -275,19 +272,19 @@ class SwarmRun {
     for (const { request, of, answer } of this.live.values()) {
       if (of.abortAfter >= 0 && answer !== of.abortAfter % of.answers) continue
       if (of.abortAfter >= 0 && of.abortInFlight === inFlight && of.at + of.abortAfter === this.step) {
-        this.driver.abort(request.id)
+        this.perform(this.driver.abort(request.id))
         this.driver.checkIntegrity()
       }
     }
   }
 
   private fail(): void {
-    this.driver.tick(this.now)
+    this.perform(this.driver.tick(this.now))
     if (this.driver.stepInFlight === 0) return
     this.failures++
-    // Slots opened for steps that never ran are opened and closed all the same.
-    for (let i = this.orders.length - 1; i >= 0; i--) if (typeof this.orders[i] !== "function") this.orders.splice(i, 1)
-    this.driver.stepFailed()
+    this.steps.length = 0
+    this.runner.fail()
+    this.perform(this.driver.stepFailed())
     this.driver.checkIntegrity()
   }
 
@@ -296,24 +293,19 @@ class SwarmRun {
     const { driver, scenario } = this
     const before = this.guarded()
     this.planned = null
-    driver.tick(this.now)
+    this.perform(driver.tick(this.now))
     this.checkVictims(before)
     this.checkWorkConserved()
     driver.checkIntegrity()
-    let worked = false
-    while (this.orders.length > 0 && !worked) {
-      const order = this.orders.shift()!
-      if (typeof order === "function") {
-        order()
-        continue
-      }
-      const result = this.runner.step(order)
+    const plan = this.steps.shift()
+    const worked = plan !== undefined
+    if (worked) {
+      const result = this.runner.step(plan)
       this.abort(true)
       this.now++
-      driver.stepDone(result)
+      this.perform(driver.stepDone(result))
       if (this.step % scenario.pagesEvery === 0) this.fillPages()
       driver.checkIntegrity()
-      worked = true
     }
     if (!worked) this.abort(true)
     for (const one of this.live.values()) if (one.ended === null) this.checkProgress(one)
@@ -336,21 +328,20 @@ class SwarmRun {
     return 100_000 + (index + 20 * answer) * 2000 + position
   }
 
-  private open(request: Request): void {
+  private put(request: Request): void {
     const { of, index, outputs } = this.live.get(request.id)!
-    this.served.add(request.id)
     const tokens = new Int32Array(request.promptLength + outputs.length)
     for (let i = 0; i < request.promptLength; i++) tokens[i] = this.promptToken(of, index, i)
     tokens.set(outputs, request.promptLength)
     const content = {
-      slot: request.slot,
-      key: request.id * 1000 + (this.opened++ % 1000),
+      key: request.id * 1000 + (this.contents++ % 1000),
       tokens,
       promptLength: request.promptLength,
       drops: request.drops,
       bitmaps: [...request.bitmaps],
     }
-    this.orders.push(() => this.runner.openSlot(content))
+    this.runner.putContent(request.contentId, content)
+    this.ownerOf.set(request.contentId, request.id)
   }
 
   /** A key for each full page: pages of equal tokens after equal tokens have equal ones. */
@@ -377,14 +368,19 @@ class SwarmRun {
     return of.stopAt < 0 ? -1 : (of.stopAt + 5 * answer) % of.maxTokens
   }
 
-  private onToken(request: Request, token: number, position: number): void {
+  private onToken(request: Request, token: number): void {
     const one = this.live.get(request.id)!
+    const position = request.outputs - 1
     if (one.ended !== null) throw new Error(`request ${request.id} gets a token after its end`)
     if (position !== one.outputs.length || token !== this.outputToken(one.index, one.answer, position)) {
       throw new Error(`request ${request.id} gets token ${token} as number ${position} after ${one.outputs.length}`)
     }
     one.outputs.push(token)
-    if (one.of.stopString && this.stopAt(one) === position) this.driver.finish(request.id, position + 1)
+  }
+
+  private findStop(request: Request): void {
+    const one = this.live.get(request.id)!
+    if (one.of.stopString && this.stopAt(one) === one.outputs.length - 1) this.perform(this.driver.finish(request.id))
   }
 
   private onFinished(request: Request, reason: FinishReason): void {
@@ -457,9 +453,6 @@ class SwarmRun {
 
   private checkIdle(): void {
     const { driver, runner } = this
-    for (let order = this.orders.shift(); order !== undefined; order = this.orders.shift()) {
-      if (typeof order === "function") order()
-    }
     const { pool, cache, reserved } = driver.scheduler.memory
     if (driver.running + driver.waiting > 0) {
       throw new Error(`idle with ${driver.running} running and ${driver.waiting} waiting`)
@@ -468,10 +461,9 @@ class SwarmRun {
       throw new Error(`idle with ${pool.used} slabs used, ${cache.slabs} cached, ${reserved} reserved`)
     }
     if (runner.openSlots > 0) throw new Error(`idle with ${runner.openSlots} slots open`)
-    // After a failure the next plan tells the executor which cached slabs are free.
-    const untold = driver.scheduler.memory.prefixes["pendingDrops"].length
-    if (runner.free + untold !== pool.free) {
-      throw new Error(`${runner.free} slabs are free for the executor, ${pool.free - untold} by the books`)
+    if (runner.storedContents > 0) throw new Error(`idle with ${runner.storedContents} contents stored`)
+    if (runner.free !== pool.free) {
+      throw new Error(`${runner.free} slabs are free for the executor, ${pool.free} by the books`)
     }
     for (const one of this.live.values()) {
       const { request, of, outputs, ended } = one

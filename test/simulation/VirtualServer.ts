@@ -1,14 +1,16 @@
 import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
-import { randomKeep, type KeepModel } from "@uniprefill/executor/KeepModel"
-import { SimulatedRunner } from "@uniprefill/executor/SimulatedRunner"
+import { randomKeep, type KeepModel } from "@uniprefill/executor/simulated/KeepModel"
+import { SimulatedDevice } from "@uniprefill/executor/simulated/SimulatedDevice"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout, type KvLayout } from "@uniprefill/model/KvLayout"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import { segmentWork } from "@uniprefill/model/Work"
-import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
+import type { Actions } from "@uniprefill/scheduler/Actions"
+import { Driver, type DriverConfig, type SubmitOutcome } from "@uniprefill/scheduler/Driver"
 import { fcfs } from "@uniprefill/scheduler/Policy"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
-import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import type { StepResult } from "@uniprefill/scheduler/StepResult"
 
 export interface VirtualOptions {
   readonly spec: ModelSpec
@@ -30,10 +32,9 @@ export class VirtualServer {
   readonly firstTokenAt = new Map<number, number>()
   /** Called with each plan before it runs. */
   inspect: (plan: StepPlan, predictedMicros: number) => void = () => {}
-  private readonly runner: SimulatedRunner
-  /** What the executor is still to do, in order: opening and closing slots, and steps. */
-  private lastFresh: unknown = null
-  private readonly orders: Array<(() => void) | { readonly plan: StepPlan; readonly micros: number }> = []
+  private readonly device: SimulatedDevice
+  /** Steps that the device has been given, the oldest first. */
+  private readonly steps: Array<{ readonly plan: StepPlan; readonly result: StepResult }> = []
 
   constructor(options: VirtualOptions) {
     const { spec, schedule } = options
@@ -62,65 +63,70 @@ export class VirtualServer {
       maxWaitingTokens: 10_000_000,
       ...options.config,
     }
-    this.runner = new SimulatedRunner({
-      layout: this.layout,
-      schedule,
-      keep: options.keep ?? randomKeep(1, [0.6]),
-      token: (key, index) => ({ token: (key * 31 + index) % 1000, stop: options.stopAt?.(key, index) ?? false }),
-    })
-    this.driver = new Driver(this.config, {
-      openSlot: (request) => {
-        const content = {
-          slot: request.slot,
-          key: request.id,
-          promptLength: request.promptLength,
-          outputs: request.outputs,
-          drops: request.drops,
-          bitmaps: [...request.bitmaps],
-        }
-        this.orders.push(() => this.runner.openSlot(content))
-      },
-      closeSlot: (slot) => {
-        this.orders.push(() => this.runner.closeSlot(slot))
-      },
-      submit: (plan) => {
-        this.orders.push({ plan, micros: this.driver.scheduler.plannedMicros })
-      },
-      token: (request, token, index) => {
-        const output = this.outputs.get(request.id) ?? []
-        if (output.length !== index) throw new Error(`request ${request.id}: token ${index} after ${output.length}`)
-        if (index === 0) this.firstTokenAt.set(request.id, this.now)
-        output.push(token)
-        this.outputs.set(request.id, output)
-      },
-      selected: () => {},
-      finished: (request, reason) => {
-        if (this.ended.has(request.id)) throw new Error(`request ${request.id} ended twice`)
-        this.ended.set(request.id, reason)
-      },
-    })
+    const keep = options.keep ?? randomKeep(1, [0.6])
+    this.device = new SimulatedDevice(this.layout, schedule, this.config.slots, keep, (key, index) => ({
+      token: (key * 31 + index) % 1000,
+      stop: options.stopAt?.(key, index) ?? false,
+    }))
+    this.driver = new Driver(this.config)
   }
 
   submit(submission: Submission): Request {
-    const outcome = this.driver.submit(submission, this.now)
+    const outcome = this.offer(submission)
     if (outcome._tag !== "Queued") throw new Error(outcome.detail)
     return outcome.request
   }
 
+  offer(submission: Submission): SubmitOutcome {
+    const outcome = this.driver.submit(submission, this.now)
+    if (outcome._tag === "Queued") for (const one of [outcome.request, ...outcome.request.forks]) this.put(one)
+    return outcome
+  }
+
+  abort(id: number): void {
+    this.perform(this.driver.abort(id))
+  }
+
+  private put({ id, contentId, promptLength, outputs, drops, bitmaps }: Request): void {
+    const content = { key: id, promptLength, outputs, drops, bitmaps: [...bitmaps], stopAt: -1 }
+    this.device.putContent(contentId, content)
+  }
+
+  private perform({ tokens, finished, forgets, puts, plans }: Actions): void {
+    for (let i = 0; i < tokens.length; i++) {
+      const { id, outputs } = tokens.requests[i]!
+      const output = this.outputs.get(id) ?? []
+      if (output.length !== outputs - 1) throw new Error(`request ${id}: token ${outputs} after ${output.length}`)
+      if (output.length === 0) this.firstTokenAt.set(id, this.now)
+      output.push(tokens.tokens.data[i]!)
+      this.outputs.set(id, output)
+    }
+    for (const { request, reason } of finished) {
+      if (this.ended.has(request.id)) throw new Error(`request ${request.id} ended twice`)
+      this.ended.set(request.id, reason)
+    }
+    for (const id of forgets) this.device.forgetContent(id)
+    for (const request of puts) this.put(request)
+    for (const plan of plans) {
+      const copy = new StepPlan()
+      copy.assign(plan)
+      this.steps.push({ plan: copy, result: this.device.prepare(plan) })
+    }
+  }
+
   /** Plans, and runs the oldest step; false when there is nothing to do. `during` happens while it is in flight. */
   step(during: () => void = () => {}): boolean {
-    this.driver.tick(this.now)
+    const actions = this.driver.tick(this.now)
+    const fresh = actions.plans.at(-1)
+    this.perform(actions)
     this.driver.checkIntegrity()
-    const fresh = this.orders.findLast((order) => typeof order !== "function")
-    if (fresh !== undefined && fresh !== this.lastFresh) this.checkWorkConservation(fresh.plan)
-    this.lastFresh = fresh ?? null
-    const next = this.runOrders()
-    if (next === null) return false
-    this.inspect(next.plan, next.micros)
-    const result = this.runner.step(next.plan)
+    if (fresh !== undefined) this.checkWorkConservation(fresh)
+    const next = this.steps.shift()
+    if (next === undefined) return false
+    this.inspect(next.plan, next.plan.predictedMicros)
     during()
-    this.now += Math.max(1, next.micros)
-    this.driver.stepDone(result)
+    this.now += Math.max(1, next.plan.predictedMicros)
+    this.perform(this.driver.stepDone(next.result))
     this.driver.checkIntegrity()
     return true
   }
@@ -141,21 +147,18 @@ export class VirtualServer {
     }
   }
 
-  /** Opens and closes slots up to the next step, and returns that. */
-  private runOrders(): { readonly plan: StepPlan; readonly micros: number } | null {
-    for (;;) {
-      const order = this.orders.shift()
-      if (order === undefined) return null
-      if (typeof order !== "function") return order
-      order()
-    }
-  }
-
   /** Fails the steps in flight, as an executor would. */
   fail(): void {
-    for (let i = this.orders.length - 1; i >= 0; i--) if (typeof this.orders[i] !== "function") this.orders.splice(i, 1)
-    this.driver.stepFailed()
+    this.steps.length = 0
+    this.device.reset()
+    this.perform(this.driver.stepFailed())
     this.driver.checkIntegrity()
+  }
+
+  /** Plans and fails at once, where there is something to plan. */
+  failNext(): void {
+    this.perform(this.driver.tick(this.now))
+    if (this.driver.stepInFlight !== 0) this.fail()
   }
 
   /** Runs until idle. Fails when that takes more than `limit` steps. */
@@ -163,13 +166,12 @@ export class VirtualServer {
     for (let steps = 0; this.step(); steps++) {
       if (steps >= limit) throw new Error(`not idle after ${limit} steps`)
     }
-    this.runOrders()
     if (this.driver.running !== 0 || this.driver.waiting !== 0) throw new Error("idle with requests left")
     const { pool, cache, reserved } = this.driver.scheduler.memory
     if (pool.used !== cache.idleSlabs || reserved !== 0) {
       throw new Error(`leaked ${pool.used - cache.idleSlabs} slabs, ${reserved} reserved`)
     }
-    if (this.runner.openSlots !== 0) throw new Error(`${this.runner.openSlots} slots left open`)
+    if (this.device.openSlots !== 0) throw new Error(`${this.device.openSlots} slots left open`)
   }
 }
 

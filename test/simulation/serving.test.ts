@@ -1,6 +1,6 @@
 import { pagesFor } from "@uniprefill/units/Units"
 import { fc, test } from "@fast-check/vitest"
-import { randomKeep } from "@uniprefill/executor/KeepModel"
+import { randomKeep } from "@uniprefill/executor/simulated/KeepModel"
 import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { segmentWork } from "@uniprefill/model/Work"
 import { StepLoad } from "@uniprefill/scheduler/StepLoad"
@@ -48,8 +48,8 @@ describe("a request's memory", () => {
         })
         const request = server.submit({ promptLength: 8192, drops: true, maxTokens: 1000 })
         for (let i = 0; i < steps; i++) server.step()
-        if (inFlight) server.step(() => server.driver.abort(request.id))
-        else server.driver.abort(request.id)
+        if (inFlight) server.step(() => server.abort(request.id))
+        else server.abort(request.id)
         expect(server.ended.get(request.id)).toBe("abort")
         server.drain(1)
       }
@@ -169,8 +169,7 @@ describe("submission", () => {
       schedule: deepSchedule,
       config: { slabs: 500, maxModelLen: 4096 },
     })
-    const submit = (promptLength: number, maxTokens?: number) =>
-      server.driver.submit({ promptLength, drops: true, maxTokens }, 0)
+    const submit = (promptLength: number, maxTokens?: number) => server.offer({ promptLength, drops: true, maxTokens })
     expect(submit(4096)).toMatchObject({ _tag: "TooLong", detail: expect.stringMatching(/4096 tokens.*4096/) })
     expect(submit(4000, 97)).toMatchObject({ _tag: "TooLong", detail: expect.stringMatching(/4097.*4096/) })
     expect(submit(4000, 90)).toMatchObject({ _tag: "TooLong", detail: expect.stringMatching(/\d+ slabs.*500/) })
@@ -185,7 +184,7 @@ describe("submission", () => {
       schedule: deepSchedule,
       config: { maxWaiting: 2, maxWaitingTokens: 1000 },
     })
-    const submit = (promptLength: number) => server.driver.submit({ promptLength, drops: true, maxTokens: 1 }, 0)
+    const submit = (promptLength: number) => server.offer({ promptLength, drops: true, maxTokens: 1 })
     expect(submit(900)._tag).toBe("Queued")
     expect(submit(101)).toMatchObject({ _tag: "QueueFull", detail: expect.stringMatching(/900.*1000/) })
     expect(submit(100)._tag).toBe("Queued")
@@ -200,8 +199,7 @@ describe("failure of a step", () => {
     const running = [1, 2].map(() => server.submit({ promptLength: 3000, drops: true, maxTokens: 5 }))
     const waiting = server.submit({ promptLength: 500, drops: true, maxTokens: 5 })
     server.step()
-    server.driver.tick(server.now)
-    server.fail()
+    server.failNext()
     expect(running.map((request) => server.ended.get(request.id))).toEqual(["error", "error"])
     expect(server.driver.waiting).toBe(1)
     server.drain()
@@ -304,15 +302,12 @@ describe.each([
         }
       }
       const due = aborts.filter((abort) => abort.step === step)
-      for (const { id, inFlight } of due) if (!inFlight) server.driver.abort(id)
-      if (step === run.failAt) {
-        server.driver.tick(server.now)
-        if (server.driver.stepInFlight !== 0) server.fail()
-      }
+      for (const { id, inFlight } of due) if (!inFlight) server.abort(id)
+      if (step === run.failAt) server.failNext()
       const worked = server.step(() => {
-        for (const { id, inFlight } of due) if (inFlight) server.driver.abort(id)
+        for (const { id, inFlight } of due) if (inFlight) server.abort(id)
       })
-      if (!worked) for (const { id } of due) server.driver.abort(id)
+      if (!worked) for (const { id } of due) server.abort(id)
       if (!worked && step > 30) break
       expect(step).toBeLessThan(20_000)
     }

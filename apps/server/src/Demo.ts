@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto"
 import { basename } from "node:path"
 import { Engine } from "@uniprefill/engine/Engine"
-import { greedy } from "@uniprefill/executor/Executor"
+import { greedy } from "@uniprefill/executor/contract/Executor"
 import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"

@@ -3,10 +3,11 @@ import { NodeServices } from "@effect/platform-node"
 import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { Engine, type EngineError } from "@uniprefill/engine/Engine"
 import * as EngineLayer from "@uniprefill/engine/EngineLayer"
-import { Executor, type ExecutorError } from "@uniprefill/executor/Executor"
-import { openRecording, type RecordingFileError } from "@uniprefill/executor/recording/RecordingFile"
+import { Executor, type ExecutorError } from "@uniprefill/executor/contract/Executor"
+import { openRecording, type RecordingFileError } from "@uniprefill/recording/RecordingFile"
 import { loadModelDirectory, type ModelDirectory } from "@uniprefill/model/ModelDirectory"
 import type { ModelError } from "@uniprefill/model/ModelError"
+import { attentionOf, kvWidth } from "@uniprefill/model/ModelSpec"
 import { segmentWork } from "@uniprefill/model/Work"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
@@ -96,8 +97,10 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
 const weightBytes = 2
 
 /** The executor's layout says it: a slab holds K and V of `pageSize` rows of `layersPerSlab` layers. */
-const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["info"]["layout"]): number =>
-  layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * spec.kvHeads * spec.headDim)
+const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["info"]["layout"]): number => {
+  const width = Math.max(...spec.layers.map((one) => kvWidth(attentionOf(one) ?? { kvHeads: 0, headDim: 0 })))
+  return layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * width)
+}
 
 const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>) =>
   Layer.effect(

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto"
-import type { SamplingParameters } from "@uniprefill/executor/Executor"
+import type { SamplingParameters } from "@uniprefill/executor/contract/Executor"
 import type { CompletionRequest } from "@uniprefill/openai/CompletionRequest"
 import { Result } from "effect"
 import { type ApiError, apiError } from "./ApiError.ts"

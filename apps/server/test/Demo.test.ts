@@ -3,8 +3,8 @@ import { fileURLToPath } from "node:url"
 import { describe, expect, it } from "@effect/vitest"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import * as EngineLayer from "@uniprefill/engine/EngineLayer"
-import { layerNaive } from "@uniprefill/executor/NaiveExecutor"
-import { makeNaiveModel, naiveSpec } from "@uniprefill/executor/NaiveModel"
+import { layerReference } from "@uniprefill/executor/reference/ReferenceExecutor"
+import { makeReferenceModel, referenceSpec } from "@uniprefill/executor/reference/ReferenceModel"
 import { denseSchedule, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect, Layer } from "effect"
@@ -158,7 +158,7 @@ Blocks kept: █ all of its rows, ▓ ░ some, · none; ◆ the needle's, ◇ i
 })
 
 describe("runDemo", () => {
-  const spec = naiveSpec({
+  const spec = referenceSpec({
     layers: ["full", "full", "full"],
     vocab: 4096,
     hidden: 8,
@@ -168,11 +168,11 @@ describe("runDemo", () => {
   })
   const schedule: DropSchedule = { ...denseSchedule, dropLayers: [{ layer: 1, p: 0.5 }] }
   const costModel: CostModel = { stepMicros: () => 1 }
-  const engine = EngineLayer.layer({ spec, schedule, costModel, modelName: "naive" }).pipe(
-    Layer.provide(layerNaive({ model: makeNaiveModel(spec, 1), schedule, maxRowsPerStep: 2048 })),
+  const engine = EngineLayer.layer({ spec, schedule, costModel, modelName: "reference" }).pipe(
+    Layer.provide(layerReference({ model: makeReferenceModel(spec, 1), schedule, maxRowsPerStep: 2048 })),
     Layer.provideMerge(tokenizer),
   )
-  const run = { name: "naive", haystack, schedule, tokens: 1100, seed: 1, repeat: 2 }
+  const run = { name: "reference", haystack, schedule, tokens: 1100, seed: 1, repeat: 2 }
 
   it.live("asks a real engine both ways and sees what it kept", () =>
     Effect.gen(function* () {

@@ -1,5 +1,5 @@
 import { Engine } from "@uniprefill/engine/Engine"
-import { greedy } from "@uniprefill/executor/Executor"
+import { greedy } from "@uniprefill/executor/contract/Executor"
 import { Effect, Exit, Fiber, Logger, Stream } from "effect"
 import { untilDrained } from "uniprefill/Drain"
 import { expect, test } from "vitest"

@@ -1,5 +1,5 @@
 import type { Layout, PlacementRequest } from "@uniprefill/placement/Placement"
-import { shardsOf } from "@uniprefill/placement/Shards"
+import { shardsOf, splittablesOf } from "@uniprefill/placement/Shards"
 import { columns } from "@uniprefill/simulator/output/Table"
 import type { Summary } from "@uniprefill/simulator/metrics/Summary"
 import { rankFitOptions } from "@uniprefill/simulator/Setup"
@@ -182,7 +182,7 @@ function* findings(prospects: ReadonlyArray<Prospect>): Generator<string> {
   yield `On the workload the goodput of ${nameOf(best.layout)} is highest: ${best.workload!.goodput.toFixed(2)} req/s within targets.`
 }
 
-const prospectJson = (prospect: Prospect, spec: Parameters<typeof shardsOf>[0]): Record<string, unknown> => {
+const prospectJson = (prospect: Prospect, spec: Parameters<typeof splittablesOf>[0]): Record<string, unknown> => {
   const { layout, dense, dropping, denseTtftMicros, workload } = prospect
   const { fit, tensorParallel, ...rest } = layout
   const memory = fit === null ? null : { ...fit.memory, layout: undefined, slabBytes: fit.memory.layout.slabBytes }
@@ -191,7 +191,7 @@ const prospectJson = (prospect: Prospect, spec: Parameters<typeof shardsOf>[0]):
     ...rest,
     memory: fit === null ? null : { ...memory, usable: fit.usableBytes },
     slabs: fit?.slabs ?? null,
-    shards: fit === null ? null : shardsOf(spec, tensorParallel),
+    shards: fit === null ? null : splittablesOf(spec).flatMap((layer) => shardsOf(layer, tensorParallel)),
     dense,
     dropping,
     denseTtftMicros,

@@ -1,7 +1,7 @@
 import { resolve } from "node:path"
 import { pathToFileURL } from "node:url"
-import { readRecording } from "@uniprefill/executor/recording/RecordingFile"
-import { replay as replayEvents } from "@uniprefill/executor/recording/Replay"
+import { readRecording } from "@uniprefill/recording/RecordingFile"
+import { replay as replayEvents } from "@uniprefill/recording/Replay"
 import { loadPolicy } from "@uniprefill/scheduler/services/PolicyModule"
 import { Effect, Option } from "effect"
 

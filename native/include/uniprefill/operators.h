@@ -89,8 +89,10 @@ typedef struct up_kv {
   int64_t page_stride;
   int64_t row_stride;
   int64_t head_stride;
-  int32_t page_size; /* 16, 32, 64 or 128; ignored when pages is NULL */
+  int32_t page_size; /* 16, 32, 64, 128 or 256; ignored when pages is NULL */
   int32_t page_count; /* pages (or requests, when strided) that `data` holds: an index beyond it is clamped away */
+  const int32_t *table_rows; /* [requests], on the device: request b takes the place table_rows[b] above; NULL: b itself */
+  int32_t table_count;       /* rows of `pages` (or requests, when strided) there are; ignored when table_rows is NULL */
 } up_kv;
 
 typedef enum up_rule { UP_RULE_EXCLUSIVE = 0, UP_RULE_REFERENCE = 1 } up_rule;
@@ -210,153 +212,29 @@ UP_API up_status up_decode_attention_workspace(up_backend backend, const up_deco
 UP_API up_status up_attend_decode(up_backend backend, const up_decode_attention *p, void *workspace,
                                   size_t workspace_bytes, void *stream);
 
-/* ------------------------------------------------------------------------------------------ layer operators ------ */
-
 /*
- * The rest of a layer, for UP_CUDA (bf16 and f16). Rows are [rows, width]; `count`, where there is one, holds the number of rows on
- * the device and is clamped to `rows`; NULL means all of them.
+ * Prefill attention that leaves out blocks of keys: of its interval lo[i] … hi[i] a row sees those blocks of 64 keys alone
+ * whose bit is set for the row's block of queries and KV head. Blocks of queries are 128 rows, counted from the first row of
+ * their request. A row that sees no key gives zeros.
  */
-
-/*
- * x = input[indices[i]] + addend[i]; sum[i] = x, rounded to dtype; output[i] = x / sqrt(mean(x²) + eps) · (weight_offset +
- * weight), from the rounded x. weight_offset is 0 for Llama, 1 for Gemma and Qwen3-Next.
- */
-typedef struct up_rms_norm {
+typedef struct up_sparse_attention {
   size_t size;
-  up_dtype dtype;
-  int32_t rows;
-  int32_t width; /* a multiple of 8, at most 16384 */
-  int32_t source_rows; /* indices are clamped to it; ignored when indices is NULL */
-  float eps;
-  float weight_offset;
-  const void *input;
-  int64_t input_stride;
-  const int32_t *indices; /* NULL: i itself */
-  const void *addend;     /* NULL: none */
-  int64_t addend_stride;
-  void *sum; /* NULL: not wanted; may be addend itself */
-  int64_t sum_stride;
-  const void *weight; /* [width] */
-  void *output;       /* NULL: only the sum is wanted */
-  int64_t output_stride;
-  const int32_t *count;
-} up_rms_norm;
+  up_prefill_attention attention; /* its size set too */
+  int32_t query_blocks;           /* capacity of the bitmaps: a block at or beyond it sees nothing */
+  const int32_t *block_starts;    /* [requests], on the device: block j of request b has bitmap block_starts[b] + j */
+  const uint32_t *bitmaps;        /* [kv_heads, query_blocks, words(max_key_rows)], words = ceil(ceil(max_key_rows / 64) / 32) */
+} up_sparse_attention;
 
-UP_API up_status up_normalise(up_backend backend, const up_rms_norm *p, void *stream);
-
-/*
- * Rotates the first rotary_dim elements of every query and key head, pairs (i, i + rotary_dim / 2), by the angles of the
- * row's position, writes the queries to query_output and keys and values to row kv_rows[i] of request kv_requests[i] of the
- * caches. A row with kv_rows[i] < 0 writes no key and no value.
- */
-typedef struct up_rope_write {
-  size_t size;
-  up_dtype dtype;
-  int32_t rows;
-  int32_t heads; /* 0: keys and values only */
-  int32_t kv_heads;
-  int32_t head_dim;   /* a multiple of 16 */
-  int32_t rotary_dim; /* a multiple of 16, at most head_dim; 0: no rotation */
-  int32_t positions_limit; /* rows of the tables; positions are clamped to it */
-  int32_t requests;        /* rows of the page tables (or requests of a strided cache) */
-  int32_t max_key_rows;    /* capacity of a request: a row at or beyond it is not written */
-  const float *cosines;    /* [positions_limit, rotary_dim / 2] */
-  const float *sines;
-  const int32_t *positions; /* [rows] */
-  const int32_t *kv_requests; /* [rows]; NULL: 0 */
-  const int32_t *kv_rows;     /* [rows] */
-  const void *queries; /* [rows, heads, head_dim] */
-  int64_t query_row_stride;
-  const void *keys; /* [rows, kv_heads, head_dim] */
-  int64_t key_row_stride;
-  const void *values;
-  int64_t value_row_stride;
-  void *query_output; /* may be queries itself */
-  int64_t query_output_row_stride;
-  up_kv key_cache; /* written */
-  up_kv value_cache;
-} up_rope_write;
-
-UP_API up_status up_rotate_and_write(up_backend backend, const up_rope_write *p, void *stream);
-
-typedef enum up_activation { UP_SILU = 0, UP_GELU_TANH = 1 } up_activation;
-
-/* output[i, j] = activation(input[i, j]) · input[i, inner + j] */
-typedef struct up_gated_activation {
-  size_t size;
-  up_dtype dtype;
-  up_activation activation;
-  int32_t rows;
-  int32_t inner; /* a multiple of 8 */
-  const void *input; /* [rows, 2 · inner]: gate, then up */
-  int64_t input_stride;
-  void *output;
-  int64_t output_stride;
-} up_gated_activation;
-
-UP_API up_status up_activate(up_backend backend, const up_gated_activation *p, void *stream);
-
-/* output[i] = scale · table[tokens[i]] */
-typedef struct up_embedding {
-  size_t size;
-  up_dtype dtype;
-  int32_t rows;
-  int32_t width; /* a multiple of 8 */
-  int32_t vocab_size; /* tokens are clamped to it */
-  float scale;        /* 0 means 1 */
-  const int32_t *tokens;
-  const void *table; /* [vocab_size, width] */
-  int64_t table_stride;
-  void *output;
-  int64_t output_stride;
-} up_embedding;
-
-UP_API up_status up_embed(up_backend backend, const up_embedding *p, void *stream);
-
-/* What one row of logits is drawn with; lives on the device. */
-typedef struct up_sample_row {
-  uint64_t seed;
-  uint64_t index;    /* output tokens so far: the draw depends on seed and index alone */
-  float temperature; /* 0: greedy, the lowest token of equals */
-  float top_p;
-  float min_p;
-  float frequency_penalty;
-  float presence_penalty;
-  float repetition_penalty;
-  int32_t top_k; /* 0: off */
-  int32_t slot;  /* row of the counts; -1: no penalties */
-} up_sample_row;
-
-/*
- * Draws one token a row as the runner's up_sampling says: penalties, temperature, top-k, min-p, top-p, then the first token, in
- * order of its number, at which the cumulated weight exceeds the draw. A masked token has the logit -inf. Weights are
- * compared and added as integers with 40 fractional bits, so the result depends on no order of execution. Equal weights at the cut of
- * top-k or top-p are kept or dropped together.
- */
-typedef struct up_sampler {
-  size_t size;
-  up_dtype dtype; /* of the logits: f32, bf16 or f16 */
-  int32_t rows;
-  int32_t vocab_size;
-  int32_t slots;         /* rows of the counts */
-  int32_t logprob_count; /* the most likely tokens to report, at most 32; 0: the sampled token's alone */
-  const void *logits;    /* [rows, vocab_size] */
-  int64_t logits_stride;
-  const up_sample_row *parameters; /* [rows] */
-  const uint32_t *prompt_tokens;   /* [slots, ceil(vocab_size / 32)]: bits of the tokens in the prompt; NULL: none */
-  const int32_t *output_counts;    /* [slots, vocab_size]: how often a token was put out; NULL: none */
-  int32_t *tokens;                 /* [rows] */
-  float *logprobs;                 /* [rows] of the sampled token, before temperature; NULL: not wanted */
-  int32_t *top_tokens;             /* [rows, logprob_count], most likely first, the lower token of equals first */
-  float *top_logprobs;             /* [rows, logprob_count] */
-  int32_t *non_finite;             /* [rows]: 1 where a logit is NaN or +inf, or all are -inf; the token is then 0 */
-} up_sampler;
-
-UP_API up_status up_sampler_workspace(up_backend backend, const up_sampler *p, size_t *bytes);
-UP_API up_status up_sample(up_backend backend, const up_sampler *p, void *workspace, size_t workspace_bytes, void *stream);
+UP_API up_status up_sparse_attention_workspace(up_backend backend, const up_sparse_attention *p, size_t *bytes);
+UP_API up_status up_attend_sparse(up_backend backend, const up_sparse_attention *p, void *workspace, size_t workspace_bytes,
+                                  void *stream);
 
 #ifdef __cplusplus
 }
 #endif
+
+/* The rest of a layer, and layers without attention. */
+#include "layers.h"
+#include "mixers.h"
 
 #endif

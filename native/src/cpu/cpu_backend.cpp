@@ -147,6 +147,8 @@ std::string CpuBackend::name() const {
   return text("cpu (", kernels_.name, ", ", threads_, threads_ == 1 ? " thread)" : " threads)");
 }
 
+BackendMemory CpuBackend::memory() const { return {.slabs = options_.slabs, .weights = 0, .workspace = 0, .free = 0}; }
+
 void CpuBackend::begin(const MemoryChanges &changes) {
   omp_set_num_threads(threads_);
   omp_set_dynamic(0);
@@ -181,6 +183,7 @@ void CpuBackend::read_carry(Rows rows, const CarryRows &carry) {
   const int table = options_.layout.segment(carry.segment).carry;
   for (int i = 0; i < rows.count; i++) {
     const auto at = static_cast<size_t>(i);
+    if (carry.slots[at] < 0) continue;
     slabs_.read_carry(carry.slots[at], table, carry.rows[at], residual(rows.begin + i));
   }
 }

@@ -24,7 +24,7 @@ class CpuBackend : public Backend {
   int tile_rows() const override;
   int logits_rows() const override;
   std::string name() const override;
-  BackendMemory memory() const override { return {options_.slabs, 0, 0, 0}; }
+  BackendMemory memory() const override;
   void begin(const MemoryChanges &changes) override;
   void embed(Rows rows, std::span<const int32_t> tokens) override;
   void move_rows(std::span<const int32_t> from, int to) override;

@@ -182,6 +182,7 @@ void Application::free_windows(const Records &records) {
       const int most = record.rows(form.segment) / books_.layout.page_size;
       if (pages < 1 || pages > most) refuse_record(records.section, i, "leaves out ", pages, " pages of ", most);
       table.assign(static_cast<size_t>(pages * form.slabs_per_page), -1);
+      for (int at = 0; at < pages * form.slabs_per_page; at++) set(slot, t, at, -1);
       freed = pages;
       hits_.insert(slot);
       continue;
@@ -191,6 +192,7 @@ void Application::free_windows(const Records &records) {
     for (int at = freed * form.slabs_per_page; at < (freed + pages) * form.slabs_per_page; at++) {
       books_.drop_reference(table[static_cast<size_t>(at)]);
       table[static_cast<size_t>(at)] = -1;
+      set(slot, t, at, -1);
     }
     freed += pages;
   }

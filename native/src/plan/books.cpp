@@ -46,7 +46,6 @@ void Books::open(int number, std::shared_ptr<const Content> content) {
   out = {};
   out.content = std::move(content);
   out.sequence = ++openings;
-  out.tokens = out.content->tokens;
   out.outputs = out.content->outputs();
   out.segments.resize(layout.segments.size());
   out.freed_pages.assign(layout.tables.size(), 0);

@@ -32,7 +32,6 @@ struct Slot {
   int outputs = 0;   // output tokens, those that the content brought included; a step in flight has sampled some
   int decode_index = -1;  // its place in the decode set
   int state_slot = -1;    // of its recurrent state
-  std::vector<int32_t> tokens;  // the content's, then those sampled here as far as the host knows them
 
   bool is_open() const { return content != nullptr; }
   bool drops() const { return content->drops; }

@@ -2,14 +2,15 @@
 
 #include "abi/failure.h"
 #include "cpu/cpu_backend.h"
+#include "device_backend.h"
 #include "reference/reference_backend.h"
 
 namespace up {
 
 ElementBytes element_bytes(up_device device) {
   switch (raw_value(device)) {
-    case UP_DEVICE_CPU:
-    case UP_DEVICE_REFERENCE: return {2, 4, 4};
+    case UP_DEVICE_CPU: return cpu_element_bytes;
+    case UP_DEVICE_REFERENCE: return reference_element_bytes;
     case UP_DEVICE_CUDA: return {2, 2, 2};
     default: fail(UP_INVALID_ARGUMENT, "check options", "device is ", raw_value(device), ", 0 to 2 was expected");
   }
@@ -20,9 +21,9 @@ std::unique_ptr<Backend> make_backend(const std::shared_ptr<const Checkpoint> &c
   switch (runner.device) {
     case UP_DEVICE_CPU: return make_cpu_backend(checkpoint, options, runner.kernels, runner.threads);
     case UP_DEVICE_REFERENCE: return make_reference_backend(checkpoint, options);
-    case UP_DEVICE_CUDA: break;
+    case UP_DEVICE_CUDA: return make_device_backend(checkpoint, options, {runner.device_index, runner.memory_fraction, {}});
   }
-  fail(UP_INVALID_ARGUMENT, "make backend", "this library has no CUDA backend");
+  fail(UP_INVALID_ARGUMENT, "make backend", "device is ", raw_value(runner.device));
 }
 
 }  // namespace up

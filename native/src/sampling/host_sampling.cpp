@@ -11,7 +11,6 @@ class Ready : public PendingOutputs {
  public:
   explicit Ready(Outputs outputs) : outputs_(std::move(outputs)) {}
   Outputs wait() override { return std::move(outputs_); }
-  const Outputs *ready() const override { return &outputs_; }
 
  private:
   Outputs outputs_;

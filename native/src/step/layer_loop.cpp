@@ -290,7 +290,7 @@ void LayerLoop::sample() {
   std::vector<SampleTask> tasks;
   const auto add = [&](int row, int number) {
     Slot &slot = books_.slot(number);
-    tasks.push_back({row, number, &slot.content->sampling, slot.sequence, static_cast<uint64_t>(slot.outputs), slot.tokens,
+    tasks.push_back({row, number, &slot.content->sampling, slot.sequence, static_cast<uint64_t>(slot.outputs), slot.content->tokens,
                      slot.content->prompt_length, slot.content->return_logits});
     out_.sampled.emplace_back(number, slot.content);
   };

@@ -37,6 +37,8 @@ const decodeTerms = 3
  * Step time from a device's measured rates: for each segment the matrix products take the longer of computing and of reading
  * the weights, with decode and prefill rows sharing one reading; the other operations follow one another.
  *
+ * A step without rows launches nothing and takes no time.
+ *
  * `stepMicros` is for the scheduler's inner loop. `terms` tells the same time part by part; `outside` names what was
  * predicted beyond what was measured.
  */
@@ -78,6 +80,7 @@ export class DeviceCostModel implements CostModel {
   stepMicros(load: StepLoad): number {
     const { costs } = this
     const { decodeRows, items, rows, scoredRows } = load
+    if (decodeRows + items === 0) return 0
     const isKnown = this.knows(decodeRows)
     let micros = costs.stepMicros + items * costs.itemMicros
     if (isKnown && items === 0) {
@@ -132,6 +135,7 @@ export class DeviceCostModel implements CostModel {
   /** The parts of `stepMicros`, whose sum it is; the last one is the rounding to whole µs. Parts of no time are left out. */
   terms(load: StepLoad): ReadonlyArray<StepTerm> {
     const { costs } = this
+    if (load.decodeRows + load.items === 0) return []
     const terms: Array<StepTerm> = [
       { name: "launches and host work of any step", micros: costs.stepMicros },
       { name: `${load.items} prefill items`, micros: load.items * costs.itemMicros },

@@ -1,5 +1,14 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
-import { layerParameters, type ModelShape } from "./ModelShape.ts"
+import {
+  type AttentionSpec,
+  type DeltaSpec,
+  deltaStateBytes,
+  kvWidth,
+  type LayerSpec,
+  type ModelSpec,
+} from "@uniprefill/model/ModelSpec"
+import { layerParameters } from "@uniprefill/model/Parameters"
+import type { ModelShape } from "./ModelShape.ts"
 
 /**
  * Operations and bytes of a segment for one rank of a tensor-parallel group, by kind of operation. Multiply-adds count
@@ -45,83 +54,122 @@ export interface OperationWork {
 
 /** `ranks`: devices of the tensor-parallel group. K/V heads are replicated where there are fewer of them than ranks. */
 export const operationWork = (shape: ModelShape, layout: KvLayout, ranks: number): ReadonlyArray<OperationWork> => {
-  const { spec, experts, linear } = shape
-  const { hiddenSize, heads, kvHeads, headDim } = spec
-  const kvShare = 1 / Math.min(ranks, kvHeads)
-  const pair = (4 * heads * headDim) / ranks
-  const active = experts?.active ?? 0
+  const { spec } = shape
   const finalLayer = spec.layers.length - 1
-  const reduction = ranks === 1 ? 0 : (2 * (ranks - 1) * hiddenSize * 2) / ranks
+  const reduction = ranks === 1 ? 0 : (2 * (ranks - 1) * spec.hiddenSize * 2) / ranks
+  const works = spec.layers.map((layer) => layerWork(shape, layer, ranks))
 
   return layout.segments.map(({ firstLayer, lastLayer }, segment): OperationWork => {
-    const work = { parameters: 0, expertParameters: 0, decode: 0, decodeExperts: 0, elements: 0 }
-    let fullInner = 0
-    let full = 0
-    let slidingRow = 0
-    let recurrence = 0
-    let decodeRowBytes = 0
-    let rowReductions = 0
-    // The entry layer was the previous segment's last layer.
+    const sum = {
+      parameters: 0,
+      experts: 0,
+      active: 0,
+      elements: 0,
+      pairs: 0,
+      sliding: 0,
+      recurrence: 0,
+      reductions: 0,
+    }
+    const decode = { parameters: 0, experts: 0, active: 0, keyBytes: 0, pairs: 0, rowBytes: 0 }
+    for (let layer = firstLayer; layer <= lastLayer; layer++) {
+      const work = works[layer]!
+      decode.parameters += work.kv + work.rest
+      decode.experts += work.expert
+      decode.active += work.active
+      decode.keyBytes += work.keyBytes
+      decode.pairs += work.pair
+      decode.rowBytes += work.decodeRowBytes
+    }
+    // The entry layer was the previous segment's last layer, which computed K and V.
     for (let layer = segment === 0 ? firstLayer : firstLayer - 1; layer <= lastLayer; layer++) {
-      const { kind, window } = spec.layers[layer]!
-      const { kv, rest, expert } = layerParameters(shape, layer)
+      const work = works[layer]!
       const isEntry = layer < firstLayer
-      const isExit = layer === lastLayer
-      if (!isEntry) {
-        work.decode += kv * kvShare + rest / ranks
-        work.decodeExperts += expert / ranks
-        if (kind === "full") full++
-        if (kind === "sliding") decodeRowBytes += window * 2 * kvHeads * headDim * shape.kvBytes * kvShare
-        if (kind === "state") decodeRowBytes += (2 * spec.stateBytesPerLayer) / ranks
-      }
-      if (isExit && kind !== "state") {
-        work.parameters += kv * kvShare
-        continue
-      }
-      work.parameters += (isEntry ? 0 : kv * kvShare) + rest / ranks
-      work.expertParameters += expert / ranks
-      work.elements += elementsOf(shape, kind === "state") / ranks
-      rowReductions += 2
-      if (kind === "full" && !isEntry) fullInner++
-      if (kind === "sliding") slidingRow += window * pair
-      if (kind === "state") recurrence += linear === null ? 0 : recurrenceFlops(linear) / ranks
+      if (!isEntry) sum.parameters += work.kv
+      if (layer === lastLayer && spec.layers[layer]!.mixer.kind !== "delta") continue
+      sum.parameters += work.rest
+      sum.experts += work.expert
+      sum.active += work.active
+      sum.elements += work.elements
+      sum.reductions += 2
+      sum.sliding += work.slidingRow
+      sum.recurrence += work.recurrence
+      if (!isEntry) sum.pairs += work.pair
     }
     const layers = lastLayer - firstLayer + 1
-    const head = lastLayer === finalLayer ? (hiddenSize * spec.vocabSize) / ranks : 0
+    const head = lastLayer === finalLayer ? (spec.hiddenSize * spec.vocabSize) / ranks : 0
     return {
-      rowFlops: 2 * (work.parameters + active * work.expertParameters),
-      rowWeightBytes: work.parameters * shape.weightBytes,
-      rowExpertBytes: work.expertParameters * shape.weightBytes,
-      rowElementBytes: work.elements * 2,
-      pairFlops: fullInner * pair,
-      entryPairFlops: segment === 0 ? 0 : pair,
-      scorePairFlops: lastLayer === finalLayer ? 0 : pair,
-      slidingRowFlops: slidingRow,
-      recurrenceRowFlops: recurrence,
-      decodeRowFlops: 2 * (work.decode + active * work.decodeExperts + head),
-      decodeWeightBytes: (work.decode + head) * shape.weightBytes,
-      decodeExpertBytes: work.decodeExperts * shape.weightBytes,
-      decodeKeyBytes: full * 2 * kvHeads * headDim * shape.kvBytes * kvShare,
-      decodePairFlops: full * pair,
-      decodeRowBytes,
-      rowLinkBytes: rowReductions * reduction,
+      rowFlops: 2 * (sum.parameters + sum.active),
+      rowWeightBytes: sum.parameters * shape.weightBytes,
+      rowExpertBytes: sum.experts * shape.weightBytes,
+      rowElementBytes: sum.elements * 2,
+      pairFlops: sum.pairs,
+      entryPairFlops: segment === 0 ? 0 : works[firstLayer - 1]!.pair,
+      scorePairFlops: lastLayer === finalLayer ? 0 : works[lastLayer]!.pair,
+      slidingRowFlops: sum.sliding,
+      recurrenceRowFlops: sum.recurrence,
+      decodeRowFlops: 2 * (decode.parameters + decode.active + head),
+      decodeWeightBytes: (decode.parameters + head) * shape.weightBytes,
+      decodeExpertBytes: decode.experts * shape.weightBytes,
+      decodeKeyBytes: decode.keyBytes,
+      decodePairFlops: decode.pairs,
+      decodeRowBytes: decode.rowBytes,
+      rowLinkBytes: sum.reductions * reduction,
       decodeLinkBytes: 2 * layers * reduction,
       reductions: ranks === 1 ? 0 : 2 * layers,
     }
   })
 }
 
+/** What one layer takes on one rank. Weights in parameters, `active` those of the experts that a row passes. */
+interface LayerWork {
+  readonly kv: number
+  readonly rest: number
+  readonly expert: number
+  readonly active: number
+  readonly elements: number
+  /** Of full attention. */
+  readonly pair: number
+  readonly keyBytes: number
+  readonly slidingRow: number
+  readonly recurrence: number
+  readonly decodeRowBytes: number
+}
+
+const layerWork = (shape: ModelShape, layer: LayerSpec, ranks: number): LayerWork => {
+  const { spec } = shape
+  const { kv, mixer, mlp, expert, topK } = layerParameters(spec, layer)
+  const rest = (mixer + mlp) / ranks
+  const base = {
+    rest,
+    expert: expert / ranks,
+    active: (topK * expert) / ranks,
+    elements: elementsOf(spec, layer) / ranks,
+  }
+  const none = { pair: 0, keyBytes: 0, slidingRow: 0, recurrence: 0, decodeRowBytes: 0 }
+  if (layer.mixer.kind === "delta") {
+    const recurrence = recurrenceFlops(layer.mixer) / ranks
+    return { ...base, ...none, kv: 0, recurrence, decodeRowBytes: (2 * deltaStateBytes(layer.mixer, 2)) / ranks }
+  }
+  const attention = layer.mixer
+  const share = 1 / Math.min(ranks, attention.kvHeads)
+  const pair = pairFlops(attention) / ranks
+  const keyBytes = 2 * kvWidth(attention) * shape.kvBytes * share
+  if (attention.kind === "full") return { ...base, ...none, kv: kv * share, pair, keyBytes }
+  const { window } = attention
+  return { ...base, ...none, kv: kv * share, slidingRow: window * pair, decodeRowBytes: window * keyBytes }
+}
+
+/** Q·K and the weighted sum of V. */
+const pairFlops = ({ heads, headDim }: AttentionSpec): number => 4 * heads * headDim
+
 /** Elements that a row reads and writes outside of matrix products: two norms and two residual additions, and the MLP's gate. */
-const elementsOf = (shape: ModelShape, recurrent: boolean): number => {
-  const { spec, experts, linear } = shape
-  const width = experts === null ? spec.intermediateSize : experts.active * experts.width + experts.sharedWidth
-  const mixer =
-    recurrent && linear !== null
-      ? 6 * linear.valueHeads * linear.headDim
-      : 2 * (spec.heads + spec.kvHeads) * spec.headDim
-  return 6 * spec.hiddenSize + 3 * width + mixer
+const elementsOf = ({ hiddenSize }: ModelSpec, { mixer, mlp }: LayerSpec): number => {
+  const width = mlp.kind === "gated" ? mlp.inner : mlp.topK * mlp.inner + mlp.sharedInner
+  const mixed =
+    mixer.kind === "delta" ? 6 * mixer.valueHeads * mixer.valueDim : 2 * (mixer.heads + mixer.kvHeads) * mixer.headDim
+  return 6 * hiddenSize + 3 * width + mixed
 }
 
 /** The chunked form: state update and read-out, and the products inside a chunk of 64 rows. */
-const recurrenceFlops = ({ valueHeads, headDim }: { valueHeads: number; headDim: number }): number =>
-  valueHeads * (4 * headDim * headDim + 4 * 64 * headDim)
+const recurrenceFlops = ({ valueHeads, keyDim, valueDim }: DeltaSpec): number =>
+  valueHeads * (4 * keyDim * valueDim + 4 * 64 * valueDim)

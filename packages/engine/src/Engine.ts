@@ -1,4 +1,4 @@
-import type { ExecutorInfo, SamplingParameters } from "@uniprefill/executor/Executor"
+import type { ExecutorInfo, SamplingParameters } from "@uniprefill/executor/contract/Executor"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import { Context, type Effect, Schema, type Scope, type Stream } from "effect"
 
@@ -66,6 +66,11 @@ export interface GenerateRequest {
   readonly minP: number | undefined
   /** Lower is sooner. */
   readonly priority: number
+  /**
+   * How many of the most likely tokens to report for each row of the prompt beside the prompt's own next token; −1, which is
+   * the default, reports nothing. From 0 on the request is served dense and finds nothing in the prefix cache.
+   */
+  readonly promptLogprobs?: number | undefined
   /** Whoever the request counts for where a policy shares fairly; prefixes are shared within a tenant only. */
   readonly tenant?: string | undefined
   /** Prefixes are shared among requests of equal salts only; none is a salt too. */
@@ -87,6 +92,11 @@ export type GenerateEvent =
       readonly text: string
       /** One entry per token when asked for: the sampled token first, then the most likely ones. */
       readonly logprobs: ReadonlyArray<ReadonlyArray<readonly [token: number, logprob: number]>>
+      /**
+       * With the first output of the first answer, when asked for: of each prompt token but the first, its own
+       * log-probability first, then those of the most likely ones.
+       */
+      readonly promptLogprobs?: ReadonlyArray<ReadonlyArray<readonly [token: number, logprob: number]>> | undefined
     }
   | {
       readonly _tag: "Finished"

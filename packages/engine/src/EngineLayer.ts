@@ -1,7 +1,7 @@
-import { Executor } from "@uniprefill/executor/Executor"
+import { Executor, type ExecutorError } from "@uniprefill/executor/contract/Executor"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
-import { type RecordedEvent, type RecordingHeader, recordingHeader } from "@uniprefill/executor/recording/Recording"
+import { type RecordedEvent, type RecordingHeader, recordingHeader } from "@uniprefill/recording/Recording"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import type { DriverConfig } from "@uniprefill/scheduler/Driver"
 import { fcfs, type Policy } from "@uniprefill/scheduler/Policy"
@@ -9,6 +9,7 @@ import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Clock, Effect, Exit, Layer, type Scope } from "effect"
 import { type AnswerStreams, Engine, EngineError, type EngineModel } from "./Engine.ts"
 import { makeEngineMetrics } from "./EngineMetrics.ts"
+import { describe } from "./ExecutorLoop.ts"
 import { Generation } from "./Generation.ts"
 import { checkRequest } from "./RequestCheck.ts"
 import { modelFingerprint, PageKeys } from "./PageKeys.ts"
@@ -103,7 +104,7 @@ const make = (
       maxPrefillWaitMicros: config.maxPrefillWaitMicros ?? engineDefaults.maxPrefillWaitMicros,
       protectAfter: config.protectAfter ?? engineDefaults.protectAfter,
       protectAfterMicros: config.protectAfterMicros ?? engineDefaults.protectAfterMicros,
-      maxStepsInFlight: config.maxStepsInFlight ?? engineDefaults.maxStepsInFlight,
+      maxStepsInFlight: info.maxStepsInFlight === 1 ? 1 : (config.maxStepsInFlight ?? engineDefaults.maxStepsInFlight),
       maxModelLen,
       maxWaiting: config.maxWaiting ?? engineDefaults.maxWaiting,
       maxWaitingTokens: config.maxWaitingTokens ?? engineDefaults.maxWaitingTokens,
@@ -145,12 +146,15 @@ const make = (
             return new Generation(request, answer, detokenizer, keys)
           })
           const submit = Effect.suspend(() => {
-            const refusal = loop.submit(request, generations, pageKeys)
-            if (refusal !== null) return Effect.fail(refusal)
-            const [first, ...others] = generations.map(({ events }) => events)
-            return Effect.succeed<AnswerStreams>([first!, ...others])
+            const admitted = loop.submit(request, generations, pageKeys)
+            return admitted instanceof EngineError ? Effect.fail(admitted) : Effect.succeed(admitted)
           })
-          return Effect.acquireRelease(submit, () => Effect.sync(() => generations.forEach((one) => loop.abort(one))))
+          const leave = Effect.sync(() => generations.forEach((one) => loop.abort(one)))
+          const [first, ...others] = generations.map(({ events }) => events)
+          return Effect.acquireRelease(submit, () => leave).pipe(
+            Effect.flatMap((admitted) => admitted.taken),
+            Effect.as<AnswerStreams>([first!, ...others]),
+          )
         }),
       room: (requests, promptTokens) =>
         Effect.suspend(() => {
@@ -159,11 +163,13 @@ const make = (
         }),
       status: Effect.sync(() => loop.status()),
       drain: Effect.suspend(() => {
-        loop.draining = true
+        loop.drain()
         return loop.idle.await
       }),
     })
   })
 
-const whyEnded = (exit: Exit.Exit<never>): string =>
-  Exit.hasInterrupts(exit) ? "the engine has been shut down" : `the engine stopped: ${String(exit)}`
+const whyEnded = (exit: Exit.Exit<never, ExecutorError>): string => {
+  if (Exit.hasInterrupts(exit)) return "the engine has been shut down"
+  return `the engine stopped: ${Exit.isFailure(exit) ? describe(exit.cause) : "its loop ended"}`
+}

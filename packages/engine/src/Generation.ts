@@ -1,4 +1,4 @@
-import type { SlotContent } from "@uniprefill/executor/Executor"
+import type { RequestContent } from "@uniprefill/executor/contract/Executor"
 import { type DropSchedule, pToQ32 } from "@uniprefill/model/DropSchedule"
 import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
 import { TokenFlag } from "@uniprefill/scheduler/StepResult"
@@ -47,6 +47,8 @@ export class Generation {
   private readonly stops: StopStrings
   private stopToken: number | null = null
   private unread: { tokens: Array<number>; text: string; logprobs: Array<Logprobs> } = emptyOutput()
+  private readonly promptLogprobs: Array<Logprobs> = []
+  private promptTold = false
   private ending: GenerateEvent | EngineError | null = null
   private waiter: ((pull: OutputPull) => void) | null = null
 
@@ -59,8 +61,8 @@ export class Generation {
     this.stops = new StopStrings(request.stop)
   }
 
-  /** What the executor is told when the answer gets its slot. */
-  content(schedule: DropSchedule): SlotContent {
+  /** What the executor is told before the answer gets a slot. */
+  content(schedule: DropSchedule): RequestContent {
     const { request, scheduled, outputs } = this
     const { sampling } = request
     const tokens = new Int32Array(request.prompt.length + outputs.length)
@@ -68,14 +70,19 @@ export class Generation {
     tokens.set(outputs, request.prompt.length)
     const minP = request.minP ?? 0
     return {
-      slot: scheduled.slot,
       tokens,
       promptLength: request.prompt.length,
       pQ32: scheduled.drops ? schedule.dropLayers.map((drop) => pToQ32(Math.max(drop.p, minP))) : null,
       bitmaps: scheduled.bitmaps,
       sampling: { ...sampling, seed: BigInt.asUintN(64, sampling.seed + BigInt(this.answer)) },
       returnLogits: false,
+      promptLogprobs: request.promptLogprobs ?? -1,
     }
+  }
+
+  /** What prompt row `row` says of the next token. A request that starts over says it again. */
+  promptRow(row: number, logprobs: Logprobs): void {
+    if (this.outputs.length === 0) this.promptLogprobs[row] = logprobs
   }
 
   /** Keys of the pages filled by output tokens since the last call. The token sampled last is in no page yet. */
@@ -189,7 +196,7 @@ export class Generation {
     const { unread, ending } = this
     if (unread.tokens.length > 0 || unread.text !== "") {
       this.unread = emptyOutput()
-      const output = { _tag: "Output" as const, ...unread }
+      const output = { _tag: "Output" as const, ...unread, ...this.takePrompt() }
       if (ending?._tag !== "Finished") return Effect.succeed([output])
       this.delivered = true
       return Effect.succeed([output, ending])
@@ -202,6 +209,13 @@ export class Generation {
   }
 
   private delivered = false
+
+  /** What was asked for of the prompt's rows, once. */
+  private takePrompt(): { readonly promptLogprobs?: ReadonlyArray<Logprobs> } {
+    if (this.promptTold || this.promptLogprobs.length === 0) return {}
+    this.promptTold = true
+    return { promptLogprobs: this.promptLogprobs }
+  }
 
   private append({ text, match }: { readonly text: string; readonly match: string | null }): boolean {
     this.unread.text += match !== null && this.request.includeStop ? text + match : text

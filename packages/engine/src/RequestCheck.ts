@@ -16,6 +16,7 @@ export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineE
     priority,
     firstTokenWithinMicros,
     tenant = "",
+    promptLogprobs = -1,
   } = request
   const { vocabSize } = spec
   const invalid = (field: string, detail: string) =>
@@ -64,6 +65,7 @@ export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineE
         ? invalid("allowed_token_ids", "allows no token")
         : tokens("allowed_token_ids", sampling.allowedTokenIds)) ??
     whole("logprobs", sampling.logprobs, -1, vocabSize) ??
+    whole("prompt_logprobs", promptLogprobs, -1, vocabSize) ??
     (stop.every((text) => text !== "" && text.isWellFormed())
       ? null
       : invalid("stop", "holds an empty string or half a surrogate pair")) ??

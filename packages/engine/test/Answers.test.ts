@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Engine, EngineError } from "@uniprefill/engine/Engine"
 import type { EngineConfig } from "@uniprefill/engine/EngineLayer"
-import { ExecutorError } from "@uniprefill/executor/Executor"
+import { ExecutorError } from "@uniprefill/executor/contract/Executor"
 import { Effect, Fiber, Metric, Stream } from "effect"
 import { PrometheusMetrics } from "effect/observability"
 import {
@@ -14,7 +14,7 @@ import {
   request,
   settle,
 } from "./EngineHarness.ts"
-import { NaiveMachine } from "./NaiveHarness.ts"
+import { ReferenceMachine } from "./ReferenceHarness.ts"
 import { ScriptedExecutor } from "./ScriptedExecutor.ts"
 
 const promptOf = (length: number) => Array.from({ length }, (_, i) => 300 + ((i * 7) % 90))
@@ -32,7 +32,7 @@ describe("the answers to one prompt", () => {
     readonly name: string
     readonly length: number
     readonly drop?: boolean
-    readonly machine?: ConstructorParameters<typeof NaiveMachine>[0]
+    readonly machine?: ConstructorParameters<typeof ReferenceMachine>[0]
     readonly config?: Partial<EngineConfig>
     /** Prompt rows computed for four answers: the prompt's, once, unless it says more. */
     readonly rows?: number
@@ -57,14 +57,14 @@ describe("the answers to one prompt", () => {
     it.effect(`${name} are those of as many requests with seeds of their own`, () => {
       const prompt = promptOf(length)
       const fields = { maxTokens: 40, drop }
-      const machine = new NaiveMachine(options)
+      const machine = new ReferenceMachine(options)
       const alone = Effect.gen(function* () {
         const engine = yield* Engine
         return yield* Effect.forEach([0n, 1n, 2n, 3n], (i) => {
           const seed = BigInt.asUintN(64, sampling.seed + i)
           return collect(engine, request(prompt, { ...fields, sampling: { ...sampling, seed } }))
         })
-      }).pipe(Effect.provide(new NaiveMachine().engine({ prefixCaching: false })))
+      }).pipe(Effect.provide(new ReferenceMachine().engine({ prefixCaching: false })))
       return Effect.gen(function* () {
         const separate = yield* alone
         assert.strictEqual(new Set(separate.map(({ text }) => text)).size, 4)
@@ -98,7 +98,7 @@ describe("the answers to one prompt", () => {
       const fiber = yield* Effect.forkChild(collectAll(engine, three))
       yield* elapse(1_000)
       assert.deepStrictEqual(
-        executor.opened.slice(1).map((content) => content.sampling.seed),
+        executor.contents.slice(1).map((content) => content.sampling.seed),
         [2n ** 64n - 2n, 2n ** 64n - 1n, 0n],
       )
       for (const { finished } of yield* Fiber.join(fiber)) {

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Engine } from "@uniprefill/engine/Engine"
-import { ExecutorError } from "@uniprefill/executor/Executor"
+import { ExecutorError } from "@uniprefill/executor/contract/Executor"
 import { Effect, Exit, Fiber, Option } from "effect"
 import { TestClock } from "effect/testing"
 import fc from "fast-check"
@@ -72,7 +72,8 @@ const check = (plan: typeof run extends fc.Arbitrary<infer T> ? T : never) => {
     }
     const { running, waiting, slabsUsed, lastFailure } = yield* engine.status
     assert.deepStrictEqual({ running, waiting, slabsUsed }, { running: 0, waiting: 0, slabsUsed: 0 })
-    assert.strictEqual(executor.runner.openSlots, 0)
+    assert.strictEqual(executor.device.openSlots, 0)
+    assert.strictEqual(executor.stored.size, 0)
     // Nothing but the failures asked for: no invariant broke.
     if (lastFailure !== null) assert.strictEqual(lastFailure, "step: as the test asked")
   }).pipe(Effect.provide(engineLayer(executor, { maxStepsInFlight: plan.maxStepsInFlight })))

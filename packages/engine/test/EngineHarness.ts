@@ -1,7 +1,7 @@
 import { assert } from "@effect/vitest"
 import { type AnswerStream, Engine, type GenerateEvent, type GenerateRequest } from "@uniprefill/engine/Engine"
 import { type EngineConfig, layer } from "@uniprefill/engine/EngineLayer"
-import { greedy, type SamplingParameters } from "@uniprefill/executor/Executor"
+import { greedy, type SamplingParameters } from "@uniprefill/executor/contract/Executor"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect, Layer, Stream } from "effect"
 import { TestClock } from "effect/testing"
@@ -102,7 +102,8 @@ export function assertIdle(executor: ScriptedExecutor) {
       { running, waiting, slabsUsed, healthy },
       { running: 0, waiting: 0, slabsUsed: 0, healthy: true },
     )
-    assert.strictEqual(executor.runner.openSlots, 0)
+    assert.strictEqual(executor.device.openSlots, 0)
+    assert.strictEqual(executor.stored.size, 0)
   })
 }
 

@@ -4,6 +4,7 @@ import { pToQ32 } from "@uniprefill/model/DropSchedule"
 import { type Duration, Effect, Fiber, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { assertIdle, collect, encode, engineLayer, provideTokenizer, request } from "./EngineHarness.ts"
+import { ReferenceMachine } from "./ReferenceHarness.ts"
 import { ScriptedExecutor } from "./ScriptedExecutor.ts"
 
 /** Tokens, one a character's byte or a digit, so that every character is cut into several. */
@@ -159,10 +160,10 @@ describe("a request's output", () => {
         assert.isBelow(finished.kept[1]!, 1)
         assert.isAtMost(finished.kept[2]!, finished.kept[1]!)
         assert.strictEqual(finished.bitmaps[0]!.length, 1)
-        assert.deepStrictEqual(executor.opened[0]!.pQ32, [pToQ32(0.9), pToQ32(0.8)])
+        assert.deepStrictEqual(executor.contents[0]!.pQ32, [pToQ32(0.9), pToQ32(0.8)])
         const dense = yield* collect(engine, request(prompt, { maxTokens: 1, drop: false }))
         assert.deepStrictEqual(dense.finished.kept, [1])
-        assert.isNull(executor.opened[1]!.pQ32)
+        assert.isNull(executor.contents[1]!.pQ32)
       }).pipe(Effect.provide(engineLayer(executor)))
     }),
   )
@@ -189,4 +190,29 @@ describe("a request's output", () => {
       }).pipe(Effect.provide(engineLayer(executor)))
     }),
   )
+
+  it.effect("begins with what the prompt's rows say of its tokens, where that is asked for", () => {
+    const machine = new ReferenceMachine()
+    const prompt = Array.from({ length: 300 }, (_, i) => 300 + ((i * 7) % 90))
+    return Effect.gen(function* () {
+      const engine = yield* Engine
+      const plain = yield* collect(engine, request(prompt, { drop: false }))
+      // Its pages are cached by now, and the schedule would drop half of it.
+      const asked = yield* collect(engine, request(prompt, { promptLogprobs: 2 }))
+      assert.deepStrictEqual(asked.tokens, plain.tokens)
+      assert.deepStrictEqual(asked.finished.kept, [1])
+      assert.strictEqual(asked.finished.cachedTokens, 0)
+      const [first, ...others] = asked.events
+      if (first?._tag !== "Output" || first.promptLogprobs === undefined) throw new Error("the prompt comes first")
+      assert.isFalse(others.some((event) => "promptLogprobs" in event))
+      assert.deepStrictEqual(
+        first.promptLogprobs.map(([own]) => own![0]),
+        prompt.slice(1),
+      )
+      for (const [own, most, next] of first.promptLogprobs) {
+        assert.isAtMost(own![1], most![1])
+        assert.isAtMost(next![1], most![1])
+      }
+    }).pipe(Effect.provide(machine.engine()))
+  })
 })

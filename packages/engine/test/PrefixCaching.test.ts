@@ -1,14 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Engine } from "@uniprefill/engine/Engine"
 import { PageKeys } from "@uniprefill/engine/PageKeys"
-import type { RecordedEvent, RecordingHeader } from "@uniprefill/executor/recording/Recording"
-import { replay } from "@uniprefill/executor/recording/Replay"
+import type { RecordedEvent, RecordingHeader } from "@uniprefill/recording/Recording"
+import { replay } from "@uniprefill/recording/Replay"
 import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import { segmentWork } from "@uniprefill/model/Work"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { Effect } from "effect"
-import { assertIdle, collect, collectAll, engineLayer, request } from "./EngineHarness.ts"
-import { NaiveMachine } from "./NaiveHarness.ts"
+import { assertIdle, collect, collectAll, engineLayer, request, settle } from "./EngineHarness.ts"
+import { ReferenceMachine } from "./ReferenceHarness.ts"
 import { schedule, ScriptedExecutor, spec } from "./ScriptedExecutor.ts"
 
 const promptOf = (length: number, first: number) => Array.from({ length }, (_, i) => (i === 0 ? first : 10 + (i % 50)))
@@ -46,7 +46,7 @@ describe("equal prefixes", () => {
         const second = (answer: number) =>
           collect(engine, request([...first, ...answers[answer]!.tokens, 7, 8, 9], { maxTokens: 40, sampling }))
         return yield* Effect.forEach([second(0), second(1), second(1)], (turn) => turn)
-      }).pipe(Effect.provide(new NaiveMachine().engine({ prefixCaching, maxStepsInFlight })))
+      }).pipe(Effect.provide(new ReferenceMachine().engine({ prefixCaching, maxStepsInFlight })))
     return Effect.gen(function* () {
       const without = yield* turns(false, 1)
       for (const maxStepsInFlight of [1, 2] as const) {
@@ -141,6 +141,8 @@ describe("a recording of the engine", () => {
         (prompt) => collect(engine, request(prompt, { tenant: "secret tenant" })),
         { concurrency: 3 },
       )
+      // The slots of the last ones are closed by a step of its own.
+      yield* settle
       const [header, ...events] = lines
       const report = replay(header as RecordingHeader, events as Array<RecordedEvent>)
       assert.isNull(report.difference)

@@ -1,33 +1,28 @@
-import { Executor, type ExecutorError, type SlotContent } from "@uniprefill/executor/Executor"
-import { randomKeep } from "@uniprefill/executor/KeepModel"
-import { SimulatedRunner } from "@uniprefill/executor/SimulatedRunner"
+import { Executor, type ExecutorError, type RequestContent } from "@uniprefill/executor/contract/Executor"
+import { randomKeep } from "@uniprefill/executor/simulated/KeepModel"
+import { StepQueue } from "@uniprefill/executor/contract/StepQueue"
+import { SimulatedDevice } from "@uniprefill/executor/simulated/SimulatedDevice"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
-import type { ModelSpec } from "@uniprefill/model/ModelSpec"
-import { type StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
+import { readModelConfig } from "@uniprefill/model/ModelConfig"
+import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { FailureReason, type StepResult } from "@uniprefill/scheduler/StepResult"
 import { Effect, Layer } from "effect"
 
 /** A model of four layers over the vocabulary of needle-10m-deep. */
-export const spec: ModelSpec = {
-  architecture: "LlamaForCausalLM",
-  hiddenSize: 64,
-  intermediateSize: 128,
-  vocabSize: 4096,
-  maxPositions: 4096,
-  heads: 2,
-  kvHeads: 1,
-  headDim: 32,
-  attentionScale: 1,
-  attentionSoftCap: 0,
-  normEps: 1e-5,
-  tieWordEmbeddings: true,
-  attentionBias: false,
-  mlpBias: false,
-  rope: { theta: 10_000, scaling: { type: "none" } },
-  layers: Array.from({ length: 4 }, () => ({ kind: "full", window: 0 })),
-  stateBytesPerLayer: 0,
-  eosTokenIds: [1],
-}
+export const { spec } = readModelConfig("config.json", {
+  architectures: ["LlamaForCausalLM"],
+  hidden_size: 64,
+  intermediate_size: 128,
+  num_hidden_layers: 4,
+  num_attention_heads: 2,
+  num_key_value_heads: 1,
+  vocab_size: 4096,
+  max_position_embeddings: 4096,
+  rms_norm_eps: 1e-5,
+  tie_word_embeddings: true,
+  eos_token_id: 1,
+})
 
 /** Drops after layers 1 and 2, in prompts of 1,024 tokens and more. */
 export const schedule: DropSchedule = {
@@ -56,69 +51,102 @@ export interface Script {
   readonly slots?: number
   /** Called before a step with how many were asked for before it; what it returns is the step's failure. */
   readonly failStep?: (call: number) => ExecutorError | undefined
-  readonly failOpen?: (content: SlotContent) => ExecutorError | undefined
+  readonly failPut?: (content: RequestContent) => ExecutorError | undefined
+  /** Fails, where there is one, when the executor is gone. */
+  readonly lost?: Effect.Effect<never, ExecutorError>
   /** Output tokens, by number, whose logits are not finite. */
   readonly nonFinite?: (prompt: ReadonlyArray<number>, index: number) => boolean
 }
 
 /** An executor without a model that says what the script tells it to, and notes what it was asked for. */
 export class ScriptedExecutor {
-  readonly opened: Array<SlotContent> = []
-  readonly runner: SimulatedRunner
+  /** Contents that were put, in order. */
+  readonly contents: Array<RequestContent> = []
+  readonly device: SimulatedDevice
   readonly layer: Layer.Layer<Executor>
   stepCalls = 0
-  private readonly bySlot = new Map<number, SlotContent>()
+  /** Contents that no slot was opened for. */
+  readonly stored = new Map<number, RequestContent>()
+  /** The most steps that were in flight at a time. */
+  mostInFlight = 0
+  private inFlight = 0
+  private readonly bySlot = new Map<number, RequestContent>()
 
   constructor(script: Script) {
-    const { stepMillis = 0, slabs = 512, slots = 16 } = script
-    this.runner = new SimulatedRunner({
-      layout,
-      schedule,
-      keep: randomKeep(1, [0.5, 0.5]),
-      token: (key, index) => {
-        const { tokens, promptLength, sampling } = this.opened[key]!
-        const prompt = [...tokens.subarray(0, promptLength)]
-        const token = script.outputs(prompt)[index] ?? 2
-        return { token, stop: sampling.stopTokenIds.includes(token) }
-      },
+    const { stepMillis = 0, slabs = 512, slots = 16, lost = Effect.never } = script
+    this.device = new SimulatedDevice(layout, schedule, slots, randomKeep(1, [0.5, 0.5]), (key, index) => {
+      const { tokens, promptLength, sampling } = this.contents[key]!
+      const prompt = [...tokens.subarray(0, promptLength)]
+      const token = script.outputs(prompt)[index] ?? 2
+      return { token, stop: sampling.stopTokenIds.includes(token) }
     })
-    const info = { device: "script", layout, slabs, stateSlots: 0, slots, maxRowsPerStep: 512, maxTokens: 4096 }
+    const sizes = { layout, slabs, stateSlots: 0, slots, maxRowsPerStep: 512, maxTokens: 4096 }
+    const steps = new StepQueue(2)
     this.layer = Layer.succeed(Executor, {
-      info,
-      openSlot: (content) =>
+      info: { device: "script", ...sizes, maxStepsInFlight: 2, tensorParallel: 1 },
+      putContent: (id, content) =>
         Effect.suspend(() => {
-          const failure = script.failOpen?.(content)
+          const failure = script.failPut?.(content)
           if (failure !== undefined) return Effect.fail(failure)
-          const { slot, tokens, promptLength, pQ32, bitmaps } = content
-          const key = this.opened.push(content) - 1
-          this.bySlot.set(slot, content)
+          const { tokens, promptLength, pQ32, bitmaps } = content
+          const key = this.contents.push(content) - 1
           const outputs = tokens.length - promptLength
-          return Effect.sync(() =>
-            this.runner.openSlot({ slot, key, promptLength, outputs, drops: pQ32 !== null, bitmaps }),
-          )
+          this.stored.set(id, content)
+          this.device.putContent(id, { key, promptLength, outputs, drops: pQ32 !== null, bitmaps, stopAt: -1 })
+          return Effect.void
         }),
-      closeSlot: (slot) => Effect.sync(() => this.runner.closeSlot(slot)),
-      step: (plan) =>
+      forgetContent: (id) =>
+        Effect.sync(() => {
+          this.stored.delete(id)
+          this.device.forgetContent(id)
+        }),
+      enqueue: (plan) =>
+        Effect.sync(() => {
+          steps.push(plan)
+          this.mostInFlight = Math.max(this.mostInFlight, ++this.inFlight)
+        }),
+      nextResult: Effect.flatMap(steps.next, (plan) =>
         Effect.suspend(() => {
           const call = this.stepCalls++
           const failure = script.failStep?.(call)
-          if (failure !== undefined) return Effect.fail(failure)
-          return Effect.sync(() => this.annotate(script, this.runner.step(plan)))
+          this.inFlight--
+          if (failure === undefined) return Effect.sync(() => this.annotate(script, this.run(plan)))
+          this.inFlight = 0
+          steps.clear()
+          this.device.reset()
+          return Effect.fail(failure)
         }).pipe(
           stepMillis === 0 ? (step) => step : Effect.delay(stepMillis),
           script.uninterruptible === true ? Effect.uninterruptible : (step) => step,
         ),
+      ),
+      lost,
     })
+  }
+
+  private run(plan: StepPlan): StepResult {
+    const { opens } = plan
+    for (let i = 0; i < opens.length; i += 2) {
+      this.bySlot.set(opens.data[i]!, this.stored.get(opens.data[i + 1]!)!)
+      this.stored.delete(opens.data[i + 1]!)
+    }
+    return this.device.prepare(plan)
   }
 
   /** Adds log-probabilities −1, −2, … for the sampled token and those after it, and flags. */
   private annotate(script: Script, result: StepResult): StepResult {
-    const { data, length } = result.tokens
-    for (let i = 0; i < length; i += 3) {
+    const { data } = result.tokens
+    for (let i = 0; i < result.tokens.length; i += 3) {
       const content = this.bySlot.get(data[i]!)!
       const prompt = [...content.tokens.subarray(0, content.promptLength)]
       const index = result.stepId
-      if (script.nonFinite?.(prompt, index) === true) data[i + 2]! |= TokenFlag.nonFinite
+      if (script.nonFinite?.(prompt, index) === true) {
+        result.failures.push2(data[i]!, FailureReason.nonFinite)
+        data.copyWithin(i, i + 3, result.tokens.length)
+        result.tokens.length -= 3
+        i -= 3
+        continue
+      }
       const count = content.sampling.logprobs + 1
       if (count === 0) continue
       result.logprobs.push2(data[i]!, count)

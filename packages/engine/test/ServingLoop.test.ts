@@ -1,9 +1,18 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Engine } from "@uniprefill/engine/Engine"
-import { ExecutorError } from "@uniprefill/executor/Executor"
-import { Effect, Fiber, Stream } from "effect"
+import { ExecutorError } from "@uniprefill/executor/contract/Executor"
+import { Deferred, Effect, Fiber, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { assertIdle, collect, encode, engineLayer, provideTokenizer, request } from "./EngineHarness.ts"
+import {
+  assertIdle,
+  collect,
+  collectAll,
+  encode,
+  engineLayer,
+  provideTokenizer,
+  request,
+  settle,
+} from "./EngineHarness.ts"
 import { ScriptedExecutor } from "./ScriptedExecutor.ts"
 
 describe("the serving loop", () => {
@@ -23,6 +32,7 @@ describe("the serving loop", () => {
           assert.strictEqual(stopped!.finished.completionTokens, outputs.length - 2)
           assert.deepStrictEqual(single!.tokens, outputs.slice(0, 1))
           assert.deepStrictEqual(plain!.tokens.slice(0, outputs.length), outputs)
+          assert.strictEqual(executor.mostInFlight, maxStepsInFlight)
           yield* assertIdle(executor)
         }).pipe(Effect.provide(engineLayer(executor, { maxStepsInFlight })))
       }
@@ -43,7 +53,7 @@ describe("the serving loop", () => {
         for (const [i, fiber] of fibers.entries()) {
           assert.deepStrictEqual((yield* Fiber.join(fiber)).tokens, script(100 + 500 * i))
         }
-        const resumed = executor.opened.filter((content) => content.tokens.length > content.promptLength)
+        const resumed = executor.contents.filter((content) => content.tokens.length > content.promptLength)
         assert.isAbove(resumed.length, 0)
         for (const { tokens, promptLength, bitmaps } of resumed) {
           const outputs = [...tokens.subarray(promptLength)]
@@ -118,20 +128,68 @@ describe("an executor that fails", () => {
     }),
   )
 
-  it.effect("fails a request whose slot it cannot open, and closes only slots that it opened", () =>
+  it.effect("that refuses a content ends that request before anything runs, and nobody else notices", () =>
     Effect.gen(function* () {
-      const failure = new ExecutorError({ reason: "OutOfMemory", operation: "open slot", detail: "no workspace" })
+      const refusal = new ExecutorError({
+        reason: "InvalidArgument",
+        operation: "put content 2",
+        detail: "bitmap 0 has 9 words",
+      })
+      const executor = new ScriptedExecutor({
+        outputs: () => [10],
+        stepMillis: 10,
+        failPut: ({ tokens }) => (tokens[0] === 7 ? refusal : undefined),
+      })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const good = yield* Effect.forkChild(collect(engine, request([5])))
+        yield* TestClock.adjust(25)
+        // While a step runs: the answer does not wait for its end.
+        const refused = yield* Effect.forkChild(Effect.flip(collectAll(engine, request([7], { answers: 3 }))))
+        yield* settle
+        const error = yield* Fiber.join(refused)
+        assert.strictEqual(error.reason, "InvalidRequest")
+        assert.strictEqual(error.detail, "bitmap 0 has 9 words")
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual((yield* Fiber.join(good)).tokens.length, 16)
+        assert.strictEqual((yield* engine.status).lastFailure, null)
+        // The name is free again.
+        yield* assertIdle(executor)
+      }).pipe(Effect.provide(engineLayer(executor)))
+    }),
+  )
+
+  it.effect("that fails to take a content, without saying that it is wrong, fails that request", () =>
+    Effect.gen(function* () {
+      const failure = new ExecutorError({ reason: "OutOfMemory", operation: "put content 1", detail: "no workspace" })
       let refusals = 1
       const executor = new ScriptedExecutor({
         outputs: () => [10],
-        failOpen: () => (refusals-- > 0 ? failure : undefined),
+        failPut: () => (refusals-- > 0 ? failure : undefined),
       })
       yield* Effect.gen(function* () {
         const engine = yield* Engine
         const error = yield* Effect.flip(collect(engine, request([5])))
-        assert.strictEqual(error.detail, "open slot: no workspace")
+        assert.deepStrictEqual([error.reason, error.detail], ["Failed", "put content 1: no workspace"])
         assert.strictEqual((yield* collect(engine, request([5]))).tokens.length, 16)
         yield* assertIdle(executor)
+      }).pipe(Effect.provide(engineLayer(executor)))
+    }),
+  )
+
+  it.effect("that is lost ends everything, and nothing is taken any more", () =>
+    Effect.gen(function* () {
+      const gone = yield* Deferred.make<never, ExecutorError>()
+      const executor = new ScriptedExecutor({ outputs: () => [10], stepMillis: 10, lost: Deferred.await(gone) })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const running = yield* Effect.forkChild(Effect.flip(collect(engine, request([5]))))
+        yield* TestClock.adjust(25)
+        yield* Deferred.fail(gone, lost)
+        yield* settle
+        assert.strictEqual((yield* Fiber.join(running)).detail, "the engine stopped: step 3: device 0 fell off the bus")
+        assert.isFalse((yield* engine.status).healthy)
+        assert.strictEqual((yield* Effect.flip(collect(engine, request([5])))).reason, "Failed")
       }).pipe(Effect.provide(engineLayer(executor)))
     }),
   )

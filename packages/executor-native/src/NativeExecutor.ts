@@ -143,22 +143,20 @@ const make = (
       // A native step cannot be interrupted: waiting for it keeps what it works on from going away under it.
       nextResult: Effect.gen(function* () {
         const stepId = unanswered.shift()
-        const result = yield* Effect.exit(
-          Effect.tryPromise({
-            try: async () => decodeResult(await runner.wait()),
-            catch: (error) => toExecutorError(`step ${stepId}`, error),
+        return yield* Effect.tryPromise({
+          try: async () => decodeResult(await runner.wait()),
+          catch: (error) => toExecutorError(`step ${stepId}`, error),
+        })
+      }).pipe(
+        Effect.tapError((failure) =>
+          Effect.gen(function* () {
+            // Steps behind one that failed have failed with it.
+            while (unanswered.shift() !== undefined) yield* Effect.ignore(Effect.tryPromise(() => runner.wait()))
+            if (failure.reason === "DeviceLost") yield* Deferred.fail(lost, failure)
           }),
-        )
-        if (result._tag === "Success") return result.value
-        // Steps behind one that failed have failed with it.
-        while (unanswered.length > 0) {
-          unanswered.shift()
-          yield* Effect.ignore(Effect.tryPromise(() => runner.wait()))
-        }
-        const failure = yield* Effect.flip(result)
-        if (failure.reason === "DeviceLost") yield* Deferred.fail(lost, failure)
-        return yield* Effect.fail(failure)
-      }).pipe(Effect.uninterruptible),
+        ),
+        Effect.uninterruptible,
+      ),
       lost: Deferred.await(lost),
     }
   })

@@ -1,9 +1,9 @@
-import type { SlotContent } from "@uniprefill/executor/Executor"
-import type { NaiveRunner } from "@uniprefill/executor/NaiveRunner"
+import type { ReferenceRunner } from "@uniprefill/executor/reference/ReferenceRunner"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { keptRows } from "@uniprefill/model/Selection"
 import { StepPlan, StateOperation } from "@uniprefill/scheduler/StepPlan"
 import type { StepResult } from "@uniprefill/scheduler/StepResult"
+import type { ContentForSlot } from "./PlanBench.ts"
 import { pagesFor } from "@uniprefill/units/Units"
 
 /** What one request does in a step: `rows` of its current segment; when that completes it, on through `runOn` more. */
@@ -14,7 +14,7 @@ export interface Piece {
 }
 
 interface Progress {
-  readonly content: SlotContent
+  readonly content: ContentForSlot
   readonly tables: Array<{ slabs: Array<number>; freed: number }>
   readonly kept: Array<number>
   segment: number
@@ -38,17 +38,18 @@ export interface CachedPrefix {
 /** Writes plans by hand, one step at a time, with exactly the pages that the rows need: a scheduler without any policy. */
 export class PlanWriter {
   readonly requests = new Map<number, Progress>()
-  private readonly runner: NaiveRunner
+  private readonly runner: ReferenceRunner
   private readonly schedule: DropSchedule
   private readonly free: Array<number>
   /** Tables that hold a slab, and the cache. */
   private readonly holders: Int32Array
   private readonly cacheDecoded: boolean
+  private contents = 0
   /** The plan that the next step carries out. */
   private readonly plan = new StepPlan()
 
   /** With `cacheDecoded`, slots that drop keep pages of carry 0 for the rows they decode. */
-  constructor(runner: NaiveRunner, schedule: DropSchedule, cacheDecoded = false) {
+  constructor(runner: ReferenceRunner, schedule: DropSchedule, cacheDecoded = false) {
     this.runner = runner
     this.schedule = schedule
     this.cacheDecoded = cacheDecoded
@@ -57,9 +58,10 @@ export class PlanWriter {
     this.plan.clear(1)
   }
 
-  /** Opens a slot; with a `source`, one that goes on from the prefill of that slot. */
-  open(content: SlotContent, source = -1): void {
-    this.runner.openSlot(content)
+  /** The next step's plan opens a slot; with a `source`, one that goes on from the prefill of that slot. */
+  open(content: ContentForSlot, source = -1): void {
+    this.runner.putContent(++this.contents, content)
+    this.plan.opens.push2(content.slot, this.contents)
     const tables = this.runner.info.layout.tables.map(() => ({ slabs: [], freed: 0 }))
     const progress: Progress = {
       content,
@@ -76,7 +78,8 @@ export class PlanWriter {
   }
 
   close(slot: number): void {
-    this.runner.closeSlot(slot)
+    if (this.requests.get(slot)!.phase === "decode") this.plan.leaves.push(slot)
+    this.plan.closes.push(slot)
     for (const { slabs } of this.requests.get(slot)!.tables) for (const slab of slabs) this.release(slab)
     this.requests.delete(slot)
   }
@@ -118,7 +121,7 @@ export class PlanWriter {
   /** The next step's plan gives up what the cache holds. */
   drop({ tables }: CachedPrefix): void {
     for (const slab of tables.flatMap(({ slabs }) => slabs)) {
-      this.plan.drops.push(slab)
+      this.plan.evictions.push(slab)
       this.release(slab)
     }
   }

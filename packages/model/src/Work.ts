@@ -1,5 +1,6 @@
 import type { KvLayout } from "./KvLayout.ts"
-import type { ModelSpec } from "./ModelSpec.ts"
+import { attentionOf, kvWidth, type ModelSpec } from "./ModelSpec.ts"
+import { layerParameters } from "./Parameters.ts"
 
 /**
  * Floating-point operations and bytes of a segment, counted as multiply-adds × 2, embeddings and norms left out.
@@ -34,37 +35,42 @@ export const segmentWork = (
   layout: KvLayout,
   bytes: { readonly weight: number; readonly kv: number },
 ): ReadonlyArray<SegmentWork> => {
-  const { hiddenSize, intermediateSize, heads, kvHeads, headDim } = spec
-  const kvParameters = 2 * hiddenSize * kvHeads * headDim
-  const restParameters = 2 * hiddenSize * heads * headDim + 3 * hiddenSize * intermediateSize
-  const pair = 4 * heads * headDim
-  const isFull = (layer: number) => spec.layers[layer]!.kind === "full"
   const finalLayer = spec.layers.length - 1
+  const parametersOf = spec.layers.map((layer) => {
+    const { kv, mixer, mlp, expert, topK } = layerParameters(spec, layer)
+    return { kv, rest: mixer + mlp + topK * expert }
+  })
+  const fullOf = spec.layers.map((layer) => {
+    const attention = attentionOf(layer)
+    return attention?.kind === "full" ? attention : null
+  })
+  const pairOf = (layer: number) => 4 * (fullOf[layer]?.heads ?? 0) * (fullOf[layer]?.headDim ?? 0)
   return layout.segments.map(({ firstLayer, lastLayer }, segment) => {
-    const layers = lastLayer - firstLayer + 1
+    let parameters = segment === 0 ? 0 : parametersOf[firstLayer - 1]!.rest
+    let decodeParameters = lastLayer === finalLayer ? spec.hiddenSize * spec.vocabSize : 0
+    let pairs = 0
+    let decodePairs = 0
+    let keys = 0
     // The segment's last layer is an exit drop layer, or the model's last layer, which is trimmed.
-    const inner = layers - 1
-    const entry = segment === 0 ? 0 : 1
-    let attending = 0
-    let full = 0
     for (let layer = firstLayer; layer <= lastLayer; layer++) {
-      if (!isFull(layer)) continue
-      full++
-      if (layer !== lastLayer) attending++
+      const { kv, rest } = parametersOf[layer]!
+      const full = fullOf[layer]!
+      parameters += kv + (layer === lastLayer ? 0 : rest)
+      decodeParameters += kv + rest
+      if (layer !== lastLayer) pairs += pairOf(layer)
+      decodePairs += pairOf(layer)
+      keys += full === null ? 0 : 2 * kvWidth(full)
     }
-    const parameters = (inner + 1) * kvParameters + (inner + entry) * restParameters
-    const decodeParameters =
-      layers * (kvParameters + restParameters) + (lastLayer === finalLayer ? hiddenSize * spec.vocabSize : 0)
     return {
       rowFlops: 2 * parameters,
-      pairFlops: attending * pair,
-      entryPairFlops: entry * pair,
-      scorePairFlops: lastLayer === finalLayer ? 0 : pair / 2,
+      pairFlops: pairs,
+      entryPairFlops: segment === 0 ? 0 : pairOf(firstLayer - 1),
+      scorePairFlops: lastLayer === finalLayer ? 0 : pairOf(lastLayer) / 2,
       weightBytes: parameters * bytes.weight,
       decodeRowFlops: 2 * decodeParameters,
       decodeWeightBytes: decodeParameters * bytes.weight,
-      decodeKeyBytes: full * 2 * kvHeads * headDim * bytes.kv,
-      decodePairFlops: full * pair,
+      decodeKeyBytes: keys * bytes.kv,
+      decodePairFlops: decodePairs,
     }
   })
 }

@@ -1,4 +1,5 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { IntList } from "./IntList.ts"
 import type { Memory } from "./Memory.ts"
 import { removeFrom, type Request } from "./Request.ts"
 import type { StepLoad } from "./StepLoad.ts"
@@ -12,7 +13,8 @@ export class DecodeSet {
   readonly members: Array<Request> = []
   /** To be members from the next plan on that finds a page for their next row. */
   readonly joining: Array<Request> = []
-  private readonly leaving: Array<Request> = []
+  /** Slots to be taken out of the executor's decode set by the next plan. */
+  private readonly leaving = new IntList()
   /** Their last row is planned: they leave with the next plan, unless they are gone by then. */
   private readonly expiring: Array<Request> = []
   private readonly needy: Array<Request> = []
@@ -77,7 +79,7 @@ export class DecodeSet {
     request.decodeIndex = -1
     load.decodeRows--
     for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! -= request.prefillRows(s) + request.decodeRows
-    this.leaving.push(request)
+    this.leaving.push(request.slot)
     return true
   }
 
@@ -87,18 +89,15 @@ export class DecodeSet {
     this.leave(request)
   }
 
-  /** The slot of a request is closed: no plan tells of its leaving. */
-  forget(request: Request): void {
-    if (this.leaving.length > 0) removeFrom(this.leaving, request)
+  planLeaves(plan: StepPlan): void {
+    plan.leaves.append(this.leaving)
+    this.leaving.clear()
   }
 
-  planLeaves(plan: StepPlan): void {
-    for (let i = 0; i < this.leaving.length; i++) {
-      const request = this.leaving[i]!
-      plan.leaves.push(request.slot)
-      request.lastStep = plan.stepId
-    }
-    this.leaving.length = 0
+  /** The executor has no decode set any more; nor has anybody here a slot. */
+  reset(): void {
+    this.leaving.clear()
+    this.expiring.length = 0
   }
 
   /** Those that join and have a page for their row, and a row for every member. */

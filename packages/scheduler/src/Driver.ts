@@ -1,4 +1,5 @@
 import { lastSegment } from "@uniprefill/model/KvLayout"
+import { ActionList, type Actions } from "./Actions.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import { checkIntegrity } from "./Invariants.ts"
 import type { PageKey } from "./PrefixCache.ts"
@@ -19,24 +20,11 @@ export interface DriverConfig extends SchedulerConfig {
   readonly maxWaitingTokens: number
 }
 
-/**
- * What the loop tells its shell, called synchronously from within its methods. `openSlot`, `closeSlot` and `submit` are to
- * be carried out by the executor in the order of the calls.
- */
-export interface DriverSink {
-  /** Give the executor the content of `request`'s slot: its tokens and its bitmaps. */
-  readonly openSlot: (request: Request) => void
-  readonly closeSlot: (slot: number) => void
-  /** Run a step after those submitted before. The plan is the loop's own and valid until the step is done. */
-  readonly submit: (plan: StepPlan) => void
-  readonly token: (request: Request, token: number, index: number, flags: number) => void
-  readonly selected: (request: Request, segment: number, bitmap: Uint32Array, kept: number, flags: number) => void
-  /** The request has ended and nothing more is said of it. What it owns is given back once no step in flight uses it. */
-  readonly finished: (request: Request, reason: FinishReason) => void
-}
-
 export type SubmitOutcome =
-  /** `request.forks` are the other answers, where several were asked for. */
+  /**
+   * `request.forks` are the other answers, where several were asked for. The content of each goes to the executor under its
+   * `contentId` before the next `tick`.
+   */
   | { readonly _tag: "Queued"; readonly request: Request }
   /** Never: the request exceeds what this configuration can hold. */
   | { readonly _tag: "TooLong"; readonly detail: string }
@@ -44,37 +32,29 @@ export type SubmitOutcome =
   | { readonly _tag: "QueueFull"; readonly detail: string }
 
 /**
- * The serving loop as a pure state machine: events in, each with the time; calls to the sink out. The engine and the
- * simulator drive the same one.
+ * The serving loop as a pure state machine: events in, each with the time; {@link Actions} out. The engine and the simulator
+ * drive the same one.
  *
  * Nothing is planned but in `tick`, so a shell applies all events of an instant and then calls it once.
  */
 export class Driver {
   readonly scheduler: Scheduler
   private readonly config: DriverConfig
-  private readonly sink: DriverSink
   private readonly requests = new Map<number, Request>()
   /** Ended requests that a step in flight still holds work of. */
   private readonly ending: Array<Request> = []
-  /** Whose token the shell is being given. */
-  private given: Request | null = null
   private nextRequest = 1
   private nextStep = 1
   private readonly inFlight: Array<StepPlan> = []
-  private readonly spare: Array<StepPlan> = [new StepPlan(), new StepPlan()]
-  private readonly commitSink
+  private readonly spare: Array<StepPlan>
+  /** Lists that are used again. */
+  private readonly ofTick = new ActionList()
+  private readonly ofStep = new ActionList()
 
-  constructor(config: DriverConfig, sink: DriverSink) {
+  constructor(config: DriverConfig) {
     this.config = config
-    this.sink = sink
     this.scheduler = new Scheduler(config)
-    this.commitSink = {
-      token: (request: Request, token: number, index: number, flags: number) =>
-        this.onToken(request, token, index, flags),
-      selected: sink.selected,
-      openSlot: sink.openSlot,
-      closeSlot: sink.closeSlot,
-    }
+    this.spare = Array.from({ length: config.maxStepsInFlight }, () => new StepPlan())
   }
 
   /** Requests that have a slot. */
@@ -160,6 +140,7 @@ export class Driver {
     this.nextRequest += answers
     for (const one of [request, ...request.forks]) {
       this.requests.set(one.id, one)
+      one.contentId = scheduler.nextContentId()
       one.tenant = scheduler.tenants.enter(one.tenant.name)
     }
     scheduler.enqueue(request)
@@ -170,20 +151,13 @@ export class Driver {
    * Ends a request from outside: at once, or when the step that holds work of it is done. Unknown ids are ignored. The first
    * of several answers takes the others with it as long as their prompt is not computed.
    */
-  abort(id: number): void {
-    const request = this.requests.get(id)
-    if (request !== undefined && request.endReason === null) this.end(request, "abort")
+  abort(id: number): Actions {
+    return this.endFromOutside(id, "abort")
   }
 
-  /** Ends a request whose text reached a stop string with its first `outputs` output tokens. */
-  finish(id: number, outputs: number): void {
-    const request = this.requests.get(id)
-    if (request === undefined || request.endReason !== null) return
-    if (outputs > request.outputs) {
-      throw new InvariantViolation("a request finishes within its output", { id, outputs, committed: request.outputs })
-    }
-    request.outputs = outputs
-    this.end(request, "stop")
+  /** Ends a request whose text reached a stop string. Unknown ids, of one that has ended for example, are ignored. */
+  finish(id: number): Actions {
+    return this.endFromOutside(id, "stop")
   }
 
   /**
@@ -199,12 +173,12 @@ export class Driver {
     if (request.phase === "waiting") request.recount()
     if (request.leader !== null) return
     // The token sampled last is in no page yet.
-    if (request.phase !== "decode" || request.preempting || (request.drops && !request.keepsCarry)) return
+    if (request.phase !== "decode" || request.isLeaving || (request.drops && !request.keepsCarry)) return
     this.scheduler.memory.publish(request, request.promptLength + request.outputs - 1)
   }
 
   /** Takes the result of the oldest step in flight. */
-  stepDone(result: StepResult): void {
+  stepDone(result: StepResult): Actions {
     const plan = this.inFlight.shift()
     if (plan === undefined || result.stepId !== plan.stepId) {
       throw new InvariantViolation("results come in the order of steps", {
@@ -217,45 +191,56 @@ export class Driver {
         throw new InvariantViolation("every rank carries out the same plan", { step: plan.stepId, rank })
       }
     }
-    this.scheduler.commit(plan, result, this.commitSink)
+    const actions = this.ofStep.clear()
+    this.scheduler.commit(plan, result, actions)
+    this.endAnswered(actions)
+    this.endFailed(result, actions)
+    this.scheduler.afterCommit(actions)
     this.spare.push(plan)
     this.releaseEnded()
+    return actions
   }
 
   /**
-   * The oldest step in flight failed, and with it those after it. Everything with a slot ends with reason `error`, so the
-   * executor is left with no open slot; waiting requests stay. The step's number is used again.
+   * The oldest step in flight failed, and with it those after it: the executor has forgotten everything but contents that
+   * are not open. Everything with a slot ends with reason `error`; waiting requests stay. The step's number is used again.
    */
-  stepFailed(): void {
+  stepFailed(): Actions {
     const failed = this.inFlight[0]
     if (failed === undefined) throw new InvariantViolation("a step fails while it is in flight")
-    const voided = this.inFlight.splice(0)
+    const actions = this.ofStep.clear()
+    // Steps that never ran have not opened their contents.
+    for (const { opens } of this.inFlight) {
+      for (let i = 0; i < opens.length; i += 2) actions.forgets.push(opens.data[i + 1]!)
+    }
+    this.spare.push(...this.inFlight.splice(0))
     this.scheduler.committed(this.nextStep - 1)
     this.nextStep = failed.stepId
-    this.scheduler.memory.prefixes.abandon()
     for (const request of this.requests.values()) {
-      if (request.slot >= 0 && request.endReason === null) this.end(request, "error")
+      if (request.slot >= 0 && request.endReason === null) this.end(request, "error", actions)
     }
     this.releaseEnded()
-    this.scheduler.memory.clearCache(voided)
-    this.spare.push(...voided)
+    this.scheduler.reset()
     this.scheduler.committed(failed.stepId - 1)
+    return actions
   }
 
-  /** Plans and submits steps as long as fewer than the most are in flight and there is work. */
-  tick(nowMicros: number): void {
+  /** Plans steps as long as fewer than the most are in flight and there is work. */
+  tick(nowMicros: number): Actions {
+    const actions = this.ofTick.clear()
     // What waited for its forks waits no longer when they have ended.
     if (this.ending.length > 0) this.releaseEnded()
     while (this.inFlight.length < this.config.maxStepsInFlight && this.scheduler.hasWork) {
       const plan = this.spare.pop()!
-      if (!this.scheduler.plan(plan, this.nextStep, nowMicros, this.sink)) {
+      if (!this.scheduler.plan(plan, this.nextStep, nowMicros, actions)) {
         this.spare.push(plan)
-        return
+        break
       }
       this.nextStep++
       this.inFlight.push(plan)
-      this.sink.submit(plan)
+      actions.plans.push(plan)
     }
+    return actions
   }
 
   /** Throws InvariantViolation when the books do not balance. */
@@ -292,28 +277,44 @@ export class Driver {
     return first
   }
 
-  private onToken(request: Request, token: number, index: number, flags: number): void {
-    this.given = request
-    this.sink.token(request, token, index, flags)
-    this.given = null
-    if (request.endReason !== null) return
-    if ((flags & TokenFlag.nonFinite) !== 0) this.end(request, "error")
-    else if ((flags & TokenFlag.stop) !== 0) this.end(request, "stop")
-    else if (request.outputs === request.maxTokens) this.end(request, "length")
+  /** Ends those whose token is their last. */
+  private endAnswered(actions: ActionList): void {
+    const { tokens } = actions
+    for (let i = 0; i < tokens.length; i++) {
+      const request = tokens.requests[i]!
+      if ((tokens.flags.data[i]! & TokenFlag.stop) !== 0) this.end(request, "stop", actions)
+      else if (request.outputs === request.maxTokens) this.end(request, "length", actions)
+    }
   }
 
-  private end(request: Request, reason: FinishReason): void {
+  /** Ends those that the executor could sample no token for; nobody else is concerned. */
+  private endFailed({ failures }: StepResult, actions: ActionList): void {
+    for (let i = 0; i < failures.length; i += 2) {
+      const request = this.scheduler.requestAt(failures.data[i]!)
+      if (request !== null && request.endReason === null) this.end(request, "error", actions, failures.data[i + 1]!)
+    }
+  }
+
+  private endFromOutside(id: number, reason: FinishReason): Actions {
+    const actions = new ActionList()
+    const request = this.requests.get(id)
+    if (request !== undefined && request.endReason === null) this.end(request, reason, actions)
+    return actions
+  }
+
+  private end(request: Request, reason: FinishReason, actions: ActionList, failure = 0): void {
     request.endReason = reason
     if (!request.forking) {
-      for (const fork of request.forks.slice()) if (fork.endReason === null) this.end(fork, reason)
+      for (const fork of request.forks.slice()) {
+        if (fork.endReason === null) this.end(fork, reason, actions, failure)
+      }
     }
-    // A result that is being taken may hold a token of another request that its shell ends now.
-    const isBeingTaken = this.given !== null && this.given !== request
-    if (request.phase !== "waiting" && (isBeingTaken || this.scheduler.isInFlight(request))) {
+    if (request.slot < 0) actions.forgets.push(request.contentId)
+    if (request.phase !== "waiting" && this.scheduler.isInFlight(request)) {
       this.scheduler.retire(request)
       this.ending.push(request)
     } else this.release(request)
-    this.sink.finished(request, reason)
+    actions.finished.push({ request, reason, failure })
   }
 
   private releaseEnded(): void {
@@ -326,10 +327,8 @@ export class Driver {
   }
 
   private release(request: Request): void {
-    const { slot } = request
     this.scheduler.remove(request)
     this.scheduler.tenants.leave(request.tenant)
     this.requests.delete(request.id)
-    if (slot >= 0) this.sink.closeSlot(slot)
   }
 }

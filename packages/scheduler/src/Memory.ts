@@ -165,9 +165,19 @@ export class Memory {
     this.prefixes.savedStates(stepId, this.giveStateSlot)
   }
 
-  /** Forgets every cached page after steps have failed and all slots are closed. */
-  clearCache(failed: ReadonlyArray<StepPlan>): void {
-    this.prefixes.clear(failed, this.giveStateSlot)
+  /** After a step failed and every slot was given up: nothing is cached, everything is free. */
+  reset(): void {
+    this.pendingTrims.clear()
+    this.pendingWindowFrees.clear()
+    this.prefixes.reset(this.giveStateSlot)
+    const { free, total } = this.pool
+    if (free !== total) throw new InvariantViolation("everything is free after a reset", { free, total })
+  }
+
+  /** What was to be told of a slot's tables is not worth telling: the slot is closed. */
+  closing(slot: number): void {
+    removeSlot(this.pendingTrims, slot)
+    removeSlot(this.pendingWindowFrees, slot)
   }
 
   /** Grants the pages that a table needs to hold `rows` rows. */
@@ -356,8 +366,7 @@ export class Memory {
     request.cached.length = 0
     this.reserve(request, -request.reservedSlabs)
     if (request.slot >= 0) {
-      removeSlot(this.pendingTrims, request.slot)
-      removeSlot(this.pendingWindowFrees, request.slot)
+      this.closing(request.slot)
       this.freeSlots.push(request.slot)
       request.slot = -1
       request.pages.freed.fill(0)

@@ -42,8 +42,6 @@ export class PrefixPages {
   private readonly ofDropping: SharedTables
   private readonly ofDense: SharedTables
   private readonly pendingRetains = new IntList()
-  private readonly pendingDrops = new IntList()
-  private readonly unretained: Array<Request> = []
   /** Requests whose states are to be copied before they go on. */
   private readonly unsaved: Array<Request> = []
   private readonly plannedSnapshots: Array<PlannedSnapshot> = []
@@ -162,7 +160,7 @@ export class PrefixPages {
       const slabs = this.pageSlabs(request, shared.whole, p)
       // Pages that forked requests share stay theirs: they do not all use what would be published.
       if (this.isShared(slabs)) return 0
-      this.retainSlabs(request, slabs)
+      this.retainSlabs(slabs)
       request.cached.push(this.cache.publish(parent, key, slabs, shared.sliding.length))
     }
     if (rows !== pages * pageSize || request.cached.length < pages || !this.isResumePoint(request, rows)) return 0
@@ -195,7 +193,7 @@ export class PrefixPages {
       const request = this.unsaved[i]!
       const rows = request.savesAt
       request.savesAt = 0
-      if (request.slot < 0 || rows === 0) continue
+      if (rows === 0 || request.isLeaving) continue
       const stateSlot = takeStateSlot()
       if (stateSlot < 0) continue
       plan.states.push3(request.slot, StateOperation.snapshot, stateSlot)
@@ -234,58 +232,32 @@ export class PrefixPages {
     return this.pendingRetains.length > 0 || this.unsaved.length > 0
   }
 
-  /** What was published since the last plan is retained by this one, whose number it gets as its makers' last step. */
+  /** What was published since the last plan is retained by this one. */
   retain(plan: StepPlan): void {
     plan.retains.append(this.pendingRetains)
     this.pendingRetains.clear()
-    for (let i = 0; i < this.unretained.length; i++) {
-      const request = this.unretained[i]!
-      request.unretained = false
-      request.lastStep = plan.stepId
-    }
-    this.unretained.length = 0
-    plan.drops.append(this.pendingDrops)
-    this.pendingDrops.clear()
   }
 
   /** Gives up the page longest unused. Returns the state slot that comes free with it, −1 for none. */
   evict(plan: StepPlan): number {
     const page = this.cache.evict()
     if (page === undefined) return -1
-    plan.drops.pushAll(page.slabs)
-    for (const slabs of page.windows) if (slabs !== null) plan.drops.pushAll(slabs)
+    plan.evictions.pushAll(page.slabs)
+    for (const slabs of page.windows) if (slabs !== null) plan.evictions.pushAll(slabs)
     return this.forget(page)
   }
 
-  /** Steps have failed: slots are closed without waiting for what they published to be retained. */
-  abandon(): void {
-    for (const request of this.unretained) request.unretained = false
-    this.unretained.length = 0
-    this.unsaved.length = 0
-  }
-
-  /**
-   * Forgets every cached page after steps have failed and all slots are closed: what those steps retained is not retained,
-   * what they dropped still is, and the next plan drops that with all the rest.
-   */
-  clear(failed: ReadonlyArray<StepPlan>, giveBack: (stateSlot: number) => void): void {
-    const unknown = new Set<number>()
-    for (let i = 0; i < this.pendingRetains.length; i++) unknown.add(this.pendingRetains.data[i]!)
-    for (const plan of failed) {
-      for (let i = 0; i < plan.retains.length; i++) unknown.add(plan.retains.data[i]!)
-      this.pendingDrops.append(plan.drops)
-    }
+  /** Forgets every cached page, as the executor has, after a step failed and every slot was given up. */
+  reset(giveBack: (stateSlot: number) => void): void {
     this.pendingRetains.clear()
+    this.unsaved.length = 0
     for (const { stateSlot } of this.plannedSnapshots.splice(0)) giveBack(stateSlot)
     for (let page = this.cache.evict(); page !== undefined; page = this.cache.evict()) {
-      for (const slabs of [page.slabs, ...page.windows]) {
-        for (const slab of slabs ?? []) if (!unknown.has(slab)) this.pendingDrops.push(slab)
-      }
       const stateSlot = this.forget(page)
       if (stateSlot >= 0) giveBack(stateSlot)
     }
     if (this.cache.slabs > 0)
-      throw new InvariantViolation("no page is in use once every slot is closed", { slabs: this.cache.slabs })
+      throw new InvariantViolation("no page is in use once every slot is given up", { slabs: this.cache.slabs })
   }
 
   /** An evicted page's slabs are given up. Returns the state slot that comes free with it, −1 for none. */
@@ -320,7 +292,7 @@ export class PrefixPages {
         if (page.windows[w] !== null || p < request.freedPages[t]!) continue
         const slabs = this.pageSlabs(request, [t], p)
         if (kept + slabs.length > spare || this.isShared(slabs)) return kept
-        this.retainSlabs(request, slabs)
+        this.retainSlabs(slabs)
         this.cache.addWindow(page, w, slabs)
         kept += slabs.length
       }
@@ -333,12 +305,9 @@ export class PrefixPages {
     return false
   }
 
-  private retainSlabs(request: Request, slabs: ReadonlyArray<number>): void {
+  private retainSlabs(slabs: ReadonlyArray<number>): void {
     this.pool.retain(slabs)
     this.pendingRetains.pushAll(slabs)
-    if (request.unretained) return
-    request.unretained = true
-    this.unretained.push(request)
   }
 
   /** The slabs of one page of each of some tables. */

@@ -80,6 +80,8 @@ export class Request {
   view: RequestView | null = null
 
   phase: RequestPhase = "waiting"
+  /** Names its content to the executor: from its submission, or since it last started over, until a plan opens it. */
+  contentId = 0
   slot = -1
   stateSlot = -1
   /** The segment being computed, or the last one. A request that does not drop passes all segments at once: 0. */
@@ -118,8 +120,6 @@ export class Request {
   leader: Request | null = null
   /** Prefill is done, and the forks have not been given their pages: the slot stays open until then. */
   forking = false
-  /** Pages were published that no plan has told the executor to retain: the slot stays open until one has. */
-  unretained = false
   /** Prompt tokens found in the cache when it was admitted first. */
   cachedTokens = 0
   /** While it waits: slabs that its prefill may need, −1 until that is asked. */
@@ -132,6 +132,8 @@ export class Request {
   awaitsStep = 0
   /** Preempted while a step in flight holds work of it: it waits again once that has committed. */
   preempting = false
+  /** A plan has closed the slot, which is still its own for the results of steps before. */
+  closed = false
   preemptions = 0
   /** Requests that arrived later and were admitted before this one. */
   bypasses = 0
@@ -171,6 +173,11 @@ export class Request {
 
   get freedPages(): Int32Array {
     return this.pages.freed
+  }
+
+  /** Has a slot that it is about to give up: nothing more is planned for it. */
+  get isLeaving(): boolean {
+    return this.endReason !== null || this.preempting || this.slot < 0
   }
 
   /** Rows that prefill computes in a segment: the kept rows and the replayed output. */

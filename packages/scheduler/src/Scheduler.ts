@@ -1,4 +1,5 @@
 import { keptRows } from "@uniprefill/model/Selection"
+import type { ActionList } from "./Actions.ts"
 import { type CostModel, tokenCount } from "./CostModel.ts"
 import { DecodeSet } from "./DecodeSet.ts"
 import { Forks } from "./Forks.ts"
@@ -8,7 +9,7 @@ import { completesSegment, largestChunk, smallestChunk, takeBack, type PrefillCh
 import { Ranking } from "./Ranking.ts"
 import { removeFrom, type Request } from "./Request.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
-import type { CommitSink, PlanSink } from "./SchedulerSink.ts"
+import { Slots } from "./Slots.ts"
 import { StepLoad } from "./StepLoad.ts"
 import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
 import { SelectionFlag, type StepResult } from "./StepResult.ts"
@@ -31,8 +32,6 @@ export class Scheduler {
   readonly waiting = new WaitingQueue()
   /** Admitted, prompt not done; in order of admission. */
   readonly prefilling: Array<Request> = []
-  /** Predicted time of the last plan. */
-  plannedMicros = 0
   /** Times that a starved prompt was given a chunk beyond the budget. */
   overBudgetChunks = 0
   preemptions = 0
@@ -42,7 +41,7 @@ export class Scheduler {
   private readonly load: StepLoad
   private readonly decodes: DecodeSet
   private readonly forks: Forks
-  private readonly bySlot: Array<Request | null>
+  private readonly slots: Slots
   /** Preempted, with work in flight. */
   private readonly preempting: Array<Request> = []
   /** Of the plan being made: requests may still be admitted; rows that it still takes; the segment that its items start at. */
@@ -58,6 +57,7 @@ export class Scheduler {
   private readonly idleBudget: number
   private readonly maxRunning: number
   private readonly ranking: Ranking
+  private lastContentId = 0
 
   constructor(config: SchedulerConfig) {
     if (config.maxRowsPerStep < config.slots + 64) {
@@ -76,7 +76,13 @@ export class Scheduler {
     this.budget = tokens?.maxNumBatchedTokens ?? config.stepBudgetMicros
     this.idleBudget = tokens?.maxNumBatchedTokens ?? config.idleStepBudgetMicros
     this.maxRunning = Math.min(config.slots, tokens?.maxNumSeqs ?? config.slots)
-    this.bySlot = new Array<Request | null>(config.slots).fill(null)
+    this.slots = new Slots(config.slots, this.memory)
+  }
+
+  /** Names the content of a request that waits to be opened: positive and below 2³¹. */
+  nextContentId(): number {
+    this.lastContentId = this.lastContentId === 0x7fff_ffff ? 1 : this.lastContentId + 1
+    return this.lastContentId
   }
 
   /** Puts a request into the queue at its place in order of arrival. */
@@ -101,56 +107,70 @@ export class Scheduler {
       this.forks.waiting ||
       this.decodes.members.length + this.decodes.joining.length > 0 ||
       this.waiting.length + this.prefilling.length > 0 ||
-      this.memory.prefixes.hasNews
+      this.memory.prefixes.hasNews ||
+      this.slots.hasNews
     )
   }
 
-  /** Fills `plan`, which is cleared first, and returns whether it holds anything to do. */
-  plan(plan: StepPlan, stepId: number, nowMicros: number, sink: PlanSink): boolean {
+  /** Fills `plan`, which is cleared first, and returns whether it holds anything to do. Adds contents to be put to `actions`. */
+  plan(plan: StepPlan, stepId: number, nowMicros: number, actions: ActionList): boolean {
     plan.clear(stepId)
     this.decodes.expire()
     this.memory.prefixes.retain(plan)
     this.memory.saveStates(plan)
     this.forks.plan(plan, this.decodes.joining)
     // Whoever must go goes first: from here on nothing in the plan is taken back.
-    this.relieveFront(nowMicros, sink)
-    this.growDecodes(plan, nowMicros, sink)
+    this.relieveFront(nowMicros, actions)
+    this.growDecodes(plan, nowMicros, actions)
     this.decodes.planLeaves(plan)
+    this.slots.planCloses(plan)
     this.memory.begin(plan)
     this.decodes.planRows(plan)
     this.load.clearPrefill()
     this.admitting = this.mayAdmit()
-    if (this.admitting || this.prefilling.length > 0) this.planPrefill(plan, nowMicros, sink)
+    if (this.admitting || this.prefilling.length > 0) this.planPrefill(plan, nowMicros)
     if (this.load.decodeRows === 0 && plan.items.length === 0) {
       return plan.lists.some((list) => list.length > 0)
     }
-    this.plannedMicros = this.config.costModel.stepMicros(this.load)
+    plan.predictedMicros = this.config.costModel.stepMicros(this.load)
     return true
   }
 
-  /** Applies a step's result. `plan` is the plan it answers; requests that have ended meanwhile are skipped. */
-  commit(plan: StepPlan, result: StepResult, sink: CommitSink & PlanSink): void {
+  /**
+   * Applies a step's result: `actions` gets its selections and tokens. `plan` is the plan it answers; requests that have ended
+   * meanwhile are skipped. The caller ends who is to end, and then calls {@link afterCommit}.
+   */
+  commit(plan: StepPlan, result: StepResult, actions: ActionList): void {
     this.committed(plan.stepId)
-    this.commitSelections(result, sink)
+    this.commitSelections(result, actions)
     this.commitItems(plan)
     const { data, length } = result.tokens
     for (let i = 0; i < length; i += 3) {
-      const request = this.bySlot[data[i]!]
-      if (request === null || request === undefined) {
+      const request = this.slots.at(data[i]!)
+      if (request === null) {
         throw new InvariantViolation("a token belongs to an open slot", { slot: data[i], step: plan.stepId })
       }
       if (request.endReason !== null) continue
       request.tenant.served += outputCharge
-      sink.token(request, data[i + 1]!, request.outputs++, data[i + 2]!)
+      request.outputs++
+      actions.tokens.push(request, data[i + 1]!, data[i + 2]!)
     }
-    if (this.preempting.length > 0) this.requeuePreempted(sink)
   }
 
-  /** Whether a step in flight, or the retaining of its pages to come, needs the request's slot. */
+  /** Who was preempted and has nothing in flight any more waits again. */
+  afterCommit(actions: ActionList): void {
+    if (this.preempting.length > 0) this.requeuePreempted(actions)
+  }
+
+  /** The request that has a slot; null for a slot that nobody has. */
+  requestAt(slot: number): Request | null {
+    return this.slots.at(slot)
+  }
+
+  /** Whether a step in flight, or forks that have no pages yet, need the request's slot. */
   isInFlight(request: Request): boolean {
     return (
       request.lastStep > this.committedStep ||
-      request.unretained ||
       (request.forking && request.forks.some((fork) => fork.endReason === null))
     )
   }
@@ -167,39 +187,48 @@ export class Scheduler {
       this.waiting.remove(request)
     } else {
       this.retire(request)
-      this.decodes.forget(request)
       removeFrom(this.preempting, request)
       this.forks.leave(request)
-      if (request.slot >= 0) this.bySlot[request.slot] = null
-      this.memory.release(request)
+      this.slots.giveUp(request)
     }
     this.queueChanges++
     request.phase = "finished"
   }
 
-  /** Takes a request out of the plans to come; steps in flight may still hold work of it. */
+  /**
+   * Takes a request out of the plans to come, but for the closing of its slot; steps in flight may still hold work of it.
+   * Its slot and slabs are its own until those have committed.
+   */
   retire(request: Request): void {
     removeFrom(this.prefilling, request)
     this.decodes.retire(request)
+    this.slots.leave(request)
+  }
+
+  /** After a step failed and every request with a slot has been removed: the executor has forgotten everything. */
+  reset(): void {
+    this.slots.reset()
+    this.decodes.reset()
+    this.memory.reset()
   }
 
   // ------------------------------------------------------------------------------------------- relief of memory
 
   /** The front protected request that waits may preempt anyone behind it, so that it finishes. */
-  private relieveFront(nowMicros: number, sink: PlanSink): void {
+  private relieveFront(nowMicros: number, actions: ActionList): void {
     const front = this.waiting.at(0)
     if (front === undefined || !this.ranking.isProtected(front, nowMicros)) return
     // Whoever was refused before: this one comes first now.
     this.queueChanges++
     while (!this.memory.canAdmit(front)) {
-      const victim = this.ranking.victimFor(front, this.bySlot, nowMicros)
+      const victim = this.ranking.victimFor(front, this.slots.requests, nowMicros)
       if (victim === null || victim === front || this.preempting.length > 0) return
-      this.preempt(victim, sink)
+      this.preempt(victim, actions)
     }
   }
 
   /** Finds the pages for the next row of every decoding request, the first in rank first; those without wait or go. */
-  private growDecodes(plan: StepPlan, nowMicros: number, sink: PlanSink): void {
+  private growDecodes(plan: StepPlan, nowMicros: number, actions: ActionList): void {
     const { memory, decodes } = this
     const needy = decodes.lackingPages()
     if (needy.length === 0) return
@@ -208,10 +237,10 @@ export class Scheduler {
       if (request.phase !== "decode" || request.preempting) continue
       const need = memory.decodeNeed(request)
       while (!memory.canGrow(request, need, true) && this.preempting.length === 0) {
-        const victim = this.ranking.victimFor(request, this.bySlot, nowMicros) ?? request
+        const victim = this.ranking.victimFor(request, this.slots.requests, nowMicros) ?? request
         // What has ended gives its slabs back with the step in flight that holds it: sooner than starting over.
-        if (victim === request && this.bySlot.some((one) => one !== null && one.endReason !== null)) break
-        this.preempt(victim, sink)
+        if (victim === request && this.slots.requests.some((one) => one !== null && one.endReason !== null)) break
+        this.preempt(victim, actions)
         if (victim === request) break
       }
       if (request.phase !== "decode" || request.preempting) continue
@@ -221,7 +250,7 @@ export class Scheduler {
     }
   }
 
-  private preempt(victim: Request, sink: PlanSink): void {
+  private preempt(victim: Request, actions: ActionList): void {
     this.preemptions++
     victim.preemptions++
     victim.preempting = true
@@ -229,29 +258,27 @@ export class Scheduler {
     if (victim.forking) this.forks.preempt(victim, this.preempting)
     else this.forks.leave(victim)
     this.preempting.push(victim)
-    this.requeuePreempted(sink)
+    this.requeuePreempted(actions)
   }
 
-  private requeuePreempted(sink: PlanSink): void {
+  private requeuePreempted(actions: ActionList): void {
     for (let i = this.preempting.length - 1; i >= 0; i--) {
       const request = this.preempting[i]!
       if (this.isInFlight(request)) continue
       this.preempting.splice(i, 1)
       if (request.endReason !== null) continue
-      this.decodes.forget(request)
-      this.startOver(request, sink)
+      this.startOver(request, actions)
     }
   }
 
   /** A preempted request waits again, and with it the answers that would have gone on from its prefill. */
-  private startOver(request: Request, sink: PlanSink): void {
-    for (const fork of request.forks) {
-      sink.closeSlot(fork.slot)
-      this.memory.release(fork)
+  private startOver(request: Request, actions: ActionList): void {
+    for (const one of [request, ...request.forks]) {
+      this.slots.giveUp(one)
+      if (one.endReason !== null) continue
+      one.contentId = this.nextContentId()
+      actions.puts.push(one)
     }
-    sink.closeSlot(request.slot)
-    this.bySlot[request.slot] = null
-    this.memory.release(request)
     request.restart()
     this.enqueue(request)
   }
@@ -262,7 +289,7 @@ export class Scheduler {
    * Adds prefill in the order in which prompts are served; those that wait only while they may be admitted. In order of
    * arrival the queue is read as it goes, so a long one is free.
    */
-  private planPrefill(plan: StepPlan, nowMicros: number, sink: PlanSink): void {
+  private planPrefill(plan: StepPlan, nowMicros: number): void {
     const { config, load, prefilling, waiting } = this
     this.rowsLeft = config.maxRowsPerStep - load.decodeRows
     this.startSegment = -1
@@ -270,29 +297,29 @@ export class Scheduler {
       if (!this.admitting && prefilling.every((request) => request.awaitsStep > 0)) return
       const prompts = this.admitting ? [...prefilling, ...waiting] : prefilling
       for (const request of this.ranking.ordered(prompts, nowMicros)) {
-        if (!this.serve(request, plan, nowMicros, sink)) return
+        if (!this.serve(request, plan, nowMicros)) return
       }
       return
     }
     // Whoever is served may leave the list it is in, and the next one moves up.
     for (let i = 0; i < prefilling.length;) {
       const request = prefilling[i]!
-      if (!this.serve(request, plan, nowMicros, sink)) return
+      if (!this.serve(request, plan, nowMicros)) return
       if (prefilling[i] === request) i++
     }
     // Nobody who waits starts further on than segment 0.
     for (let i = 0; i < waiting.length && this.admitting && this.startSegment <= 0;) {
       const request = waiting.at(i)!
-      if (!this.serve(request, plan, nowMicros, sink)) return
+      if (!this.serve(request, plan, nowMicros)) return
       if (waiting.at(i) === request) i++
     }
   }
 
   /** Adds what fits of a prompt to the step; false when nothing more is to be added after it. */
-  private serve(request: Request, plan: StepPlan, nowMicros: number, sink: PlanSink): boolean {
+  private serve(request: Request, plan: StepPlan, nowMicros: number): boolean {
     const { config, load, memory } = this
     if (request.awaitsStep > 0 || (this.startSegment >= 0 && request.segment !== this.startSegment)) return true
-    if (request.phase === "waiting" && !this.admit(request, plan, nowMicros, sink)) return true
+    if (request.phase === "waiting" && !this.admit(request, plan, nowMicros)) return true
     memory.slideWindows(request, plan)
     const budget = load.decodeRows > 0 ? this.budget : this.idleBudget
     let chunk = largestChunk(request, config.layout, load, this.measure, budget, this.rowsLeft, memory)
@@ -326,7 +353,7 @@ export class Scheduler {
   }
 
   /** Admits a waiting request, or lets no other in before it. */
-  private admit(request: Request, plan: StepPlan, nowMicros: number, sink: PlanSink): boolean {
+  private admit(request: Request, plan: StepPlan, nowMicros: number): boolean {
     if (!this.admitting) return false
     const { memory, refused } = this
     const running = this.config.slots - memory.slotsFree
@@ -342,11 +369,11 @@ export class Scheduler {
     for (let i = 0; this.waiting.at(i) !== request; i++) this.waiting.at(i)!.bypasses++
     this.waiting.remove(request)
     this.prefilling.push(request)
-    this.bySlot[request.slot] = request
+    this.slots.take(request)
     request.phase = "prefill"
     if (request.firstScheduledMicros < 0) request.firstScheduledMicros = nowMicros
-    sink.openSlot(request)
-    for (const fork of request.forks) sink.openSlot(fork)
+    plan.opens.push2(request.slot, request.contentId)
+    for (const fork of request.forks) plan.opens.push2(fork.slot, fork.contentId)
     memory.open(request, plan)
     return true
   }
@@ -385,7 +412,7 @@ export class Scheduler {
       plan.samples.push2(item, fork.slot)
       fork.plannedOutputs++
       fork.lastStep = stepId
-      this.bySlot[fork.slot] = fork
+      this.slots.take(fork)
     }
   }
 
@@ -404,7 +431,7 @@ export class Scheduler {
 
   // ---------------------------------------------------------------------------------------------------- commit
 
-  private commitSelections(result: StepResult, sink: CommitSink): void {
+  private commitSelections(result: StepResult, actions: ActionList): void {
     const { schedule } = this.config
     const { data, length } = result.selections
     for (let i = 0; i < length;) {
@@ -415,8 +442,8 @@ export class Scheduler {
       const bitmap = new Uint32Array(words)
       for (let w = 0; w < words; w++) bitmap[w] = data[i + 4 + w]!
       i += 4 + words
-      const request = this.bySlot[slot]
-      if (request === null || request === undefined || request.endReason !== null) continue
+      const request = this.slots.at(slot)
+      if (request === null || request.endReason !== null) continue
       if (segment + 1 < request.keptRows.length) {
         if ((flags & SelectionFlag.replayed) === 0) {
           throw new InvariantViolation("a decided selection is replayed, not scored again", { id: request.id, segment })
@@ -429,7 +456,7 @@ export class Scheduler {
       const kept = keptRows(bitmap, { rows: request.rowsOf(segment), ...schedule })
       request.bitmaps.push(bitmap)
       request.keptRows.push(kept)
-      sink.selected(request, segment, bitmap, kept, flags)
+      actions.selections.push({ request, segment, bitmap, kept, flags })
     }
   }
 
@@ -437,9 +464,11 @@ export class Scheduler {
     const { data, length } = plan.items
     const last = this.config.layout.segments.length - 1
     for (let i = 0; i < length; i += sectionWidths.items) {
-      const request = this.bySlot[data[i + ItemField.slot]!]
-      if (request === null || request === undefined) continue
-      if (data[i + ItemField.firstSegment] === 0 && request.pageKeys.length > request.cached.length) {
+      const request = this.slots.at(data[i + ItemField.slot]!)
+      if (request === null) continue
+      // A plan that closes the slot has given its slabs up: what nobody holds any more cannot be retained.
+      const mayPublish = !request.closed && request.pageKeys.length > request.cached.length
+      if (mayPublish && data[i + ItemField.firstSegment] === 0) {
         this.memory.publish(request, data[i + ItemField.firstRow]! + data[i + ItemField.rows]!)
       }
       if (request.endReason !== null || request.awaitsStep !== plan.stepId) continue

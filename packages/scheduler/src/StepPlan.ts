@@ -5,9 +5,14 @@ import { IntList } from "./IntList.ts"
  *
  * Sections are applied in the order in which they are listed here; each is a list of fixed-width integer records.
  *
- * An executor keeps, for every open slot, its content (tokens, drop schedule, sampling parameters), one page table per
- * entry of `KvLayout.tables`, the bitmaps decided so far and the last token sampled. A page table is a list of slabs,
- * page after page, `slabsPerPage` slabs each; row r of the table lives in page ⌊r / pageSize⌋.
+ * Contents (tokens, drop schedule, sampling parameters, bitmaps decided) are put into the executor under ids before the plan
+ * that opens a slot for them. An executor keeps, for every open slot, its content, one page table per entry of
+ * `KvLayout.tables`, the bitmaps decided so far and the last token sampled. A page table is a list of slabs, page after page,
+ * `slabsPerPage` slabs each; row r of the table lives in page ⌊r / pageSize⌋.
+ *
+ * Failure. A step that fails, by its plan or its device, takes those behind it with it, and the executor forgets everything:
+ * no slot is open, every slab and state slot is free, nobody decodes; contents that are not open stay. The next step has the
+ * failed one's number.
  *
  * Rows. The rows of segment i are the kept set S_i of the prompt (S_0 is the whole prompt) followed by the output tokens
  * that the slot was opened with (a resumed request). Item rows are numbered in that list. A decode row is appended to
@@ -29,16 +34,22 @@ import { IntList } from "./IntList.ts"
  * selections, and draws its own token. Pages follow in a later plan, all in one: it leaves out what the source's sliding
  * tables have given back, maps the source's full pages, is granted a page for a last one that is not full and gets its
  * copy (`copies`), and restores the source's recurrent state before the source decodes. It may join the decode set in that
- * plan, as may the source, whose slot may be closed after it: what both hold is free when the last of them goes.
+ * plan, as may the source, whose slot may be closed by a later one: what both hold is free when the last of them goes.
  */
 export class StepPlan {
   /** Ascending by one from 1; executors refuse a gap. */
   stepId = 0
+  /** Time that the step was predicted to take, in µs; 0 where it holds no rows. For its maker: no part of its bytes. */
+  predictedMicros = 0
 
-  /** `[slot]`: leave the decode set. The last member takes the place of the one that leaves. */
-  readonly leaves = new IntList()
   /** `[slab]`: the prefix cache takes a reference to the slab, which is read-only from now on. Before anything is given back. */
   readonly retains = new IntList()
+  /** `[slot]`: leave the decode set. The last member takes the place of the one that leaves. */
+  readonly leaves = new IntList()
+  /** `[slot]`: forget the slot: the slabs of its tables, its state slot, its content. It is in no decode set. */
+  readonly closes = new IntList()
+  /** `[slot, contentId]`: the slot is closed; the content that was put under that id becomes the slot's and leaves the store. */
+  readonly opens = new IntList()
   /** `[slot, table, pages]`: keep the first `pages` pages that the table still holds, give back the rest. */
   readonly trims = new IntList()
   /**
@@ -47,7 +58,7 @@ export class StepPlan {
    */
   readonly windowFrees = new IntList()
   /** `[slab]`: the prefix cache gives up its reference to the slab. */
-  readonly drops = new IntList()
+  readonly evictions = new IntList()
   /**
    * `[slot, table, slab]`: append a slab that the cache or another table holds; of a slot that has computed nothing, or has
    * adopted a prefill and not decoded. See prefix hits and forks.
@@ -74,7 +85,15 @@ export class StepPlan {
 
   clear(stepId: number): void {
     this.stepId = stepId
+    this.predictedMicros = 0
     for (let s = 0; s < this.lists.length; s++) this.lists[s]!.length = 0
+  }
+
+  /** Becomes a copy of another plan. */
+  assign(other: StepPlan): void {
+    this.clear(other.stepId)
+    this.predictedMicros = other.predictedMicros
+    for (let s = 0; s < this.lists.length; s++) this.lists[s]!.append(other.lists[s]!)
   }
 
   get itemCount(): number {
@@ -100,36 +119,30 @@ export const ItemField = { slot: 0, firstRow: 1, rows: 2, firstSegment: 3, lastS
  */
 export const StateOperation = { zero: 0, snapshot: 1, restore: 2 } as const
 
-/** The sections in the order in which an executor applies them; also their order in the encoding. */
-export const sections = [
-  "leaves",
-  "retains",
-  "trims",
-  "windowFrees",
-  "drops",
-  "maps",
-  "grants",
-  "copies",
-  "states",
-  "joins",
-  "items",
-  "samples",
-] as const
+/** Number and record width of every section. Numbers are permanent and go into the encoding; a new section gets a new one. */
+export const sectionFormats = {
+  retains: { id: 1, width: 1 },
+  leaves: { id: 2, width: 1 },
+  closes: { id: 3, width: 1 },
+  opens: { id: 4, width: 2 },
+  trims: { id: 5, width: 3 },
+  windowFrees: { id: 6, width: 3 },
+  evictions: { id: 7, width: 1 },
+  maps: { id: 8, width: 3 },
+  grants: { id: 9, width: 3 },
+  copies: { id: 10, width: 2 },
+  states: { id: 11, width: 3 },
+  joins: { id: 12, width: 2 },
+  items: { id: 13, width: 5 },
+  samples: { id: 14, width: 2 },
+} as const
 
-export type Section = (typeof sections)[number]
+export type Section = keyof typeof sectionFormats
+
+/** The sections in the order in which an executor applies them, which is that of their numbers. */
+export const sections = Object.keys(sectionFormats) as ReadonlyArray<Section>
 
 /** Integers per record. */
-export const sectionWidths: { readonly [S in Section]: number } = {
-  leaves: 1,
-  trims: 3,
-  windowFrees: 3,
-  drops: 1,
-  retains: 1,
-  maps: 3,
-  grants: 3,
-  copies: 2,
-  states: 3,
-  joins: 2,
-  items: 5,
-  samples: 2,
+export const sectionWidths = Object.fromEntries(sections.map((name) => [name, sectionFormats[name].width])) as {
+  readonly [S in Section]: number
 }

@@ -15,12 +15,20 @@ export class StepResult {
    * likely ones. Natural logarithms of the distribution before temperature and filters, as f32 bits.
    */
   readonly logprobs = new IntList()
-  /** `[slot, count, logit × count]` for slots opened with `returnLogits`: the whole row before sampling, as f32 bits. */
+  /** `[slot, count, logit × count]` for contents with `returnLogits`: the whole row before sampling, as f32 bits. */
   readonly logits = new IntList()
   /** `[checksum]` of the plan's bytes as each tensor-parallel rank read them; none from executors that take no bytes. */
   readonly ranks = new IntList()
+  /** `[slot, reason]`: the slot has no token in this step and ends; see {@link FailureReason}. Others are not concerned. */
+  readonly failures = new IntList()
+  /**
+   * `[slot, row, count, (token, logprob) × count]` for contents with `promptLogprobs`: of prompt row `row`, the prompt's next
+   * token first, then the most likely ones.
+   */
+  readonly promptLogprobs = new IntList()
 
-  private readonly lists: ReadonlyArray<IntList> = resultSections.map((name) => this[name])
+  /** All of them, in the order of {@link resultSections}. */
+  readonly lists: ReadonlyArray<IntList> = resultSections.map((name) => this[name])
 
   clear(stepId: number): void {
     this.stepId = stepId
@@ -29,20 +37,39 @@ export class StepResult {
   }
 }
 
-export const resultSections = ["tokens", "selections", "logprobs", "logits", "ranks"] as const
+/** Number and record width of every section of a result; width 0 for records that say their own length. Numbers are permanent. */
+export const resultFormats = {
+  tokens: { id: 1, width: 3 },
+  selections: { id: 2, width: 0 },
+  logprobs: { id: 3, width: 0 },
+  logits: { id: 4, width: 0 },
+  ranks: { id: 5, width: 1 },
+  failures: { id: 6, width: 2 },
+  promptLogprobs: { id: 7, width: 0 },
+} as const
+
+export type ResultSection = keyof typeof resultFormats
+
+export const resultSections = Object.keys(resultFormats) as ReadonlyArray<ResultSection>
 
 /** Flags of a token record. */
 export const TokenFlag = {
   /** The token is one of the slot's stop tokens. */
   stop: 1,
-  /** The logits of this row held a NaN or an infinity; the token is meaningless. */
-  nonFinite: 2,
+} as const
+
+/** Why a slot got no token. */
+export const FailureReason = {
+  /** The logits of its row held a NaN or an infinity. */
+  nonFinite: 1,
+  /** Its grammar allows no further token. */
+  grammarEnd: 2,
 } as const
 
 /** Flags of a selection record. */
 export const SelectionFlag = {
   /** Scores were not finite: everything was kept. */
   fallback: 1,
-  /** The bitmap was given when the slot was opened and applied again, not scored. */
+  /** The bitmap was part of the slot's content and is applied again, not scored. */
   replayed: 2,
 } as const

@@ -8,8 +8,8 @@ import {
   decodeResult,
   formatVersion,
 } from "@uniprefill/scheduler/Codec"
-import { StepPlan, sections, sectionWidths } from "@uniprefill/scheduler/StepPlan"
-import { StepResult, resultSections } from "@uniprefill/scheduler/StepResult"
+import { sectionFormats, sections, sectionWidths, StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { resultFormats, resultSections, StepResult } from "@uniprefill/scheduler/StepResult"
 
 const int32 = fc.integer({ min: -0x8000_0000, max: 0x7fff_ffff })
 const stepIds = fc.oneof(
@@ -36,7 +36,11 @@ const plans = fc
     return plan
   })
 const results = fc
-  .record({ stepId: stepIds, deviceMicros: fc.nat(0x7fff_ffff), lists: listsOf(resultSections, () => 1) })
+  .record({
+    stepId: stepIds,
+    deviceMicros: fc.nat(0x7fff_ffff),
+    lists: listsOf(resultSections, (name) => Math.max(1, resultFormats[name].width)),
+  })
   .map(({ stepId, deviceMicros, lists }) => {
     const result = new StepResult()
     result.clear(stepId)
@@ -92,7 +96,7 @@ describe("plans and results come back as they went", () => {
 /** A small plan and a small result with something in their first and last sections. */
 const plan = new StepPlan()
 plan.clear(2 ** 33 + 5)
-plan.leaves.push(3)
+plan.retains.push(3)
 plan.grants.push3(1, 0, 17)
 plan.items.pushAll([1, 0, 64, 0, 2])
 plan.samples.push2(0, 1)
@@ -107,7 +111,7 @@ const kinds = [
     what: "StepPlan",
     bytes: bytesOfPlan(plan),
     decode: (bytes: Uint8Array) => void decodePlan(bytes),
-    first: "leaves",
+    first: "retains",
   },
   {
     what: "StepResult",
@@ -116,7 +120,7 @@ const kinds = [
     first: "tokens",
   },
 ]
-const header = 5
+const header = 6
 
 describe.each(kinds)("bytes that are not a $what", ({ what, bytes, decode, first }) => {
   /** The bytes with their words altered, under a checksum that holds. */
@@ -142,7 +146,7 @@ describe.each(kinds)("bytes that are not a $what", ({ what, bytes, decode, first
   })
 
   it("are refused at every shorter length, and with more after them", () => {
-    const least = header + (what === "StepPlan" ? sections : resultSections).length + 1
+    const least = header + 1
     for (let length = 0; length < bytes.length; length++) {
       const expected =
         length % 4 !== 0
@@ -154,6 +158,23 @@ describe.each(kinds)("bytes that are not a $what", ({ what, bytes, decode, first
     }
     expect(refusal(altered((words) => words.push(0)))).toBe(`${what}: 1 words after the last section`)
     expect(refusal(altered((words) => words.push(0, 0, 0)))).toBe(`${what}: 3 words after the last section`)
+  })
+
+  it("are refused by their sections: unknown, empty, out of order, twice, too many", () => {
+    const second = header + 2 + new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)[header + 1]!
+    expect(refusal(altered((words) => (words[second] = 99)))).toBe(`${what}: section 99 is not known to this build`)
+    expect(refusal(altered((words) => (words[header] = 0)))).toBe(`${what}: section 0 is not known to this build`)
+    expect(refusal(altered((words) => (words[second] = 1)))).toBe(
+      `${what}: section ${first} (1) follows section 1: ids ascend`,
+    )
+    const last = what === "StepPlan" ? "samples (14)" : "promptLogprobs (7)"
+    const id = what === "StepPlan" ? 14 : 7
+    expect(refusal(altered((words) => (words[header] = id)))).toMatch(
+      new RegExp(`section .* follows section ${id}: ids ascend|section ${last.split(" ")[0]} has`),
+    )
+    expect(refusal(altered((words) => words.splice(second, 0, id, 0)))).not.toBe("accepted")
+    expect(refusal(altered((words) => words[header - 1]!++))).toMatch(/sections are announced, the words end after/)
+    expect(refusal(altered((words) => words[header - 1]!--))).toMatch(/words after the last section/)
   })
 
   it("are refused with any one bit of any byte turned", () => {
@@ -186,10 +207,15 @@ describe.each(kinds)("bytes that are not a $what", ({ what, bytes, decode, first
   })
 
   it("are refused when a section claims fewer integers than none, or more than there are", () => {
-    const left = bytes.length / 4 - header - 2
-    for (const count of [-1, -0x8000_0000, left + 1, 0x7fff_ffff]) {
-      expect(refusal(altered((words) => (words[header] = count)))).toBe(
+    const left = bytes.length / 4 - header - 3
+    for (const count of [left + 1, 0x7fff_ffff]) {
+      expect(refusal(altered((words) => (words[header + 1] = count)))).toBe(
         `${what}: section ${first} claims ${count} integers, ${left} are left`,
+      )
+    }
+    for (const count of [0, -1, -0x8000_0000]) {
+      expect(refusal(altered((words) => (words[header + 1] = count)))).toBe(
+        `${what}: section ${first} claims ${count} integers; empty sections are left out`,
       )
     }
   })
@@ -211,4 +237,32 @@ describe("a plan's records", () => {
       )
     }
   })
+})
+
+it("sections have the numbers that every build has given them", () => {
+  expect(Object.entries(sectionFormats).map(([name, { id, width }]) => `${id} ${name} ${width}`)).toEqual([
+    "1 retains 1",
+    "2 leaves 1",
+    "3 closes 1",
+    "4 opens 2",
+    "5 trims 3",
+    "6 windowFrees 3",
+    "7 evictions 1",
+    "8 maps 3",
+    "9 grants 3",
+    "10 copies 2",
+    "11 states 3",
+    "12 joins 2",
+    "13 items 5",
+    "14 samples 2",
+  ])
+  expect(Object.entries(resultFormats).map(([name, { id }]) => `${id} ${name}`)).toEqual([
+    "1 tokens",
+    "2 selections",
+    "3 logprobs",
+    "4 logits",
+    "5 ranks",
+    "6 failures",
+    "7 promptLogprobs",
+  ])
 })

@@ -1,14 +1,14 @@
 import { denseSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import type { Actions } from "@uniprefill/scheduler/Actions"
 import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
 import { fcfs } from "@uniprefill/scheduler/Policy"
 import type { Request, Submission } from "@uniprefill/scheduler/Request"
 import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
-import { StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
+import { FailureReason, StepResult } from "@uniprefill/scheduler/StepResult"
 import { describe, expect, it } from "vitest"
-import { specOf } from "../../../test/simulation/Models.ts"
+import { full, specOf } from "../../../test/simulation/Models.ts"
 
-const full = { kind: "full", window: 0 } as const
 const layout = makeKvLayout(specOf([full, full, full, full]), denseSchedule, {
   pageSize: 64,
   kvElementBytes: 2,
@@ -16,61 +16,83 @@ const layout = makeKvLayout(specOf([full, full, full, full]), denseSchedule, {
 })
 
 /** A loop whose steps end when they are asked to, with token 5 for every answer. */
-const loop = (over: Partial<DriverConfig> = {}, onToken: (driver: Driver, request: Request) => void = () => {}) => {
+const loop = (
+  over: Partial<DriverConfig> = {},
+  afterTokens: (perform: Perform, request: Request) => void = () => {},
+) => {
   const events: Array<string> = []
   const plans: Array<StepPlan> = []
   const decoding = new Set<number>()
-  const driver: Driver = new Driver(
-    {
-      layout,
-      schedule: denseSchedule,
-      slabs: 12,
-      slots: 4,
-      stateSlots: 0,
-      maxRowsPerStep: 512,
-      costModel: { stepMicros: () => 1 },
-      policy: fcfs,
-      stepBudgetMicros: 10,
-      idleStepBudgetMicros: 10,
-      maxPrefillWaitMicros: 1000,
-      protectAfter: 3,
-      protectAfterMicros: 1e9,
-      maxStepsInFlight: 1,
-      maxModelLen: 2000,
-      maxWaiting: 3,
-      maxWaitingTokens: 1000,
-      ...over,
-    },
-    {
-      openSlot: (request) => events.push(`open ${request.id}`),
-      closeSlot: (slot) => {
-        events.push("close")
-        decoding.delete(slot)
-      },
-      submit: (plan) => plans.push(plan),
-      token: (request) => {
-        events.push(`token ${request.id}`)
-        onToken(driver, request)
-      },
-      selected: () => {},
-      finished: (request, reason) => events.push(`${reason} ${request.id}`),
-    },
-  )
-  const step = (flags = 0) => {
-    driver.tick(0)
+  /** Contents that the executor holds. */
+  const contents = new Set<number>()
+  const driver: Driver = new Driver({
+    layout,
+    schedule: denseSchedule,
+    slabs: 12,
+    slots: 4,
+    stateSlots: 0,
+    maxRowsPerStep: 512,
+    costModel: { stepMicros: () => 1 },
+    policy: fcfs,
+    stepBudgetMicros: 10,
+    idleStepBudgetMicros: 10,
+    maxPrefillWaitMicros: 1000,
+    protectAfter: 3,
+    protectAfterMicros: 1e9,
+    maxStepsInFlight: 1,
+    maxModelLen: 2000,
+    maxWaiting: 3,
+    maxWaitingTokens: 1000,
+    ...over,
+  })
+  const perform = (act: (driver: Driver) => Actions) => {
+    const { tokens, finished, forgets, puts, plans: planned } = act(driver)
+    const given = tokens.requests.slice(0, tokens.length)
+    for (const { id } of given) events.push(`token ${id}`)
+    for (const { request, reason, failure } of finished) {
+      events.push(`${reason}${failure > 0 ? ` by failure ${failure}` : ""} ${request.id}`)
+    }
+    for (const id of forgets) contents.delete(id)
+    for (const { contentId } of puts) contents.add(contentId)
+    for (const plan of planned) {
+      plans.push(plan)
+      for (let i = 0; i < plan.closes.length; i++) events.push(`close ${plan.closes.data[i]!}`)
+      for (let i = 0; i < plan.opens.length; i += 2) {
+        events.push(`open ${plan.opens.data[i]!}`)
+        if (!contents.delete(plan.opens.data[i + 1]!)) throw new Error("a content is opened that is not there")
+      }
+    }
+    for (const request of given) afterTokens(perform, request)
+  }
+  const submit = (submission: Submission, now = 0) => {
+    const outcome = driver.submit(submission, now)
+    if (outcome._tag !== "Queued") return outcome
+    for (const { contentId } of [outcome.request, ...outcome.request.forks]) contents.add(contentId)
+    return outcome
+  }
+  const step = (failures: ReadonlyArray<number> = []) => {
+    perform(() => driver.tick(0))
     const plan = plans.shift()
     if (plan === undefined) return
     const result = new StepResult()
     result.clear(plan.stepId)
     for (let i = 0; i < plan.leaves.length; i++) decoding.delete(plan.leaves.data[i]!)
+    for (let i = 0; i < plan.closes.length; i++) {
+      if (decoding.has(plan.closes.data[i]!)) throw new Error("a slot that decodes is closed")
+    }
     for (let i = 0; i < plan.joins.length; i += 2) decoding.add(plan.joins.data[i]!)
     for (const slot of decoding) result.tokens.push3(slot, 5, 0)
-    for (let i = 0; i < plan.samples.length; i += 2) result.tokens.push3(plan.samples.data[i + 1]!, 5, flags)
-    driver.stepDone(result)
+    for (let i = 0; i < plan.samples.length; i += 2) {
+      const slot = plan.samples.data[i + 1]!
+      if (failures.length === 0) result.tokens.push3(slot, 5, 0)
+      else result.failures.push2(slot, failures[0]!)
+    }
+    perform(() => driver.stepDone(result))
     driver.checkIntegrity()
   }
-  return { driver, events, step }
+  return { driver, events, perform, submit, step, contents }
 }
+type Perform = (act: (driver: Driver) => Actions) => void
 
 const prompt = (fields: Partial<Submission> = {}): Submission => ({
   promptLength: 100,
@@ -118,70 +140,91 @@ describe("submit", () => {
 
 describe("several answers", () => {
   it("compute their prompt once, and end each by itself", () => {
-    const { driver, events, step } = loop()
-    const outcome = driver.submit(prompt({ answers: 3, maxTokens: 2 }), 0)
+    const { driver, events, perform, submit, step } = loop()
+    const outcome = submit(prompt({ answers: 3, maxTokens: 2 }))
     if (outcome._tag !== "Queued") throw new Error(outcome.detail)
     expect(outcome.request.forks.map(({ id }) => id)).toEqual([2, 3])
     step()
-    expect(events.splice(0)).toEqual(["open 1", "open 2", "open 3", "token 1", "token 2", "token 3"])
-    driver.abort(2)
+    expect(events.splice(0)).toEqual(["open 0", "open 1", "open 2", "token 1", "token 2", "token 3"])
+    perform(() => driver.abort(2))
     step()
-    expect(events.filter((event) => !event.startsWith("close"))).toEqual([
-      "abort 2",
-      "token 3",
-      "length 3",
-      "token 1",
-      "length 1",
-    ])
+    // The last step closes what is left open.
+    step()
+    expect(events.splice(0, 4)).toEqual(["abort 2", "close 1", "token 3", "token 1"])
+    expect(events).toEqual(["length 3", "length 1", "close 2", "close 0"])
     expect([driver.running, driver.waiting, driver.scheduler.memory.used]).toEqual([0, 0, 0])
   })
 
   it("go on when the first of them has stopped with its first token", () => {
-    const { driver, events, step } = loop({}, (loopOf, request) => {
-      if (request.id === 1 && request.outputs === 1) loopOf.finish(1, 1)
+    const { driver, events, submit, step } = loop({}, (perform, request) => {
+      if (request.id === 1 && request.outputs === 1) perform((of) => of.finish(1))
     })
-    driver.submit(prompt({ answers: 2, maxTokens: 3 }), 0)
+    submit(prompt({ answers: 2, maxTokens: 3 }))
     for (let i = 0; i < 6; i++) step()
     expect(events.filter((event) => event.startsWith("token"))).toEqual(["token 1", "token 2", "token 2", "token 2"])
     expect([driver.running, driver.scheduler.memory.used]).toEqual([0, 0])
   })
 
-  it("end together while their prompt is not computed", () => {
-    const { driver, events } = loop()
-    driver.submit(prompt({ answers: 3 }), 0)
-    driver.abort(1)
+  it("end together while their prompt is not computed, and their contents are forgotten", () => {
+    const { driver, events, perform, submit, contents } = loop()
+    submit(prompt({ answers: 3 }))
+    expect(contents.size).toBe(3)
+    perform(() => driver.abort(1))
     expect(events).toEqual(["abort 2", "abort 3", "abort 1"])
     expect(driver.waiting).toBe(0)
+    expect(contents.size).toBe(0)
     driver.checkIntegrity()
   })
 })
 
 it("a failed step ends those that have a slot, and none of those that wait, further answers included", () => {
-  const { driver, events } = loop({ slots: 2 })
-  driver.submit(prompt({ answers: 2 }), 0)
-  driver.submit(prompt({ answers: 2 }), 0)
-  driver.tick(0)
-  driver.stepFailed()
+  const { driver, events, perform, submit, contents } = loop({ slots: 2 })
+  submit(prompt({ answers: 2 }))
+  submit(prompt({ answers: 2, maxTokens: 1 }))
+  perform(() => driver.tick(0))
+  perform(() => driver.stepFailed())
   expect(events.filter((event) => event.startsWith("error")).toSorted()).toEqual(["error 1", "error 2"])
   expect(driver.waiting).toBe(1)
   driver.checkIntegrity()
+  // The executor has forgotten the slots: no plan closes them, and they are opened again at once.
+  expect(contents.size).toBe(2)
+  events.length = 0
+  perform(() => driver.tick(0))
+  expect(events.filter((event) => !event.startsWith("token"))).toEqual(["open 0", "open 1"])
+  expect(driver.stepInFlight).toBe(1)
 })
 
-it("a shell may end another request while it is given a token", () => {
-  const { driver, events, step } = loop({}, (loopOf, request) => {
-    if (request.id === 1 && request.outputs === 3) loopOf.abort(2)
+it("a shell may end another request when it has been given a step's tokens", () => {
+  const { driver, events, submit, step } = loop({}, (perform, request) => {
+    if (request.id === 1 && request.outputs === 3) perform((of) => of.abort(2))
   })
-  driver.submit(prompt({ maxTokens: 6 }), 0)
-  driver.submit(prompt({ maxTokens: 6 }), 0)
+  submit(prompt({ maxTokens: 6 }))
+  submit(prompt({ maxTokens: 6 }))
   for (let i = 0; i < 10; i++) step()
   expect(events).toContain("abort 2")
   expect(events).toContain("length 1")
   expect([driver.running, driver.scheduler.memory.used]).toEqual([0, 0])
 })
 
-it("a token that is no number ends its request with an error", () => {
-  const { driver, events, step } = loop()
-  driver.submit(prompt(), 0)
-  step(TokenFlag.nonFinite)
-  expect(events).toEqual(["open 1", "token 1", "close", "error 1"])
+it("a slot that no token could be sampled for ends its request with an error, and nobody else's", () => {
+  const { driver, events, submit, step } = loop()
+  submit(prompt({ maxTokens: 4 }))
+  step()
+  submit(prompt())
+  step([FailureReason.grammarEnd])
+  expect(events).toEqual(["open 0", "token 1", "open 1", "token 1", "error by failure 2 2"])
+  events.length = 0
+  for (let i = 0; i < 4; i++) step()
+  expect(events).toEqual(["close 1", "token 1", "token 1", "length 1", "close 0"])
+  expect(driver.running).toBe(0)
+})
+
+it("a request that is preempted gets a new content, and the old one is never asked for", () => {
+  const { driver, submit, step, contents, events } = loop({ slabs: 8, slots: 2 })
+  submit(prompt({ maxTokens: 300 }))
+  submit(prompt({ maxTokens: 300 }))
+  for (let i = 0; i < 700; i++) step()
+  expect(driver.scheduler.preemptions).toBeGreaterThan(0)
+  expect(events.filter((event) => event.startsWith("length"))).toHaveLength(2)
+  expect(contents.size).toBe(0)
 })

@@ -1,4 +1,6 @@
 import type { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
+import { CountedResult, SimulatedDevice } from "@uniprefill/executor/simulated/SimulatedDevice"
+import type { Actions } from "@uniprefill/scheduler/Actions"
 import { Driver, type DriverConfig, type SubmitOutcome } from "@uniprefill/scheduler/Driver"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
 import { StepPlan } from "@uniprefill/scheduler/StepPlan"
@@ -7,7 +9,6 @@ import { PlanHash } from "./PlanHash.ts"
 import { Random } from "./Random.ts"
 import type { ReplicaLoad } from "./Router.ts"
 import type { Setup } from "./Setup.ts"
-import { CountedResult, SimulatedDevice } from "./SimulatedDevice.ts"
 
 /** A step from its plan to its end. Used again for a later one: who wants to keep it copies it. */
 export interface StepRecord {
@@ -54,7 +55,6 @@ export class Replica implements ReplicaLoad {
   private inFlight = 0
   /** Workload row of each request of the loop, by its id. */
   private readonly rows: Array<number> = [-1]
-  private readonly rowOfSlot: Int32Array
   private readonly stopAt: Int32Array
   private deviceFreeMicros = 0
   private now = 0
@@ -72,31 +72,24 @@ export class Replica implements ReplicaLoad {
     this.events = events
     this.stopAt = stopAt
     this.steps = Array.from({ length: config.maxStepsInFlight }, () => new StepInFlight())
-    this.rowOfSlot = new Int32Array(config.slots)
     this.faults = new Random(setup.seed, `faults-${index}`)
     const draw = new SelectionDraw(setup.seed, setup.keep, setup.schedule.dropLayers.length)
     this.device = new SimulatedDevice(config.layout, setup.schedule, config.slots, draw)
-    this.driver = new Driver(config, {
-      openSlot: (request) => {
-        const row = this.rows[request.id]!
-        this.rowOfSlot[request.slot] = row
-        this.device.openSlot(request, row, this.stopAt[row]!)
-      },
-      closeSlot: (slot) => this.device.closeSlot(slot),
-      submit: (plan) => this.start(plan),
-      token: (request, _token, position) => events.token(this.rowOfSlot[request.slot]!, position),
-      selected: (request, segment, _bitmap, kept) => events.selected(this.rowOfSlot[request.slot]!, segment, kept),
-      finished: (request, reason) => this.onFinished(request, reason),
-    })
+    this.driver = new Driver(config)
   }
 
   submit(row: number, submission: Submission, nowMicros: number): SubmitOutcome {
     const outcome = this.driver.submit(submission, nowMicros)
     if (outcome._tag !== "Queued") return outcome
     this.rows[outcome.request.id] = row
+    this.put(outcome.request)
     this.outstanding++
     this.outstandingTokens += submission.promptLength
     return outcome
+  }
+
+  abort(id: number): void {
+    this.perform(this.driver.abort(id))
   }
 
   /** The oldest step in flight has ended, well or not. Returns whether it failed. */
@@ -104,13 +97,14 @@ export class Replica implements ReplicaLoad {
     const { driver, device } = this
     const { failed, result } = this.takeOldest()
     if (!failed) {
-      driver.stepDone(result)
+      this.perform(driver.stepDone(result))
       device.release(result)
       return false
     }
     device.release(result)
     while (this.inFlight > 0) device.release(this.takeOldest().result)
-    driver.stepFailed()
+    device.reset()
+    this.perform(driver.stepFailed())
     this.isDown = true
     return true
   }
@@ -145,7 +139,29 @@ export class Replica implements ReplicaLoad {
   tick(nowMicros: number): void {
     if (this.isDown) return
     this.now = nowMicros
-    this.driver.tick(nowMicros)
+    this.perform(this.driver.tick(nowMicros))
+  }
+
+  private put({ id, contentId, promptLength, outputs, drops, bitmaps }: Request): void {
+    const row = this.rows[id]!
+    const content = { key: row, promptLength, outputs, drops, bitmaps: bitmaps.slice(), stopAt: this.stopAt[row]! }
+    this.device.putContent(contentId, content)
+  }
+
+  private perform({ selections, tokens, finished, forgets, puts, plans }: Actions): void {
+    const { device, events, rows } = this
+    for (let i = 0; i < selections.length; i++) {
+      const { request, segment, kept } = selections[i]!
+      events.selected(rows[request.id]!, segment, kept)
+    }
+    for (let i = 0; i < tokens.length; i++) {
+      const request = tokens.requests[i]!
+      events.token(rows[request.id]!, request.outputs - 1)
+    }
+    for (let i = 0; i < finished.length; i++) this.onFinished(finished[i]!.request, finished[i]!.reason)
+    for (let i = 0; i < forgets.length; i++) device.forgetContent(forgets[i]!)
+    for (let i = 0; i < puts.length; i++) this.put(puts[i]!)
+    for (let i = 0; i < plans.length; i++) this.start(plans[i]!)
   }
 
   private start(plan: StepPlan): void {
@@ -159,7 +175,7 @@ export class Replica implements ReplicaLoad {
     if (setup.faults.slowSteps > 0 && faults.unit() < setup.faults.slowSteps)
       micros = Math.round(micros * setup.faults.slowFactor)
     step.failed = setup.faults.failedSteps > 0 && faults.unit() < setup.faults.failedSteps
-    step.plannedMicros = this.driver.scheduler.plannedMicros
+    step.plannedMicros = plan.predictedMicros
     step.startMicros = Math.max(this.now + host.stepMicros, this.deviceFreeMicros)
     step.deviceMicros = micros
     step.result.deviceMicros = micros

@@ -1,12 +1,12 @@
 import { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
 import type { DeviceSpec } from "@uniprefill/cost-model/DeviceSpec"
-import { weightBytes, type ModelShape } from "@uniprefill/cost-model/ModelShape"
+import { expertsOf, weightBytes, type ModelShape } from "@uniprefill/cost-model/ModelShape"
 import { operationWork } from "@uniprefill/cost-model/OperationWork"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { fitRank, type RankFitOptions } from "@uniprefill/placement/RankFit"
 import { rankMemory } from "@uniprefill/placement/RankMemory"
-import { splitFault } from "@uniprefill/placement/Shards"
+import { modelSplitFault } from "@uniprefill/placement/Shards"
 import type { DriverConfig } from "@uniprefill/scheduler/Driver"
 import type { Policy } from "@uniprefill/scheduler/Policy"
 import type { KeepProfile } from "./model/KeepProfile.ts"
@@ -126,8 +126,8 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
   const costModel = new DeviceCostModel({
     device,
     work: operationWork(model, layout, tensorParallel),
-    experts: model.experts?.count ?? 0,
-    activeExperts: model.experts?.active ?? 0,
+    experts: expertsOf(model.spec).experts,
+    activeExperts: expertsOf(model.spec).topK,
     lastQ: schedule.lastQ,
     maxRowsPerStep: engine.maxRowsPerStep,
     stepMicros: host.launchMicros,
@@ -160,7 +160,7 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
 /** The layout of one rank, and the slabs that every rank holds: those given, or as many as its memory leaves room for. */
 const slabsOf = (setup: Setup, options: RankFitOptions): { readonly layout: KvLayout; readonly slabs: number } => {
   const { device, engine, tensorParallel } = setup
-  const fault = splitFault(options.spec, tensorParallel)
+  const fault = modelSplitFault(options.spec, tensorParallel)
   if (fault !== null) throw new SetupError(`tensorParallel ${tensorParallel}: ${fault}`)
   if (engine.slabs > 0) return { layout: rankMemory(options, tensorParallel).layout, slabs: engine.slabs }
   const fit = fitRank(options, tensorParallel)

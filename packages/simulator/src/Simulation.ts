@@ -225,7 +225,7 @@ export class Simulation {
     const id = this.requestId[row]!
     if (id === 0) return this.close(row, status)
     this.givingUp = status
-    this.replicas[this.log.replica[row]!]!.driver.abort(id)
+    this.replicas[this.log.replica[row]!]!.abort(id)
   }
 
   private givingUp: number = RequestStatus.aborted

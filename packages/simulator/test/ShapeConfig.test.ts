@@ -2,6 +2,8 @@ import { readFileSync } from "node:fs"
 import { modelPresets } from "@uniprefill/simulator/model/ModelPresets"
 import { decodeShape } from "@uniprefill/simulator/model/ShapeConfig"
 import { weightBytes } from "@uniprefill/cost-model/ModelShape"
+import { attentionOf, layerKind } from "@uniprefill/model/ModelSpec"
+import { layerParameters } from "@uniprefill/model/Parameters"
 import { describe, expect, it } from "vitest"
 import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
 import { withDefaults } from "@uniprefill/simulator/scenario/Scenario"
@@ -64,11 +66,13 @@ const published = {
 
 /** What costs and memory are computed from. */
 const sizes = (shape: ReturnType<typeof decodeShape>) => {
-  const { hiddenSize, intermediateSize, vocabSize, maxPositions, heads, kvHeads, headDim, layers } = shape.spec
-  const { stateBytesPerLayer } = shape.spec
-  const spec = { hiddenSize, intermediateSize, vocabSize, maxPositions, heads, kvHeads, headDim, layers }
-  const { experts, linear, gatedAttention } = shape
-  return { ...spec, stateBytesPerLayer, experts, linear, gatedAttention, weights: weightBytes(shape) }
+  const { hiddenSize, vocabSize, maxPositions, layers } = shape.spec
+  const work = layers.map((layer) => {
+    const { small: _, ...parameters } = layerParameters(shape.spec, layer)
+    const attention = attentionOf(layer)
+    return { ...parameters, kind: layerKind(layer), window: attention?.window, heads: attention?.heads }
+  })
+  return { hiddenSize, vocabSize, maxPositions, work }
 }
 
 it.each(Object.entries(published))("the configuration of %s has the preset's sizes", (name, config) => {
@@ -78,12 +82,12 @@ it.each(Object.entries(published))("the configuration of %s has the preset's siz
 it("the embedded model's own file is read", () => {
   const file = new URL("../../needle-10m-deep/config.json", import.meta.url)
   const { spec } = decodeShape("config.json", JSON.parse(readFileSync(file, "utf8")))
-  expect([spec.layers.length, spec.hiddenSize, spec.kvHeads]).toEqual([16, 256, 2])
+  expect([spec.layers.length, spec.hiddenSize, attentionOf(spec.layers[0]!)?.kvHeads]).toEqual([16, 256, 2])
 })
 
 it("listed kinds of layers are what counts, and a window that is switched off is none", () => {
   const base = { ...published["llama-3.1-8b"], num_hidden_layers: 3, sliding_window: 512 }
-  const kinds = (config: object) => decodeShape("c.json", config).spec.layers.map(({ kind }) => kind)
+  const kinds = (config: object) => decodeShape("c.json", config).spec.layers.map(layerKind)
   expect(kinds({ ...base, layer_types: ["full_attention", "sliding_attention", "full_attention"] })).toEqual([
     "full",
     "sliding",
@@ -120,7 +124,7 @@ describe("refuses, naming file and field,", () => {
 it("a scenario serves a model from its file, dense unless a schedule is named", () => {
   const read = (file: string) => JSON.stringify(file === "mixtral.json" ? mixtral : {})
   const { setup, workload } = buildExperiment(withDefaults({ model: "mixtral.json", device: "h200" }), read)
-  expect(setup.model.experts).toEqual({ count: 8, active: 2, width: 14_336, sharedWidth: 0 })
+  expect(setup.model.spec.layers[0]!.mlp).toMatchObject({ experts: 8, topK: 2, inner: 14_336, sharedInner: 0 })
   expect(setup.schedule.dropLayers).toEqual([])
   // 46.7 billion parameters in 16 bits.
   expect(weightBytes(setup.model) / 2e9).toBeCloseTo(46.7, 1)

@@ -1,3 +1,4 @@
+import type { KeepModel } from "@uniprefill/executor/simulated/KeepModel"
 import { bitmapWords, blockCount, type SelectionShape } from "@uniprefill/model/Selection"
 import { keptShare, type KeepProfile } from "./KeepProfile.ts"
 
@@ -5,7 +6,7 @@ import { keptShare, type KeepProfile } from "./KeepProfile.ts"
  * Draws selections: bitmaps over the blocks of a kept set, so that the sets of a prompt are nested and their expected sizes
  * follow a profile, or those of a recorded prompt. A bitmap depends on (seed, request, segment) alone, not on when it is asked for.
  */
-export class SelectionDraw {
+export class SelectionDraw implements KeepModel {
   private readonly seed: number
   private readonly profile: KeepProfile
   private readonly drops: number

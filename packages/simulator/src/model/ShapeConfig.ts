@@ -1,7 +1,7 @@
-import type { ExpertShape, LinearShape, ModelShape } from "@uniprefill/cost-model/ModelShape"
+import { inSixteenBits, type ModelShape } from "@uniprefill/cost-model/ModelShape"
 import { decodeJson } from "@uniprefill/model/JsonFile"
 import { ModelError } from "@uniprefill/model/ModelError"
-import type { LayerSpec } from "@uniprefill/model/ModelSpec"
+import type { AttentionSpec, DeltaSpec, LayerSpec, MixerSpec, MlpSpec } from "@uniprefill/model/ModelSpec"
 import { Effect, Schema } from "effect"
 
 const Count = Schema.Int.check(Schema.isGreaterThan(0))
@@ -81,43 +81,47 @@ const shapeOf = Effect.fnUntraced(function* (file: string, json: unknown) {
   }
   const architectures = whole["architectures"]
   const architecture = Array.isArray(architectures) ? String(architectures[0]) : "unnamed"
-  const layers = yield* layersOf(file, config, architecture)
+  const attention: AttentionSpec = {
+    kind: "full",
+    window: 0,
+    heads,
+    kvHeads,
+    headDim,
+    scale: 1 / Math.sqrt(headDim),
+    softCap: 0,
+    rope: { theta: 10_000, dim: headDim, scaling: { type: "none" } },
+    qkNorm: null,
+    outputGate: architecture.startsWith("Qwen3Next") || architecture.startsWith("Qwen3_5"),
+    bias: "none",
+  }
+  const mixers = yield* mixersOf(file, config, architecture, attention)
   const experts = yield* expertsOf(file, config)
-  if (experts === null && (config.intermediate_size ?? null) === null)
+  const inner = config.intermediate_size ?? null
+  if (experts === null && inner === null)
     return yield* refuse(file, "InvalidField", "intermediate_size", "absent, and there are no experts")
-  const hasStates = layers.some(({ kind }) => kind === "state")
-  const linear = hasStates ? yield* linearOf(file, config) : null
-  return {
-    spec: {
-      architecture,
-      hiddenSize: config.hidden_size,
-      intermediateSize: config.intermediate_size ?? experts!.width,
-      vocabSize: config.vocab_size,
-      maxPositions: config.max_position_embeddings,
-      heads,
-      kvHeads,
-      headDim,
-      attentionScale: 1 / Math.sqrt(headDim),
-      attentionSoftCap: 0,
-      normEps: 1e-6,
-      tieWordEmbeddings: config.tie_word_embeddings ?? false,
-      attentionBias: false,
-      mlpBias: false,
-      rope: { theta: 10_000, scaling: { type: "none" } },
-      layers,
-      stateBytesPerLayer: linear === null ? 0 : stateBytes(linear, config.linear_conv_kernel_dim ?? 4),
-      eosTokenIds: [],
-    },
-    experts,
-    linear,
-    gatedAttention: architecture.startsWith("Qwen3Next"),
-    weightBytes: 2,
-    kvBytes: 2,
-  } satisfies ModelShape
+  const mlp: MlpSpec = experts ?? { kind: "gated", activation: "silu", inner: inner!, bias: false }
+  const norm = { eps: 1e-6, offset: 0 }
+  return inSixteenBits({
+    architecture,
+    hiddenSize: config.hidden_size,
+    vocabSize: config.vocab_size,
+    maxPositions: config.max_position_embeddings,
+    embeddingScale: 1,
+    logitSoftCap: 0,
+    finalNorm: norm,
+    tieWordEmbeddings: config.tie_word_embeddings ?? false,
+    layers: mixers.map((mixer): LayerSpec => ({ norm, postNorms: false, mixer, mlp })),
+    eosTokenIds: [],
+  })
 })
 
 /** Kinds of layers: listed, or by one of the rules that configurations had before they listed them. */
-const layersOf = Effect.fnUntraced(function* (file: string, config: Config, architecture: string) {
+const mixersOf = Effect.fnUntraced(function* (
+  file: string,
+  config: Config,
+  architecture: string,
+  attention: AttentionSpec,
+) {
   const count = config.num_hidden_layers
   const window = config.sliding_window ?? 0
   const types = config.layer_types ?? null
@@ -129,19 +133,19 @@ const layersOf = Effect.fnUntraced(function* (file: string, config: Config, arch
       `lists ${types.length} layers, num_hidden_layers is ${count}`,
     )
   }
-  const layers: Array<LayerSpec> = []
+  const mixers: Array<MixerSpec> = []
   for (let layer = 0; layer < count; layer++) {
     const type = types?.[layer] ?? unlisted(config, architecture, layer)
-    if (type === "full_attention") layers.push({ kind: "full", window: 0 })
-    else if (type === "linear_attention") layers.push({ kind: "state", window: 0 })
+    if (type === "full_attention") mixers.push(attention)
+    else if (type === "linear_attention") mixers.push(yield* deltaOf(file, config))
     else if (type !== "sliding_attention") {
       const known = "full_attention, sliding_attention, linear_attention"
       return yield* refuse(file, "Unsupported", `layer_types.${layer}`, `"${type}"; modelled: ${known}`)
     } else if (window === 0) {
       return yield* refuse(file, "InvalidField", "sliding_window", `absent, and layer ${layer} is sliding_attention`)
-    } else layers.push({ kind: "sliding", window })
+    } else mixers.push({ ...attention, kind: "sliding", window })
   }
-  return layers
+  return mixers
 })
 
 const unlisted = (config: Config, architecture: string, layer: number): string => {
@@ -166,10 +170,18 @@ const expertsOf = Effect.fnUntraced(function* (file: string, config: Config) {
   if (width === 0)
     return yield* refuse(file, "InvalidField", "moe_intermediate_size", "absent, and so is intermediate_size")
   const sharedWidth = config.shared_expert_intermediate_size ?? (config.n_shared_experts ?? 0) * width
-  return { count, active, width, sharedWidth } satisfies ExpertShape
+  return {
+    kind: "moe",
+    activation: "silu",
+    experts: count,
+    topK: active,
+    inner: width,
+    renormalise: true,
+    sharedInner: sharedWidth,
+  } satisfies MlpSpec
 })
 
-const linearOf = Effect.fnUntraced(function* (file: string, config: Config) {
+const deltaOf = Effect.fnUntraced(function* (file: string, config: Config) {
   const need = (field: "linear_num_key_heads" | "linear_num_value_heads" | "linear_key_head_dim") => {
     const value = config[field] ?? 0
     const detail = "absent, and there are linear_attention layers"
@@ -177,18 +189,19 @@ const linearOf = Effect.fnUntraced(function* (file: string, config: Config) {
   }
   const keyHeads = yield* need("linear_num_key_heads")
   const valueHeads = yield* need("linear_num_value_heads")
-  const headDim = yield* need("linear_key_head_dim")
-  const valueDim = config.linear_value_head_dim ?? headDim
-  if (valueDim !== headDim) {
-    const detail = `${valueDim}, and linear_key_head_dim is ${headDim}; modelled: equal ones`
-    return yield* refuse(file, "Unsupported", "linear_value_head_dim", detail)
-  }
-  return { keyHeads, valueHeads, headDim } satisfies LinearShape
+  const keyDim = yield* need("linear_key_head_dim")
+  return {
+    kind: "delta",
+    keyHeads,
+    valueHeads,
+    keyDim,
+    valueDim: config.linear_value_head_dim ?? keyDim,
+    convKernel: config.linear_conv_kernel_dim ?? 4,
+    grouped: false,
+    normaliseInput: "float",
+    normEps: 1e-6,
+  } satisfies DeltaSpec
 })
-
-/** A state of headDim × headDim in f32 for each value head, and the convolution's columns over q, k and v in 16 bits. */
-const stateBytes = ({ keyHeads, valueHeads, headDim }: LinearShape, kernel: number): number =>
-  valueHeads * headDim * headDim * 4 + (kernel - 1) * (2 * keyHeads + valueHeads) * headDim * 2
 
 const refuse = (file: string, reason: "InvalidField" | "Unsupported", field: string, detail: string) =>
   Effect.fail(new ModelError({ reason, file, field, detail }))

@@ -101,7 +101,7 @@ export class PerfettoTrace {
     for (let i = 0; i < samplesLength; i += sectionWidths.samples) sampled.add(samples[i + 1]!)
     for (let i = 0; i < itemsLength; i += sectionWidths.items) {
       const slot = items[i + ItemField.slot]!
-      const { row, promptTokens } = replica.device.contentOf(slot)
+      const { key: row, promptLength: promptTokens } = replica.device.contentOf(slot)
       const flow = { cat: "request", name: `request ${row + 1}`, id: row + 1, ...at, ts }
       const args = {
         firstRow: items[i + 1],

@@ -15,7 +15,7 @@ export const stepText = (replica: Replica, step: StepRecord, endMicros: number):
   for (let i = 0; i < plan.samples.length; i += sectionWidths.samples) sampled.add(plan.samples.data[i]!)
   for (let i = 0, item = 0; i < plan.items.length; i += sectionWidths.items, item++) {
     const { data } = plan.items
-    const { row, promptTokens } = device.contentOf(data[i + ItemField.slot]!)
+    const { key: row, promptLength: promptTokens } = device.contentOf(data[i + ItemField.slot]!)
     const first = data[i + ItemField.firstRow]!
     const [from, to] = [data[i + ItemField.firstSegment]!, data[i + ItemField.lastSegment]!]
     const name = `${row + 1} (${promptTokens} prompt tokens)`

@@ -40,9 +40,9 @@ export const decodeRecordedSelections = (file: string, text: string): RecordedSe
     }
   }
   const { format, version, schedule } = parse(lines[0] ?? "", 1) as unknown as Header
-  if (format !== "uniprefill-recording" || version !== 1 || schedule === undefined) {
+  if (format !== "uniprefill-recording" || ![1, 2].includes(version as number) || schedule === undefined) {
     throw new ScenarioError(
-      `${file} line 1: format and version are ${JSON.stringify([format, version])}, expected ["uniprefill-recording", 1]`,
+      `${file} line 1: format and version are ${JSON.stringify([format, version])}, expected ["uniprefill-recording", 2]`,
     )
   }
   if (schedule.rule !== "exclusive" || schedule.lastQ < schedule.block) {
