@@ -53,6 +53,10 @@ void place_layers(Layout &layout, const ModelTable &model, const ElementBytes &e
       if (model.layer(layer).mixer != mixer || place.table >= 0 || layout.segment_of(layer) != table.segment) {
         refuse("tables[", t, "]: layer ", layer, " is not one of segment ", table.segment, "'s of this kind, or in two tables");
       }
+      if (model.layer(layer).attention.window != table.window) {
+        refuse("tables[", t, "]: layer ", layer, " has a window of ", model.layer(layer).attention.window, " rows, its table one of ",
+               table.window);
+      }
       if (row_width(model, layer) != row_width(model, table.layers[0])) {
         refuse("tables[", t, "]: rows of layer ", layer, " have ", row_width(model, layer), " elements, those of layer ",
                table.layers[0], " ", row_width(model, table.layers[0]));
@@ -68,6 +72,20 @@ void place_layers(Layout &layout, const ModelTable &model, const ElementBytes &e
   }
   for (int layer = 0; layer < model.layer_count(); layer++) {
     if (model.layer(layer).is_attention() && layout.place(layer).table < 0) refuse("layer ", layer, " is in no table");
+  }
+}
+
+// A row sees one interval of a segment's keys in every sliding layer, so these share a window.
+void require_one_window(const Layout &layout) {
+  for (int s = 0; s <= layout.last_segment(); s++) {
+    int window = 0;
+    for (const int t : layout.segment(s).attention) {
+      const int own = layout.table(t).window;
+      if (own > 0 && window > 0 && own != window) {
+        fail(UP_UNSUPPORTED_MODEL, phase, "the sliding layers of one segment have windows of ", window, " and of ", own, " rows");
+      }
+      window = std::max(window, own);
+    }
   }
 }
 
@@ -116,8 +134,12 @@ Layout parse_layout(std::string_view json, const ModelTable &model, const Elemen
     const size_t t = out.tables.size();
     out.tables.push_back(read_table(Fields(item, text("tables[", t, ']'), phase), layers, out.last_segment() + 1, layers_per_slab));
     Segment &segment = out.segments[static_cast<size_t>(out.tables[t].segment)];
-    if (out.tables[t].kind == TableKind::carry) segment.carry = static_cast<int>(t);
-    else segment.attention.push_back(static_cast<int>(t));
+    if (out.tables[t].kind != TableKind::carry) {
+      segment.attention.push_back(static_cast<int>(t));
+      continue;
+    }
+    if (segment.carry >= 0) refuse("segments[", out.tables[t].segment, "] has two carry tables");
+    segment.carry = static_cast<int>(t);
   }
   for (int s = 0; s <= out.last_segment(); s++) {
     const Segment &segment = out.segment(s);
@@ -127,6 +149,7 @@ Layout parse_layout(std::string_view json, const ModelTable &model, const Elemen
     }
   }
   place_layers(out, model, elements);
+  require_one_window(out);
   for (const LayerSpec &layer : model.layers) {
     if (layer.mixer == Mixer::delta) out.state_slot_bytes += delta_state_bytes(layer.delta, elements.conv);
   }

@@ -37,8 +37,9 @@ Books make_books(const up_runner_options &options, const ModelTable &model) {
   check_options(options, model);
   Layout layout = parse_layout({options.layout, options.layout_bytes}, model, element_bytes(options.device));
   Schedule schedule = read_schedule(options.schedule, layout);
+  // Without slabs, until a backend has the memory for them.
   return {std::move(layout), std::move(schedule),
-          {options.slabs, options.slots, options.state_slots, model.vocab_size, options.max_rows_per_step, options.max_tokens}};
+          {0, options.slots, options.state_slots, model.vocab_size, options.max_rows_per_step, options.max_tokens}};
 }
 
 // Layers whose queries and keys are computed for different rows: drop layers and the last one.
@@ -105,7 +106,7 @@ void Runner::enqueue(const uint8_t *plan, size_t bytes) {
       fail(UP_INVALID_ARGUMENT, "enqueue", unanswered_, " steps have not been waited for, at most ", UP_STEPS_IN_FLIGHT, " may");
     }
     unanswered_++;
-    plans_.emplace_back(plan, plan + bytes);
+    plans_.push_back({++enqueued_, {plan, plan + bytes}});
   }
   changed_.notify_all();
 }
@@ -119,13 +120,22 @@ const std::vector<int32_t> &Runner::wait() {
     step = std::move(finished_.front());
     finished_.pop_front();
     unanswered_--;
+    // Whoever enqueues from here on knows of the failure.
+    if (step.failure) fails_until_ = std::min(fails_until_, enqueued_);
   }
   if (step.failure) std::rethrow_exception(step.failure);
   try {
     const Outputs outputs = step.outputs.pending->wait();
     result_ = encode(step, outputs);
   } catch (...) {
+    const std::exception_ptr failure = std::current_exception();
+    // Not while the next step is applied and computed.
+    const std::lock_guard state(state_mutex_);
     reset(step.step_id);
+    const std::lock_guard lock(mutex_);
+    failure_ = failure;
+    fails_until_ = enqueued_;
+    for (Finished &behind : finished_) behind.failure = failure;
     throw;
   }
   return result_;
@@ -158,17 +168,24 @@ void Runner::run(std::promise<void> &ready, const up_runner_options &options, co
   }
   ready.set_value();
   for (;;) {
-    std::vector<uint8_t> plan;
+    Enqueued next;
     {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return stop_ || !plans_.empty(); });
       if (stop_) break;
-      plan = std::move(plans_.front());
+      next = std::move(plans_.front());
       plans_.pop_front();
     }
     {
       const std::lock_guard state(state_mutex_);
-      Finished done = step(plan);
+      Finished done;
+      done.failure = failure_before(next.number);
+      if (!done.failure) {
+        done = step(next.plan);
+        const std::lock_guard lock(mutex_);
+        failure_ = done.failure;
+        fails_until_ = UINT64_MAX;
+      }
       const std::lock_guard lock(mutex_);
       finished_.push_back(std::move(done));
     }
@@ -178,6 +195,11 @@ void Runner::run(std::promise<void> &ready, const up_runner_options &options, co
   finished_.clear();
   loop_.reset();
   backend_.reset();
+}
+
+std::exception_ptr Runner::failure_before(uint64_t number) {
+  const std::lock_guard lock(mutex_);
+  return failure_ && number <= fails_until_ ? failure_ : nullptr;
 }
 
 Runner::Finished Runner::step(const std::vector<uint8_t> &bytes) {
@@ -196,20 +218,15 @@ Runner::Finished Runner::step(const std::vector<uint8_t> &bytes) {
     books_.last_step = plan.step_id();
   } catch (...) {
     out.failure = std::current_exception();
-    books_.reset();
-    books_.last_step = expected - 1;
+    reset(expected);
   }
   out.ended = std::chrono::steady_clock::now();
   return out;
 }
 
 void Runner::reset(uint64_t step_id) {
-  const std::exception_ptr failure = std::current_exception();
-  const std::lock_guard state(state_mutex_);
   books_.reset();
   books_.last_step = step_id - 1;
-  const std::lock_guard lock(mutex_);
-  for (Finished &behind : finished_) behind.failure = failure;
 }
 
 std::vector<int32_t> Runner::encode(const Finished &step, const Outputs &outputs) const {

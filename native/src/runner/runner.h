@@ -39,6 +39,10 @@ class Runner {
   const std::vector<int32_t> &wait();
 
  private:
+  struct Enqueued {
+    uint64_t number;  // counts every call of enqueue
+    std::vector<uint8_t> plan;
+  };
   // A step that is computed, or has failed.
   struct Finished {
     uint64_t step_id = 0;
@@ -52,8 +56,10 @@ class Runner {
   void run(std::promise<void> &ready, const up_runner_options &options, const MakeBackend &make);
   Finished step(const std::vector<uint8_t> &plan);
   std::vector<int32_t> encode(const Finished &step, const Outputs &outputs) const;
-  // After the failure of `step_id`: everything is forgotten, and that step is the next.
+  // Everything is forgotten; `step_id` failed, and is the next.
   void reset(uint64_t step_id);
+  // Why an enqueued step fails unseen: one before it has failed. Null when none has, or its failure was known when this one came.
+  std::exception_ptr failure_before(uint64_t number);
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   Books books_;
@@ -64,9 +70,12 @@ class Runner {
   std::mutex state_mutex_;  // held while a step is applied and computed, or everything is forgotten
   std::mutex mutex_;        // of what follows
   std::condition_variable changed_;
-  std::deque<std::vector<uint8_t>> plans_;
+  std::deque<Enqueued> plans_;
   std::deque<Finished> finished_;
+  uint64_t enqueued_ = 0;
   int unanswered_ = 0;
+  std::exception_ptr failure_;      // of the last step that failed
+  uint64_t fails_until_ = 0;        // steps up to this number fail with it
   bool stop_ = false;
   std::vector<int32_t> result_;
   std::thread thread_;
