@@ -41,4 +41,8 @@ up_status recur_prefill(const up_delta_prefill *p, void *workspace, size_t works
 up_status recur_decode(const up_delta_decode *p, void *stream, up_backend_error *error);
 up_status normalise_gated(const up_gated_norm *p, void *stream, up_backend_error *error);
 
+up_status route(const up_moe_router *p, void *stream, up_backend_error *error);
+up_status moe_workspace(const up_moe *p, size_t *bytes, up_backend_error *error);
+up_status run_experts(const up_moe *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error);
+
 }  // namespace up::cuda
