@@ -472,7 +472,8 @@ int main(int argc, char **argv) {
     check_model("wide", wide_model(spec), seed, 0.9, 0.02);
     check_model("windows", cuda_model(spec, {sliding, full, sliding, full}, false), seed, 0.5, 0.04);
     check_model("delta", cuda_model(spec, {delta}, false), seed, 0.9, 0.02);
-    check_model("hybrid", cuda_model(spec, {delta, full, delta, delta}, false), seed, 0.5, 0.04);
+    check_model("experts", cuda_model(spec, {full}, true), seed, 0.9, 0.02);
+    check_model("hybrid", cuda_model(spec, {delta, full, delta, delta}, seed % 2 == 0), seed, 0.5, 0.04);
     check_rows(seed);
     check_selection(seed);
     check_sampling(seed);
