@@ -1,7 +1,7 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { lastSegment, type KvLayout } from "@uniprefill/model/KvLayout"
 import { keptRows } from "@uniprefill/model/Selection"
-import { StepLoad } from "@uniprefill/scheduler/StepLoad"
+import { StepLoad, windowsOf } from "@uniprefill/scheduler/StepLoad"
 import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { SelectionFlag, StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
 import type { KeepModel } from "./KeepModel.ts"
@@ -54,7 +54,7 @@ export class SimulatedRunner {
 
   constructor(options: SimulatedOptions) {
     this.options = options
-    this.load = new StepLoad(options.layout.segments.length)
+    this.load = new StepLoad(options.layout.segments.length, windowsOf(options.layout))
   }
 
   openSlot(content: SimulatedContent): void {
@@ -87,7 +87,7 @@ export class SimulatedRunner {
     const { result, load } = this
     result.clear(plan.stepId)
     load.clearPrefill()
-    load.decodeKeys.fill(0)
+    load.clearDecodes()
     for (let i = 0; i < plan.leaves.length; i++) this.leave(plan.leaves.data[i]!)
     for (let i = 0; i < plan.windowFrees.length; i += sectionWidths.windowFrees) {
       this.leaveOut(plan.windowFrees.data[i]!, plan.windowFrees.data[i + 1]!, plan.windowFrees.data[i + 2]!)
@@ -178,8 +178,8 @@ export class SimulatedRunner {
   private decode(slotId: number): void {
     const slot = this.open(slotId)
     slot.decodeRows++
-    const { decodeKeys } = this.load
-    for (let s = 0; s < decodeKeys.length; s++) decodeKeys[s]! += this.rowsOf(slot, s) + slot.decodeRows
+    const { load } = this
+    for (let s = 0; s < load.decodeKeys.length; s++) load.addDecodes(s, 1, this.rowsOf(slot, s) + slot.decodeRows)
     this.sample(slotId)
   }
 

@@ -2,7 +2,7 @@ import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { lastSegment, type KvLayout } from "@uniprefill/model/KvLayout"
 import { keptRows } from "@uniprefill/model/Selection"
 import type { Request } from "@uniprefill/scheduler/Request"
-import { StepLoad } from "@uniprefill/scheduler/StepLoad"
+import { StepLoad, windowsOf } from "@uniprefill/scheduler/StepLoad"
 import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { SelectionFlag, StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
 import type { SelectionDraw } from "./model/SelectionDraw.ts"
@@ -64,7 +64,7 @@ export class SimulatedDevice {
     this.schedule = schedule
     this.draw = draw
     this.slots = new Array<Slot | null>(slots).fill(null)
-    this.load = new StepLoad(layout.segments.length)
+    this.load = new StepLoad(layout.segments.length, windowsOf(layout))
     this.last = lastSegment(layout)
   }
 
@@ -140,7 +140,7 @@ export class SimulatedDevice {
     this.records[slot.place * 3 + 1] = 0
     this.records[slot.place * 3 + 2] = 0
     load.decodeRows++
-    for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! += this.rowsOf(slot, s) + slot.decodeRows
+    for (let s = 0; s <= this.last; s++) load.joinDecode(s, this.rowsOf(slot, s) + slot.decodeRows)
     const stopStep = this.decodeSteps + slot.stopAt - slot.outputs
     const others = this.stops.get(stopStep)
     if (others === undefined) this.stops.set(stopStep, [slotId])
@@ -163,7 +163,7 @@ export class SimulatedDevice {
     }
     slot.place = -1
     load.decodeRows--
-    for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! -= this.rowsOf(slot, s) + slot.decodeRows
+    for (let s = 0; s <= this.last; s++) load.leaveDecode(s, this.rowsOf(slot, s) + slot.decodeRows)
   }
 
   private decode(result: CountedResult): void {
@@ -171,7 +171,7 @@ export class SimulatedDevice {
     const count = members.length
     if (count === 0) return
     this.decodeSteps++
-    for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! += count
+    load.advanceDecodes(count)
     const { tokens } = result
     if (result.membership !== this.membership) {
       if (tokens.data.length < 3 * count) tokens.data = new Int32Array(records.length)
