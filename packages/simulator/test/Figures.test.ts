@@ -26,7 +26,7 @@ const busy: Scenario = {
 describe("a run's figure", () => {
   it("utilisation is the devices' time in steps, of all their time", () => {
     let micros = 0
-    const simulation = simulated(busy, { stepStarted: (_, step) => (micros += step.deviceMicros) } as Observer)
+    const simulation = simulated(busy, { stepStarted: (_, step) => void (micros += step.deviceMicros) })
     expect(summarise(simulation, options).utilisation).toBeCloseTo(micros / (2 * simulation.now), 12)
   })
 
@@ -64,7 +64,7 @@ describe("a run's figure", () => {
       }, 0)
     }
     const scenario = { ...busy, faults: {}, workload: { ...busy.workload, requests: 400 } } as Scenario
-    const simulation = simulated(scenario, { instant } as Observer)
+    const simulation = simulated(scenario, { instant })
     const pool = simulation.replicas.reduce((sum, { config }) => sum + config.slabs, 0)
     const { memoryMean, memoryMax } = summarise(simulation, options)
     expect(memoryMean / (area / before / pool)).toBeGreaterThan(0.9)

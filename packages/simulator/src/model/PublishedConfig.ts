@@ -103,7 +103,7 @@ const sizesOf = (whole: JsonObject, architecture: string): ModelSpec => {
       unsupported(field, `${what} have no terms in the cost model`)
     }
   }
-  const config = decodeFields(Fields, text, architecture, at) as Config
+  const config = decodeFields(Fields, text, architecture, at)
   const dimensions = headsOf(
     config.num_attention_heads,
     config.num_key_value_heads ?? config.num_attention_heads,
