@@ -161,8 +161,9 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
 /** A calibration's own times hold where it has any: those of the scenario are for devices of which only rates are known. */
 const withHostTimes = (calibration: Calibration, host: HostTimes): Calibration => ({
   ...calibration,
-  stepMicros: calibration.stepMicros || host.launchMicros,
-  itemMicros: calibration.itemMicros || host.itemMicros,
+  // A fit's time of a step is whole.
+  stepMicros: calibration.source === "fitted" ? calibration.stepMicros : calibration.stepMicros || host.launchMicros,
+  itemMicros: calibration.source === "fitted" ? calibration.itemMicros : calibration.itemMicros || host.itemMicros,
   layerMicros: calibration.layerMicros ?? host.layerMicros,
 })
 
