@@ -242,5 +242,6 @@ svg { width: 100%; height: auto; display: block; }
 .rests { margin: 8px 0 16px; padding: 8px 12px; background: var(--panel); border-radius: 8px; overflow-wrap: anywhere; }
 details { margin-top: 16px; }
 pre { white-space: pre-wrap; color: var(--soft); font-size: 12.5px; }
+@media (max-width: 480px) { body { padding: 14px; } th, td { padding-right: 8px; font-size: 13px; } }
 footer { margin-top: 24px; color: var(--soft); font-size: 13px; }
 `
