@@ -13,9 +13,9 @@ import { greedy } from "@uniprefill/executor/Executor"
 import { uniformNumbers } from "@uniprefill/executor/NaiveModel"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect, Stream } from "effect"
-import * as EngineLive from "uniprefill/EngineLive"
-import { executorLive } from "uniprefill/ExecutorLive"
-import { embeddedModel, modelOptions, type ModelSettings } from "uniprefill/ModelOptions"
+import * as EngineLive from "uniprefill/model/EngineLive"
+import { executorLive } from "uniprefill/model/ExecutorLive"
+import { embeddedModel, modelOptions, type ModelSettings } from "uniprefill/options/ModelOptions"
 import { lexiconOf, makePrompt, makeTask, taskKinds } from "./RetrievalTasks.ts"
 
 const { values } = parseArgs({

@@ -1,7 +1,7 @@
 import { NodeServices } from "@effect/platform-node"
 import { Cause, Effect, Exit, Result, Runtime } from "effect"
-import * as Cli from "./Cli.ts"
-import { UsageError } from "./UsageError.ts"
+import * as Cli from "./cli/Cli.ts"
+import { UsageError } from "./cli/UsageError.ts"
 
 /** A signal to a whole process group may also be passed on by a parent: one press of Ctrl-C, twice received. */
 const sameSignalMs = 500

@@ -1,7 +1,7 @@
 import { Engine } from "@uniprefill/engine/Engine"
 import { greedy } from "@uniprefill/executor/Executor"
 import { Effect, Exit, Fiber, Logger, Stream } from "effect"
-import { untilDrained } from "uniprefill/Drain"
+import { untilDrained } from "uniprefill/http/Drain"
 import { expect, test } from "vitest"
 import { FakeEngine } from "./FakeEngine.ts"
 

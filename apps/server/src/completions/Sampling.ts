@@ -2,8 +2,8 @@ import { randomBytes } from "node:crypto"
 import type { SamplingParameters } from "@uniprefill/executor/Executor"
 import type { CompletionRequest } from "@uniprefill/openai/CompletionRequest"
 import { Result } from "effect"
-import { type ApiError, apiError } from "./ApiError.ts"
-import type { ServedModel } from "./ServedModel.ts"
+import { type ApiError, apiError } from "../http/ApiError.ts"
+import type { ServedModel } from "../model/ServedModel.ts"
 
 /** The fields of a request that decide how tokens are drawn; completions and chat completions have them all. */
 export type SamplingRequest = Omit<CompletionRequest, "prompt" | "max_tokens" | "logprobs" | "echo" | "best_of">

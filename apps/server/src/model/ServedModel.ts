@@ -20,7 +20,7 @@ export class ServedModel extends Context.Service<
     /** The least p of the drop schedule, which requests may only raise; null when the model is served dense. */
     readonly scheduleP: number | null
   }
->()("uniprefill/ServedModel") {}
+>()("uniprefill/model/ServedModel") {}
 
 export const describeModel = (served: ServedModel["Service"], name: string): Model => ({
   id: name,

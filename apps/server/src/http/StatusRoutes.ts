@@ -1,15 +1,11 @@
-import { readFileSync } from "node:fs"
 import { Engine } from "@uniprefill/engine/Engine"
 import type { ModelList } from "@uniprefill/openai/Model"
 import { Effect } from "effect"
 import { HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
+import { version } from "../Version.ts"
 import { apiError } from "./ApiError.ts"
-import { describeModel, ServedModel } from "./ServedModel.ts"
-
-const packageJson = new URL("../package.json", import.meta.url)
-
-export const version = (JSON.parse(readFileSync(packageJson, "utf8")) as { version: string }).version
+import { describeModel, ServedModel } from "../model/ServedModel.ts"
 
 export const versionRoute = Effect.succeed(HttpServerResponse.jsonUnsafe({ version }))
 

@@ -4,7 +4,7 @@ import { Context, Effect, Layer } from "effect"
 export class UnknownFields extends Context.Service<
   UnknownFields,
   { readonly report: (fields: ReadonlyArray<string>) => Effect.Effect<void> }
->()("uniprefill/UnknownFields") {
+>()("uniprefill/http/UnknownFields") {
   /** Remembers `capacity` names; further ones are not logged. */
   static readonly layer = (capacity: number): Layer.Layer<UnknownFields> =>
     Layer.sync(UnknownFields, () => {

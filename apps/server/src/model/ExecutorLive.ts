@@ -5,7 +5,7 @@ import { segmentWork } from "@uniprefill/model/Work"
 import { Effect, Layer } from "effect"
 import { costTableOf } from "./CostModels.ts"
 import type { ExecutorOf } from "./EngineLive.ts"
-import { UsageError } from "./UsageError.ts"
+import { UsageError } from "../cli/UsageError.ts"
 
 /** The executor that --executor names. */
 export const executorLive: ExecutorOf = ({ directory, spec, schedule, scheduleFingerprint }, settings) => {

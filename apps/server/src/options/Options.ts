@@ -1,7 +1,7 @@
 import { Effect, Option, Result } from "effect"
 import { Flag } from "effect/cli"
 import { type ConfigValues, readConfigFile } from "./ConfigFile.ts"
-import { UsageError } from "./UsageError.ts"
+import { UsageError } from "../cli/UsageError.ts"
 
 /**
  * One option of the command line. Its value comes from the flag, else from the environment (`--max-model-len` is

@@ -3,13 +3,13 @@ import { HttpRouter, HttpServer, HttpServerError, HttpServerRequest, HttpServerR
 import { accessLog } from "./AccessLog.ts"
 import { ApiError, apiError, errorResponse } from "./ApiError.ts"
 import { ApiKeys } from "./ApiKeys.ts"
-import { completionRoute } from "./CompletionRoute.ts"
+import { completionRoute } from "../completions/CompletionRoute.ts"
 import { internalFailure } from "./EventStream.ts"
 import { RequestRecord } from "./RequestRecord.ts"
 import type { ServerLimits } from "./ServerLimits.ts"
 import { Tenant } from "./Tenant.ts"
 import { healthRoute, metricsRoute, modelsRoute, readyRoute, versionRoute } from "./StatusRoutes.ts"
-import { detokenizeRoute, tokenizeRoute } from "./TokenizationRoutes.ts"
+import { detokenizeRoute, tokenizeRoute } from "../tokenization/TokenizationRoutes.ts"
 import { UnknownFields } from "./UnknownFields.ts"
 
 export interface HttpAppOptions {

@@ -1,8 +1,8 @@
 import { readFile } from "node:fs/promises"
 import { type CostTable, decodeCostTable } from "@uniprefill/cost-model/CostTable"
 import { Effect } from "effect"
-import type { ModelSettings } from "./ModelOptions.ts"
-import { UsageError } from "./UsageError.ts"
+import type { ModelSettings } from "../options/ModelOptions.ts"
+import { UsageError } from "../cli/UsageError.ts"
 
 /**
  * What steps on a CPU are planned with when --cost-model says nothing: assumed from what one core of a current server

@@ -1,7 +1,7 @@
 import * as Kind from "./OptionKinds.ts"
 import { modelOptions } from "./ModelOptions.ts"
 import type { OptionValues } from "./Options.ts"
-import { serverLimits } from "./ServerLimits.ts"
+import { serverLimits } from "../http/ServerLimits.ts"
 
 export const serveOptions = {
   ...modelOptions,

@@ -7,12 +7,12 @@ import {
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect } from "effect"
 import { HttpServerResponse } from "effect/http"
-import { apiError, fromInvalidRequest, fromTokenizerError } from "./ApiError.ts"
-import { checkModel } from "./CompletionPlan.ts"
-import { readJsonBody } from "./RequestBody.ts"
-import { ServedModel } from "./ServedModel.ts"
-import type { ServerLimits } from "./ServerLimits.ts"
-import { UnknownFields } from "./UnknownFields.ts"
+import { apiError, fromInvalidRequest, fromTokenizerError } from "../http/ApiError.ts"
+import { checkModel } from "../completions/CompletionPlan.ts"
+import { readJsonBody } from "../http/RequestBody.ts"
+import { ServedModel } from "../model/ServedModel.ts"
+import type { ServerLimits } from "../http/ServerLimits.ts"
+import { UnknownFields } from "../http/UnknownFields.ts"
 
 export const tokenizeRoute = Effect.fnUntraced(function* (limits: ServerLimits) {
   const served = yield* ServedModel

@@ -4,10 +4,10 @@ import { type CompletionRequest, defaultMaxTokens } from "@uniprefill/openai/Com
 import { promptsOf } from "@uniprefill/openai/Prompt"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Clock, Effect } from "effect"
-import { type ApiError, apiError, fromTokenizerError } from "./ApiError.ts"
+import { type ApiError, apiError, fromTokenizerError } from "../http/ApiError.ts"
 import { samplingOf } from "./Sampling.ts"
-import { ServedModel } from "./ServedModel.ts"
-import { Tenant } from "./Tenant.ts"
+import { ServedModel } from "../model/ServedModel.ts"
+import { Tenant } from "../http/Tenant.ts"
 
 /** A completion request as the engine requests that it stands for, checked as far as it can be before any work. */
 export interface CompletionPlan {

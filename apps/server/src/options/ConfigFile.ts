@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises"
 import { Effect } from "effect"
 import { parse } from "yaml"
-import { UsageError } from "./UsageError.ts"
+import { UsageError } from "../cli/UsageError.ts"
 
 /** Option values by name, as text. */
 export type ConfigValues = Readonly<Record<string, string>>

@@ -1,15 +1,15 @@
 import { Effect, Option, References } from "effect"
 import { Argument, CliConfig, CliOutput, Command, Flag, GlobalFlag } from "effect/cli"
-import { demo } from "./Demo.ts"
-import { demoOptions } from "./DemoOptions.ts"
-import { executorLive } from "./ExecutorLive.ts"
+import { demo } from "../demo/Demo.ts"
+import { demoOptions } from "../options/DemoOptions.ts"
+import { executorLive } from "../model/ExecutorLive.ts"
 import { generate } from "./GenerateCommand.ts"
-import { generateOptions } from "./GenerateOptions.ts"
-import { flagsOf, type GivenFlags, type OptionTable, resolveOptions } from "./Options.ts"
-import * as Logging from "./Logging.ts"
+import { generateOptions } from "../options/GenerateOptions.ts"
+import { flagsOf, type GivenFlags, type OptionTable, resolveOptions } from "../options/Options.ts"
+import * as Logging from "../http/Logging.ts"
 import { serve } from "./ServeCommand.ts"
-import { serveOptions } from "./ServeOptions.ts"
-import { version } from "./StatusRoutes.ts"
+import { serveOptions } from "../options/ServeOptions.ts"
+import { version } from "../Version.ts"
 
 /** What a config file may hold: the options of every command. */
 const allNames = [...new Set([serveOptions, generateOptions, demoOptions].flatMap((table) => Object.keys(table)))]

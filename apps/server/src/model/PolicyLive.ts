@@ -4,8 +4,8 @@ import type { Policy } from "@uniprefill/scheduler/Policy"
 import { policyByName, policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
 import { loadPolicy } from "@uniprefill/scheduler/services/PolicyModule"
 import { Effect } from "effect"
-import type { ModelSettings } from "./ModelOptions.ts"
-import { UsageError } from "./UsageError.ts"
+import type { ModelSettings } from "../options/ModelOptions.ts"
+import { UsageError } from "../cli/UsageError.ts"
 
 /** The policy that --policy names: one of ours, or the default export of a module. */
 export const policyOf = (settings: ModelSettings): Effect.Effect<Policy, UsageError> => {

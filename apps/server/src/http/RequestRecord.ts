@@ -24,7 +24,7 @@ export class RequestRecord extends Context.Service<
     /** Message of the error the request was answered with. */
     error: string | undefined
   }
->()("uniprefill/RequestRecord") {}
+>()("uniprefill/http/RequestRecord") {}
 
 export const emptyRecord = (): RequestRecord["Service"] => ({
   status: 0,

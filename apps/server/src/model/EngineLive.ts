@@ -12,11 +12,11 @@ import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
 import { Clock, Effect, Layer } from "effect"
 import { costTableOf } from "./CostModels.ts"
-import { embeddedModel, type ModelSettings } from "./ModelOptions.ts"
+import { embeddedModel, type ModelSettings } from "../options/ModelOptions.ts"
 import { policyOf } from "./PolicyLive.ts"
 import { ServedModel } from "./ServedModel.ts"
-import { version } from "./StatusRoutes.ts"
-import { UsageError } from "./UsageError.ts"
+import { version } from "../Version.ts"
+import { UsageError } from "../cli/UsageError.ts"
 
 export type StartError = ModelError | TokenizerError | ExecutorError | EngineError | RecordingFileError | UsageError
 

@@ -1,6 +1,6 @@
 import type { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect, Random } from "effect"
-import { UsageError } from "./UsageError.ts"
+import { UsageError } from "../cli/UsageError.ts"
 
 /** A long text with one sentence hidden in it, and a question about that sentence at its end. */
 export interface DemoPrompt {
