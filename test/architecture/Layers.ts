@@ -6,8 +6,8 @@
  * The first layer's other packages stand alone.
  */
 export const layers: ReadonlyArray<ReadonlyArray<string>> = [
-  ["packages/units", "packages/tokenizer", "packages/openai", "packages/needle-10m-deep"],
-  ["packages/model"],
+  ["packages/units", "packages/threads", "packages/openai", "packages/needle-10m-deep"],
+  ["packages/model", "packages/tokenizer"],
   ["packages/scheduler"],
   ["packages/placement", "packages/cost-model"],
   ["packages/executor"],

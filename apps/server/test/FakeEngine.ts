@@ -27,6 +27,9 @@ export class FakeEngine {
   vanishAfter = Number.POSITIVE_INFINITY
   stalledMicros = 0
   draining = false
+  /** Everything that runs ends with the reason `abort`. */
+  ending = false
+  readonly #sleepers: Array<() => void> = []
   lastFailure: string | null = null
   readonly requests: Array<GenerateRequest> = []
   /** The request of every answer that was given up. */
@@ -58,12 +61,18 @@ export class FakeEngine {
         failures: this.lastFailure === null ? 0 : 3,
         lastFailure: this.lastFailure,
       })),
+      abortAll: Effect.sync(() => this.abortAll()),
       drain: Effect.callback<void>((resume) => {
         this.draining = true
         if (this.running.size === 0) resume(Effect.void)
         else this.#idle.push(() => resume(Effect.void))
       }),
     })
+  }
+
+  abortAll(): void {
+    this.ending = true
+    for (const wake of this.#sleepers.splice(0)) wake()
   }
 
   #generate(request: GenerateRequest): Effect.Effect<AnswerStreams, EngineError, Scope.Scope> {
@@ -101,7 +110,7 @@ export class FakeEngine {
       else this.#finish(request.requestId)
       return {
         _tag: "Finished",
-        reason: "length",
+        reason: this.ending ? "abort" : "length",
         stopReason: null,
         promptTokens: request.prompt.length,
         completionTokens: tokens.length,
@@ -113,7 +122,10 @@ export class FakeEngine {
     })
     const output = (token: number, i: number): Effect.Effect<GenerateEvent, EngineError> =>
       Effect.gen({ self: this }, function* () {
-        if (this.delayMs > 0) yield* Effect.sleep(this.delayMs)
+        if (this.delayMs > 0) {
+          const woken = Effect.callback<void>((resume) => void this.#sleepers.push(() => resume(Effect.void)))
+          yield* Effect.race(Effect.sleep(this.delayMs), woken)
+        }
         if (i >= this.failAfter) return yield* broken
         const { logprobs } = request.sampling
         const alternatives = Array.from({ length: logprobs }, (_, k) => [token + k, -0.5 - k] as const)
@@ -124,9 +136,18 @@ export class FakeEngine {
           logprobs: logprobs < 0 ? [] : [[[token, -0.5] as const, ...alternatives]],
         }
       })
-    const outputs = Stream.mapEffect(Stream.fromIterable(tokens.entries()), ([i, token]) => output(token, i))
+    const prompt: Stream.Stream<GenerateEvent> =
+      request.promptLogprobs === undefined
+        ? Stream.empty
+        : Stream.succeed({
+            _tag: "Prompt",
+            logprobs: Array.from(request.prompt, (token, i) => (i === 0 ? [] : [[token, -0.25] as const])),
+          })
+    const outputs = Stream.mapEffect(Stream.fromIterable(tokens.entries()), ([i, token]) => output(token, i)).pipe(
+      Stream.takeWhile(() => !this.ending),
+    )
     if (this.vanishAfter < tokens.length) return Stream.take(outputs, this.vanishAfter)
-    return Stream.concat(outputs, Stream.fromEffect(finished))
+    return Stream.concat(Stream.concat(prompt, outputs), Stream.fromEffect(finished))
   }
 }
 

@@ -104,6 +104,30 @@ describe("the engine behind the server", () => {
     }
   })
 
+  it("says where each token begins in the text, also of characters that several tokens make", async () => {
+    const parts = await Effect.runPromise(tokenizer.encode("🦔漢字 ünï the", { addSpecialTokens: false }))
+    const drawn = { ignore_eos: true, temperature: 2, seed: 3, allowed_token_ids: [...parts] }
+    const long = { ...ask, logprobs: 1, max_tokens: 200, ...(drawn as object) }
+    const whole = (await client.completions.create(long)).choices[0]!
+    const { tokens, text_offset: offsets } = whole.logprobs!
+    expect(tokens).toHaveLength(200)
+    expect(tokens!.filter((token) => token.includes("\ufffd")).length).toBeGreaterThan(10)
+    for (const [i, token] of tokens!.entries()) {
+      const at = offsets![i]!
+      expect(at).toBeGreaterThanOrEqual(i === 0 ? 0 : offsets![i - 1]!)
+      expect(at).toBeLessThanOrEqual(whole.text.length)
+      expect(token.includes("\ufffd") || whole.text.startsWith(token, at)).toBe(true)
+    }
+    const streamed = { tokens: [] as Array<string>, offsets: [] as Array<number>, text: "" }
+    for await (const { choices } of await client.completions.create({ ...long, stream: true })) {
+      const { text, logprobs } = choices[0]!
+      streamed.text += text
+      streamed.tokens.push(...(logprobs?.tokens ?? []))
+      streamed.offsets.push(...(logprobs?.text_offset ?? []))
+    }
+    expect(streamed).toEqual({ tokens, offsets, text: whole.text })
+  })
+
   it("ends before a stop string, and says which", async () => {
     const { choices } = await client.completions.create(ask)
     const stop = choices[0]!.text.slice(3, 6)

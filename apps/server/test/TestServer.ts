@@ -7,6 +7,7 @@ import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
 import OpenAI from "openai"
 import * as HttpApp from "uniprefill/http/HttpApp"
+import type { CorsOptions } from "uniprefill/http/Cors"
 import * as HttpListener from "uniprefill/http/HttpListener"
 import { ServedModel } from "uniprefill/model/ServedModel"
 import { type ServerLimits, serverLimits } from "uniprefill/http/ServerLimits"
@@ -45,6 +46,8 @@ export interface TestServer {
 export interface TestServerOptions {
   readonly apiKeys?: ReadonlyArray<string>
   readonly limits?: Partial<ServerLimits>
+  readonly cors?: CorsOptions
+  readonly trustGateway?: boolean
 }
 
 /** The whole HTTP application over a fake engine and the embedded model's tokenizer, on a port of its own. */
@@ -55,7 +58,7 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
     logs.push({ message: String(message), fields: annotations })
   })
   const limits = { ...serverLimits, ...options.limits }
-  const app = HttpApp.layer({ apiKeys: options.apiKeys ?? [], limits, stallSeconds: 60 }).pipe(
+  const app = HttpApp.layer({ ...options, apiKeys: options.apiKeys ?? [], limits, stallSeconds: 60 }).pipe(
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
     Layer.provide([engine.layer, served, Tokenizer.layer({ directory: modelDirectory })]),
     Layer.provide(Logger.layer([logger])),

@@ -23,6 +23,8 @@ export class Engine extends Context.Service<
     readonly status: Effect.Effect<EngineStatus>
     /** Refuses new requests with `Draining`; completes when the running ones have finished. */
     readonly drain: Effect.Effect<void>
+    /** Ends everything that runs or waits with the reason `abort`: each stream ends as if its answer had ended there. */
+    readonly abortAll: Effect.Effect<void>
   }
 >()("@uniprefill/engine/Engine") {}
 
@@ -72,6 +74,11 @@ export interface GenerateRequest {
   readonly cacheSalt?: string | undefined
   /** Time from arrival by which the first token is due, in µs; for policies that look at it. */
   readonly firstTokenWithinMicros?: number | undefined
+  /**
+   * How many of the most likely tokens to report for each token of the prompt; undefined reports nothing. Needs `drop` to be
+   * false: rows that are dropped have none.
+   */
+  readonly promptLogprobs?: number | undefined
 }
 
 /** Answers to one prompt at most. */
@@ -79,6 +86,12 @@ export const mostAnswers = 64
 
 /** What an answer brought since the last event. */
 export type GenerateEvent =
+  | {
+      /** Comes first, where log-probabilities of the prompt were asked for. */
+      readonly _tag: "Prompt"
+      /** One entry per prompt token: that token first, then the most likely ones; the first token's is empty. */
+      readonly logprobs: ReadonlyArray<ReadonlyArray<readonly [token: number, logprob: number]>>
+    }
   | {
       readonly _tag: "Output"
       /** Token ids sampled; may be ahead of `text` while a character or a possible stop string is incomplete. */

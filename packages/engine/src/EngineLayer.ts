@@ -12,6 +12,7 @@ import { makeEngineMetrics } from "./EngineMetrics.ts"
 import { Generation } from "./Generation.ts"
 import { checkRequest } from "./RequestCheck.ts"
 import { modelFingerprint, PageKeys } from "./PageKeys.ts"
+import { checkPromptLogprobs } from "./PromptLogprobs.ts"
 import { ServingLoop } from "./ServingLoop.ts"
 
 export interface EngineConfig {
@@ -134,7 +135,7 @@ const make = (
       model: { spec, executor: info, maxModelLen, drops: schedule.dropLayers.length > 0 } satisfies EngineModel,
       generate: (request) =>
         Effect.suspend(() => {
-          const fault = checkRequest(request, spec)
+          const fault = checkRequest(request, spec) ?? checkPromptLogprobs(request, info)
           if (fault !== null) return Effect.fail(fault)
           const { prompt, answers = 1, skipSpecialTokens, tenant = "", cacheSalt = "" } = request
           const keys =
@@ -162,6 +163,7 @@ const make = (
         loop.draining = true
         return loop.idle.await
       }),
+      abortAll: Effect.sync(() => loop.abortAll()),
     })
   })
 

@@ -179,6 +179,11 @@ export class ServingLoop {
     this.wake()
   }
 
+  /** Ends every answer, whatever its reader does. */
+  abortAll(): void {
+    for (const generation of Array.from(this.generations.values())) this.abort(generation)
+  }
+
   status(): EngineStatus {
     const { driver, options } = this
     const busy = this.generations.size > 0 && this.halted === null

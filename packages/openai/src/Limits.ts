@@ -20,6 +20,8 @@ export interface RequestLimits {
   readonly userLength: number
   readonly modelLength: number
   readonly cacheSaltLength: number
+  /** Tokens that are turned into text at a time. */
+  readonly detokenizedTokens: number
   /** Latest deadline for a first token, in ms. */
   readonly ttftSloMs: number
 }
@@ -38,6 +40,7 @@ export const requestLimits: RequestLimits = {
   userLength: 512,
   modelLength: 512,
   cacheSaltLength: 256,
+  detokenizedTokens: 1_048_576,
   ttftSloMs: 86_400_000,
 }
 

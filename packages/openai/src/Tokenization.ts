@@ -17,13 +17,13 @@ export type TokenizeRequest = typeof TokenizeRequest.Type
 export const TokenizeResponse = Schema.Struct({
   count: Schema.Int,
   max_model_len: Schema.Int,
-  tokens: Schema.Array(Schema.Int),
+  tokens: tokenIds(Number.MAX_SAFE_INTEGER),
   token_strs: Schema.NullOr(Schema.Array(Schema.String)),
 })
 export type TokenizeResponse = typeof TokenizeResponse.Type
 
 /** `POST /detokenize` */
-export const DetokenizeRequest = Schema.Struct({ model, tokens: tokenIds(Number.MAX_SAFE_INTEGER) })
+export const DetokenizeRequest = Schema.Struct({ model, tokens: tokenIds(requestLimits.detokenizedTokens) })
 export type DetokenizeRequest = typeof DetokenizeRequest.Type
 
 export const DetokenizeResponse = Schema.Struct({ prompt: Schema.String })

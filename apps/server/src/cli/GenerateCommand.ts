@@ -7,7 +7,7 @@ import * as EngineLive from "../model/EngineLive.ts"
 import type { generateOptions } from "../options/GenerateOptions.ts"
 import type { OptionValues } from "../options/Options.ts"
 import { showing } from "./Progress.ts"
-import { samplingOf } from "../completions/Sampling.ts"
+import { samplingOf } from "../answers/Sampling.ts"
 import { ServedModel } from "../model/ServedModel.ts"
 import { UsageError } from "./UsageError.ts"
 
@@ -69,7 +69,7 @@ const answer = Effect.fnUntraced(function* (settings: GenerateSettings, prompt: 
   yield* Stream.runForEach(events, (event) =>
     Effect.sync(() => {
       if (event._tag === "Output") process.stdout.write(event.text)
-      else {
+      else if (event._tag === "Finished") {
         process.stdout.write("\n")
         if (process.stderr.isTTY) process.stderr.write(`${summaryOf(event)}\n`)
       }

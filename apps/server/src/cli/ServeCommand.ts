@@ -20,16 +20,19 @@ export const serve = (settings: ServeSettings, executorOf: EngineLive.ExecutorOf
   // The port is taken first: a model takes long to load only to find that another server is there.
   const layers = app.pipe(
     Layer.provideMerge(EngineLive.layer(settings, settings["served-model-name"], executorOf)),
-    Layer.provideMerge(HttpListener.layer({ host, port, limits, closeGraceMs: 2000 })),
+    Layer.provideMerge(HttpListener.layer({ host, port, limits, closeGraceMs: 500 })),
   )
   return Effect.gen(function* () {
     const services = yield* showing("loading the model …", Layer.build(layers))
     return yield* Effect.provideContext(
-      Effect.andThen(announce(settings), untilDrained(settings["drain-seconds"])),
+      Effect.andThen(announce(settings), untilDrained(settings["drain-seconds"], endProcess)),
       services,
     )
   }).pipe(Effect.scoped, Effect.provide(Logging.layer(settings["log-format"])))
 }
+
+/** With the exit code that the signal left. */
+const endProcess = () => process.exit()
 
 const announce = Effect.fnUntraced(function* (settings: ServeSettings) {
   const { model } = yield* Engine

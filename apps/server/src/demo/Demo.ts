@@ -102,7 +102,7 @@ const ask = (prompt: Int32Array, drop: boolean, maxTokens: number) =>
     yield* Stream.runForEach(events, (event) =>
       Effect.sync(() => {
         if (event._tag === "Output") text += event.text
-        else {
+        else if (event._tag === "Finished") {
           const { firstTokenMicros, arrivedMicros } = event.times
           answer = { text, ttftMicros: firstTokenMicros - arrivedMicros, bitmaps: event.bitmaps }
         }

@@ -44,13 +44,22 @@ export const fromEngineError = (error: EngineError): ApiError => {
   }
 }
 
-export const fromTokenizerError = (error: TokenizerError): ApiError => {
+/** This server stops: another one, or this one later, may answer. */
+export const shuttingDown = apiError(
+  503,
+  "the server is shutting down and did not finish this request",
+  null,
+  retryAfter(retryAfterSeconds.Draining),
+)
+
+/** `field` is where the text came from. */
+export const fromTokenizerError = (error: TokenizerError, field: string): ApiError => {
   switch (error.reason) {
     case "TextTooLong":
-      return apiError(400, error.message, "prompt")
+      return apiError(400, error.message, field)
     case "NoChatTemplate":
     case "ChatTemplate":
-      return apiError(400, error.message, "messages")
+      return apiError(400, error.detail, error.reason === "ChatTemplate" ? (error.field ?? field) : field)
     case "QueueFull":
       return apiError(429, error.message, null, retryAfter(retryAfterSeconds.QueueFull))
     default:

@@ -1,15 +1,18 @@
 import { Cause, Effect, Layer, Result } from "effect"
 import { HttpRouter, HttpServer, HttpServerError, HttpServerRequest, HttpServerResponse } from "effect/http"
+import { RequestBodies } from "../body/RequestBodies.ts"
+import { completionRoute } from "../completions/CompletionRoutes.ts"
+import { detokenizeRoute, tokenizeRoute } from "../tokenization/TokenizationRoutes.ts"
 import { accessLog } from "./AccessLog.ts"
 import { ApiError, apiError, errorResponse } from "./ApiError.ts"
 import { ApiKeys } from "./ApiKeys.ts"
-import { completionRoute } from "../completions/CompletionRoute.ts"
-import { internalFailure } from "./EventStream.ts"
+import { type CorsOptions, corsDefaults, corsHeaders, preflight } from "./Cors.ts"
+import { GatewayHints, gatewayHints, gatewayTenant } from "./GatewayHints.ts"
+import { internalFailure } from "./InternalFailure.ts"
 import { RequestRecord } from "./RequestRecord.ts"
-import type { ServerLimits } from "./ServerLimits.ts"
-import { Tenant } from "./Tenant.ts"
+import { Limits, type ServerLimits } from "./ServerLimits.ts"
 import { healthRoute, metricsRoute, modelsRoute, readyRoute, versionRoute } from "./StatusRoutes.ts"
-import { detokenizeRoute, tokenizeRoute } from "../tokenization/TokenizationRoutes.ts"
+import { Tenant } from "./Tenant.ts"
 import { UnknownFields } from "./UnknownFields.ts"
 
 export interface HttpAppOptions {
@@ -18,40 +21,46 @@ export interface HttpAppOptions {
   readonly limits: ServerLimits
   /** `/ready` says 503 when work waits and no step has committed for this long. */
   readonly stallSeconds: number
+  readonly cors?: CorsOptions | undefined
+  /** Whether headers of a gateway decide about tenant, priority and deadline. */
+  readonly trustGateway?: boolean | undefined
 }
 
 /** Paths that need no key, so that probes and scrapers can be kept simple. */
 const statusPaths: ReadonlySet<string> = new Set(["/health", "/ready", "/metrics", "/version"])
 
-const makeRoutes = ({ limits, stallSeconds }: HttpAppOptions) => [
+const makeRoutes = ({ stallSeconds }: HttpAppOptions) => [
   HttpRouter.route("GET", "/health", healthRoute),
   HttpRouter.route("GET", "/ready", readyRoute(stallSeconds)),
   HttpRouter.route("GET", "/metrics", metricsRoute),
   HttpRouter.route("GET", "/version", versionRoute),
-  HttpRouter.route("GET", "/v1/models", modelsRoute),
-  HttpRouter.route("POST", "/v1/completions", completionRoute(limits)),
-  HttpRouter.route("POST", "/tokenize", tokenizeRoute(limits)),
-  HttpRouter.route("POST", "/detokenize", detokenizeRoute(limits)),
+  HttpRouter.route("GET", "/v1/models/*", modelsRoute),
+  HttpRouter.route("POST", "/v1/completions", completionRoute),
+  HttpRouter.route("POST", "/tokenize", tokenizeRoute),
+  HttpRouter.route("POST", "/detokenize", detokenizeRoute),
 ]
 
 const pathOf = (request: HttpServerRequest.HttpServerRequest) => request.url.split("?", 1)[0]!
 
-/** Answers what no route matched: 405 on a path that is there for another method, else 404. */
-const notMatched = (request: HttpServerRequest.HttpServerRequest, methods: ReadonlyMap<string, string>) => {
+type Methods = ReadonlyMap<string, string>
+
+const methodOf = (methods: Methods, path: string): string | undefined =>
+  methods.get(path) ?? (path.startsWith("/v1/models/") ? "GET" : undefined)
+
+/** Answers what no route matched: OPTIONS, 405 on a path that is there for another method, else 404. */
+const notMatched = (request: HttpServerRequest.HttpServerRequest, methods: Methods) => {
   const path = pathOf(request)
-  const allowed = methods.get(path)
-  if (allowed !== undefined) {
-    return apiError(405, `${path} answers ${allowed}, not ${request.method}`, null, { allow: allowed })
+  const allowed = methodOf(methods, path)
+  if (allowed === undefined) {
+    return apiError(404, `no such path: ${path.slice(0, 256)}; there are ${[...methods.keys()].join(", ")}`)
   }
-  if (path === "/v1/chat/completions") {
-    return apiError(404, "chat completions are not served yet; send the prompt to /v1/completions")
-  }
-  return apiError(404, `no such path: ${path.slice(0, 256)}; see /v1/models, /v1/completions, /health, /metrics`)
+  if (allowed === request.method) return apiError(400, "the path is not encoded as a URL is")
+  return apiError(405, `${path} answers ${allowed}, not ${request.method}`, null, { allow: `${allowed}, OPTIONS` })
 }
 
 /** Turns whatever went wrong into an answer, and notes it in the record. Interruption passes. */
 const answerErrors =
-  (methods: ReadonlyMap<string, string>) =>
+  (methods: Methods) =>
   <E, R>(app: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>) =>
     Effect.catchCause(app, (cause) =>
       Effect.gen(function* () {
@@ -73,26 +82,62 @@ const isNotMatched = (error: unknown) =>
 
 /** Answers clients that present a key, as the tenant that it stands for. */
 const authenticated =
-  (keys: ApiKeys) =>
+  (keys: ApiKeys, trustGateway: boolean) =>
   <E, R>(app: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>) =>
     Effect.gen(function* () {
       const request = yield* HttpServerRequest.HttpServerRequest
       const tenant = statusPaths.has(pathOf(request)) ? "" : keys.tenantOf(request.headers.authorization)
-      if (tenant !== null) return yield* Effect.provideService(app, Tenant, tenant)
-      return yield* apiError(401, "send an API key of this server as `Authorization: Bearer KEY`", null, {
-        "www-authenticate": "Bearer",
-      })
+      if (tenant === null) {
+        return yield* apiError(401, "send an API key of this server as `Authorization: Bearer KEY`", null, {
+          "www-authenticate": "Bearer",
+        })
+      }
+      return yield* app.pipe(
+        Effect.provideService(Tenant, gatewayTenant(tenant, request.headers, trustGateway)),
+        Effect.provideService(GatewayHints, gatewayHints(request.headers, trustGateway)),
+      )
+    })
+
+/**
+ * What browsers and gateways read in the headers of every answer, errors included: whether the page may see it, and the
+ * request's id. Questions of browsers are answered here, before a key is asked for, which they do not send.
+ */
+const annotated =
+  (cors: CorsOptions, methods: Methods) =>
+  <E, R>(app: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>) =>
+    Effect.gen(function* () {
+      const request = yield* HttpServerRequest.HttpServerRequest
+      const { headers, method } = request
+      if (method === "OPTIONS") {
+        const answer = preflight(cors, headers)
+        if (answer !== undefined) return answer
+        const allowed = methodOf(methods, pathOf(request))
+        if (allowed !== undefined) {
+          return HttpServerResponse.empty({ status: 204, headers: { allow: `${allowed}, OPTIONS` } })
+        }
+      }
+      const response = yield* app
+      const id = gatewayHints(headers, false).requestId
+      const more = { ...corsHeaders(cors, headers), ...(id === undefined ? {} : { "x-request-id": id }) }
+      return Object.keys(more).length === 0 ? response : HttpServerResponse.setHeaders(response, more)
     })
 
 /** Serves the routes on the HttpServer at hand. */
 export const layer = (options: HttpAppOptions) => {
+  const { limits, cors = corsDefaults, trustGateway = false } = options
   const routes = makeRoutes(options)
-  const methods = new Map<string, string>(routes.map(({ path, method }) => [path, method]))
+  const methods = new Map<string, string>(routes.map(({ path, method }) => [path.replace("/*", ""), method]))
   const keys = new ApiKeys(options.apiKeys)
   const serve = Effect.gen(function* () {
     const routed = yield* HttpRouter.toHttpEffect(HttpRouter.addAll(routes))
-    const app = routed.pipe(authenticated(keys), answerErrors(methods))
+    const app = routed.pipe(authenticated(keys, trustGateway), answerErrors(methods), annotated(cors, methods))
     return HttpServer.serve(app, accessLog)
   })
-  return Layer.unwrap(serve).pipe(Layer.provide(UnknownFields.layer(options.limits.unknownFields)))
+  return Layer.unwrap(serve).pipe(
+    Layer.provide([
+      UnknownFields.layer(limits.unknownFields),
+      RequestBodies.layer(limits),
+      Layer.succeed(Limits, limits),
+    ]),
+  )
 }

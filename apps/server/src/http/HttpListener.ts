@@ -43,6 +43,7 @@ const makeServer = (limits: ServerLimits): Server => {
     maxHeaderSize: limits.headerBytes,
     headersTimeout: limits.headersTimeoutMs,
     requestTimeout: limits.requestTimeoutMs,
+    keepAliveTimeout: limits.keepAliveMs,
     connectionsCheckingInterval: Math.min(1000, limits.headersTimeoutMs),
   })
   server.maxHeadersCount = limits.headers

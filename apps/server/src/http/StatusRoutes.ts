@@ -1,8 +1,9 @@
 import { Engine } from "@uniprefill/engine/Engine"
 import type { ModelList } from "@uniprefill/openai/Model"
 import { Effect } from "effect"
-import { HttpServerResponse } from "effect/http"
+import { HttpServerRequest, HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
+import { checkModel } from "../answers/AnswerPlan.ts"
 import { version } from "../Version.ts"
 import { apiError } from "./ApiError.ts"
 import { describeModel, ServedModel } from "../model/ServedModel.ts"
@@ -27,10 +28,20 @@ export const readyRoute = Effect.fnUntraced(function* (stallSeconds: number) {
   return HttpServerResponse.jsonUnsafe({ status: "ready", running, waiting })
 })
 
+/** `GET /v1/models`, and `GET /v1/models/{id}`: ids have slashes, written as they are or as %2F. */
 export const modelsRoute = Effect.gen(function* () {
   const served = yield* ServedModel
-  const list: ModelList = { object: "list", data: served.names.map((name) => describeModel(served, name)) }
-  return HttpServerResponse.jsonUnsafe(list)
+  const { url } = yield* HttpServerRequest.HttpServerRequest
+  const written = url.split("?", 1)[0]!.slice("/v1/models/".length)
+  if (written === "") {
+    const list: ModelList = { object: "list", data: served.names.map((name) => describeModel(served, name)) }
+    return HttpServerResponse.jsonUnsafe(list)
+  }
+  const name = yield* Effect.try({
+    try: () => decodeURIComponent(written),
+    catch: () => apiError(400, "the model's name is not encoded as a part of a URL is"),
+  })
+  return HttpServerResponse.jsonUnsafe(describeModel(served, yield* checkModel(name, served)))
 })
 
 export const metricsRoute = Effect.map(PrometheusMetrics.format(), (text) =>

@@ -51,7 +51,7 @@ export const layer = (
       const servedNames = names.length > 0 ? names : [basename(directory.replace(/\/+$/, ""))]
       return servedLayer(model, servedNames).pipe(
         Layer.provideMerge(engineLayer(model, settings, servedNames[0]!)),
-        Layer.provideMerge(Tokenizer.layer({ directory })),
+        Layer.provideMerge(Tokenizer.layer({ directory, warm: true })),
         Layer.provide(executorOf(model, settings)),
       )
     }).pipe(Effect.provide(NodeServices.layer)),

@@ -6,44 +6,44 @@ import {
 } from "@uniprefill/openai/Tokenization"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect } from "effect"
-import { HttpServerResponse } from "effect/http"
-import { apiError, fromInvalidRequest, fromTokenizerError } from "../http/ApiError.ts"
-import { checkModel } from "../completions/CompletionPlan.ts"
-import { readJsonBody } from "../http/RequestBody.ts"
+import { checkModel } from "../answers/AnswerPlan.ts"
+import { slicedJson } from "../answers/SlicedJson.ts"
+import { inSlices } from "../answers/Slices.ts"
+import { readRequest } from "../body/readRequest.ts"
+import { apiError, fromTokenizerError } from "../http/ApiError.ts"
+import { Tenant } from "../http/Tenant.ts"
 import { ServedModel } from "../model/ServedModel.ts"
-import type { ServerLimits } from "../http/ServerLimits.ts"
-import { UnknownFields } from "../http/UnknownFields.ts"
 
-export const tokenizeRoute = Effect.fnUntraced(function* (limits: ServerLimits) {
+/** `POST /tokenize` */
+export const tokenizeRoute = Effect.gen(function* () {
   const served = yield* ServedModel
   const tokenizer = yield* Tokenizer
-  const seen = yield* UnknownFields
-  const body = yield* readJsonBody(limits)
-  const { value: request, unknownFields } = yield* Effect.fromResult(decodeTokenizeRequest(body)).pipe(
-    Effect.mapError(fromInvalidRequest),
-  )
-  yield* seen.report(unknownFields)
+  const caller = yield* Tenant
+  const request = yield* readRequest(decodeTokenizeRequest)
   yield* checkModel(request.model, served)
   const addSpecialTokens = request.add_special_tokens ?? true
-  const tokens = yield* tokenizer.encode(request.prompt, { addSpecialTokens }).pipe(Effect.mapError(fromTokenizerError))
-  const response: TokenizeResponse = {
+  const tokens = yield* tokenizer
+    .encode(request.prompt, { addSpecialTokens, caller })
+    .pipe(Effect.mapError((error) => fromTokenizerError(error, "prompt")))
+  const strings: Array<string> = []
+  if (request.return_token_strs === true) {
+    yield* inSlices(tokens, (part) => {
+      for (const token of part) strings.push(tokenizer.tokenText(token))
+    })
+  }
+  return yield* slicedJson({
     count: tokens.length,
     max_model_len: served.maxModelLen,
-    tokens: [...tokens],
-    token_strs: request.return_token_strs === true ? Array.from(tokens, (token) => tokenizer.tokenText(token)) : null,
-  }
-  return HttpServerResponse.jsonUnsafe(response)
+    tokens: tokens.length > 2048 ? tokens : [...tokens],
+    token_strs: request.return_token_strs === true ? strings : null,
+  } satisfies TokenizeResponse)
 })
 
-export const detokenizeRoute = Effect.fnUntraced(function* (limits: ServerLimits) {
+/** `POST /detokenize` */
+export const detokenizeRoute = Effect.gen(function* () {
   const served = yield* ServedModel
   const tokenizer = yield* Tokenizer
-  const seen = yield* UnknownFields
-  const body = yield* readJsonBody(limits)
-  const { value: request, unknownFields } = yield* Effect.fromResult(decodeDetokenizeRequest(body)).pipe(
-    Effect.mapError(fromInvalidRequest),
-  )
-  yield* seen.report(unknownFields)
+  const request = yield* readRequest(decodeDetokenizeRequest)
   yield* checkModel(request.model, served)
   const outside = request.tokens.findIndex((token) => token >= served.vocabSize)
   if (outside >= 0) {
@@ -51,6 +51,13 @@ export const detokenizeRoute = Effect.fnUntraced(function* (limits: ServerLimits
     const message = `tokens[${outside}]: token id ${id} is outside the vocabulary of ${served.vocabSize} tokens`
     return yield* apiError(400, message, `tokens[${outside}]`)
   }
-  const response: DetokenizeResponse = { prompt: tokenizer.decode(request.tokens, { skipSpecialTokens: false }) }
-  return HttpServerResponse.jsonUnsafe(response)
+  const detokenizer = tokenizer.detokenizer({ skipSpecialTokens: false })
+  const pieces: Array<string> = []
+  yield* inSlices(request.tokens, (part) => {
+    let text = ""
+    for (const token of part) text += detokenizer.push(token)
+    pieces.push(text)
+  })
+  pieces.push(detokenizer.flush())
+  return yield* slicedJson({ prompt: pieces.join("") } satisfies DetokenizeResponse)
 })

@@ -1,12 +1,13 @@
 import { randomBytes } from "node:crypto"
 import type { SamplingParameters } from "@uniprefill/executor/Executor"
-import type { CompletionRequest } from "@uniprefill/openai/CompletionRequest"
+import type { TokenIds } from "@uniprefill/openai/Field"
+import type { SamplingFields } from "@uniprefill/openai/SamplingFields"
 import { Result } from "effect"
 import { type ApiError, apiError } from "../http/ApiError.ts"
 import type { ServedModel } from "../model/ServedModel.ts"
 
 /** The fields of a request that decide how tokens are drawn; completions and chat completions have them all. */
-export type SamplingRequest = Omit<CompletionRequest, "prompt" | "max_tokens" | "logprobs" | "echo" | "best_of">
+export type SamplingRequest = SamplingFields
 
 /**
  * Sampling parameters of a request: its own fields, else the model's generation_config.json, else OpenAI's defaults.
@@ -36,7 +37,7 @@ export const samplingOf = (
     )
   }
   return Result.succeed({
-    temperature: request.temperature ?? generation.temperature ?? 1,
+    temperature: greedyBelow(request.temperature ?? generation.temperature ?? 1),
     topK: Math.max(0, request.top_k ?? generation.topK ?? 0),
     topP: request.top_p ?? generation.topP ?? 1,
     minP: request.min_p ?? generation.minP ?? 0,
@@ -49,15 +50,20 @@ export const samplingOf = (
     ],
     minTokens: request.min_tokens ?? 0,
     logitBias,
-    allowedTokenIds: request.allowed_token_ids ?? null,
+    allowedTokenIds: request.allowed_token_ids ? [...new Set(request.allowed_token_ids)] : null,
     logprobs,
   })
 }
 
-const seedOf = (seed: number | null | undefined): bigint =>
-  typeof seed === "number" ? BigInt.asUintN(64, BigInt(seed)) : randomBytes(8).readBigUInt64LE()
+/** Colder than this is greedy: scores divided by it overflow a 32-bit float. */
+const coldest = 1e-5
 
-const findOutside = (vocabSize: number, field: string, ids: ReadonlyArray<number> | null | undefined) => {
+const greedyBelow = (temperature: number): number => (temperature < coldest ? 0 : temperature)
+
+const seedOf = (seed: number | bigint | null | undefined): bigint =>
+  seed !== null && seed !== undefined ? BigInt.asUintN(64, BigInt(seed)) : randomBytes(8).readBigUInt64LE()
+
+const findOutside = (vocabSize: number, field: string, ids: TokenIds | null | undefined) => {
   const id = ids?.find((candidate) => candidate >= vocabSize)
   if (id === undefined) return undefined
   return apiError(400, `${field}: token id ${id} is outside the vocabulary of ${vocabSize} tokens`, field)

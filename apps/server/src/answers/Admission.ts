@@ -1,0 +1,80 @@
+import { type AnswerStream, Engine, EngineError, type GenerateEvent } from "@uniprefill/engine/Engine"
+import { Effect, Stream } from "effect"
+import { fromEngineError } from "../http/ApiError.ts"
+import { RequestRecord, recordEvent } from "../http/RequestRecord.ts"
+import { Tenant } from "../http/Tenant.ts"
+import type { AnswerPlan, Finished, PlannedChoice } from "./AnswerPlan.ts"
+
+/** An answer that the engine has taken on. */
+export interface Admitted {
+  readonly choice: PlannedChoice
+  readonly events: AnswerStream
+}
+
+/**
+ * Queues every answer of a plan, or fails: overload is a status and not an event. The engine's requests live in the HTTP
+ * request's scope: a client that goes away aborts them.
+ */
+export const admit = Effect.fnUntraced(function* (plan: AnswerPlan, stream: boolean) {
+  const engine = yield* Engine
+  const record = yield* RequestRecord
+  record.requestId = plan.id
+  record.tenant = yield* Tenant
+  record.stream = stream
+  record.prompts = plan.choices.filter(({ answer }) => answer === 0).length
+  record.choices = plan.choices.length
+  record.promptTokens = plan.promptTokens
+
+  // Several prompts are taken together or not at all: those taken before one is refused would be wasted.
+  if (plan.requests.length > 1) {
+    yield* engine.room(plan.requests.length, plan.promptTokens).pipe(Effect.mapError(fromEngineError))
+  }
+  const admitted: Array<Admitted> = []
+  for (const generate of plan.requests) {
+    for (const events of yield* engine.generate(generate).pipe(Effect.mapError(fromEngineError))) {
+      const choice = plan.choices[admitted.length]!
+      admitted.push({ choice, events: noted(choice, choice.outputs ? events : withoutOutput(events), record) })
+    }
+  }
+  // No tokens were asked for: there is nothing to compute.
+  for (const choice of plan.choices.slice(admitted.length)) {
+    admitted.push({ choice, events: noted(choice, Stream.succeed(nothing(choice)), record) })
+  }
+  return admitted
+})
+
+/** The events of one answer, noted in the record. A stream that ends without saying how is a failure, not an answer. */
+const noted = (choice: PlannedChoice, events: AnswerStream, record: RequestRecord["Service"]): AnswerStream => {
+  let finished = false
+  const each = Stream.mapArray(events, (batch) => {
+    for (const event of batch) {
+      recordEvent(record, choice.answer, event)
+      if (event._tag === "Finished") finished = true
+    }
+    return batch
+  })
+  const broken = new EngineError({ reason: "Failed", field: null, detail: "the answer ended early" })
+  return Stream.concat(
+    each,
+    Stream.suspend(() => (finished ? Stream.empty : Stream.fail(broken))),
+  )
+}
+
+/** What the engine computed besides its token, for a client that asked for none. */
+const withoutOutput = (events: AnswerStream): AnswerStream =>
+  Stream.map(
+    Stream.filter(events, (event) => event._tag !== "Output"),
+    (event) => (event._tag === "Finished" && event.reason !== "abort" ? { ...event, ...noOutput } : event),
+  )
+
+const noOutput = { reason: "length", stopReason: null, completionTokens: 0 } as const
+
+const nothing = ({ request }: PlannedChoice): GenerateEvent & Finished => ({
+  _tag: "Finished",
+  ...noOutput,
+  promptTokens: request.prompt.length,
+  cachedTokens: 0,
+  kept: [1],
+  bitmaps: [],
+  times: { arrivedMicros: 0, firstScheduledMicros: -1, firstTokenMicros: -1, finishedMicros: 0 },
+})

@@ -1,0 +1,128 @@
+import { type EngineError, type GenerateEvent } from "@uniprefill/engine/Engine"
+import { Cause, Effect, Fiber, Option, type Pull, Result, type Scope, Stream } from "effect"
+import { HttpServerResponse } from "effect/http"
+import { type ApiError, fromEngineError, shuttingDown } from "../http/ApiError.ts"
+import { internalFailure } from "../http/InternalFailure.ts"
+import { RequestRecord } from "../http/RequestRecord.ts"
+import { Limits } from "../http/ServerLimits.ts"
+import { type Admitted, admit } from "./Admission.ts"
+import type { AnswerFormat } from "./AnswerFormat.ts"
+import type { AnswerPlan } from "./AnswerPlan.ts"
+import { slicedJson } from "./SlicedJson.ts"
+
+/** Admits a plan and answers it in a format, streamed or whole. */
+export const respond = Effect.fnUntraced(function* (plan: AnswerPlan, format: AnswerFormat, stream: boolean) {
+  const admitted = yield* admit(plan, stream)
+  if (!stream) return yield* whole(format, admitted)
+  const { commentMs } = yield* Limits
+  return streamed(format, admitted, commentMs, yield* RequestRecord)
+})
+
+const whole = Effect.fnUntraced(function* (format: AnswerFormat, admitted: ReadonlyArray<Admitted>) {
+  const events = yield* Effect.forEach(admitted, ({ events: of }) => Stream.runCollect(of), {
+    concurrency: "unbounded",
+  }).pipe(Effect.mapError(fromEngineError))
+  // A client that is still there did not end it: the server stops.
+  if (events.some((of) => of.some((event) => event._tag === "Finished" && event.reason === "abort"))) {
+    return yield* shuttingDown
+  }
+  return yield* slicedJson(format.whole(events))
+})
+
+const eventStreamHeaders = { "cache-control": "no-cache", "x-accel-buffering": "no" } as const
+
+/**
+ * A stream begins with its admission: status, headers and a comment at once, and a comment at an interval until something
+ * is there, so that no proxy takes a long prefill for a dead connection. A failure on the way is an event, since the
+ * status is sent by then.
+ */
+const streamed = (
+  format: AnswerFormat,
+  admitted: ReadonlyArray<Admitted>,
+  commentMs: number,
+  record: RequestRecord["Service"],
+): HttpServerResponse.HttpServerResponse => {
+  const explain = (error: EngineError): ApiError => {
+    const failure = fromEngineError(error)
+    record.error = failure.message
+    return failure
+  }
+  const pull = Effect.gen(function* () {
+    const scope = yield* Effect.scope
+    const next = yield* texts(format, admitted)
+    let state: "head" | "waiting" | "flowing" | "ended" = "head"
+    const ended = (cause: Cause.Cause<EngineError | Cause.Done>): BytesPull => {
+      if (isDone(cause)) {
+        state = "ended"
+        return Effect.succeed([encode(format.end())])
+      }
+      if (Cause.hasInterruptsOnly(cause)) return Effect.failCause(cause as Cause.Cause<never>)
+      state = "ended"
+      const found = Cause.findError(cause as Cause.Cause<EngineError>)
+      if (Result.isSuccess(found)) return Effect.succeed([encode(format.failed(explain(found.success)))])
+      return Effect.as(Effect.logError("request failed", cause), [encode(format.failed(internalFailure))] as const)
+    }
+    const flow: Pull.Pull<Bytes, EngineError> = Effect.suspend(() => Effect.flatMap(next, onText))
+    const onText = (text: string): Pull.Pull<Bytes, EngineError> => {
+      if (text === "") return flow
+      state = "flowing"
+      return Effect.succeed([encode(text)])
+    }
+    const flowing: BytesPull = Effect.catchCause(flow, ended)
+    // The first text may take any number of comments: it is waited for on a fiber, which no comment interrupts.
+    let first: Fiber.Fiber<Bytes, Cause.Done> | undefined
+    const waiting = Effect.gen(function* () {
+      first ??= yield* Effect.forkIn(flowing, scope)
+      const text = yield* Effect.timeoutOption(Fiber.join(first), commentMs)
+      return Option.getOrElse(text, (): Bytes => [encode(": waiting\n\n")])
+    })
+    return Effect.suspend((): BytesPull => {
+      switch (state) {
+        case "head":
+          state = "waiting"
+          return Effect.succeed([encode(`: admitted\n\n${format.begin()}`)])
+        case "waiting":
+          return waiting
+        case "flowing":
+          return flowing
+        case "ended":
+          return Cause.done()
+      }
+    })
+  })
+  return HttpServerResponse.stream(Stream.scoped(Stream.fromPull(pull)), {
+    contentType: "text/event-stream; charset=utf-8",
+    headers: eventStreamHeaders,
+  })
+}
+
+type Bytes = readonly [Uint8Array, ...Array<Uint8Array>]
+
+type BytesPull = Pull.Pull<Bytes>
+
+const isDone = (cause: Cause.Cause<unknown>): boolean =>
+  cause.reasons.length > 0 && cause.reasons.every((reason) => Cause.isFailReason(reason) && Cause.isDone(reason.error))
+
+/** The answers' events as text, as they come. */
+const texts = (
+  format: AnswerFormat,
+  admitted: ReadonlyArray<Admitted>,
+): Effect.Effect<Pull.Pull<string, EngineError>, never, Scope.Scope> => {
+  const [only] = admitted
+  if (admitted.length === 1) {
+    const { choice, events } = only!
+    return Effect.map(
+      Stream.toPull(events),
+      Effect.map((batch: ReadonlyArray<GenerateEvent>) => format.events(choice, batch)),
+    )
+  }
+  const each = admitted.map(({ choice, events }) =>
+    Stream.mapArray(events, (batch) => [format.events(choice, batch)] as [string, ...Array<string>]),
+  )
+  return Effect.map(
+    Stream.toPull(Stream.mergeAll(each, { concurrency: "unbounded" })),
+    Effect.map((batch: ReadonlyArray<string>) => batch.join("")),
+  )
+}
+
+const encode = (text: string): Uint8Array => Buffer.from(text, "utf8")
