@@ -25,6 +25,10 @@ export class FakeEngine {
   failAfter = Number.POSITIVE_INFINITY
   /** Ends an answer after this many tokens without a `Finished`. */
   vanishAfter = Number.POSITIVE_INFINITY
+  /** What each token's text is instead; as many tokens are answered. */
+  texts: ReadonlyArray<string> | undefined
+  finishReason: "stop" | "length" = "length"
+  stopReason: string | number | null = null
   stalledMicros = 0
   draining = false
   /** Everything that runs ends with the reason `abort`. */
@@ -102,7 +106,7 @@ export class FakeEngine {
   }
 
   #events(request: GenerateRequest): AnswerStream {
-    const tokens = Array.from({ length: request.maxTokens ?? 8 }, (_, i) => i + 1000)
+    const tokens = Array.from({ length: this.texts?.length ?? request.maxTokens ?? 8 }, (_, i) => i + 1000)
     const broken = new EngineError({ reason: "Failed", field: null, detail: "step 12: device lost" })
     const finished = Effect.sync((): GenerateEvent => {
       const left = this.running.get(request.requestId)! - 1
@@ -110,8 +114,8 @@ export class FakeEngine {
       else this.#finish(request.requestId)
       return {
         _tag: "Finished",
-        reason: this.ending ? "abort" : "length",
-        stopReason: null,
+        reason: this.ending ? "abort" : this.finishReason,
+        stopReason: this.stopReason,
         promptTokens: request.prompt.length,
         completionTokens: tokens.length,
         cachedTokens: this.cachedTokens,
@@ -132,7 +136,7 @@ export class FakeEngine {
         return {
           _tag: "Output" as const,
           tokens: [token],
-          text: ` ${i}`,
+          text: this.texts?.[i] ?? ` ${i}`,
           logprobs: logprobs < 0 ? [] : [[[token, -0.5] as const, ...alternatives]],
         }
       })

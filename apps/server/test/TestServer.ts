@@ -1,6 +1,8 @@
+import { copyFile, mkdtemp, writeFile } from "node:fs/promises"
+import { tmpdir } from "node:os"
 import { createRequire } from "node:module"
 import { connect } from "node:net"
-import { dirname } from "node:path"
+import { dirname, join } from "node:path"
 import { NodeServices } from "@effect/platform-node"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Context, Effect, Layer, Logger, Scope } from "effect"
@@ -48,6 +50,8 @@ export interface TestServerOptions {
   readonly limits?: Partial<ServerLimits>
   readonly cors?: CorsOptions
   readonly trustGateway?: boolean
+  /** Text of a template in place of the model's; null for none. */
+  readonly chatTemplate?: string | null
 }
 
 /** The whole HTTP application over a fake engine and the embedded model's tokenizer, on a port of its own. */
@@ -60,7 +64,7 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
   const limits = { ...serverLimits, ...options.limits }
   const app = HttpApp.layer({ ...options, apiKeys: options.apiKeys ?? [], limits, stallSeconds: 60 }).pipe(
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
-    Layer.provide([engine.layer, served, Tokenizer.layer({ directory: modelDirectory })]),
+    Layer.provide([engine.layer, served, await tokenizerOf(options.chatTemplate)]),
     Layer.provide(Logger.layer([logger])),
     Layer.provide(NodeServices.layer),
   )
@@ -83,6 +87,15 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
       }),
     close: () => closeScope(scope),
   }
+}
+
+/** The embedded model's tokenizer, with another template or none. */
+const tokenizerOf = async (chatTemplate: string | null | undefined) => {
+  if (chatTemplate === undefined) return Tokenizer.layer({ directory: modelDirectory })
+  const folder = await mkdtemp(join(tmpdir(), "uniprefill-template-"))
+  await copyFile(join(modelDirectory, "tokenizer.json"), join(folder, "tokenizer.json"))
+  if (chatTemplate !== null) await writeFile(join(folder, "chat_template.jinja"), chatTemplate)
+  return Tokenizer.layer({ directory: folder })
 }
 
 /** Sends raw bytes and returns everything that comes back until the server closes. */

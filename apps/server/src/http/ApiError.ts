@@ -1,5 +1,6 @@
 import type { EngineError } from "@uniprefill/engine/Engine"
 import { errorBody } from "@uniprefill/openai/ErrorBody"
+import { messagesErrorBody } from "@uniprefill/openai/MessagesRequest"
 import type { InvalidRequest } from "@uniprefill/openai/InvalidRequest"
 import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
 import { Data } from "effect"
@@ -72,3 +73,7 @@ export const errorResponse = (error: ApiError): HttpServerResponse.HttpServerRes
     status: error.status,
     headers: error.headers,
   })
+
+/** The same for `/v1/messages`, whose clients expect another shape. */
+export const messagesErrorResponse = ({ status, message, headers }: ApiError): HttpServerResponse.HttpServerResponse =>
+  HttpServerResponse.jsonUnsafe(messagesErrorBody(status, message), { status, headers })

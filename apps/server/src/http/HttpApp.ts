@@ -1,10 +1,14 @@
 import { Cause, Effect, Layer, Result } from "effect"
 import { HttpRouter, HttpServer, HttpServerError, HttpServerRequest, HttpServerResponse } from "effect/http"
 import { RequestBodies } from "../body/RequestBodies.ts"
+import { chatRoute } from "../chat/ChatRoutes.ts"
 import { completionRoute } from "../completions/CompletionRoutes.ts"
+import { messagesRoute } from "../messages/MessageRoutes.ts"
+import { responsesRoute } from "../responses/ResponseRoutes.ts"
+import { renderChatRoute, renderCompletionRoute } from "../tokenization/RenderRoutes.ts"
 import { detokenizeRoute, tokenizeRoute } from "../tokenization/TokenizationRoutes.ts"
 import { accessLog } from "./AccessLog.ts"
-import { ApiError, apiError, errorResponse } from "./ApiError.ts"
+import { ApiError, apiError, errorResponse, messagesErrorResponse } from "./ApiError.ts"
 import { ApiKeys } from "./ApiKeys.ts"
 import { type CorsOptions, corsDefaults, corsHeaders, preflight } from "./Cors.ts"
 import { GatewayHints, gatewayHints, gatewayTenant } from "./GatewayHints.ts"
@@ -36,6 +40,11 @@ const makeRoutes = ({ stallSeconds }: HttpAppOptions) => [
   HttpRouter.route("GET", "/version", versionRoute),
   HttpRouter.route("GET", "/v1/models/*", modelsRoute),
   HttpRouter.route("POST", "/v1/completions", completionRoute),
+  HttpRouter.route("POST", "/v1/chat/completions", chatRoute),
+  HttpRouter.route("POST", "/v1/responses", responsesRoute),
+  HttpRouter.route("POST", "/v1/messages", messagesRoute),
+  HttpRouter.route("POST", "/v1/completions/render", renderCompletionRoute),
+  HttpRouter.route("POST", "/v1/chat/completions/render", renderChatRoute),
   HttpRouter.route("POST", "/tokenize", tokenizeRoute),
   HttpRouter.route("POST", "/detokenize", detokenizeRoute),
 ]
@@ -73,12 +82,15 @@ const answerErrors =
         else if (Result.isSuccess(found) && isNotMatched(found.success)) error = notMatched(request, methods)
         else yield* Effect.logError("request failed", cause)
         record.error = error.message
-        return errorResponse(error)
+        return pathOf(request) === "/v1/messages" ? messagesErrorResponse(error) : errorResponse(error)
       }),
     )
 
 const isNotMatched = (error: unknown) =>
   error instanceof HttpServerError.HttpServerError && error.reason._tag === "RouteNotFound"
+
+/** Clients of `/v1/messages` send their key in a header of its own. */
+const bearer = (key: string | undefined) => (key === undefined ? undefined : `Bearer ${key}`)
 
 /** Answers clients that present a key, as the tenant that it stands for. */
 const authenticated =
@@ -86,7 +98,9 @@ const authenticated =
   <E, R>(app: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>) =>
     Effect.gen(function* () {
       const request = yield* HttpServerRequest.HttpServerRequest
-      const tenant = statusPaths.has(pathOf(request)) ? "" : keys.tenantOf(request.headers.authorization)
+      const tenant = statusPaths.has(pathOf(request))
+        ? ""
+        : keys.tenantOf(request.headers.authorization ?? bearer(request.headers["x-api-key"]))
       if (tenant === null) {
         return yield* apiError(401, "send an API key of this server as `Authorization: Bearer KEY`", null, {
           "www-authenticate": "Bearer",

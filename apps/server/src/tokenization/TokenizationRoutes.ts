@@ -10,6 +10,7 @@ import { checkModel } from "../answers/AnswerPlan.ts"
 import { slicedJson } from "../answers/SlicedJson.ts"
 import { inSlices } from "../answers/Slices.ts"
 import { readRequest } from "../body/readRequest.ts"
+import { renderMessages } from "../chat/ChatPrompt.ts"
 import { apiError, fromTokenizerError } from "../http/ApiError.ts"
 import { Tenant } from "../http/Tenant.ts"
 import { ServedModel } from "../model/ServedModel.ts"
@@ -21,10 +22,12 @@ export const tokenizeRoute = Effect.gen(function* () {
   const caller = yield* Tenant
   const request = yield* readRequest(decodeTokenizeRequest)
   yield* checkModel(request.model, served)
-  const addSpecialTokens = request.add_special_tokens ?? true
+  const isChat = "messages" in request
+  const text = isChat ? yield* renderMessages(request) : request.prompt
+  const addSpecialTokens = request.add_special_tokens ?? !isChat
   const tokens = yield* tokenizer
-    .encode(request.prompt, { addSpecialTokens, caller })
-    .pipe(Effect.mapError((error) => fromTokenizerError(error, "prompt")))
+    .encode(text, { addSpecialTokens, caller })
+    .pipe(Effect.mapError((error) => fromTokenizerError(error, isChat ? "messages" : "prompt")))
   const strings: Array<string> = []
   if (request.return_token_strs === true) {
     yield* inSlices(tokens, (part) => {
