@@ -60,7 +60,7 @@ const ask = (prompt: Int32Array, drop: boolean, requestId: string) =>
     yield* Stream.runForEach(events, (event) =>
       Effect.sync(() => {
         if (event._tag === "Output") text += event.text
-        else {
+        else if (event._tag === "Finished") {
           kept = event.kept
           ttftMicros = event.times.firstTokenMicros - event.times.arrivedMicros
         }

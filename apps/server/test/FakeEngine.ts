@@ -30,6 +30,7 @@ export class FakeEngine {
   finishReason: "stop" | "length" = "length"
   stopReason: string | number | null = null
   stalledMicros = 0
+  waiting = 0
   draining = false
   /** Everything that runs ends with the reason `abort`. */
   ending = false
@@ -55,7 +56,7 @@ export class FakeEngine {
         }),
       status: Effect.sync(() => ({
         running: this.running.size,
-        waiting: this.stalledMicros > 0 ? 3 : 0,
+        waiting: this.stalledMicros > 0 ? 3 : this.waiting,
         draining: this.draining,
         slabsUsed: 0,
         slabs: 100,

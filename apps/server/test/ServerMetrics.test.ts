@@ -3,6 +3,8 @@ import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
 import * as EngineLive from "uniprefill/model/EngineLive"
 import { executorLive } from "uniprefill/model/ExecutorLive"
+import { Dropping } from "uniprefill/answers/Dropping"
+import { Shadow } from "uniprefill/answers/Shadow"
 import * as HttpApp from "uniprefill/http/HttpApp"
 import * as HttpListener from "uniprefill/http/HttpListener"
 import { modelOptions, type ModelSettings } from "uniprefill/options/ModelOptions"
@@ -24,6 +26,7 @@ let metrics: string
 beforeAll(async () => {
   const limits = serverLimits
   const layers = HttpApp.layer({ apiKeys: [], limits, stallSeconds: 60 }).pipe(
+    Layer.provide([Shadow.none, Dropping.layer]),
     Layer.provideMerge(EngineLive.layer(settings, [], executorLive)),
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
     Layer.provide(Logger.layer([])),
@@ -56,7 +59,19 @@ it("the page names every label", () => {
   // A bucket's bound is the format's own.
   labels.delete("le")
   expect(labels).toEqual(
-    new Set(["model_name", "engine", "block_size", "num_gpu_blocks", "finished_reason", "segment"]),
+    new Set([
+      "model_name",
+      "engine",
+      "block_size",
+      "num_gpu_blocks",
+      "finished_reason",
+      "segment",
+      "reason",
+      "source",
+      "handler",
+      "method",
+      "status",
+    ]),
   )
   for (const label of labels) expect(page).toContain(`\`${label}\``)
 })

@@ -5,6 +5,8 @@ import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
 import OpenAI from "openai"
 import * as EngineLive from "uniprefill/model/EngineLive"
+import { Dropping } from "uniprefill/answers/Dropping"
+import { Shadow } from "uniprefill/answers/Shadow"
 import * as HttpApp from "uniprefill/http/HttpApp"
 import * as HttpListener from "uniprefill/http/HttpListener"
 import { modelOptions, type ModelSettings } from "uniprefill/options/ModelOptions"
@@ -35,6 +37,7 @@ let tokenizer: Tokenizer["Service"]
 beforeAll(async () => {
   const limits = serverLimits
   const layers = HttpApp.layer({ apiKeys: [], limits, stallSeconds: 60 }).pipe(
+    Layer.provide([Shadow.none, Dropping.layer]),
     Layer.provideMerge(EngineLive.layer(settings, ["gibberish"], executorOf)),
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
     Layer.provide(Logger.layer([])),

@@ -9,8 +9,11 @@ import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
 import OpenAI from "openai"
 import * as HttpApp from "uniprefill/http/HttpApp"
+import type { FailureInjectionOptions } from "uniprefill/http/FailureInjection"
 import type { CorsOptions } from "uniprefill/http/Cors"
 import * as HttpListener from "uniprefill/http/HttpListener"
+import { Dropping } from "uniprefill/answers/Dropping"
+import { Shadow } from "uniprefill/answers/Shadow"
 import { ServedModel } from "uniprefill/model/ServedModel"
 import { type ServerLimits, serverLimits } from "uniprefill/http/ServerLimits"
 import { closeScope, FakeEngine } from "./FakeEngine.ts"
@@ -39,6 +42,8 @@ export interface TestServer {
   readonly url: string
   readonly port: number
   readonly engine: FakeEngine
+  /** The operator's switch. */
+  readonly dropping: { enabled: boolean }
   readonly client: OpenAI
   readonly logs: Array<LogLine>
   readonly post: (path: string, body: unknown, headers?: Record<string, string>) => Promise<Response>
@@ -50,6 +55,7 @@ export interface TestServerOptions {
   readonly limits?: Partial<ServerLimits>
   readonly cors?: CorsOptions
   readonly trustGateway?: boolean
+  readonly failures?: FailureInjectionOptions
   /** Text of a template in place of the model's; null for none. */
   readonly chatTemplate?: string | null
 }
@@ -62,9 +68,16 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
     logs.push({ message: String(message), fields: annotations })
   })
   const limits = { ...serverLimits, ...options.limits }
+  const dropping = { enabled: true }
   const app = HttpApp.layer({ ...options, apiKeys: options.apiKeys ?? [], limits, stallSeconds: 60 }).pipe(
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
-    Layer.provide([engine.layer, served, await tokenizerOf(options.chatTemplate)]),
+    Layer.provide([
+      Shadow.none,
+      Layer.succeed(Dropping, dropping),
+      engine.layer,
+      served,
+      await tokenizerOf(options.chatTemplate),
+    ]),
     Layer.provide(Logger.layer([logger])),
     Layer.provide(NodeServices.layer),
   )
@@ -77,6 +90,7 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
     url,
     port,
     engine,
+    dropping,
     client: new OpenAI({ baseURL: `${url}/v1`, apiKey: options.apiKeys?.[0] ?? "none", maxRetries: 0 }),
     logs,
     post: (path, body, headers = {}) =>

@@ -12,6 +12,7 @@ import { makeEngineMetrics } from "./EngineMetrics.ts"
 import { Generation } from "./Generation.ts"
 import { checkRequest } from "./RequestCheck.ts"
 import { modelFingerprint, PageKeys } from "./PageKeys.ts"
+import type { PrefixEvent } from "./PrefixEvents.ts"
 import { checkPromptLogprobs } from "./PromptLogprobs.ts"
 import { ServingLoop } from "./ServingLoop.ts"
 
@@ -45,6 +46,8 @@ export interface EngineConfig {
   readonly record?:
     | { readonly write: (line: RecordingHeader | RecordedEvent) => void; readonly code: string }
     | undefined
+  /** Takes what changes in the prefix cache, as it changes and in order. */
+  readonly prefixEvents?: ((event: PrefixEvent) => void) | undefined
   /** Executor failures in a row after which the engine is unhealthy. */
   readonly maxFailures?: number | undefined
 }
@@ -116,10 +119,15 @@ const make = (
       executor,
       metrics,
       record: record?.write,
+      prefixEvents: config.prefixEvents,
       now: () => Number(clock.monotonicTimeNanosUnsafe() / 1000n),
       maxFailures: config.maxFailures ?? engineDefaults.maxFailures,
       maxUnreadTokens: config.maxUnreadTokens ?? engineDefaults.maxUnreadTokens,
     })
+    const reject = (error: EngineError): EngineError => {
+      metrics.rejected(error.reason)
+      return error
+    }
     const fingerprint = modelFingerprint(spec)
     const { scheduler } = loop.driver
     yield* metrics.watch(() => ({
@@ -136,7 +144,7 @@ const make = (
       generate: (request) =>
         Effect.suspend(() => {
           const fault = checkRequest(request, spec) ?? checkPromptLogprobs(request, info)
-          if (fault !== null) return Effect.fail(fault)
+          if (fault !== null) return Effect.fail(reject(fault))
           const { prompt, answers = 1, skipSpecialTokens, tenant = "", cacheSalt = "" } = request
           const keys =
             config.prefixCaching === false ? null : PageKeys.make(fingerprint, tenant, cacheSalt, info.layout.pageSize)
@@ -147,7 +155,7 @@ const make = (
           })
           const submit = Effect.suspend(() => {
             const refusal = loop.submit(request, generations, pageKeys)
-            if (refusal !== null) return Effect.fail(refusal)
+            if (refusal !== null) return Effect.fail(reject(refusal))
             const [first, ...others] = generations.map(({ events }) => events)
             return Effect.succeed<AnswerStreams>([first!, ...others])
           })
@@ -156,7 +164,7 @@ const make = (
       room: (requests, promptTokens) =>
         Effect.suspend(() => {
           const refusal = loop.room(requests, promptTokens)
-          return refusal === null ? Effect.void : Effect.fail(refusal)
+          return refusal === null ? Effect.void : Effect.fail(reject(refusal))
         }),
       status: Effect.sync(() => loop.status()),
       drain: Effect.suspend(() => {

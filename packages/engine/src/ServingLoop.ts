@@ -9,6 +9,7 @@ import { Cause, Effect, Exit, Latch } from "effect"
 import { EngineError, type EngineStatus, type GenerateRequest } from "./Engine.ts"
 import type { EngineMetrics } from "./EngineMetrics.ts"
 import type { Generation } from "./Generation.ts"
+import { type PrefixEvent, PrefixEvents } from "./PrefixEvents.ts"
 
 export interface ServingLoopOptions {
   readonly driver: DriverConfig
@@ -16,6 +17,8 @@ export interface ServingLoopOptions {
   readonly metrics: EngineMetrics
   /** Takes everything that the loop is told and decides, where that is recorded. */
   readonly record?: ((event: RecordedEvent) => void) | undefined
+  /** Takes what changes in the prefix cache. */
+  readonly prefixEvents?: ((event: PrefixEvent) => void) | undefined
   /** Integer µs, never going back. */
   readonly now: () => number
   /** Executor failures in a row after which the engine is unhealthy. */
@@ -69,6 +72,11 @@ export class ServingLoop {
       options.record === undefined
         ? new Driver(options.driver, this.sink)
         : new RecordingDriver(options.driver, this.sink, options.record)
+    const { prefixEvents } = options
+    if (prefixEvents === undefined) return
+    const { pageSize } = options.driver.layout
+    const listener = new PrefixEvents(pageSize, (request) => this.generations.get(request.id), prefixEvents)
+    this.driver.scheduler.memory.prefixes.listener = listener
   }
 
   /**
@@ -109,6 +117,7 @@ export class ServingLoop {
       }
     }
     this.requestIds.set(request.requestId, generations.length)
+    this.options.metrics.started(generations.length)
     this.idle.closeUnsafe()
     this.wake()
     return null
@@ -230,6 +239,7 @@ export class ServingLoop {
     this.actions.length = 0
     for (const generation of this.generations.values()) {
       generation.fail(new EngineError({ reason: "Failed", field: null, detail }))
+      this.options.metrics.finished(generation, "error", false)
       this.touched.add(generation)
     }
     this.generations.clear()
@@ -367,6 +377,7 @@ export class ServingLoop {
   private onToken(generation: Generation, token: number, flags: number): void {
     if ((flags & TokenFlag.nonFinite) !== 0) {
       const detail = `the logits of output token ${generation.outputs.length} hold a NaN or an infinity`
+      generation.corrupt = true
       generation.fail(new EngineError({ reason: "Failed", field: null, detail }))
     } else {
       if (generation.firstTokenMicros < 0) generation.firstTokenMicros = this.progressMicros
@@ -388,7 +399,7 @@ export class ServingLoop {
       const detail = this.lastFailure ?? "the executor failed"
       generation.fail(new EngineError({ reason: "Failed", field: null, detail }))
     } else generation.complete(reason, this.options.now())
-    this.options.metrics.finished(generation, generation.finished?.reason ?? reason)
+    this.options.metrics.finished(generation, generation.finished?.reason ?? reason, left === 0)
   }
 
   /** Measures the tokens that a generation took in this step, and returns how many they are. */

@@ -3,6 +3,7 @@ import { Effect, Stream } from "effect"
 import { fromEngineError } from "../http/ApiError.ts"
 import { RequestRecord, recordEvent } from "../http/RequestRecord.ts"
 import { Tenant } from "../http/Tenant.ts"
+import { Shadow } from "./Shadow.ts"
 import type { AnswerPlan, Finished, PlannedChoice } from "./AnswerPlan.ts"
 
 /** An answer that the engine has taken on. */
@@ -25,6 +26,8 @@ export const admit = Effect.fnUntraced(function* (plan: AnswerPlan, stream: bool
   record.choices = plan.choices.length
   record.promptTokens = plan.promptTokens
 
+  const shadow = yield* Shadow
+
   // Several prompts are taken together or not at all: those taken before one is refused would be wasted.
   if (plan.requests.length > 1) {
     yield* engine.room(plan.requests.length, plan.promptTokens).pipe(Effect.mapError(fromEngineError))
@@ -33,22 +36,29 @@ export const admit = Effect.fnUntraced(function* (plan: AnswerPlan, stream: bool
   for (const generate of plan.requests) {
     for (const events of yield* engine.generate(generate).pipe(Effect.mapError(fromEngineError))) {
       const choice = plan.choices[admitted.length]!
-      admitted.push({ choice, events: noted(choice, choice.outputs ? events : withoutOutput(events), record) })
+      admitted.push({ choice, events: noted(choice, choice.outputs ? events : withoutOutput(events), record, shadow) })
     }
   }
   // No tokens were asked for: there is nothing to compute.
   for (const choice of plan.choices.slice(admitted.length)) {
-    admitted.push({ choice, events: noted(choice, Stream.succeed(nothing(choice)), record) })
+    admitted.push({ choice, events: noted(choice, Stream.succeed(nothing(choice)), record, shadow) })
   }
   return admitted
 })
 
 /** The events of one answer, noted in the record. A stream that ends without saying how is a failure, not an answer. */
-const noted = (choice: PlannedChoice, events: AnswerStream, record: RequestRecord["Service"]): AnswerStream => {
+const noted = (
+  choice: PlannedChoice,
+  events: AnswerStream,
+  record: RequestRecord["Service"],
+  shadow: Shadow["Service"],
+): AnswerStream => {
   let finished = false
+  const shown = choice.outputs ? shadow.watch(choice.request, choice.answer) : undefined
   const each = Stream.mapArray(events, (batch) => {
     for (const event of batch) {
       recordEvent(record, choice.answer, event)
+      shown?.(event)
       if (event._tag === "Finished") finished = true
     }
     return batch

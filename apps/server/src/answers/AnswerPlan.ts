@@ -6,6 +6,7 @@ import { type ApiError, apiError } from "../http/ApiError.ts"
 import { GatewayHints } from "../http/GatewayHints.ts"
 import { Tenant } from "../http/Tenant.ts"
 import { ServedModel } from "../model/ServedModel.ts"
+import { Dropping } from "./Dropping.ts"
 import { type SamplingRequest, samplingOf } from "./Sampling.ts"
 
 /** A request for answers as the engine requests that it stands for, checked as far as it can be before any work. */
@@ -58,10 +59,11 @@ export const planAnswers = Effect.fnUntraced(function* (
   model: string,
   request: AnswerRequest,
   prompts: ReadonlyArray<PlannedPrompt>,
-): Effect.fn.Return<AnswerPlan, ApiError, ServedModel | Tenant | GatewayHints> {
+): Effect.fn.Return<AnswerPlan, ApiError, ServedModel | Tenant | GatewayHints | Dropping> {
   const served = yield* ServedModel
   const tenant = yield* Tenant
   const hints = yield* GatewayHints
+  const dropping = yield* Dropping
   const sampling = yield* Effect.fromResult(samplingOf(request, request.logprobsAsked, served))
   yield* checkDropping(request, served)
   const n = request.n ?? 1
@@ -80,7 +82,7 @@ export const planAnswers = Effect.fnUntraced(function* (
     includeStop: request.include_stop_str_in_output ?? false,
     skipSpecialTokens: request.skip_special_tokens ?? true,
     // Rows that were dropped have no log-probabilities.
-    drop: promptLogprobs < 0 && (request.uniprefill?.enabled ?? true),
+    drop: dropping.enabled && promptLogprobs < 0 && (request.uniprefill?.enabled ?? true),
     minP: request.uniprefill?.p ?? undefined,
     priority: request.priority ?? hints.priority ?? 0,
     tenant,

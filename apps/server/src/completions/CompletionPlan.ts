@@ -3,6 +3,7 @@ import { promptsOf } from "@uniprefill/openai/Prompt"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect } from "effect"
 import { type AnswerPlan, checkModel, type PlannedPrompt, planAnswers } from "../answers/AnswerPlan.ts"
+import type { Dropping } from "../answers/Dropping.ts"
 import { checkTextLength, promptTokens } from "../answers/PromptTokens.ts"
 import { type ApiError, apiError } from "../http/ApiError.ts"
 import type { GatewayHints } from "../http/GatewayHints.ts"
@@ -13,7 +14,7 @@ import { ServedModel } from "../model/ServedModel.ts"
 /** A completion request as a plan. Fails with 404 for another model's name, and with 400. */
 export const planCompletion = Effect.fnUntraced(function* (
   request: CompletionRequest,
-): Effect.fn.Return<AnswerPlan, ApiError, ServedModel | Tokenizer | Tenant | GatewayHints | Limits> {
+): Effect.fn.Return<AnswerPlan, ApiError, ServedModel | Tokenizer | Tenant | GatewayHints | Limits | Dropping> {
   const served = yield* ServedModel
   const model = yield* checkModel(request.model, served)
   const prompts = yield* completionPrompts(request)

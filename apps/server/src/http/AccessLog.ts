@@ -1,5 +1,6 @@
 import { Cause, Clock, Effect, Exit } from "effect"
 import { HttpServerError, HttpServerRequest, HttpServerResponse } from "effect/http"
+import type { HttpMetrics } from "./HttpMetrics.ts"
 import { emptyRecord, RequestRecord } from "./RequestRecord.ts"
 
 /** Status in the log for a client that went away before the answer was complete. */
@@ -14,33 +15,36 @@ const statusOf = (cause: Cause.Cause<unknown>): number => {
 
 const isProbe = (path: string) => path === "/health" || path === "/ready" || path === "/metrics"
 
-/** Runs a request with a record of its own, and logs one line when the answer is sent or given up. */
-export const accessLog = <E, R>(
-  app: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>,
-): Effect.Effect<
-  HttpServerResponse.HttpServerResponse,
-  E,
-  Exclude<R, RequestRecord> | HttpServerRequest.HttpServerRequest
-> =>
-  Effect.gen(function* () {
-    const request = yield* HttpServerRequest.HttpServerRequest
-    const started = yield* Clock.currentTimeMillis
-    const record = emptyRecord()
-    const path = request.url.split("?", 1)[0]!.slice(0, 256)
-    return yield* app.pipe(
-      Effect.provideService(RequestRecord, record),
-      Effect.onExit((exit) =>
-        Effect.gen(function* () {
-          if (Exit.isSuccess(exit)) record.status = exit.value.status
-          else record.status = statusOf(exit.cause)
-          const totalMs = (yield* Clock.currentTimeMillis) - started
-          yield* (isProbe(path) ? Effect.logDebug("request") : Effect.logInfo("request")).pipe(
-            Effect.annotateLogs(annotationsOf(request.method, path, record, totalMs)),
-          )
-        }),
-      ),
-    )
-  })
+/** Runs a request with a record of its own, and logs and counts it when the answer is sent or given up. */
+export const accessLog =
+  (metrics: HttpMetrics) =>
+  <E, R>(
+    app: Effect.Effect<HttpServerResponse.HttpServerResponse, E, R>,
+  ): Effect.Effect<
+    HttpServerResponse.HttpServerResponse,
+    E,
+    Exclude<R, RequestRecord> | HttpServerRequest.HttpServerRequest
+  > =>
+    Effect.gen(function* () {
+      const request = yield* HttpServerRequest.HttpServerRequest
+      const started = yield* Clock.currentTimeMillis
+      const record = emptyRecord()
+      const path = request.url.split("?", 1)[0]!.slice(0, 256)
+      return yield* app.pipe(
+        Effect.provideService(RequestRecord, record),
+        Effect.onExit((exit) =>
+          Effect.gen(function* () {
+            if (Exit.isSuccess(exit)) record.status = exit.value.status
+            else record.status = statusOf(exit.cause)
+            metrics.add(path, request.method, record.status, yield* Effect.context<never>())
+            const totalMs = (yield* Clock.currentTimeMillis) - started
+            yield* (isProbe(path) ? Effect.logDebug("request") : Effect.logInfo("request")).pipe(
+              Effect.annotateLogs(annotationsOf(request.method, path, record, totalMs)),
+            )
+          }),
+        ),
+      )
+    })
 
 const annotationsOf = (method: string, path: string, record: RequestRecord["Service"], totalMs: number) => {
   const fields: Record<string, unknown> = { method, path, status: record.status, total_ms: totalMs }

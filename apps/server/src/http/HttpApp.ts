@@ -11,7 +11,9 @@ import { accessLog } from "./AccessLog.ts"
 import { ApiError, apiError, errorResponse, messagesErrorResponse } from "./ApiError.ts"
 import { ApiKeys } from "./ApiKeys.ts"
 import { type CorsOptions, corsDefaults, corsHeaders, preflight } from "./Cors.ts"
+import { type FailureInjectionOptions, injectFailures } from "./FailureInjection.ts"
 import { GatewayHints, gatewayHints, gatewayTenant } from "./GatewayHints.ts"
+import { HttpMetrics } from "./HttpMetrics.ts"
 import { internalFailure } from "./InternalFailure.ts"
 import { RequestRecord } from "./RequestRecord.ts"
 import { Limits, type ServerLimits } from "./ServerLimits.ts"
@@ -26,6 +28,8 @@ export interface HttpAppOptions {
   /** `/ready` says 503 when work waits and no step has committed for this long. */
   readonly stallSeconds: number
   readonly cors?: CorsOptions | undefined
+  /** Share of requests for answers that get an error in place of one, where the server is a fake. */
+  readonly failures?: FailureInjectionOptions | undefined
   /** Whether headers of a gateway decide about tenant, priority and deadline. */
   readonly trustGateway?: boolean | undefined
 }
@@ -138,14 +142,19 @@ const annotated =
 
 /** Serves the routes on the HttpServer at hand. */
 export const layer = (options: HttpAppOptions) => {
-  const { limits, cors = corsDefaults, trustGateway = false } = options
+  const { limits, cors = corsDefaults, trustGateway = false, failures = { rate: 0, types: [], seed: 0 } } = options
   const routes = makeRoutes(options)
   const methods = new Map<string, string>(routes.map(({ path, method }) => [path.replace("/*", ""), method]))
   const keys = new ApiKeys(options.apiKeys)
   const serve = Effect.gen(function* () {
     const routed = yield* HttpRouter.toHttpEffect(HttpRouter.addAll(routes))
-    const app = routed.pipe(authenticated(keys, trustGateway), answerErrors(methods), annotated(cors, methods))
-    return HttpServer.serve(app, accessLog)
+    const app = routed.pipe(
+      injectFailures(failures),
+      authenticated(keys, trustGateway),
+      answerErrors(methods),
+      annotated(cors, methods),
+    )
+    return HttpServer.serve(app, accessLog(new HttpMetrics(methods.keys())))
   })
   return Layer.unwrap(serve).pipe(
     Layer.provide([

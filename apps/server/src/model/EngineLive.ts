@@ -11,6 +11,8 @@ import { segmentWork } from "@uniprefill/model/Work"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
 import { Clock, Effect, Layer } from "effect"
+import { makeKvEventPublisher } from "../gateway/KvEventPublisher.ts"
+import { defaultTopic, type KvEventsConfig } from "../gateway/KvEventsConfig.ts"
 import { costTableOf } from "./CostModels.ts"
 import { embeddedModel, type ModelSettings } from "../options/ModelOptions.ts"
 import { policyOf } from "./PolicyLive.ts"
@@ -26,6 +28,14 @@ export type ExecutorOf = (
   settings: ModelSettings,
 ) => Layer.Layer<Executor, ExecutorError | UsageError>
 
+/** What only a server asks for. */
+export interface ServingOptions {
+  /** A template file in place of the model's own. */
+  readonly chatTemplate?: string | undefined
+  /** Where what the prefix cache holds is published. */
+  readonly kvEvents?: KvEventsConfig | undefined
+}
+
 /**
  * A model directory as a running engine: weights, drop schedule and tokenizer are read, the executor started.
  *
@@ -35,6 +45,7 @@ export const layer = (
   settings: ModelSettings,
   names: ReadonlyArray<string>,
   executorOf: ExecutorOf,
+  serving: ServingOptions = {},
 ): Layer.Layer<Engine | Tokenizer | ServedModel, StartError> =>
   Layer.unwrap(
     Effect.gen(function* () {
@@ -50,8 +61,8 @@ export const layer = (
       yield* checkMaxModelLen(settings, model)
       const servedNames = names.length > 0 ? names : [basename(directory.replace(/\/+$/, ""))]
       return servedLayer(model, servedNames).pipe(
-        Layer.provideMerge(engineLayer(model, settings, servedNames[0]!)),
-        Layer.provideMerge(Tokenizer.layer({ directory, warm: true })),
+        Layer.provideMerge(engineLayer(model, settings, servedNames[0]!, serving)),
+        Layer.provideMerge(Tokenizer.layer({ directory, chatTemplate: serving.chatTemplate, warm: true })),
         Layer.provide(executorOf(model, settings)),
       )
     }).pipe(Effect.provide(NodeServices.layer)),
@@ -64,7 +75,7 @@ const checkMaxModelLen = ({ "max-model-len": asked }: ModelSettings, { spec }: M
   return Effect.fail(new UsageError({ message }))
 }
 
-const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: string) =>
+const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: string, serving: ServingOptions) =>
   Layer.unwrap(
     Effect.gen(function* () {
       const { info } = yield* Executor
@@ -73,6 +84,17 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
       const policy = yield* policyOf(settings)
       const { record } = settings
       const recording = record === undefined ? undefined : yield* openRecording(record)
+      const { kvEvents } = serving
+      const publisher =
+        kvEvents === undefined
+          ? undefined
+          : yield* makeKvEventPublisher(kvEvents, kvEvents.topic ?? defaultTopic(modelName), info.layout.pageSize)
+      if (publisher !== undefined) {
+        const { endpoint, replayEndpoint } = publisher
+        yield* Effect.logInfo("KV events are published").pipe(
+          Effect.annotateLogs({ endpoint, replay_endpoint: replayEndpoint ?? "none" }),
+        )
+      }
       const work = segmentWork(spec, info.layout, { weight: weightBytes, kv: kvElementBytes(model, info.layout) })
       return EngineLayer.layer({
         spec,
@@ -82,6 +104,7 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
         policy,
         prefixCaching: settings["prefix-caching"] === "on",
         record: recording === undefined ? undefined : { write: recording.write, code: version },
+        prefixEvents: publisher?.publish,
         maxModelLen: settings["max-model-len"],
         stepBudgetMicros: settings["step-budget-ms"] * 1000,
         idleStepBudgetMicros: Math.max(

@@ -33,6 +33,7 @@ export const executorLive: ExecutorOf = ({ directory, spec, schedule, scheduleFi
             timeScale: settings["time-scale"],
             output: settings["sim-output"],
             failureRate: settings["sim-failure-rate"],
+            seed: settings["sim-seed"],
           }),
         ),
       )

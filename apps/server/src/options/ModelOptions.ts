@@ -115,6 +115,13 @@ export const modelOptions = {
     minimum: 0,
     maximum: 1,
   }),
+  "sim-seed": Kind.integer({
+    metavar: "N",
+    description: "With --executor sim: another seed draws other answers and failures",
+    defaultValue: simulatedDefaults.seed,
+    minimum: 0,
+    maximum: 0x7fff_ffff,
+  }),
   threads: Kind.integer({
     metavar: "N",
     description: "Threads that compute",

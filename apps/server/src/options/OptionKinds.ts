@@ -80,6 +80,42 @@ export const choice = <const A extends string>(
   },
 })
 
+/** Some of a few names, separated by commas; none given means all. */
+export const choices = <const A extends string>(
+  spec: Described & { readonly choices: ReadonlyArray<A>; readonly shownDefault: string },
+): OptionSpec<ReadonlyArray<A>> => ({
+  ...spec,
+  defaultValue: spec.choices,
+  decode: (given) => {
+    const names = given.split(",").map((name) => name.trim())
+    const known = names.every((name): name is A => spec.choices.includes(name as A))
+    return known ? Result.succeed(names as ReadonlyArray<A>) : Result.fail(`some of ${spec.choices.join(", ")}`)
+  },
+})
+
+/** Strings as a JSON list, as vLLM takes them, or separated by commas. */
+export const jsonList = (
+  spec: Described & { readonly defaultValue: ReadonlyArray<string> },
+): OptionSpec<ReadonlyArray<string>> => ({
+  ...spec,
+  shownDefault: JSON.stringify(spec.defaultValue),
+  decode: (given) => {
+    const values: unknown = given.trimStart().startsWith("[")
+      ? parseJson(given)
+      : given.split(",").map((value) => value.trim())
+    const isList = Array.isArray(values) && values.every((value) => typeof value === "string" && value !== "")
+    return isList ? Result.succeed(values as ReadonlyArray<string>) : Result.fail('a JSON list of texts, such as ["*"]')
+  },
+})
+
+const parseJson = (given: string): unknown => {
+  try {
+    return JSON.parse(given)
+  } catch {
+    return undefined
+  }
+}
+
 /** A number of bytes with its unit: 512MiB, 2GiB, 1500kB; without a unit, bytes. */
 export const bytes = (
   spec: Described & { readonly defaultValue: string; readonly minimum: number },
