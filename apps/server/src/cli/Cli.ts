@@ -1,5 +1,7 @@
 import { Effect, Option, References } from "effect"
 import { Argument, CliConfig, CliOutput, Command, Flag, GlobalFlag } from "effect/cli"
+import { benchOptions } from "../bench/BenchOptions.ts"
+import { benchServe } from "../bench/BenchServe.ts"
 import { demo } from "../demo/Demo.ts"
 import { demoOptions } from "../options/DemoOptions.ts"
 import { executorLive } from "../model/ExecutorLive.ts"
@@ -104,12 +106,46 @@ const demoCommand = Command.make(
   ]),
 )
 
+const benchServeCommand = Command.make(
+  "serve",
+  flagsOf(benchOptions),
+  Effect.fnUntraced(function* (flags) {
+    return yield* benchServe(yield* resolveOptions(benchOptions, flags, process.env, Object.keys(benchOptions)))
+  }),
+).pipe(
+  Command.withShortDescription("Measure a running server as its clients see it"),
+  Command.withDescription(
+    "Send requests to a server with an OpenAI-compatible API, this one or another, and report throughput, time to the first " +
+      "token and time between tokens. Options and words are those of vllm bench serve.",
+  ),
+  Command.withExamples([
+    {
+      command: "uniprefill bench serve --num-prompts 200 --request-rate 10",
+      description: "Random prompts of 1,024 tokens",
+    },
+    {
+      command: "uniprefill bench serve --dataset-name timed-trace --dataset-path trace.jsonl",
+      description: "A recorded trace at its own times",
+    },
+    {
+      command: "uniprefill bench serve --backend openai-chat --goodput ttft:500,tpot:50",
+      description: "Chats, and how many keep both promises",
+    },
+  ]),
+)
+
+const benchCommand = Command.make("bench").pipe(
+  Command.withShortDescription("Measure"),
+  Command.withDescription("Measure a server: see uniprefill bench serve --help."),
+  Command.withSubcommands([benchServeCommand]),
+)
+
 const root = Command.make("uniprefill").pipe(
   Command.withDescription(
     "Long-context LLM serving with token-dropping prefill: at some layers of a long prompt, the blocks of tokens that its " +
       "end pays no attention to leave the computation. Comes with a small model to try it on.",
   ),
-  Command.withSubcommands([serveCommand, generateCommand, demoCommand]),
+  Command.withSubcommands([serveCommand, generateCommand, demoCommand, benchCommand]),
   Command.withExamples([
     { command: "uniprefill serve", description: "Serve the embedded model on http://127.0.0.1:8000" },
     { command: 'uniprefill generate "Once upon a time"', description: "Answer one prompt on the terminal" },

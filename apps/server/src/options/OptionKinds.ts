@@ -69,6 +69,31 @@ export const number = (spec: Bounded & { readonly defaultValue: number }): Optio
   decode: decodeNumber("a number", spec.minimum, spec.maximum),
 })
 
+/** A number above 0, or `inf`. */
+export const rate = (spec: Described & { readonly defaultValue: number }): OptionSpec<number> => ({
+  ...spec,
+  shownDefault: Number.isFinite(spec.defaultValue) ? String(spec.defaultValue) : "inf",
+  decode: (given) => {
+    const value = given === "inf" ? Number.POSITIVE_INFINITY : given.trim() === "" ? Number.NaN : Number(given)
+    return value > 0 ? Result.succeed(value) : Result.fail("a number above 0, or inf")
+  },
+})
+
+/** Numbers separated by commas. */
+export const numbers = (
+  spec: Bounded & { readonly defaultValue: ReadonlyArray<number> },
+): OptionSpec<ReadonlyArray<number>> => ({
+  ...spec,
+  shownDefault: spec.defaultValue.join(","),
+  decode: (given) => {
+    const values = given.split(",").map(decodeNumber("a number", spec.minimum, spec.maximum))
+    const wrong = values.find(Result.isFailure)
+    return wrong === undefined
+      ? Result.succeed(values.map((value) => Result.getOrThrow(value)))
+      : Result.fail(wrong.failure)
+  },
+})
+
 export const choice = <const A extends string>(
   spec: Described & { readonly choices: ReadonlyArray<A>; readonly defaultValue: NoInfer<A> },
 ): OptionSpec<A> => ({
