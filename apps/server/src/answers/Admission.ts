@@ -10,7 +10,17 @@ import type { AnswerPlan, Finished, PlannedChoice } from "./AnswerPlan.ts"
 export interface Admitted {
   readonly choice: PlannedChoice
   readonly events: AnswerStream
+  /**
+   * Every batch of events passes through here on its way to the client: it is noted in the record, and what the client did
+   * not ask for is left out.
+   */
+  readonly note: (batch: ReadonlyArray<GenerateEvent>) => ReadonlyArray<GenerateEvent>
+  /** Whether the answer has said how it ended. One that ends without is a failure, not an answer. */
+  readonly finished: () => boolean
 }
+
+/** What an answer that ended early is. */
+export const endedEarly = new EngineError({ reason: "Failed", field: null, detail: "the answer ended early" })
 
 /**
  * Queues every answer of a plan, or fails: overload is a status and not an event. The engine's requests live in the HTTP
@@ -36,46 +46,42 @@ export const admit = Effect.fnUntraced(function* (plan: AnswerPlan, stream: bool
   for (const generate of plan.requests) {
     for (const events of yield* engine.generate(generate).pipe(Effect.mapError(fromEngineError))) {
       const choice = plan.choices[admitted.length]!
-      admitted.push({ choice, events: noted(choice, choice.outputs ? events : withoutOutput(events), record, shadow) })
+      admitted.push(taken(choice, events, record, shadow))
     }
   }
   // No tokens were asked for: there is nothing to compute.
   for (const choice of plan.choices.slice(admitted.length)) {
-    admitted.push({ choice, events: noted(choice, Stream.succeed(nothing(choice)), record, shadow) })
+    admitted.push(taken(choice, Stream.succeed(nothing(choice)), record, shadow))
   }
   return admitted
 })
 
-/** The events of one answer, noted in the record. A stream that ends without saying how is a failure, not an answer. */
-const noted = (
+const taken = (
   choice: PlannedChoice,
   events: AnswerStream,
   record: RequestRecord["Service"],
   shadow: Shadow["Service"],
-): AnswerStream => {
+): Admitted => {
   let finished = false
   const shown = choice.outputs ? shadow.watch(choice.request, choice.answer) : undefined
-  const each = Stream.mapArray(events, (batch) => {
-    for (const event of batch) {
+  const note = (batch: ReadonlyArray<GenerateEvent>) => {
+    const kept = choice.outputs ? batch : withoutOutput(batch)
+    for (let i = 0; i < kept.length; i++) {
+      const event = kept[i]!
       recordEvent(record, choice.answer, event)
-      shown?.(event)
+      if (shown !== undefined) shown(event)
       if (event._tag === "Finished") finished = true
     }
-    return batch
-  })
-  const broken = new EngineError({ reason: "Failed", field: null, detail: "the answer ended early" })
-  return Stream.concat(
-    each,
-    Stream.suspend(() => (finished ? Stream.empty : Stream.fail(broken))),
-  )
+    return kept
+  }
+  return { choice, events, note, finished: () => finished }
 }
 
 /** What the engine computed besides its token, for a client that asked for none. */
-const withoutOutput = (events: AnswerStream): AnswerStream =>
-  Stream.map(
-    Stream.filter(events, (event) => event._tag !== "Output"),
-    (event) => (event._tag === "Finished" && event.reason !== "abort" ? { ...event, ...noOutput } : event),
-  )
+const withoutOutput = (batch: ReadonlyArray<GenerateEvent>): ReadonlyArray<GenerateEvent> =>
+  batch
+    .filter((event) => event._tag !== "Output")
+    .map((event) => (event._tag === "Finished" && event.reason !== "abort" ? { ...event, ...noOutput } : event))
 
 const noOutput = { reason: "length", stopReason: null, completionTokens: 0 } as const
 

@@ -1,11 +1,11 @@
 import { type EngineError, type GenerateEvent } from "@uniprefill/engine/Engine"
-import { Cause, Effect, Fiber, Option, type Pull, Result, type Scope, Stream } from "effect"
+import { Cause, Channel, Effect, Fiber, Option, type Pull, Result, type Scope, Stream } from "effect"
 import { HttpServerResponse } from "effect/http"
 import { type ApiError, fromEngineError, shuttingDown } from "../http/ApiError.ts"
 import { internalFailure } from "../http/InternalFailure.ts"
 import { RequestRecord } from "../http/RequestRecord.ts"
 import { Limits } from "../http/ServerLimits.ts"
-import { type Admitted, admit } from "./Admission.ts"
+import { type Admitted, admit, endedEarly } from "./Admission.ts"
 import type { AnswerFormat } from "./AnswerFormat.ts"
 import type { AnswerPlan } from "./AnswerPlan.ts"
 import { slicedJson } from "./SlicedJson.ts"
@@ -15,19 +15,30 @@ export const respond = Effect.fnUntraced(function* (plan: AnswerPlan, format: An
   const admitted = yield* admit(plan, stream)
   if (!stream) return yield* whole(format, admitted)
   const { commentMs } = yield* Limits
-  return streamed(format, admitted, commentMs, yield* RequestRecord)
+  return streamed(format, admitted, commentMs, yield* RequestRecord, yield* Effect.scope)
 })
 
 const whole = Effect.fnUntraced(function* (format: AnswerFormat, admitted: ReadonlyArray<Admitted>) {
-  const events = yield* Effect.forEach(admitted, ({ events: of }) => Stream.runCollect(of), {
-    concurrency: "unbounded",
-  }).pipe(Effect.mapError(fromEngineError))
+  const events = yield* Effect.forEach(admitted, collect, { concurrency: "unbounded" }).pipe(
+    Effect.mapError(fromEngineError),
+  )
   // A client that is still there did not end it: the server stops.
   if (events.some((of) => of.some((event) => event._tag === "Finished" && event.reason === "abort"))) {
     return yield* shuttingDown
   }
   return yield* slicedJson(format.whole(events))
 })
+
+const collect = ({ events, note, finished }: Admitted): Effect.Effect<ReadonlyArray<GenerateEvent>, EngineError> =>
+  Effect.suspend(() => {
+    const all: Array<GenerateEvent> = []
+    const taking = Stream.runForEachArray(events, (batch) =>
+      Effect.sync(() => {
+        for (const event of note(batch)) all.push(event)
+      }),
+    )
+    return Effect.flatMap(taking, () => (finished() ? Effect.succeed(all) : Effect.fail(endedEarly)))
+  })
 
 const eventStreamHeaders = { "cache-control": "no-cache", "x-accel-buffering": "no" } as const
 
@@ -41,6 +52,7 @@ const streamed = (
   admitted: ReadonlyArray<Admitted>,
   commentMs: number,
   record: RequestRecord["Service"],
+  scope: Scope.Scope,
 ): HttpServerResponse.HttpServerResponse => {
   const explain = (error: EngineError): ApiError => {
     const failure = fromEngineError(error)
@@ -48,12 +60,14 @@ const streamed = (
     return failure
   }
   const pull = Effect.gen(function* () {
-    const scope = yield* Effect.scope
-    const next = yield* texts(format, admitted)
+    const next = yield* texts(format, admitted, scope)
     let state: "head" | "waiting" | "flowing" | "ended" = "head"
     const ended = (cause: Cause.Cause<EngineError | Cause.Done>): BytesPull => {
       if (isDone(cause)) {
         state = "ended"
+        if (!admitted.every(({ finished }) => finished())) {
+          return Effect.succeed([encode(format.failed(explain(endedEarly)))])
+        }
         return Effect.succeed([encode(format.end())])
       }
       if (Cause.hasInterruptsOnly(cause)) return Effect.failCause(cause as Cause.Cause<never>)
@@ -62,13 +76,12 @@ const streamed = (
       if (Result.isSuccess(found)) return Effect.succeed([encode(format.failed(explain(found.success)))])
       return Effect.as(Effect.logError("request failed", cause), [encode(format.failed(internalFailure))] as const)
     }
-    const flow: Pull.Pull<Bytes, EngineError> = Effect.suspend(() => Effect.flatMap(next, onText))
-    const onText = (text: string): Pull.Pull<Bytes, EngineError> => {
-      if (text === "") return flow
+    const onText = (text: string): BytesPull => {
+      if (text === "") return flowing
       state = "flowing"
       return Effect.succeed([encode(text)])
     }
-    const flowing: BytesPull = Effect.catchCause(flow, ended)
+    const flowing: BytesPull = Effect.matchCauseEffect(next, { onSuccess: onText, onFailure: ended })
     // The first text may take any number of comments: it is waited for on a fiber, which no comment interrupts.
     let first: Fiber.Fiber<Bytes, Cause.Done> | undefined
     const waiting = Effect.gen(function* () {
@@ -90,7 +103,7 @@ const streamed = (
       }
     })
   })
-  return HttpServerResponse.stream(Stream.scoped(Stream.fromPull(pull)), {
+  return HttpServerResponse.stream(Stream.fromPull(pull), {
     contentType: "text/event-stream; charset=utf-8",
     headers: eventStreamHeaders,
   })
@@ -107,20 +120,23 @@ const isDone = (cause: Cause.Cause<unknown>): boolean =>
 const texts = (
   format: AnswerFormat,
   admitted: ReadonlyArray<Admitted>,
-): Effect.Effect<Pull.Pull<string, EngineError>, never, Scope.Scope> => {
+  scope: Scope.Scope,
+): Effect.Effect<Pull.Pull<string, EngineError>> => {
   const [only] = admitted
+  const textOf =
+    ({ choice, note }: Admitted) =>
+    (batch: ReadonlyArray<GenerateEvent>) =>
+      format.events(choice, note(batch))
   if (admitted.length === 1) {
-    const { choice, events } = only!
-    return Effect.map(
-      Stream.toPull(events),
-      Effect.map((batch: ReadonlyArray<GenerateEvent>) => format.events(choice, batch)),
-    )
+    const events = Channel.toPullScoped(Stream.toChannel(only!.events), scope)
+    return Effect.map(events, Effect.map(textOf(only!)))
   }
-  const each = admitted.map(({ choice, events }) =>
-    Stream.mapArray(events, (batch) => [format.events(choice, batch)] as [string, ...Array<string>]),
-  )
+  const each = admitted.map((one) => {
+    const text = textOf(one)
+    return Stream.mapArray(one.events, (batch) => [text(batch)] as [string, ...Array<string>])
+  })
   return Effect.map(
-    Stream.toPull(Stream.mergeAll(each, { concurrency: "unbounded" })),
+    Channel.toPullScoped(Stream.toChannel(Stream.mergeAll(each, { concurrency: "unbounded" })), scope),
     Effect.map((batch: ReadonlyArray<string>) => batch.join("")),
   )
 }
