@@ -1,7 +1,7 @@
 /**
  * The direction of the arrows: a package imports packages of earlier layers only, never one of its own layer.
  *
- *     units ← model ← scheduler ← placement, cost-model ← executor ← simulator, executor-native ← engine ← apps
+ *     units, threads ← model, tokenizer ← scheduler ← placement, cost-model ← executor ← simulator, executor-native ← engine ← apps
  *
  * The first layer's other packages stand alone.
  */

@@ -26,7 +26,7 @@ let metrics: string
 beforeAll(async () => {
   const limits = serverLimits
   const layers = HttpApp.layer({ apiKeys: [], limits, stallSeconds: 60 }).pipe(
-    Layer.provide([Shadow.none, Dropping.layer]),
+    Layer.provide([Shadow.layer(1), Dropping.layer]),
     Layer.provideMerge(EngineLive.layer(settings, [], executorLive)),
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
     Layer.provide(Logger.layer([])),
@@ -39,7 +39,9 @@ beforeAll(async () => {
     body: JSON.stringify({ prompt: Array(4000).fill(300), max_tokens: 2, ignore_eos: true }),
   })
   expect(response.status).toBe(200)
-  metrics = await (await fetch(`${url}/metrics`)).text()
+  // The shadow runs once the answer is given.
+  do metrics = await (await fetch(`${url}/metrics`)).text()
+  while (!metrics.includes("uniprefill:shadow_first_token_kl_count"))
 })
 afterAll(() => closeScope(scope))
 
