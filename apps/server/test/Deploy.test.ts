@@ -58,8 +58,8 @@ it("the Grafana dashboard asks for metrics and labels that there are", () => {
   for (const { title, targets } of panels) {
     for (const { expr } of targets) {
       const names = [...expr.matchAll(/(?:vllm|uniprefill):\w+|http_requests_total/g)].map(([name]) => name)
-      expect(names.length, title).toBeGreaterThan(0)
-      for (const name of names) expect(known, title).toContain(name.replace(/_(bucket|sum|count)$/, ""))
+      expect(names.length, `${title}`).toBeGreaterThan(0)
+      for (const name of names) expect(known, `${title}`).toContain(name.replace(/_(bucket|sum|count)$/, ""))
     }
   }
 })
