@@ -12,6 +12,8 @@ export interface OptionSpec<A> {
   readonly description: string
   /** The default as help shows it. */
   readonly shownDefault: string | undefined
+  /** All that it can be, where that is a few words: help and shell completion list them. */
+  readonly choices?: ReadonlyArray<string> | undefined
   readonly decode: (text: string) => Result.Result<A, string>
   readonly defaultValue: A
 }
@@ -36,14 +38,12 @@ const configFlag = Flag.String("config").pipe(
   Flag.optional,
 )
 
-/** The flags of a table and --config. All are strings here: wherever a value comes from, the same decoder reads it. */
+/** The flags of a table and --config. All are texts here: wherever a value comes from, the same decoder reads it. */
 export const flagsOf = <Table extends OptionTable>(table: Table): OptionFlags<Table> => {
-  const flags = Object.entries(table).map(([name, { metavar, description, shownDefault }]) => {
+  const flags = Object.entries(table).map(([name, { metavar, description, shownDefault, choices }]) => {
     const suffix = shownDefault === undefined ? "" : ` (default: ${shownDefault})`
-    return [
-      name,
-      Flag.String(name).pipe(Flag.withMetavar(metavar), Flag.withDescription(description + suffix), Flag.optional),
-    ]
+    const flag: Flag.Flag<string> = choices === undefined ? Flag.String(name) : Flag.Literals(name, choices)
+    return [name, flag.pipe(Flag.withMetavar(metavar), Flag.withDescription(description + suffix), Flag.optional)]
   })
   return Object.fromEntries([...flags, ["config", configFlag]]) as OptionFlags<Table>
 }
