@@ -108,13 +108,14 @@ describe("the engine behind the server", () => {
   })
 
   it("says where each token begins in the text, also of characters that several tokens make", async () => {
-    const parts = await Effect.runPromise(tokenizer.encode("🦔漢字 ünï the", { addSpecialTokens: false }))
-    const drawn = { ignore_eos: true, temperature: 2, seed: 3, allowed_token_ids: [...parts] }
+    const parts = await Effect.runPromise(tokenizer.encode("🦔漢字ünï the of and to in", { addSpecialTokens: false }))
+    const drawn = { ignore_eos: true, temperature: 100, seed: 3, allowed_token_ids: [...parts] }
     const long = { ...ask, logprobs: 1, max_tokens: 200, ...(drawn as object) }
     const whole = (await client.completions.create(long)).choices[0]!
     const { tokens, text_offset: offsets } = whole.logprobs!
     expect(tokens).toHaveLength(200)
-    expect(tokens!.filter((token) => token.includes("\ufffd")).length).toBeGreaterThan(10)
+    const halves = tokens!.filter((token) => token.includes("\ufffd")).length
+    expect(Math.min(halves, 200 - halves)).toBeGreaterThan(10)
     for (const [i, token] of tokens!.entries()) {
       const at = offsets![i]!
       expect(at).toBeGreaterThanOrEqual(i === 0 ? 0 : offsets![i - 1]!)

@@ -32,8 +32,12 @@ export class LogprobsFormat {
 
   push(tokens: ReadonlyArray<number>, entries: ReadonlyArray<Entry>): void {
     for (const [i, token] of tokens.entries()) {
-      this.#placed.push({ token, entry: entries[i]!, offset: this.#offset })
-      this.#offset += this.#detokenizer.push(token).length
+      const text = this.#detokenizer.push(token)
+      const own = this.#tokenizer.tokenText(token)
+      // Bytes before it that are no character come with it.
+      const before = text.endsWith(own) ? text.length - own.length : 0
+      this.#placed.push({ token, entry: entries[i]!, offset: this.#offset + before })
+      this.#offset += text.length
     }
   }
 
