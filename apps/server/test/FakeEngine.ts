@@ -139,20 +139,16 @@ export class FakeEngine {
           tokens: [token],
           text: this.texts?.[i] ?? ` ${i}`,
           logprobs: logprobs < 0 ? [] : [[[token, -0.5] as const, ...alternatives]],
+          ...(i > 0 || request.promptLogprobs === undefined
+            ? {}
+            : { promptLogprobs: Array.from(request.prompt.subarray(1), (of) => [[of, -0.25] as const]) }),
         }
       })
-    const prompt: Stream.Stream<GenerateEvent> =
-      request.promptLogprobs === undefined
-        ? Stream.empty
-        : Stream.succeed({
-            _tag: "Prompt",
-            logprobs: Array.from(request.prompt, (token, i) => (i === 0 ? [] : [[token, -0.25] as const])),
-          })
     const outputs = Stream.mapEffect(Stream.fromIterable(tokens.entries()), ([i, token]) => output(token, i)).pipe(
       Stream.takeWhile(() => !this.ending),
     )
     if (this.vanishAfter < tokens.length) return Stream.take(outputs, this.vanishAfter)
-    return Stream.concat(Stream.concat(prompt, outputs), Stream.fromEffect(finished))
+    return Stream.concat(outputs, Stream.fromEffect(finished))
   }
 }
 

@@ -87,12 +87,6 @@ export const mostAnswers = 64
 /** What an answer brought since the last event. */
 export type GenerateEvent =
   | {
-      /** Comes first, where log-probabilities of the prompt were asked for. */
-      readonly _tag: "Prompt"
-      /** One entry per prompt token: that token first, then the most likely ones; the first token's is empty. */
-      readonly logprobs: ReadonlyArray<ReadonlyArray<readonly [token: number, logprob: number]>>
-    }
-  | {
       readonly _tag: "Output"
       /** Token ids sampled; may be ahead of `text` while a character or a possible stop string is incomplete. */
       readonly tokens: ReadonlyArray<number>
@@ -100,6 +94,11 @@ export type GenerateEvent =
       readonly text: string
       /** One entry per token when asked for: the sampled token first, then the most likely ones. */
       readonly logprobs: ReadonlyArray<ReadonlyArray<readonly [token: number, logprob: number]>>
+      /**
+       * With the first output of the first answer, when asked for: of each prompt token but the first, its own
+       * log-probability first, then those of the most likely ones.
+       */
+      readonly promptLogprobs?: ReadonlyArray<ReadonlyArray<readonly [token: number, logprob: number]>> | undefined
     }
   | {
       readonly _tag: "Finished"

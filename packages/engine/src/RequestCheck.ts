@@ -15,8 +15,6 @@ export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineE
     minP,
     priority,
     firstTokenWithinMicros,
-    promptLogprobs,
-    drop,
     tenant = "",
   } = request
   const { vocabSize } = spec
@@ -77,10 +75,6 @@ export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineE
         ? invalid("allowed_token_ids", "allows no token")
         : distinct("allowed_token_ids", sampling.allowedTokenIds)) ??
     whole("logprobs", sampling.logprobs, -1, Math.min(vocabSize, mostLogprobs)) ??
-    (promptLogprobs === undefined
-      ? null
-      : (whole("logprobs", promptLogprobs, 0, Math.min(vocabSize, mostLogprobs)) ??
-        (drop ? invalid("uniprefill", "log-probabilities of the prompt need a request that drops nothing") : null))) ??
     (stop.every((text) => text !== "" && text.isWellFormed())
       ? null
       : invalid("stop", "holds an empty string or half a surrogate pair")) ??

@@ -40,6 +40,9 @@ export const decodeCompletionRequest = (body: unknown): Result.Result<Decoded<Co
   if (prompts * n > requestLimits.choices) {
     return refuse("n", `${prompts} prompts × n = ${n} exceeds ${requestLimits.choices} answers in one request`)
   }
+  if (request.echo === true && typeof request.logprobs === "number" && n > 1) {
+    return refuse("n", `echo with logprobs takes one answer, got n = ${n}`)
+  }
   if (request.best_of !== undefined && request.best_of !== null && request.best_of !== n) {
     return refuse("best_of", `best_of = ${request.best_of} is not supported: leave it out or give n = ${n}`)
   }

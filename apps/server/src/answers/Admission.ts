@@ -4,7 +4,7 @@ import { fromEngineError } from "../http/ApiError.ts"
 import { RequestRecord, recordEvent } from "../http/RequestRecord.ts"
 import { Tenant } from "../http/Tenant.ts"
 import { Shadow } from "./Shadow.ts"
-import type { AnswerPlan, Finished, PlannedChoice } from "./AnswerPlan.ts"
+import type { AnswerEvent, AnswerPlan, Finished, PlannedChoice } from "./AnswerPlan.ts"
 
 /** An answer that the engine has taken on. */
 export interface Admitted {
@@ -14,7 +14,7 @@ export interface Admitted {
    * Every batch of events passes through here on its way to the client: it is noted in the record, and what the client did
    * not ask for is left out.
    */
-  readonly note: (batch: ReadonlyArray<GenerateEvent>) => ReadonlyArray<GenerateEvent>
+  readonly note: (batch: ReadonlyArray<GenerateEvent>) => ReadonlyArray<AnswerEvent>
   /** Whether the answer has said how it ended. One that ends without is a failure, not an answer. */
   readonly finished: () => boolean
 }
@@ -66,15 +66,27 @@ const taken = (
   const shown = choice.outputs ? shadow.watch(choice.request, choice.answer) : undefined
   const note = (batch: ReadonlyArray<GenerateEvent>) => {
     const kept = choice.outputs ? batch : withoutOutput(batch)
-    for (let i = 0; i < kept.length; i++) {
-      const event = kept[i]!
+    for (const event of kept) {
       recordEvent(record, choice.answer, event)
       if (shown !== undefined) shown(event)
       if (event._tag === "Finished") finished = true
     }
-    return kept
+    return choice.request.promptLogprobs === undefined ? kept : withPrompt(batch, kept)
   }
   return { choice, events, note, finished: () => finished }
+}
+
+/** The prompt's log-probabilities as an event of their own: of its first token there is none. */
+const withPrompt = (
+  batch: ReadonlyArray<GenerateEvent>,
+  kept: ReadonlyArray<GenerateEvent>,
+): ReadonlyArray<AnswerEvent> => {
+  for (const event of batch) {
+    if (event._tag === "Output" && event.promptLogprobs !== undefined) {
+      return [{ _tag: "Prompt", logprobs: [[], ...event.promptLogprobs] }, ...kept]
+    }
+  }
+  return kept
 }
 
 /** What the engine computed besides its token, for a client that asked for none. */

@@ -1,19 +1,18 @@
-import type { GenerateEvent } from "@uniprefill/engine/Engine"
 import type { ApiError } from "../http/ApiError.ts"
-import type { PlannedChoice } from "./AnswerPlan.ts"
+import type { AnswerEvent, PlannedChoice } from "./AnswerPlan.ts"
 
 /** How an endpoint says what the engine tells: as the text of server-sent events, or as one body. One for each request. */
 export interface AnswerFormat {
   /** Events that come before anything is generated, all choices'. */
   readonly begin: () => string
   /** Events of one choice that came together; "" where they bring nothing to show, such as a part of a character. */
-  readonly events: (choice: PlannedChoice, events: ReadonlyArray<GenerateEvent>) => string
+  readonly events: (choice: PlannedChoice, events: ReadonlyArray<AnswerEvent>) => string
   /** Events after the last choice has finished. */
   readonly end: () => string
   /** Events that end a stream early. */
   readonly failed: (error: ApiError) => string
   /** The body. Requires: the events of every choice, in the order of the choices, each list with its `Finished`. */
-  readonly whole: (events: ReadonlyArray<ReadonlyArray<GenerateEvent>>) => unknown
+  readonly whole: (events: ReadonlyArray<ReadonlyArray<AnswerEvent>>) => unknown
 }
 
 /** The text of one server-sent event. */

@@ -51,6 +51,15 @@ export interface AnswerRequest extends SamplingRequest {
   readonly promptLogprobs: number
 }
 
+/** What an answer is made of: the engine's events, and before them the prompt's log-probabilities where they are asked for. */
+export type AnswerEvent =
+  | GenerateEvent
+  | {
+      readonly _tag: "Prompt"
+      /** One entry per prompt token: that token first, then the most likely ones; the first token's is empty. */
+      readonly logprobs: ReadonlyArray<ReadonlyArray<readonly [token: number, logprob: number]>>
+    }
+
 export type Finished = Extract<GenerateEvent, { readonly _tag: "Finished" }>
 
 /** Fails with 400. */

@@ -7,7 +7,7 @@ import { RequestRecord } from "../http/RequestRecord.ts"
 import { Limits } from "../http/ServerLimits.ts"
 import { type Admitted, admit, endedEarly } from "./Admission.ts"
 import type { AnswerFormat } from "./AnswerFormat.ts"
-import type { AnswerPlan } from "./AnswerPlan.ts"
+import type { AnswerEvent, AnswerPlan } from "./AnswerPlan.ts"
 import { slicedJson } from "./SlicedJson.ts"
 
 /** Admits a plan and answers it in a format, streamed or whole. */
@@ -29,9 +29,9 @@ const whole = Effect.fnUntraced(function* (format: AnswerFormat, admitted: Reado
   return yield* slicedJson(format.whole(events))
 })
 
-const collect = ({ events, note, finished }: Admitted): Effect.Effect<ReadonlyArray<GenerateEvent>, EngineError> =>
+const collect = ({ events, note, finished }: Admitted): Effect.Effect<ReadonlyArray<AnswerEvent>, EngineError> =>
   Effect.suspend(() => {
-    const all: Array<GenerateEvent> = []
+    const all: Array<AnswerEvent> = []
     const taking = Stream.runForEachArray(events, (batch) =>
       Effect.sync(() => {
         for (const event of note(batch)) all.push(event)

@@ -1,6 +1,5 @@
-import type { GenerateEvent } from "@uniprefill/engine/Engine"
 import { type Usage, usageOf } from "@uniprefill/openai/Completion"
-import type { AnswerPlan, PlannedChoice } from "./AnswerPlan.ts"
+import type { AnswerEvent, AnswerPlan, PlannedChoice } from "./AnswerPlan.ts"
 
 /** What a stream says of the usage: nothing, all of it in a last event, or also what it is so far in every event. */
 export type StreamUsage = "none" | "last" | "continuous"
@@ -29,7 +28,7 @@ export class UsageCount {
     this.#soFar = plan.choices.map(() => 0)
   }
 
-  add(choice: PlannedChoice, event: GenerateEvent): void {
+  add(choice: PlannedChoice, event: AnswerEvent): void {
     if (event._tag === "Output") {
       this.#soFar[choice.index]! += event.tokens.length
       this.#completionTokens += event.tokens.length

@@ -1,9 +1,14 @@
-import type { GenerateEvent } from "@uniprefill/engine/Engine"
 import type { ChatCompletion, ChatCompletionChunk, ChatDelta, ChatLogprobs } from "@uniprefill/openai/ChatCompletion"
 import { errorBody } from "@uniprefill/openai/ErrorBody"
 import type { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { type AnswerFormat, done, sse } from "../answers/AnswerFormat.ts"
-import { type AnswerPlan, type Finished, type PlannedChoice, stopReasonOf } from "../answers/AnswerPlan.ts"
+import {
+  type AnswerEvent,
+  type AnswerPlan,
+  type Finished,
+  type PlannedChoice,
+  stopReasonOf,
+} from "../answers/AnswerPlan.ts"
 import { type StreamUsage, UsageCount } from "../answers/UsageCount.ts"
 import { chatLogprobs } from "./ChatLogprobs.ts"
 import { type ReasoningMarks, ReasoningSplit } from "./ReasoningSplit.ts"
@@ -37,7 +42,7 @@ export const chatFormat = (
       ...(end !== null && plan.report ? { uniprefill: { kept: end.kept } } : {}),
     } satisfies ChatCompletionChunk)
 
-  const logprobsOf = (choice: PlannedChoice, event: GenerateEvent): ChatLogprobs | null => {
+  const logprobsOf = (choice: PlannedChoice, event: AnswerEvent): ChatLogprobs | null => {
     const { logprobs: top } = choice.request.sampling
     return top < 0 || event._tag !== "Output" ? null : chatLogprobs(event.logprobs, top, tokenizer)
   }
@@ -115,7 +120,7 @@ export const chatFormat = (
 const none = { reasoning: "", content: "" }
 
 /** An answer's text in its two parts. */
-export const wholeText = (events: ReadonlyArray<GenerateEvent>, split: ReasoningSplit) => {
+export const wholeText = (events: ReadonlyArray<AnswerEvent>, split: ReasoningSplit) => {
   let reasoning = ""
   let content = ""
   const add = (part: { readonly reasoning: string; readonly content: string }) => {

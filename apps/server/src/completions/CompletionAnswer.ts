@@ -1,9 +1,14 @@
-import type { GenerateEvent } from "@uniprefill/engine/Engine"
 import { type Completion, type CompletionChunk, type CompletionLogprobs } from "@uniprefill/openai/Completion"
 import { errorBody } from "@uniprefill/openai/ErrorBody"
 import type { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { type AnswerFormat, done, sse } from "../answers/AnswerFormat.ts"
-import { type AnswerPlan, type Finished, type PlannedChoice, stopReasonOf } from "../answers/AnswerPlan.ts"
+import {
+  type AnswerEvent,
+  type AnswerPlan,
+  type Finished,
+  type PlannedChoice,
+  stopReasonOf,
+} from "../answers/AnswerPlan.ts"
 import { type StreamUsage, UsageCount } from "../answers/UsageCount.ts"
 import { LogprobsFormat } from "./CompletionLogprobs.ts"
 
@@ -118,7 +123,7 @@ class ChoiceText {
     return { text: this.#choice.prefix, logprobs: null }
   }
 
-  take(event: GenerateEvent, ended: boolean): Part {
+  take(event: AnswerEvent, ended: boolean): Part {
     if (event._tag === "Prompt") {
       const { prefix, request } = this.#choice
       this.#length = prefix.length
@@ -131,7 +136,7 @@ class ChoiceText {
     return { text: event.text, logprobs: this.#output?.take(this.#length, ended) ?? null }
   }
 
-  whole(events: ReadonlyArray<GenerateEvent>): Part {
+  whole(events: ReadonlyArray<AnswerEvent>): Part {
     const { prefix, request } = this.#choice
     const parts = request.promptLogprobs === undefined && prefix !== "" ? [this.echo()] : []
     let logprobs: CompletionLogprobs | null =

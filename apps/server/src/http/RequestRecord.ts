@@ -45,7 +45,6 @@ export const emptyRecord = (): RequestRecord["Service"] => ({
 
 /** Adds an event of one choice: answer number `answer` to its prompt. */
 export const recordEvent = (record: RequestRecord["Service"], answer: number, event: GenerateEvent): void => {
-  if (event._tag === "Prompt") return
   if (event._tag === "Output") {
     record.completionTokens += event.tokens.length
     return

@@ -1,7 +1,6 @@
-import type { GenerateEvent } from "@uniprefill/engine/Engine"
 import { messagesErrorBody } from "@uniprefill/openai/MessagesRequest"
 import { type AnswerFormat, sse } from "../answers/AnswerFormat.ts"
-import type { AnswerPlan, Finished } from "../answers/AnswerPlan.ts"
+import type { AnswerEvent, AnswerPlan, Finished } from "../answers/AnswerPlan.ts"
 import { UsageCount } from "../answers/UsageCount.ts"
 import { wholeText } from "../chat/ChatAnswer.ts"
 import { type ReasoningMarks, ReasoningSplit } from "../chat/ReasoningSplit.ts"
@@ -71,7 +70,7 @@ export const messageFormat = (plan: AnswerPlan, reasoning: ReasoningMarks | null
     },
     failed: ({ status, message: text }) => sse(messagesErrorBody(status, text), "error"),
     whole: (events) => {
-      const of: ReadonlyArray<GenerateEvent> = events[0]!
+      const of: ReadonlyArray<AnswerEvent> = events[0]!
       for (const generated of of) usage.add(choice!, generated)
       end = of.at(-1) as Finished
       const { reasoning: thinking, content } = wholeText(of, split)

@@ -1,8 +1,7 @@
 import { randomUUID } from "node:crypto"
-import type { GenerateEvent } from "@uniprefill/engine/Engine"
 import type { ResponsesRequest } from "@uniprefill/openai/ResponsesRequest"
 import { type AnswerFormat, sse } from "../answers/AnswerFormat.ts"
-import type { AnswerPlan, Finished } from "../answers/AnswerPlan.ts"
+import type { AnswerEvent, AnswerPlan, Finished } from "../answers/AnswerPlan.ts"
 import { UsageCount } from "../answers/UsageCount.ts"
 import { wholeText } from "../chat/ChatAnswer.ts"
 import { type ReasoningMarks, ReasoningSplit } from "../chat/ReasoningSplit.ts"
@@ -151,7 +150,7 @@ export const responseFormat = (
       return event("response.failed", { response: response("failed", outputOf("incomplete", text), error) })
     },
     whole: (events) => {
-      const of: ReadonlyArray<GenerateEvent> = events[0]!
+      const of: ReadonlyArray<AnswerEvent> = events[0]!
       for (const generated of of) usage.add(choice!, generated)
       end = of.at(-1) as Finished
       const status = statusOf(end)
