@@ -65,7 +65,7 @@ describe("the publisher", () => {
     const heard = { yet: false }
     void first.then(() => (heard.yet = true))
     let sent = 0
-    while (!heard.yet) {
+    while (!heard.yet || sent < 5) {
       publisher.publish(stored(sent++ % 250, null))
       await new Promise((resolve) => setTimeout(resolve, 20))
     }
@@ -98,7 +98,8 @@ describe("the publisher", () => {
     dealer.close()
     // As many as are kept, the last of them the newest.
     const newest = later[1]!.readBigInt64BE(0)
-    expect(again).toEqual([newest - 2n, newest - 1n, newest, -1n])
+    const kept = [newest - 2n, newest - 1n, newest].filter((number) => number >= 0n)
+    expect(again).toEqual([...kept, -1n])
   })
 
   it("says which endpoint it could not have", async () => {

@@ -38,7 +38,6 @@ describe("refuses a bad field by name, with what was expected and what came", ()
     [{ logprobs: 21 }, "logprobs", "logprobs: expected a value between 0 and 20, got 21"],
     [{ logprobs: true }, "logprobs", "logprobs: expected number, got true"],
     [{ seed: 1.5 }, "seed", "seed: expected an integer of at most 64 bits, got 1.5"],
-    [{ seed: 2n ** 64n }, "seed", "seed: expected an integer of at most 64 bits, got 18446744073709551616"],
     [{ stream: "yes" }, "stream", 'stream: expected boolean, got "yes"'],
     [{ stop: 5 }, "stop", "stop: expected a string or a list of strings, got 5"],
     [{ stop: ["a", 5] }, "stop[1]", "stop[1]: expected a string, got 5"],
@@ -99,6 +98,21 @@ describe("refuses a bad field by name, with what was expected and what came", ()
     ],
   ])("%j", (fields, param, message) => {
     expect(refuse({ model: "m", prompt: "x", ...fields })).toEqual({ param, message })
+  })
+
+  it("bounds seeds to 64 bits, and says which it got", () => {
+    for (const seed of [2n ** 64n, -(2n ** 63n) - 1n]) {
+      expect(refuse({ prompt: "x", seed })).toEqual({
+        param: "seed",
+        message: `seed: expected an integer of at most 64 bits, got ${seed}`,
+      })
+    }
+    expect(accept({ seed: 2n ** 64n - 1n }).value.seed).toBe(2n ** 64n - 1n)
+  })
+
+  it("takes one answer where the prompt's log-probabilities are echoed", () => {
+    expect(refuse({ prompt: "x", echo: true, logprobs: 0, n: 2 }).param).toBe("n")
+    expect(accept({ echo: true, logprobs: 0 }).value.logprobs).toBe(0)
   })
 
   it("names a body that is no object, and a missing prompt", () => {
