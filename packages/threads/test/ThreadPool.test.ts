@@ -1,3 +1,5 @@
+import { readdirSync } from "node:fs"
+import { getPriority } from "node:os"
 import { assert, describe, it } from "@effect/vitest"
 import { FairQueue } from "@uniprefill/threads/FairQueue"
 import { type JobOptions, makeThreadPool } from "@uniprefill/threads/ThreadPool"
@@ -76,6 +78,16 @@ describe("a pool of threads", () => {
     }),
   )
 })
+
+it.live("a thread that gives way is alone in it", () =>
+  Effect.gen(function* () {
+    const pool = yield* makePool(1)
+    yield* pool.run({ add: 1 })
+    const tasks = readdirSync("/proc/self/task").map(Number)
+    const priorities = tasks.map((task) => getPriority(task))
+    assert.strictEqual(priorities.filter((priority) => priority === getPriority() + 5).length, 1)
+  }).pipe(Effect.scoped),
+)
 
 describe("turns", () => {
   it("go round, whatever a caller has waiting", () => {

@@ -1,4 +1,7 @@
+import { giveWay } from "@uniprefill/threads/giveWay"
 import { serveThread } from "@uniprefill/threads/serveThread"
+
+giveWay(5)
 
 /** Adds to `base`, after so many ms of work; throws at 13, ends its thread at 99. */
 serveThread<{ base: number }, { add: number; millis?: number }, number>(({ base }) => ({ add, millis = 0 }) => {
