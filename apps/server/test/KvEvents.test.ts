@@ -98,7 +98,7 @@ describe("the publisher", () => {
     dealer.close()
     // As many as are kept, the last of them the newest.
     const newest = later[1]!.readBigInt64BE(0)
-    const kept = [newest - 2n, newest - 1n, newest].filter((number) => number >= 0n)
+    const kept = [newest - 2n, newest - 1n, newest].filter((at) => at >= 0n)
     expect(again).toEqual([...kept, -1n])
   })
 
