@@ -33,21 +33,25 @@ DeltaTimes bench_delta(const Kernels &table, const DeltaShape &shape, int groups
   for (int h = 0; h < shape.value_heads; ++h) decay[h] = -std::exp(-2.0f + 0.5f * h / shape.value_heads);
   const DeltaWeights weights{conv.data(), decay.data(), dt_bias.data(), norm.data()};
   std::vector<std::vector<float>> convs(groups), states(groups);
-  std::vector<std::vector<double>> scales(groups, std::vector<double>(shape.value_heads, 1));
+  std::vector<std::vector<bf16>> keys(groups);
+  std::vector<int32_t> begun(groups, 0);
   std::vector<DeltaGroup> list;
   for (int g = 0; g < groups; ++g) {
     convs[g].resize(static_cast<size_t>(shape.conv_kernel - 1) * shape.conv_width());
     states[g].resize(shape.value_heads * shape.head_state());
-    list.push_back({g * rows_each, rows_each, convs[g].data(), states[g].data(), scales[g].data()});
+    keys[g].resize(shape.key_heads * shape.head_keys());
+    list.push_back({g * rows_each, rows_each, convs[g].data(), states[g].data(), keys[g].data(), &begun[g]});
   }
   std::vector<float> mixed(static_cast<size_t>(rows) * shape.conv_width()), betas(static_cast<size_t>(rows) * shape.value_heads);
-  std::vector<float> decays(betas.size());
+  std::vector<float> decays(betas.size()), products(static_cast<size_t>(rows) * shape.key_heads * 2 * delta_block);
   std::vector<bf16> out(static_cast<size_t>(rows) * shape.value_width());
-  const DeltaRows work{mixed.data(), betas.data(), decays.data()};
+  std::vector<bf16> directions(static_cast<size_t>(rows) * shape.key_heads * 2 * shape.padded_key_dim());
+  std::vector<bf16> blocks(rows * shape.key_heads * 2 * shape.head_keys());
+  const DeltaRows work{rows, mixed.data(), betas.data(), decays.data(), directions.data(), products.data(), blocks.data()};
   const auto inputs = [&] { table.delta_inputs(projected.data(), list.data(), groups, shape, weights, work); };
   DeltaTimes times{};
   times.inputs = median_seconds(inputs);
-  // The recurrence overwrites the decays with products: real ones again before each run.
+  // The recurrence overwrites its values with outputs: real ones again before each run.
   times.recur = median_seconds([&] {
                   inputs();
                   table.delta_recur(list.data(), groups, shape, work);

@@ -19,19 +19,33 @@ struct Weights {
   DeltaWeights view() const { return {conv.data(), decay.data(), dt_bias.data(), norm.data()}; }
 };
 
-// A slot's state in f32, as the kernels keep it.
+// A slot's state, as the kernels keep it.
 struct State {
   std::vector<float> conv, state;
-  std::vector<double> scales;
+  std::vector<bf16> keys;
+  int32_t begun = 0;
 
   explicit State(const DeltaShape &shape)
       : conv(static_cast<size_t>(shape.conv_kernel - 1) * shape.conv_width(), 0),
         state(shape.value_heads * shape.head_state(), 0),
-        scales(shape.value_heads, 1) {}
-  DeltaGroup group(int first, int rows) { return {first, rows, conv.data(), state.data(), scales.data()}; }
-  bool operator==(const State &other) const {
-    return conv == other.conv && state == other.state && scales == other.scales;
-  }
+        keys(shape.key_heads * shape.head_keys(), 0) {}
+  DeltaGroup group(int first, int rows) { return {first, rows, conv.data(), state.data(), keys.data(), &begun}; }
+};
+
+// Memory of DeltaRows that held NaN before.
+struct Work {
+  std::vector<float> mixed, betas, decays, products;
+  std::vector<bf16> directions, blocks;
+  DeltaRows view;
+
+  Work(const DeltaShape &shape, int rows)
+      : mixed(static_cast<size_t>(rows) * shape.conv_width(), not_a_number),
+        betas(static_cast<size_t>(rows) * shape.value_heads, not_a_number),
+        decays(betas),
+        products(static_cast<size_t>(rows) * shape.key_heads * 2 * delta_block, not_a_number),
+        directions(static_cast<size_t>(rows) * shape.key_heads * 2 * shape.padded_key_dim(), bf16_nan),
+        blocks(rows * shape.key_heads * 2 * shape.head_keys(), bf16_nan),
+        view{rows, mixed.data(), betas.data(), decays.data(), directions.data(), products.data(), blocks.data()} {}
 };
 
 // Some rows of several slots, [rows, projected_width], in one call.
@@ -65,14 +79,12 @@ struct Case {
       groups.push_back(states[slot].group(rows, count));
       rows += count;
     }
-    std::vector<float> mixed(static_cast<size_t>(rows) * shape.conv_width(), not_a_number);
-    std::vector<float> betas(static_cast<size_t>(rows) * shape.value_heads, not_a_number), decays = betas;
-    const DeltaRows work{mixed.data(), betas.data(), decays.data()};
+    const Work work(shape, rows);
     std::vector<bf16> out(static_cast<size_t>(rows) * shape.value_width() + 16, bf16_nan);
     const int count = static_cast<int>(groups.size());
-    table.delta_inputs(in.data(), groups.data(), count, shape, weights.view(), work);
-    table.delta_recur(groups.data(), count, shape, work);
-    table.delta_outputs(in.data(), rows, shape, weights.view(), mixed.data(), out.data());
+    table.delta_inputs(in.data(), groups.data(), count, shape, weights.view(), work.view);
+    table.delta_recur(groups.data(), count, shape, work.view);
+    table.delta_outputs(in.data(), rows, shape, weights.view(), work.mixed.data(), out.data());
     for (int i = 0; i < 16; ++i) CHECK(out[out.size() - 1 - i] == bf16_nan, "%s: wrote beyond its rows", table.name);
     const bf16 *from = out.data();
     for (const auto &[slot, row, rows_of] : pieces) {
@@ -86,7 +98,7 @@ struct Case {
   void run_whole(int slot) { run({{slot, 0, rows(slot)}}); }
 };
 
-// Rows of one slot in double precision.
+// Rows of one slot in double precision, but for keys and queries, which are bf16 once they have been normalised.
 std::vector<double> reference(const Weights &w, const std::vector<float> &projected) {
   const DeltaShape &s = w.shape;
   const int rows = static_cast<int>(projected.size()) / s.projected_width(), width = s.conv_width();
@@ -104,8 +116,11 @@ std::vector<double> reference(const Weights &w, const std::vector<float> &projec
     for (int h = 0; h < 2 * s.key_heads; ++h) {
       double squares = 0;
       for (int i = 0; i < s.key_dim; ++i) squares += mixed[h * s.key_dim + i] * mixed[h * s.key_dim + i];
-      for (int i = 0; i < s.key_dim; ++i)
-        mixed[h * s.key_dim + i] *= (h < s.key_heads ? 1 / std::sqrt(s.key_dim) : 1) / std::sqrt(squares + 1e-6);
+      for (int i = 0; i < s.key_dim; ++i) {
+        double &x = mixed[h * s.key_dim + i];
+        x *= (h < s.key_heads ? 1 / std::sqrt(s.key_dim) : 1) / std::sqrt(squares + 1e-6);
+        x = from_bf16(to_bf16(static_cast<float>(x)));
+      }
     }
     const float *z = in + width, *b = z + s.value_width(), *a = b + s.value_heads;
     for (int h = 0; h < s.value_heads; ++h) {
@@ -142,8 +157,8 @@ void check_values(const Kernels &table, const Weights &weights, const std::vecto
     error += (got - expected[i]) * (got - expected[i]);
     size += expected[i] * expected[i];
   }
-  // A rounding to bf16 alone leaves about 1.7e-3.
-  CHECK(std::sqrt(error) <= 2.5e-3 * std::sqrt(size), "%s heads %d/%d dims %d, %d kernel %d decay %g, %d rows: relative error %g",
+  // The rounding of the result alone leaves about 1.7e-3; S and the changes that it takes up are rounded in products.
+  CHECK(std::sqrt(error) <= 4e-3 * std::sqrt(size), "%s heads %d/%d dims %d, %d kernel %d decay %g, %d rows: relative error %g",
         table.name, weights.shape.key_heads, weights.shape.value_heads, weights.shape.key_dim, weights.shape.value_dim,
         weights.shape.conv_kernel, weights.decay[0], c.rows(0), std::sqrt(error / size));
 }
@@ -172,9 +187,9 @@ void check_cuts(const Kernels &table, Random &random, const Weights &weights, co
       if (!pieces.empty()) parts.run(pieces);
     }
     for (int slot = 0; slot < slots; ++slot)
-      CHECK(parts.outputs[slot] == whole.outputs[slot] && parts.states[slot] == whole.states[slot],
-            "%s heads %d/%d dims %d, %d kernel %d, slot %d, single %d", table.name, weights.shape.key_heads,
-            weights.shape.value_heads, weights.shape.key_dim, weights.shape.value_dim, weights.shape.conv_kernel, slot, single);
+      CHECK(parts.outputs[slot] == whole.outputs[slot], "%s heads %d/%d dims %d, %d kernel %d, slot %d, single %d",
+            table.name, weights.shape.key_heads, weights.shape.value_heads, weights.shape.key_dim, weights.shape.value_dim,
+            weights.shape.conv_kernel, slot, single);
   }
 }
 
@@ -188,7 +203,7 @@ void check_nan(const Kernels &table, const Weights &weights, const std::vector<s
   spoilt[0][static_cast<size_t>(row) * weights.shape.projected_width() + weights.shape.key_width()] = not_a_number;
   Case c(table, weights, spoilt);
   c.run({{0, 0, c.rows(0)}, {1, 0, c.rows(1)}});
-  CHECK(c.outputs[1] == clean.outputs[1] && c.states[1] == clean.states[1], "%s: a NaN reached another slot", table.name);
+  CHECK(c.outputs[1] == clean.outputs[1], "%s: a NaN reached another slot", table.name);
   CHECK(same_bits(c.outputs[0].data(), clean.outputs[0].data(), static_cast<size_t>(row) * width), "%s: a NaN reached rows before it",
         table.name);
   CHECK(std::isnan(from_bf16(c.outputs[0].back())), "%s: a NaN was forgotten", table.name);

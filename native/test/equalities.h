@@ -2,6 +2,8 @@
 // words, or nothing; fault_test.cpp plants the faults that each must find.
 #pragma once
 
+#include <bit>
+#include <cmath>
 #include <optional>
 
 #include "trace.h"
@@ -354,6 +356,50 @@ inline std::string dense(Equality &e) {
   kept.bitmaps.clear();
   const std::string found = difference(expected, kept);
   return found.empty() ? "" : "p = 1: " + found;
+}
+
+inline double relative_error(const std::vector<float> &found, const std::vector<float> &expected) {
+  double difference = 0;
+  double norm = 0;
+  for (size_t i = 0; i < expected.size(); i++) {
+    difference += (found[i] - expected[i]) * (found[i] - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+// Operands are rounded to bf16 (2⁻⁹) in every matrix product; over the layers here that comes to about a hundredth.
+constexpr double reference_tolerance = 0.03;
+
+// Not the same bits, but those of plain loops in double precision within a tolerance; with the selections that were made. Not for models
+// that choose among experts: a near tie goes the other way now and then, and moves a row by an expert's share.
+inline std::string reference(Equality &e) {
+  HostOptions options = e.c.host;
+  options.device = UP_DEVICE_REFERENCE;
+  options.wrap = nullptr;
+  Host host(e.model, options);
+  const Trace &whole = e.whole();
+  const Trace own = serve(host, 0, e.request, 1);
+  size_t differing = own.bitmaps.size();
+  for (size_t i = 0; i < own.bitmaps.size(); i++) {
+    int blocks = 0;
+    for (size_t w = 0; w < own.bitmaps[i].size(); w++) blocks += std::popcount(own.bitmaps[i][w] ^ whole.bitmaps[i][w]);
+    if (blocks == 0) continue;
+    // One block may lie at the cut; what comes behind a selection that differs has other rows to choose from.
+    if (blocks > 1) return up::text("selection ", i, " differs in ", blocks, " blocks");
+    differing = i;
+    break;
+  }
+  const auto error_of = [&](size_t output) {
+    if (output == 0 && differing == own.bitmaps.size()) return relative_error(whole.logits[0], own.logits[0]);
+    const SlotSpec spec = ::resumed(e.request, whole, output, whole.bitmaps.size());
+    return relative_error(whole.logits[output], serve(host, 0, spec, 1, e.dice.pace(60, 300, 1)).logits[0]);
+  };
+  for (const size_t output : {size_t{0}, whole.tokens.size() - 1}) {
+    const double error = error_of(output);
+    if (!(error < reference_tolerance)) return up::text("output ", output, " differs by ", error, " of its size");
+  }
+  return "";
 }
 
 struct Named {

@@ -38,7 +38,13 @@ struct TestModel {
   std::shared_ptr<const up::Checkpoint> checkpoint;
 };
 
-using WrapBackend = std::function<std::unique_ptr<up::Backend>(std::unique_ptr<up::Backend>, const up::BackendOptions &)>;
+// What a backend is made from, for those who make another one of it.
+struct MadeBackend {
+  std::unique_ptr<up::Backend> backend;
+  std::shared_ptr<const up::Checkpoint> checkpoint;
+  const up::BackendOptions &options;
+};
+using WrapBackend = std::function<std::unique_ptr<up::Backend>(MadeBackend)>;
 
 struct HostOptions {
   ScheduleSpec schedule;
@@ -84,7 +90,7 @@ class Host {
     try {
       runner_ = std::make_unique<up::Runner>(model.checkpoint, native, [&](const up::BackendOptions &backend) {
         auto made = up::make_backend(model.checkpoint, backend, native);
-        return options.wrap ? options.wrap(std::move(made), backend) : std::move(made);
+        return options.wrap ? options.wrap({std::move(made), model.checkpoint, backend}) : std::move(made);
       });
     } catch (const up::Failure &failure) {
       stop_test((failure.phase + ": " + failure.detail).c_str());

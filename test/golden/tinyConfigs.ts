@@ -189,7 +189,7 @@ export const tinyConfigs: Readonly<Record<string, TinyConfig>> = {
           sliding_attention: { rope_type: "default", rope_theta: 10_000 },
         },
         attn_logit_softcapping: 8,
-        final_logit_softcapping: 12,
+        final_logit_softcapping: 12.5,
       },
     },
   },

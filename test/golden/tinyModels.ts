@@ -14,7 +14,11 @@ import { tinyConfigs } from "./tinyConfigs.ts"
 export const tinyModels: ReadonlyArray<string> = Object.keys(tinyConfigs)
 
 /** Writes one of them to a directory of its own. */
-export const writeTinyModel = (directory: string, name: string): void => {
+export const writeTinyModel = (directory: string, name: string): void =>
+  writeModelFiles(directory, tinyConfigs[name]!.config, tinyTensors(name))
+
+/** The tensors of one of them by name. */
+export const tinyTensors = (name: string): ReadonlyMap<string, Bf16Tensor> => {
   const { config, like } = tinyConfigs[name]!
   const { spec, family } = readModelConfig(name, config)
   const names = family.tensors(spec, new Set(like ?? []))
@@ -37,7 +41,7 @@ export const writeTinyModel = (directory: string, name: string): void => {
       }
     }
   }
-  writeModelFiles(directory, config, tensors)
+  return tensors
 }
 
 interface Recipe {

@@ -1,9 +1,9 @@
-import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
+import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
+import { inSixteenBits } from "@uniprefill/cost-model/ModelShape"
 import { layerCpu, layerCuda } from "@uniprefill/executor-native/NativeExecutor"
-import { layerSim } from "@uniprefill/executor/simulated/SimulatedExecutor"
-import { segmentWork } from "@uniprefill/model/Work"
+import { layerSim, simulatedDefaults } from "@uniprefill/executor/simulated/SimulatedExecutor"
 import { Effect, Layer } from "effect"
-import { costTableOf } from "./CostModels.ts"
+import { calibrationOf } from "./CostModels.ts"
 import type { ExecutorOf } from "./EngineLive.ts"
 
 /** The executor that --executor names. */
@@ -25,11 +25,19 @@ export const executorLive: ExecutorOf = (model, settings) => {
     }
     case "sim":
       return Layer.unwrap(
-        Effect.map(costTableOf(settings), (table) =>
+        Effect.map(calibrationOf(settings), (calibration) =>
           layerSim({
             ...common,
-            costModel: (layout) =>
-              new RooflineCostModel(segmentWork(spec, layout, { weight: 2, kv: 2 }), table, schedule.lastQ),
+            costModel: (layout) => {
+              const { maxRowsPerStep } = simulatedDefaults
+              return costModelOf({
+                calibration,
+                shape: inSixteenBits(spec),
+                layout,
+                lastQ: schedule.lastQ,
+                maxRowsPerStep,
+              })
+            },
             timeScale: settings["time-scale"],
             output: settings["sim-output"],
             failureRate: settings["sim-failure-rate"],

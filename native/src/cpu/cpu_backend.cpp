@@ -13,9 +13,17 @@
 namespace up::cpu {
 namespace {
 
-// Most rows that pass the layers together: their activations stay in the L2 and L3 caches.
-constexpr int cpu_tile_rows = 512;
 constexpr int cpu_logits_rows = 64;
+
+// Most rows that pass a layer together. The activations of 512 stay in the caches; where rows spread over experts, as many as give
+// each expert some 64, so that reading its weights is worth it.
+int choose_tile_rows(const ModelTable &model) {
+  int rows = 512;
+  for (const LayerSpec &layer : model.layers) {
+    if (layer.mlp.is_moe()) rows = std::max(rows, std::min(2048, 64 * layer.mlp.experts / layer.mlp.top_k));
+  }
+  return rows;
+}
 
 // Sets the number of threads of this thread's parallel regions for as long as it lives.
 class ThreadScope {
@@ -37,6 +45,7 @@ CpuWeights pack_in_threads(const Checkpoint &checkpoint, const Kernels &kernels,
 // The widest rows of any layer.
 struct Widths {
   int64_t queries = 0, attended = 0, projected = 0, kv = 0, conv = 0, value_heads = 0, inner = 0;
+  int64_t key_heads = 0, directions = 0, block_keys = 0;  // as DeltaRows has them
   bool gated = false;
 
   explicit Widths(const ModelTable &model) {
@@ -54,6 +63,10 @@ struct Widths {
         widen(projected, layer.delta.projected_width());
         widen(conv, layer.delta.conv_width());
         widen(value_heads, layer.delta.value_heads);
+        const DeltaShape shape = delta_shape(layer.delta);
+        widen(key_heads, shape.key_heads);
+        widen(directions, int64_t{2} * shape.key_heads * shape.padded_key_dim());
+        widen(block_keys, 2 * shape.key_heads * shape.head_keys());
       }
       if (!layer.mlp.is_moe()) widen(inner, layer.mlp.inner);
     }
@@ -90,7 +103,8 @@ CpuBackend::CpuBackend(std::shared_ptr<const Checkpoint> checkpoint, const Backe
       slabs_(options_.layout, model_, *options_.tables, options.slabs),
       states_(model_, options.state_slots),
       sampling_(model_.vocab_size, options.slots),
-      experts_(model_, cpu_tile_rows) {
+      tile_rows_(choose_tile_rows(model_)),
+      experts_(model_, tile_rows_) {
   std::vector<RopeSpec> rotations;
   for (const LayerSpec &layer : model_.layers) {
     if (!layer.is_attention()) {
@@ -109,20 +123,23 @@ CpuBackend::CpuBackend(std::shared_ptr<const Checkpoint> checkpoint, const Backe
   queries_ = AlignedArray<bf16>(area(step_rows, widths.queries));
   gates_ = AlignedArray<bf16>(area(step_rows, widths.gated ? widths.queries : 0));
   attended_ = AlignedArray<bf16>(area(step_rows, widths.attended));
-  normed_ = AlignedArray<bf16>(area(cpu_tile_rows, model_.hidden_size));
-  projected_ = AlignedArray<float>(area(cpu_tile_rows, widths.projected));
-  keys_ = AlignedArray<bf16>(area(cpu_tile_rows, widths.kv));
-  values_ = AlignedArray<bf16>(area(cpu_tile_rows, widths.kv));
-  convolved_ = AlignedArray<float>(area(cpu_tile_rows, widths.conv));
-  betas_ = AlignedArray<float>(area(cpu_tile_rows, widths.value_heads));
-  decays_ = AlignedArray<float>(area(cpu_tile_rows, widths.value_heads));
-  gated_ = AlignedArray<float>(area(cpu_tile_rows, 2 * widths.inner));
-  inner_ = AlignedArray<bf16>(area(cpu_tile_rows, widths.inner));
-  mixed_ = AlignedArray<float>(area(cpu_tile_rows, model_.hidden_size));
+  normed_ = AlignedArray<bf16>(area(tile_rows_, model_.hidden_size));
+  projected_ = AlignedArray<float>(area(tile_rows_, widths.projected));
+  keys_ = AlignedArray<bf16>(area(tile_rows_, widths.kv));
+  values_ = AlignedArray<bf16>(area(tile_rows_, widths.kv));
+  convolved_ = AlignedArray<float>(area(tile_rows_, widths.conv));
+  betas_ = AlignedArray<float>(area(tile_rows_, widths.value_heads));
+  decays_ = AlignedArray<float>(area(tile_rows_, widths.value_heads));
+  directions_ = AlignedArray<bf16>(area(tile_rows_, widths.directions));
+  products_ = AlignedArray<float>(area(tile_rows_, 2 * delta_block * widths.key_heads));
+  blocks_ = AlignedArray<bf16>(area(tile_rows_, widths.block_keys));
+  gated_ = AlignedArray<float>(area(tile_rows_, 2 * widths.inner));
+  inner_ = AlignedArray<bf16>(area(tile_rows_, widths.inner));
+  mixed_ = AlignedArray<float>(area(tile_rows_, model_.hidden_size));
   logits_ = AlignedArray<float>(area(cpu_logits_rows, model_.vocab_size));
 }
 
-int CpuBackend::tile_rows() const { return cpu_tile_rows; }
+int CpuBackend::tile_rows() const { return tile_rows_; }
 
 int CpuBackend::logits_rows() const { return cpu_logits_rows; }
 

@@ -13,7 +13,13 @@ void CpuBackend::recur(Rows tile, int layer, const RowTable &rows) {
     const int state_slot = (*options_.state_slots_of)[static_cast<size_t>(slot)];
     groups.push_back(states_.group(state_slot, layer, first - tile.begin, count));
   });
-  const DeltaRows work{convolved_.get(), betas_.get(), decays_.get()};
+  const DeltaRows work{.rows = tile.count,
+                       .mixed = convolved_.get(),
+                       .betas = betas_.get(),
+                       .decays = decays_.get(),
+                       .directions = directions_.get(),
+                       .products = products_.get(),
+                       .blocks = blocks_.get()};
   const int count = static_cast<int>(groups.size());
   kernels_.delta_inputs(projected_.get(), groups.data(), count, shape, vectors, work);
   kernels_.delta_recur(groups.data(), count, shape, work);

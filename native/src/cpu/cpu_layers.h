@@ -72,6 +72,7 @@ class CpuBackend : public Backend {
   std::vector<RopeTable> ropes_;  // one for each of the model's rotations
   std::vector<int> rope_of_;      // [layers]
   std::chrono::steady_clock::time_point started_;
+  const int tile_rows_;
 
   // Of the whole step, [max_rows + last_q, …]
   AlignedArray<float> residual_;  // hidden
@@ -86,6 +87,9 @@ class CpuBackend : public Backend {
   AlignedArray<float> convolved_;  // conv_width
   AlignedArray<float> betas_;      // value_heads
   AlignedArray<float> decays_;
+  AlignedArray<bf16> directions_;  // of DeltaRows
+  AlignedArray<float> products_;
+  AlignedArray<bf16> blocks_;
   AlignedArray<float> gated_;  // 2 · inner
   AlignedArray<bf16> inner_;   // inner
   AlignedArray<float> mixed_;  // hidden

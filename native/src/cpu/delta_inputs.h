@@ -22,38 +22,47 @@ template <class Simd>
 struct DeltaInputs {
   using F = typename Simd::F;
 
-  // Causal convolution of every channel of one row, then SiLU. inputs[j]: the row that tap j sees.
-  static void convolve(const float *const *inputs, const float *taps, int width, int kernel, int begin, int end,
-                       float *out) {
-    for (int c = begin; c < end; c += 16) {
-      const int n = end - c;
-      F sum = Simd::mul(Simd::load_n(inputs[0] + c, n), Simd::load_n(taps + c, n));
-      for (int j = 1; j < kernel; ++j)
-        sum = Simd::fma(Simd::load_n(inputs[j] + c, n), Simd::load_n(taps + static_cast<ptrdiff_t>(j) * width + c, n),
-                        sum);
-      Simd::store_n(out + c, Silu<Simd>::apply(sum), n);
+  // Causal convolution of channels [begin, end) of one row, then SiLU. inputs[j]: the row that tap j sees; kernel 0: `taps_of` many.
+  template <int kernel>
+  static void convolve(const float *const *inputs, const float *taps, int width, int taps_of, int begin, int end, float *out) {
+    const int count = kernel ? kernel : taps_of;
+    int c = begin;
+    for (; c + 16 <= end; c += 16) {
+      F sum = Simd::mul(Simd::load(inputs[0] + c), Simd::load(taps + c));
+      for (int j = 1; j < count; ++j)
+        sum = Simd::fma(Simd::load(inputs[j] + c), Simd::load(taps + static_cast<ptrdiff_t>(j) * width + c), sum);
+      Simd::store(out + c, Silu<Simd>::apply(sum));
     }
+    if (c == end) return;
+    const int n = end - c;
+    F sum = Simd::mul(Simd::load_n(inputs[0] + c, n), Simd::load_n(taps + c, n));
+    for (int j = 1; j < count; ++j)
+      sum = Simd::fma(Simd::load_n(inputs[j] + c, n), Simd::load_n(taps + static_cast<ptrdiff_t>(j) * width + c, n), sum);
+    Simd::store_n(out + c, Silu<Simd>::apply(sum), n);
   }
 
-  // x *= scale / |x|
-  static void normalise(float *x, int dim, float scale) {
+  // to = x · scale / |x|, zeros up to a whole vector.
+  static void normalise(const float *x, int dim, float scale, bf16 *to) {
     F squares = Simd::set(0);
     for (int i = 0; i < dim; i += 16) {
       const F v = Simd::load_n(x + i, dim - i);
       squares = Simd::fma(v, v, squares);
     }
     const F factor = Simd::set(scale / std::sqrt(Simd::sum(squares) + 1e-6f));
-    for (int i = 0; i < dim; i += 16) Simd::store_n(x + i, Simd::mul(Simd::load_n(x + i, dim - i), factor), dim - i);
+    for (int i = 0; i < dim; i += 16) {
+      const F v = Simd::keep_lanes(Simd::mul(Simd::load_n(x + i, dim - i), factor), 0, dim - i - 1, 0);
+      Simd::store_bf16(to + i, v);
+    }
   }
-
-  static float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 
   // β of b, and the decay of a, both [value_heads].
   static void gates(const float *b, const float *a, const DeltaShape &shape, const DeltaWeights &weights, float *betas,
                     float *decays) {
-    for (int h = 0; h < shape.value_heads; ++h) {
-      betas[h] = 1 / (1 + std::exp(-b[h]));
-      decays[h] = std::exp(weights.decay[h] * softplus(a[h] + weights.dt_bias[h]));
+    for (int h = 0; h < shape.value_heads; h += 16) {
+      const int n = shape.value_heads - h;
+      Simd::store_n(betas + h, sigmoid<Simd>(Simd::load_n(b + h, n)), n);
+      const F step = softplus<Simd>(Simd::add(Simd::load_n(a + h, n), Simd::load_n(weights.dt_bias + h, n)));
+      Simd::store_n(decays + h, exp<Simd>(Simd::mul(Simd::load_n(weights.decay + h, n), step)), n);
     }
   }
 
@@ -70,15 +79,18 @@ struct DeltaInputs {
           const int at = row - history + j;
           inputs[j] = at < 0 ? group.conv + static_cast<ptrdiff_t>(history + at) * width : first + at * stride;
         }
-        convolve(inputs, weights.conv, width, kernel, c, std::min(width, c + conv_channels),
-                 rows.mixed + static_cast<ptrdiff_t>(group.first + row) * width);
+        (kernel == 4 ? convolve<4> : convolve<0>)(inputs, weights.conv, width, kernel, c, std::min(width, c + conv_channels),
+                                                  rows.mixed + static_cast<ptrdiff_t>(group.first + row) * width);
       }
     for (int row = begin; row < end; ++row) {
       const ptrdiff_t at = group.first + row;
-      float *mixed = rows.mixed + at * width;
-      for (int h = 0; h < shape.key_heads; ++h, mixed += shape.key_dim)
-        normalise(mixed, shape.key_dim, 1 / std::sqrt(static_cast<float>(shape.key_dim)));
-      for (int h = 0; h < shape.key_heads; ++h, mixed += shape.key_dim) normalise(mixed, shape.key_dim, 1);
+      const float *q = rows.mixed + at * width, *k = q + shape.key_width();
+      const int dim = shape.padded_key_dim();
+      for (int h = 0; h < shape.key_heads; ++h, q += shape.key_dim, k += shape.key_dim) {
+        bf16 *to = rows.directions + (static_cast<ptrdiff_t>(h) * rows.rows + at) * 2 * dim;
+        normalise(k, shape.key_dim, 1, to);
+        normalise(q, shape.key_dim, 1 / std::sqrt(static_cast<float>(shape.key_dim)), to + dim);
+      }
       const float *b = projected + (at + 1) * stride - 2 * shape.value_heads;
       gates(b, b + shape.value_heads, shape, weights, rows.betas + at * shape.value_heads,
             rows.decays + at * shape.value_heads);

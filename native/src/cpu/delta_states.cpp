@@ -1,6 +1,5 @@
 #include "cpu/delta_states.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace up::cpu {
@@ -8,10 +7,12 @@ namespace {
 
 constexpr int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-int64_t scale_bytes(const DeltaShape &shape) { return aligned(shape.value_heads * int64_t{sizeof(double)}); }
+// Bytes of a layer's parts.
+int64_t begun_bytes() { return aligned(sizeof(int32_t)); }
 int64_t conv_bytes(const DeltaShape &shape) {
   return aligned(int64_t{shape.conv_kernel - 1} * shape.conv_width() * int64_t{sizeof(float)});
 }
+int64_t keys_bytes(const DeltaShape &shape) { return aligned(shape.key_heads * shape.head_keys() * int64_t{sizeof(bf16)}); }
 int64_t state_bytes(const DeltaShape &shape) { return aligned(shape.value_heads * shape.head_state() * int64_t{sizeof(float)}); }
 
 int64_t block_bytes(const ModelTable &model) {
@@ -19,7 +20,7 @@ int64_t block_bytes(const ModelTable &model) {
   for (const LayerSpec &layer : model.layers) {
     if (layer.mixer != Mixer::delta) continue;
     const DeltaShape shape = delta_shape(layer.delta);
-    out += scale_bytes(shape) + conv_bytes(shape) + state_bytes(shape);
+    out += begun_bytes() + conv_bytes(shape) + keys_bytes(shape) + state_bytes(shape);
   }
   return out;
 }
@@ -38,9 +39,10 @@ DeltaStates::DeltaStates(const ModelTable &model, int state_slots) : memory_("st
       continue;
     }
     const DeltaShape shape = delta_shape(layer.delta);
-    const int64_t conv = at + scale_bytes(shape);
-    const int64_t state = conv + conv_bytes(shape);
-    places_.push_back({at, conv, state, shape.value_heads});
+    const int64_t conv = at + begun_bytes();
+    const int64_t keys = conv + conv_bytes(shape);
+    const int64_t state = keys + keys_bytes(shape);
+    places_.push_back({at, conv, keys, state});
     at = state + state_bytes(shape);
   }
 }
@@ -49,12 +51,8 @@ void DeltaStates::change(std::span<const MemoryChanges::State> changes) {
   const auto bytes = static_cast<size_t>(memory_.block_bytes());
   for (const auto &[change, source, target] : changes) {
     std::byte *block = memory_.block(target);
-    if (change == MemoryChanges::StateChange::copy) {
-      std::memcpy(block, memory_.block(source), bytes);
-      continue;
-    }
-    std::memset(block, 0, bytes);
-    for (const Place &place : places_) std::fill_n(reinterpret_cast<double *>(block + place.scales), place.value_heads, 1.0);
+    if (change == MemoryChanges::StateChange::copy) std::memcpy(block, memory_.block(source), bytes);
+    else std::memset(block, 0, bytes);
   }
 }
 
@@ -65,7 +63,8 @@ DeltaGroup DeltaStates::group(int state_slot, int layer, int first, int rows) co
           .rows = rows,
           .conv = reinterpret_cast<float *>(block + place.conv),
           .state = reinterpret_cast<float *>(block + place.state),
-          .scales = reinterpret_cast<double *>(block + place.scales)};
+          .keys = reinterpret_cast<bf16 *>(block + place.keys),
+          .begun = reinterpret_cast<int32_t *>(block + place.begun)};
 }
 
 }  // namespace up::cpu

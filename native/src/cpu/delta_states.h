@@ -24,8 +24,7 @@ class DeltaStates {
 
  private:
   struct Place {  // offsets in a block, in bytes
-    int64_t scales, conv, state;
-    int value_heads;
+    int64_t begun, conv, keys, state;
   };
   std::vector<Place> places_;  // [layers]
   ReservedMemory memory_;

@@ -18,6 +18,9 @@ using bf16 = uint16_t;
 
 constexpr int max_head_dim = 256;
 constexpr int max_conv_kernel = 8;
+constexpr int max_key_dim = 256;
+// Rows that pass the state of Gated DeltaNet together, counted from the state's first row.
+constexpr int delta_block = 16;
 
 // Rows of one slot in one layer of a page table. The layer's part of page p begins in slab slabs[p · slabs_per_page], at the
 // same place in every slab; row r lives in page r / page_size.
@@ -89,20 +92,25 @@ struct DeltaShape {
   int value_width() const { return value_heads * value_dim; }
   int conv_width() const { return 2 * key_width() + value_width(); }
   int projected_width() const { return conv_width() + value_width() + 2 * value_heads; }
-  // Floats of a value head's state.
-  int64_t head_state() const { return int64_t{key_dim} * ((value_dim + 15) / 16 * 16); }
+  // Dimensions of a key as they are stored, zero beyond key_dim.
+  int padded_key_dim() const { return (key_dim + 15) / 16 * 16; }
+  int padded_value_dim() const { return (value_dim + 15) / 16 * 16; }
+  // Elements of a block's keys of one head.
+  int64_t head_keys() const { return int64_t{delta_block} * padded_key_dim(); }
+  // Floats of a value head's state: S and the block's changes for each column, and what they have decayed by.
+  int64_t head_state() const {
+    return int64_t{padded_value_dim()} * (padded_key_dim() + delta_block) + padded_value_dim() / 16 * 2 * delta_block;
+  }
 };
 
-// Rows [first, first + rows) of a tile, of one slot whose state goes on.
-//
-// The recurrent state is kept divided by `scales`, the product of the decays since it was last settled, so that a row
-// that decays by little need not touch every element for it: S = scale · state.
+// Rows [first, first + rows) of a tile, of one slot whose state goes on. All zero is the state before the first row.
 struct DeltaGroup {
   int first;
   int rows;
   float *conv;     // [conv_kernel − 1, conv_width]: the inputs before the first row
   float *state;    // [value_heads, head_state()] in the table's own order
-  double *scales;  // [value_heads], in (0, 1]
+  bf16 *keys;      // [key_heads, head_keys()] of the block that has begun
+  int32_t *begun;  // rows of that block
 };
 
 struct DeltaWeights {
@@ -112,11 +120,15 @@ struct DeltaWeights {
   const float *norm;     // [value_dim]
 };
 
-// What the recurrence of a tile's rows works on.
+// What the recurrence of a tile's rows works on, padded to whole vectors of key dimensions.
 struct DeltaRows {
-  float *mixed;   // [rows, conv_width]: q and k of length 1, q / sqrt(key_dim); v, then the outputs in its place
-  float *betas;   // [rows, value_heads]
-  float *decays;  // [rows, value_heads]
+  int rows;
+  float *mixed;      // [rows, conv_width]: v in its last part, then the outputs in its place
+  float *betas;      // [rows, value_heads]
+  float *decays;     // [rows, value_heads]
+  bf16 *directions;  // [key_heads, rows, 2, padded_key_dim]: k and q / sqrt(key_dim), both of length 1
+  float *products;   // [key_heads, rows, 2, delta_block]: of each with the keys of the row's block
+  bf16 *blocks;      // [rows, key_heads, 2, head_keys()]: the keys of each block that the rows touch, in two orders
 };
 
 struct Kernels {
@@ -170,7 +182,7 @@ struct Kernels {
   // Convolution over the group's rows, SiLU, lengths of q and k, gates; the groups' convolution states go on.
   void (*delta_inputs)(const float *projected, const DeltaGroup *groups, int count, const DeltaShape &shape,
                        const DeltaWeights &weights, const DeltaRows &rows);
-  // The recurrence, row after row; parallel over groups, heads and columns of the state. `decays` is overwritten.
+  // The recurrence; parallel over groups, heads and columns of the state.
   void (*delta_recur)(const DeltaGroup *groups, int count, const DeltaShape &shape, const DeltaRows &rows);
   // out[rows, value_width] = the heads' normalised outputs · silu(z)
   void (*delta_outputs)(const float *projected, int rows, const DeltaShape &shape, const DeltaWeights &weights,

@@ -155,6 +155,7 @@ void Checkpoint::check_index() const {
 
 void Checkpoint::check_tensors() {
   const std::string source = table_.index_file.empty() ? table_.files.front() : table_.index_file;
+  for (const char *role : {"embedding", "finalNorm", "lmHead"}) table_.tensor(-1, role);
   for (int i = 0; i < table_.layer_count(); i++) {
     for (const std::string &role : required_roles(table_.layer(i), table_.has_tensor(i, "expertGateUp"))) table_.tensor(i, role);
   }
@@ -187,6 +188,7 @@ void Checkpoint::check_tensors() {
   };
   for (const auto &[layer, role] : table_.roles) {
     const std::vector<int64_t> shape = shape_of(table_, layer, role);
+    if (shape.empty() && layer < 0) fail(UP_INVALID_ARGUMENT, phase, "tensors.", role, ": a model has no such tensor");
     if (shape.empty()) {
       fail(UP_INVALID_ARGUMENT, phase, "layers[", layer, "].tensors.", role, ": a layer of this kind has no such tensor");
     }

@@ -8,7 +8,7 @@ import {
   type ModelSpec,
 } from "@uniprefill/model/ModelSpec"
 import { layerParameters } from "@uniprefill/model/Parameters"
-import type { ModelShape } from "./ModelShape.ts"
+import { expertsOf, type ModelShape } from "./ModelShape.ts"
 
 /**
  * Operations and bytes of a segment for one rank of a tensor-parallel group, by kind of operation. Multiply-adds count
@@ -32,8 +32,8 @@ export interface OperationWork {
   readonly entryPairFlops: number
   /** A pair scored by the selection after the segment: Q·K alone, in the two passes that a softmax takes. */
   readonly scorePairFlops: number
-  /** Sliding-window attention of a row that sees a whole window. */
-  readonly slidingRowFlops: number
+  /** A (query, key) pair in all of the segment's sliding layers. */
+  readonly windowPairFlops: number
   /** The linear recurrence of a row. */
   readonly recurrenceRowFlops: number
   readonly decodeRowFlops: number
@@ -43,34 +43,37 @@ export interface OperationWork {
   readonly decodeKeyBytes: number
   /** Attention of a decode row for each of those keys. */
   readonly decodePairFlops: number
-  /** Sliding K/V and recurrent state that a decode row reads and writes. */
+  /** The same for each key within the window of sliding layers. */
+  readonly decodeWindowKeyBytes: number
+  readonly decodeWindowPairFlops: number
+  /** The linear recurrence of a decode row. */
+  readonly decodeRecurrenceFlops: number
+  /** Recurrent state that a decode row reads and writes. */
   readonly decodeRowBytes: number
-  /** All-reduces of a row between ranks, in bytes that leave a rank; 0 for one rank. */
-  readonly rowLinkBytes: number
-  readonly decodeLinkBytes: number
-  /** All-reduces of a step. */
-  readonly reductions: number
+  /** Experts of the layers that have any, and how many a row passes; 0 without experts. */
+  readonly experts: number
+  readonly topK: number
+  /** Layers whose K/V the segment holds. */
+  readonly layers: number
+  /** All-reduces between ranks that prefill rows take part in, and decode rows; 0 for one rank. */
+  readonly rowReductions: number
+  readonly decodeReductions: number
+  /** Bytes of a row in each of them. */
+  readonly reductionRowBytes: number
 }
 
 /** `ranks`: devices of the tensor-parallel group. K/V heads are replicated where there are fewer of them than ranks. */
 export const operationWork = (shape: ModelShape, layout: KvLayout, ranks: number): ReadonlyArray<OperationWork> => {
   const { spec } = shape
   const finalLayer = spec.layers.length - 1
-  const reduction = ranks === 1 ? 0 : (2 * (ranks - 1) * spec.hiddenSize * 2) / ranks
+  const { experts, topK } = expertsOf(spec)
   const works = spec.layers.map((layer) => layerWork(shape, layer, ranks))
 
   return layout.segments.map(({ firstLayer, lastLayer }, segment): OperationWork => {
-    const sum = {
-      parameters: 0,
-      experts: 0,
-      active: 0,
-      elements: 0,
-      pairs: 0,
-      sliding: 0,
-      recurrence: 0,
-      reductions: 0,
-    }
-    const decode = { parameters: 0, experts: 0, active: 0, keyBytes: 0, pairs: 0, rowBytes: 0 }
+    const sum = { parameters: 0, experts: 0, active: 0, elements: 0, pairs: 0, windowPairs: 0, recurrence: 0 }
+    const decode = { parameters: 0, experts: 0, active: 0, keyBytes: 0, pairs: 0, rowBytes: 0, recurrence: 0 }
+    const window = { keyBytes: 0, pairs: 0 }
+    let reductions = 0
     for (let layer = firstLayer; layer <= lastLayer; layer++) {
       const work = works[layer]!
       decode.parameters += work.kv + work.rest
@@ -79,6 +82,9 @@ export const operationWork = (shape: ModelShape, layout: KvLayout, ranks: number
       decode.keyBytes += work.keyBytes
       decode.pairs += work.pair
       decode.rowBytes += work.decodeRowBytes
+      window.keyBytes += work.windowKeyBytes
+      window.pairs += work.windowPair
+      decode.recurrence += work.recurrence
     }
     // The entry layer was the previous segment's last layer, which computed K and V.
     for (let layer = segment === 0 ? firstLayer : firstLayer - 1; layer <= lastLayer; layer++) {
@@ -90,8 +96,8 @@ export const operationWork = (shape: ModelShape, layout: KvLayout, ranks: number
       sum.experts += work.expert
       sum.active += work.active
       sum.elements += work.elements
-      sum.reductions += 2
-      sum.sliding += work.slidingRow
+      reductions += 2
+      sum.windowPairs += work.windowPair
       sum.recurrence += work.recurrence
       if (!isEntry) sum.pairs += work.pair
     }
@@ -105,17 +111,23 @@ export const operationWork = (shape: ModelShape, layout: KvLayout, ranks: number
       pairFlops: sum.pairs,
       entryPairFlops: segment === 0 ? 0 : works[firstLayer - 1]!.pair,
       scorePairFlops: lastLayer === finalLayer ? 0 : works[lastLayer]!.pair,
-      slidingRowFlops: sum.sliding,
+      windowPairFlops: sum.windowPairs,
       recurrenceRowFlops: sum.recurrence,
       decodeRowFlops: 2 * (decode.parameters + decode.active + head),
       decodeWeightBytes: (decode.parameters + head) * shape.weightBytes,
       decodeExpertBytes: decode.experts * shape.weightBytes,
       decodeKeyBytes: decode.keyBytes,
       decodePairFlops: decode.pairs,
+      decodeWindowKeyBytes: window.keyBytes,
+      decodeWindowPairFlops: window.pairs,
+      decodeRecurrenceFlops: decode.recurrence,
       decodeRowBytes: decode.rowBytes,
-      rowLinkBytes: sum.reductions * reduction,
-      decodeLinkBytes: 2 * layers * reduction,
-      reductions: ranks === 1 ? 0 : 2 * layers,
+      experts,
+      topK,
+      layers,
+      rowReductions: ranks === 1 ? 0 : reductions,
+      decodeReductions: ranks === 1 ? 0 : 2 * layers,
+      reductionRowBytes: spec.hiddenSize * 2,
     }
   })
 }
@@ -130,7 +142,9 @@ interface LayerWork {
   /** Of full attention. */
   readonly pair: number
   readonly keyBytes: number
-  readonly slidingRow: number
+  /** Of sliding attention. */
+  readonly windowPair: number
+  readonly windowKeyBytes: number
   readonly recurrence: number
   readonly decodeRowBytes: number
 }
@@ -145,7 +159,7 @@ const layerWork = (shape: ModelShape, layer: LayerSpec, ranks: number): LayerWor
     active: (topK * expert) / ranks,
     elements: elementsOf(spec, layer) / ranks,
   }
-  const none = { pair: 0, keyBytes: 0, slidingRow: 0, recurrence: 0, decodeRowBytes: 0 }
+  const none = { pair: 0, keyBytes: 0, windowPair: 0, windowKeyBytes: 0, recurrence: 0, decodeRowBytes: 0 }
   if (layer.mixer.kind === "delta") {
     const recurrence = recurrenceFlops(layer.mixer) / ranks
     return { ...base, ...none, kv: 0, recurrence, decodeRowBytes: (2 * deltaStateBytes(layer.mixer, 2)) / ranks }
@@ -154,9 +168,8 @@ const layerWork = (shape: ModelShape, layer: LayerSpec, ranks: number): LayerWor
   const share = 1 / Math.min(ranks, attention.kvHeads)
   const pair = pairFlops(attention) / ranks
   const keyBytes = 2 * kvWidth(attention) * shape.kvBytes * share
-  if (attention.kind === "full") return { ...base, ...none, kv: kv * share, pair, keyBytes }
-  const { window } = attention
-  return { ...base, ...none, kv: kv * share, slidingRow: window * pair, decodeRowBytes: window * keyBytes }
+  const own = attention.kind === "full" ? { pair, keyBytes } : { windowPair: pair, windowKeyBytes: keyBytes }
+  return { ...base, ...none, kv: kv * share, ...own }
 }
 
 /** Q·K and the weighted sum of V. */

@@ -95,16 +95,15 @@ export const makeKvLayout = (spec: ModelSpec, schedule: DropSchedule, options: K
   const { slabRowBytes, layersPerSlab } = slabOf(drafts, carries.length > 0 ? carryRowBytes : 0)
   const slabBytes = pageSize * slabRowBytes
 
-  const tables = [...drafts, ...carries].map(({ rowBytes, ...draft }): Table => {
-    const within = draft.kind === "carry" ? 0 : Math.floor(slabRowBytes / rowBytes)
-    const pageBytes = pageSize * rowBytes * (draft.kind === "carry" ? 1 : draft.layers.length)
-    const slabsPerPage = draft.kind === "carry" ? ceilDiv(pageBytes, slabBytes) : ceilDiv(draft.layers.length, within)
-    return {
-      ...draft,
-      slabsPerPage,
-      ...(draft.kind === "carry" || within === layersPerSlab ? {} : { layersPerSlab: within }),
-      wastedBytesPerPage: slabsPerPage * slabBytes - pageBytes,
-    }
+  // Every table an object of one shape: the scheduler reads them in its inner loops.
+  const tables = [...drafts, ...carries].map(({ segment, kind, layers, window, rowBytes }): Table => {
+    const isCarry = kind === "carry"
+    const within = isCarry ? layersPerSlab : Math.floor(slabRowBytes / rowBytes)
+    const pageBytes = pageSize * rowBytes * (isCarry ? 1 : layers.length)
+    const slabsPerPage = isCarry ? ceilDiv(pageBytes, slabBytes) : ceilDiv(layers.length, within)
+    const wastedBytesPerPage = slabsPerPage * slabBytes - pageBytes
+    const table = { segment, kind, layers, window, slabsPerPage, wastedBytesPerPage }
+    return within === layersPerSlab ? table : { ...table, layersPerSlab: within }
   })
   const find = (segment: number, kind: Table["kind"]) =>
     tables.findIndex((table) => table.segment === segment && table.kind === kind)

@@ -78,7 +78,7 @@ export class DecodeSet {
     }
     request.decodeIndex = -1
     load.decodeRows--
-    for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! -= request.prefillRows(s) + request.decodeRows
+    for (let s = 0; s < load.decodeKeys.length; s++) load.leaveDecode(s, request.prefillRows(s) + request.decodeRows)
     this.leaving.push(request.slot)
     return true
   }
@@ -116,12 +116,12 @@ export class DecodeSet {
         members.push(request)
         load.decodeRows++
         for (let s = 0; s < load.decodeKeys.length; s++) {
-          load.decodeKeys[s]! += request.prefillRows(s) + request.decodeRows
+          load.joinDecode(s, request.prefillRows(s) + request.decodeRows)
         }
       }
       joining.length = stalled
     }
-    for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! += members.length
+    load.advanceDecodes(members.length)
     for (let i = 0; i < members.length; i++) {
       const request = members[i]!
       request.rowsUntilPage--

@@ -4,7 +4,7 @@ import { loadRest } from "./Prefill.ts"
 import type { Request } from "./Request.ts"
 import { RequestView } from "./RequestView.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
-import { StepLoad } from "./StepLoad.ts"
+import { StepLoad, windowsOf } from "./StepLoad.ts"
 
 /**
  * Who is served first, and who makes room when memory runs out.
@@ -22,7 +22,7 @@ export class Ranking {
 
   constructor(config: SchedulerConfig, memory: Memory) {
     this.config = config
-    this.load = new StepLoad(config.layout.segments.length)
+    this.load = new StepLoad(config.layout.segments.length, windowsOf(config.layout))
     this.predict = (request) => {
       loadRest(request, config.layout, this.load)
       return config.costModel.stepMicros(this.load)

@@ -10,7 +10,7 @@ import { Ranking } from "./Ranking.ts"
 import { removeFrom, type Request } from "./Request.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { Slots } from "./Slots.ts"
-import { StepLoad } from "./StepLoad.ts"
+import { StepLoad, windowsOf } from "./StepLoad.ts"
 import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
 import { SelectionFlag, type StepResult } from "./StepResult.ts"
 import { outputCharge, Tenants } from "./Tenants.ts"
@@ -67,7 +67,7 @@ export class Scheduler {
     }
     this.config = config
     this.memory = new Memory(config)
-    this.load = new StepLoad(config.layout.segments.length)
+    this.load = new StepLoad(config.layout.segments.length, windowsOf(config.layout))
     this.forks = new Forks(this.memory)
     this.decodes = new DecodeSet(config.layout, this.memory, this.load)
     this.ranking = new Ranking(config, this.memory)

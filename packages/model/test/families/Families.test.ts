@@ -117,7 +117,7 @@ describe("Gemma 3", () => {
 
   it("caps scores and logits where it is told to", () => {
     const capped = tiny("gemma3-multimodal")
-    expect([attentionOf(capped.layers[0]!)!.softCap, capped.logitSoftCap]).toEqual([8, 12])
+    expect([attentionOf(capped.layers[0]!)!.softCap, capped.logitSoftCap]).toEqual([8, 12.5])
   })
 })
 
