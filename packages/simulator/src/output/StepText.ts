@@ -29,7 +29,7 @@ export const stepText = (replica: Replica, step: StepRecord, endMicros: number):
   if (readBack > 0)
     terms.push({ name: `${device.readBacks} selections read by the host in mid-step`, micros: readBack })
   const sum = terms.reduce((total, term) => total + term.micros, 0)
-  if (Math.round(sum) !== deviceMicros) terms.push({ name: "slow step (fault)", micros: deviceMicros - sum })
+  if (Math.round(sum) !== deviceMicros) terms.push({ name: "slow step (fault or change)", micros: deviceMicros - sum })
   lines.push(
     "",
     columns([["part", "µs"], ...terms.map((term) => [term.name, term.micros.toFixed(1)]), ["sum", `${deviceMicros}`]]),

@@ -11,7 +11,7 @@ export interface ScenarioField {
   readonly defaultValue: unknown
 }
 
-const hidden = new Set(["format", "version", "sweep", "variants"])
+const hidden = new Set(["format", "version", "changes", "sweep", "variants"])
 
 /** Names that say too little, or mean two things, without their section. */
 const flagNames: Readonly<Record<string, string>> = {
@@ -78,7 +78,7 @@ export const decodeScenario = (file: string, value: unknown): Scenario => {
 export const override = (scenario: Scenario, values: Readonly<Record<string, unknown>>, source: string): Scenario => {
   const changed: Record<string, unknown> = { ...scenario }
   for (const [path, value] of Object.entries(values)) {
-    if (!scenarioFields.some((one) => one.path === path)) {
+    if (path !== "changes" && !scenarioFields.some((one) => one.path === path)) {
       throw new ScenarioError(`${source}: there is no field ${path}${nearest(path)}`)
     }
     const [section, key] = path.split(".") as [string, string | undefined]

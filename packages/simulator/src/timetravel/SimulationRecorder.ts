@@ -1,0 +1,107 @@
+import { ItemField, sectionWidths } from "@uniprefill/scheduler/StepPlan"
+import { addOwnedSlabs } from "../metrics/OccupancyLog.ts"
+import type { Replica, StepRecord } from "../Replica.ts"
+import type { Setup } from "../Setup.ts"
+import { StepFlag, TimelineBuilder, type Timeline } from "./Timeline.ts"
+
+/** Steps of a replica between two samples of its memory by what uses it: looking at every request costs as much as a step. */
+const stepsBetweenSamples = 16
+
+/** Steps in which a preempted request that cannot be found is looked for: it may have been given up meanwhile. */
+const maxSearches = 64
+
+/** Watches a simulation and keeps what its timeline shows. */
+export class SimulationRecorder {
+  private readonly builder: TimelineBuilder
+  private readonly owned: Array<number>
+  /** Of each replica. */
+  private readonly replicas: ReadonlyArray<{ steps: number; selections: number; preemptions: number; searches: number }>
+  /** Preemptions known of each request, by its row. */
+  private readonly preemptions = new Map<number, number>()
+
+  constructor(setup: Setup, segments: number, tables: number) {
+    this.builder = new TimelineBuilder(segments, tables)
+    this.owned = new Array<number>(tables).fill(0)
+    this.replicas = Array.from({ length: setup.replicas }, () => ({
+      steps: 0,
+      selections: 0,
+      preemptions: 0,
+      searches: 0,
+    }))
+  }
+
+  get steps(): number {
+    return this.builder.count
+  }
+
+  get timeline(): Timeline {
+    return this.builder.build()
+  }
+
+  stepStarted(replica: Replica, step: StepRecord, endMicros: number, nowMicros: number): void {
+    const { builder } = this
+    const { device, driver, config } = replica
+    const { load } = device
+    const { plan } = step
+    const seen = this.replicas[replica.index]!
+    for (let i = 0; i < plan.items.length; i += sectionWidths.items) {
+      const { data } = plan.items
+      const { row } = device.contentOf(data[i + ItemField.slot]!)
+      builder.addItem(
+        row,
+        data[i + ItemField.firstSegment]!,
+        data[i + ItemField.lastSegment]!,
+        data[i + ItemField.rows]!,
+      )
+    }
+    const { memory, preemptions } = driver.scheduler
+    if (preemptions !== seen.preemptions) this.findPreempted(replica, nowMicros)
+    if (seen.steps++ % stepsBetweenSamples === 0) this.sample(replica, step.startMicros)
+    builder.addStep({
+      replica: replica.index,
+      stepId: plan.stepId,
+      start: step.startMicros,
+      micros: endMicros - step.startMicros,
+      planned: step.plannedMicros,
+      decodeRows: load.decodeRows,
+      items: load.items,
+      selections: device.selections - seen.selections,
+      flags: (step.failed ? StepFlag.failed : 0) | (config.costModel.isOutside(load) ? StepFlag.outsideCalibration : 0),
+      waiting: driver.waiting,
+      running: driver.running,
+      used: memory.used,
+      rows: load.rows,
+    })
+    seen.selections = device.selections
+  }
+
+  private sample({ index, driver, config }: Replica, time: number): void {
+    const { owned } = this
+    const { scheduler } = driver
+    const { cache } = scheduler.memory
+    owned.fill(0)
+    for (const request of scheduler.prefilling) addOwnedSlabs(request, config.layout, owned)
+    for (const request of scheduler.decoding) addOwnedSlabs(request, config.layout, owned)
+    this.builder.addSample(index, time, owned, cache.slabs - cache.idleSlabs, cache.idleSlabs)
+  }
+
+  /** A preempted request waits again, at once or when the step in flight that holds work of it is done. */
+  private findPreempted(replica: Replica, time: number): void {
+    const { scheduler } = replica.driver
+    const seen = this.replicas[replica.index]!
+    for (const request of scheduler.waiting) {
+      if (request.preemptions === 0) continue
+      const row = replica.rowOf(request.id)
+      const known = this.preemptions.get(row) ?? 0
+      if (request.preemptions <= known) continue
+      this.preemptions.set(row, request.preemptions)
+      seen.preemptions += request.preemptions - known
+      this.builder.addPreemption(row, time)
+    }
+    if (seen.preemptions === scheduler.preemptions) seen.searches = 0
+    else if (++seen.searches > maxSearches) {
+      seen.preemptions = scheduler.preemptions
+      seen.searches = 0
+    }
+  }
+}
