@@ -19,7 +19,10 @@ import { noFiles, simulated } from "./Experiments.ts"
 const machineOf = (scenario: Scenario, stepsBetween = 64): TimeMachine => {
   const { setup, workload } = buildExperiment(withDefaults(scenario), noFiles)
   const machine = new TimeMachine(setup, workload, stepsBetween)
-  while (!machine.simulation.isDone) machine.advance(17)
+  while (!machine.simulation.isDone) {
+    machine.advance(17)
+    if (machine.isCheckpointDue) machine.checkpoint()
+  }
   return machine
 }
 

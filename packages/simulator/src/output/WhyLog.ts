@@ -1,6 +1,7 @@
 import { ItemField, sectionWidths } from "@uniprefill/scheduler/StepPlan"
 import type { Replica, StepRecord } from "../Replica.ts"
 import type { Observer } from "../Simulation.ts"
+import type { Inspected } from "./Inspected.ts"
 
 /**
  * For every step, why each prompt that waited or was in prefill did or did not get work, as the state right after planning
@@ -45,7 +46,7 @@ export interface StepWhy {
   readonly behind: number
 }
 
-export const whyLines = (replica: Replica, step: StepRecord): Array<string> => {
+export const whyLines = (replica: Inspected, step: StepRecord): Array<string> => {
   const { holds, prompts, behind } = whyOf(replica, step)
   const { plan, startMicros } = step
   const lines = [
@@ -58,7 +59,7 @@ export const whyLines = (replica: Replica, step: StepRecord): Array<string> => {
 }
 
 /** As the state right after planning shows it. */
-export const whyOf = (replica: Replica, { plan, plannedMicros }: StepRecord): StepWhy => {
+export const whyOf = (replica: Inspected, { plan, plannedMicros }: StepRecord): StepWhy => {
   const { scheduler } = replica.driver
   const { load } = replica.device
   const { policy } = replica
@@ -107,7 +108,7 @@ export const whyOf = (replica: Replica, { plan, plannedMicros }: StepRecord): St
   }
 }
 
-const refusal = ({ driver }: Replica, startSegment: number, spent: string): string => {
+const refusal = ({ driver }: Inspected, startSegment: number, spent: string): string => {
   const { memory, waiting } = driver.scheduler
   if (memory.slotsFree === 0) return "no slot is free"
   if (!memory.canAdmit(waiting.at(0)!))

@@ -20,6 +20,11 @@ export class GrowingColumn<A extends Numbers> {
     this.data[this.length++] = value
   }
 
+  /** Requires a place that was appended. */
+  set(place: number, value: number): void {
+    this.data[place] = value
+  }
+
   /** What was appended, in an array of its own. */
   get values(): A {
     return this.data.slice(0, this.length) as A

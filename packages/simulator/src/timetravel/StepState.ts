@@ -2,9 +2,10 @@ import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { PrefixCache, CachedPage } from "@uniprefill/scheduler/PrefixCache"
 import type { Request, RequestPhase } from "@uniprefill/scheduler/Request"
 import { ItemField, sections, sectionWidths } from "@uniprefill/scheduler/StepPlan"
-import { stepText } from "../output/StepText.ts"
+import type { Inspected } from "../output/Inspected.ts"
+import { stepTerms, stepText } from "../output/StepText.ts"
 import { whyLines, whyOf, type StepWhy } from "../output/WhyLog.ts"
-import type { Replica, StepRecord } from "../Replica.ts"
+import type { StepRecord } from "../Replica.ts"
 import { keptBlocks, type KeptBlocks } from "./KeptBlocks.ts"
 
 /** Requests that wait and are listed, the first ones; those behind them are counted. */
@@ -129,7 +130,7 @@ export interface RequestDetail {
 }
 
 /** The state right after a step was planned. */
-export const stepState = (replica: Replica, step: StepRecord, endMicros: number, nowMicros: number): StepState => {
+export const stepState = (replica: Inspected, step: StepRecord, endMicros: number, nowMicros: number): StepState => {
   const { driver, config, device, policy } = replica
   const { load } = device
   const { plan, startMicros, deviceMicros, plannedMicros, failed } = step
@@ -153,8 +154,8 @@ export const stepState = (replica: Replica, step: StepRecord, endMicros: number,
     budgetMicros: replica.budgetMicros,
     decodeRows: load.decodeRows,
     items: piecesOf(replica, step),
-    terms: config.costModel.terms(load),
-    outside: config.costModel.outside(load),
+    terms: stepTerms(replica, step),
+    outside: config.costModel.outside?.(load) ?? [],
     why: whyOf(replica, step),
     text: `${stepText(replica, step, endMicros)}\n\n${whyLines(replica, step).slice(1).join("\n")}`,
     plan: sections.flatMap((section) => {
@@ -168,7 +169,7 @@ export const stepState = (replica: Replica, step: StepRecord, endMicros: number,
 }
 
 /** What a request of the workload owns right now; null where the loop holds nothing of it. */
-export const requestDetail = (replica: Replica, row: number): RequestDetail | null => {
+export const requestDetail = (replica: Inspected, row: number): RequestDetail | null => {
   const { config, driver } = replica
   for (const request of driver.open) {
     if (replica.rowOf(request.id) !== row) continue
@@ -181,7 +182,7 @@ export const requestDetail = (replica: Replica, row: number): RequestDetail | nu
   return null
 }
 
-const piecesOf = ({ device }: Replica, { plan }: StepRecord): Array<PieceState> => {
+const piecesOf = ({ device }: Inspected, { plan }: StepRecord): Array<PieceState> => {
   const { data } = plan.items
   const ending = new Set<number>()
   for (let i = 0; i < plan.samples.length; i += sectionWidths.samples) ending.add(plan.samples.data[i]!)
@@ -198,7 +199,7 @@ const piecesOf = ({ device }: Replica, { plan }: StepRecord): Array<PieceState> 
   })
 }
 
-const requestState = (replica: Replica, request: Request): RequestState => ({
+const requestState = (replica: Inspected, request: Request): RequestState => ({
   row: replica.rowOf(request.id),
   phase: request.phase,
   slot: request.slot,
@@ -230,7 +231,7 @@ const tablesOf = (request: Request, layout: KvLayout): RequestDetail["tables"] =
     slabs: request.tables[t]!.data.slice(0, request.tables[t]!.length),
   }))
 
-const memoryState = ({ driver, config }: Replica): MemoryState => {
+const memoryState = ({ driver, config }: Inspected): MemoryState => {
   const { memory } = driver.scheduler
   return {
     total: memory.pool.total,

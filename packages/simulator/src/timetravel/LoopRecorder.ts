@@ -1,7 +1,7 @@
 import { ItemField, sectionWidths } from "@uniprefill/scheduler/StepPlan"
 import { addOwnedSlabs } from "../metrics/OccupancyLog.ts"
-import type { Replica, StepRecord } from "../Replica.ts"
-import type { Setup } from "../Setup.ts"
+import type { Inspected } from "../output/Inspected.ts"
+import type { StepRecord } from "../Replica.ts"
 import { StepFlag, TimelineBuilder, type Timeline } from "./Timeline.ts"
 
 /** Steps of a replica between two samples of its memory by what uses it: looking at every request costs as much as a step. */
@@ -10,8 +10,8 @@ const stepsBetweenSamples = 16
 /** Steps in which a preempted request that cannot be found is looked for: it may have been given up meanwhile. */
 const maxSearches = 64
 
-/** Watches a simulation and keeps what its timeline shows. */
-export class SimulationRecorder {
+/** Watches serving loops, simulated or recorded, and keeps what their timeline shows. */
+export class LoopRecorder {
   private readonly builder: TimelineBuilder
   private readonly owned: Array<number>
   /** Of each replica. */
@@ -19,10 +19,10 @@ export class SimulationRecorder {
   /** Preemptions known of each request, by its row. */
   private readonly preemptions = new Map<number, number>()
 
-  constructor(setup: Setup, segments: number, tables: number) {
+  constructor(replicas: number, segments: number, tables: number) {
     this.builder = new TimelineBuilder(segments, tables)
     this.owned = new Array<number>(tables).fill(0)
-    this.replicas = Array.from({ length: setup.replicas }, () => ({
+    this.replicas = Array.from({ length: replicas }, () => ({
       steps: 0,
       selections: 0,
       preemptions: 0,
@@ -38,7 +38,7 @@ export class SimulationRecorder {
     return this.builder.build()
   }
 
-  stepStarted(replica: Replica, step: StepRecord, endMicros: number, nowMicros: number): void {
+  stepStarted(replica: Inspected, step: StepRecord, endMicros: number, nowMicros: number): void {
     const { builder } = this
     const { device, driver, config } = replica
     const { load } = device
@@ -66,7 +66,9 @@ export class SimulationRecorder {
       decodeRows: load.decodeRows,
       items: load.items,
       selections: device.selections - seen.selections,
-      flags: (step.failed ? StepFlag.failed : 0) | (config.costModel.isOutside(load) ? StepFlag.outsideCalibration : 0),
+      flags:
+        (step.failed ? StepFlag.failed : 0) |
+        (config.costModel.isOutside?.(load) === true ? StepFlag.outsideCalibration : 0),
       waiting: driver.waiting,
       running: driver.running,
       used: memory.used,
@@ -75,7 +77,7 @@ export class SimulationRecorder {
     seen.selections = device.selections
   }
 
-  private sample({ index, driver, config }: Replica, time: number): void {
+  private sample({ index, driver, config }: Inspected, time: number): void {
     const { owned } = this
     const { scheduler } = driver
     const { cache } = scheduler.memory
@@ -86,7 +88,7 @@ export class SimulationRecorder {
   }
 
   /** A preempted request waits again, at once or when the step in flight that holds work of it is done. */
-  private findPreempted(replica: Replica, time: number): void {
+  private findPreempted(replica: Inspected, time: number): void {
     const { scheduler } = replica.driver
     const seen = this.replicas[replica.index]!
     for (const request of scheduler.waiting) {

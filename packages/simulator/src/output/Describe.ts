@@ -1,6 +1,6 @@
-import type { Experiment } from "@uniprefill/simulator/scenario/Build"
-import { reusableTokens } from "@uniprefill/simulator/workload/Scaling"
-import { workloadHash } from "@uniprefill/simulator/workload/Workload"
+import type { Experiment } from "../scenario/Build.ts"
+import { reusableTokens } from "../workload/Scaling.ts"
+import { workloadHash } from "../workload/Workload.ts"
 
 /** What was simulated and what it rests on, a line each. */
 export const describe = ({ scenario, setup, workload }: Experiment): ReadonlyArray<string> => {
