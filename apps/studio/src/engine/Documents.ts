@@ -103,7 +103,6 @@ const openStudio = (name: string, value: unknown): Opened => {
   return {
     kind: "studio",
     scenario,
-    // Text is packed no more, whatever the name says.
     files: Object.fromEntries(Object.entries(files).map(([file, text]) => [file, new Blob([text])])),
     hash,
     note: `a run of uniprefill-sim, plan hash ${hash}`,

@@ -10,9 +10,11 @@ export const builtInTrace = "mooncake-conversation-slice"
 
 const shipped: ReadonlyMap<string, string> = new Map([[builtInTrace, slice]])
 
-/** The text of a file, unpacked where its name says that it is packed. */
+/** The text of a file, unpacked where it is packed. */
 export const textOf = async (name: string, file: Blob): Promise<string> => {
-  const stream = name.endsWith(".gz") ? file.stream().pipeThrough(unpacking()) : file.stream()
+  const [first, second] = new Uint8Array(await file.slice(0, 2).arrayBuffer())
+  const isPacked = first === 0x1f && second === 0x8b
+  const stream = isPacked ? file.stream().pipeThrough(unpacking()) : file.stream()
   const decoder = new TextDecoder()
   let text = ""
   let bytes = 0

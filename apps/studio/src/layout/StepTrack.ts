@@ -2,11 +2,12 @@ import type { StepColumns } from "@uniprefill/simulator/timetravel/Timeline"
 import { MaxPyramid } from "./MaxPyramid.ts"
 import type { Viewport } from "./Viewport.ts"
 
-/** What a step's time is shown as: decode, then prefill segment by segment, then what failed. */
+/** What a step's time is shown as: decode, then prefill segment by segment, what failed, and steps without any rows. */
 export const decodeCategory = 0
 export const segmentCategory = (segment: number): number => segment + 1
 export const failedCategory = (segments: number): number => segments + 1
-export const categoryCount = (segments: number): number => segments + 2
+export const emptyCategory = (segments: number): number => segments + 2
+export const categoryCount = (segments: number): number => segments + 3
 
 /** The steps of one replica, arranged so that any stretch of time is summed up without looking at each of them. */
 export interface StepTrack {
@@ -73,12 +74,14 @@ const stepTrack = (
     for (let s = 0; s < segments; s++) all += steps.rows[s]![i]! * segmentLayers[s]!
     const isFailed = (steps.flags[i]! & 1) === 1
     const share = all === 0 || isFailed ? 0 : steps.micros[i]! / all
-    sums[decodeCategory]![at + 1] = sums[decodeCategory]![at]! + decode * share
-    for (let s = 0; s < segments; s++) {
-      const own = sums[s + 1]!
-      own[at + 1] = own[at]! + steps.rows[s]![i]! * segmentLayers[s]! * share
+    const add = (category: number, own: number) => {
+      const sum = sums[category]!
+      sum[at + 1] = sum[at]! + own
     }
-    sums[failed]![at + 1] = sums[failed]![at]! + (isFailed ? steps.micros[i]! : 0)
+    add(decodeCategory, decode * share)
+    for (let s = 0; s < segments; s++) add(segmentCategory(s), steps.rows[s]![i]! * segmentLayers[s]! * share)
+    add(failed, isFailed ? steps.micros[i]! : 0)
+    add(emptyCategory(segments), all === 0 && !isFailed ? steps.micros[i]! : 0)
     at++
   }
   return {

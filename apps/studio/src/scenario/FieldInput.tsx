@@ -1,6 +1,7 @@
 import { useEffect, useId, useState } from "react"
 import type { FieldSpec } from "../protocol/Protocol.ts"
 import { Icon } from "../ui/Icon.tsx"
+import { shown, valueOf } from "./FieldValue.ts"
 
 interface Props {
   readonly field: FieldSpec
@@ -45,9 +46,6 @@ export const FieldInput = ({ field, value, fault, onChange }: Props) => {
     </div>
   )
 }
-
-const shown = (value: unknown): string =>
-  value === "" ? "none" : Array.isArray(value) ? value.join(", ") : String(value)
 
 const Control = ({ id, field, value, fault, onChange }: Props & { readonly id: string }) => {
   const { control, defaultValue } = field
@@ -133,20 +131,4 @@ const TextControl = ({
       ) : null}
     </>
   )
-}
-
-/** Text as a scenario holds it: nothing is the default, numbers are numbers, and a list of them is a list. */
-export const valueOf = (
-  typed: string,
-  { control, defaultValue }: Pick<FieldSpec, "control" | "defaultValue">,
-): unknown => {
-  const text = typed.trim()
-  if (text === "") return undefined
-  const isNumber = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text)
-  if (control.kind === "number") return isNumber ? Number(text) : text
-  if (isNumber && (typeof defaultValue === "number" || /:|length|^paper$/.test(String(defaultValue)))) {
-    return String(defaultValue) === "paper" ? [Number(text)] : Number(text)
-  }
-  if (/^[\d.]+(\s*,\s*[\d.]+)+$/.test(text)) return text.split(",").map(Number)
-  return text
 }

@@ -59,8 +59,13 @@ type PixelsOf = (track: StepTrack) => StepPixels
 const tracksOf = ({ model }: Scene, { replica }: Band): ReadonlyArray<StepTrack> =>
   replica < 0 ? model.tracks : [model.tracks[replica]!]
 
-/** Decode, prefill by segment, failed: as the categories of a track. */
-export const stepColours = (theme: Theme): ReadonlyArray<string> => [theme.decode, ...theme.segments, theme.failed]
+/** Decode, prefill by segment, failed, without rows: as the categories of a track. */
+export const stepColours = (theme: Theme): ReadonlyArray<string> => [
+  theme.decode,
+  ...theme.segments,
+  theme.failed,
+  theme.waiting,
+]
 
 export const memoryColours = ({ memory }: RunModel, theme: Theme): ReadonlyArray<string> =>
   memory.names.map((name) =>
