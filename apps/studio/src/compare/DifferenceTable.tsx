@@ -108,7 +108,7 @@ const Row = ({
       <th scope="row">{label}</th>
       <td>{short(estimate(before).mean)}</td>
       <td>{short(estimate(after).mean)}</td>
-      <td>
+      <td className={verdict.kind}>
         {signed(difference.mean)}
         {Number.isNaN(difference.half) ? "" : ` ± ${short(difference.half)}`}
       </td>

@@ -71,11 +71,29 @@ export const ScenarioView = () => {
   const canRun = checked !== null && faults.length === 0 && !isChecking
   return (
     <div className="split scenario">
+      <aside className="inspector" aria-label="What would run">
+        <div className="run-box">
+          <button type="button" className="accent big" disabled={!canRun} onClick={() => void studio.run()}>
+            <Icon name="play" /> Run
+          </button>
+          <p className="soft" role="status">
+            {isChecking ? "checking …" : faults.length > 0 ? `${faults.length} to mend` : "ready"}
+          </p>
+        </div>
+        {placeless.map(({ path, detail }) => (
+          <p key={`${path}${detail}`} className="fault" role="alert">
+            {path === "" ? "" : `${path}: `}
+            {detail}
+          </p>
+        ))}
+        {checked?.preview == null ? null : <Preview preview={checked.preview} />}
+      </aside>
       <form
         className="stage form"
         aria-label="Scenario"
-        onSubmit={(event) => {
-          event.preventDefault()
+        onSubmit={(event) => event.preventDefault()}
+        onKeyDown={(event) => {
+          if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && canRun) void studio.run()
         }}
       >
         <div className="examples" role="group" aria-label="Examples">
@@ -131,23 +149,6 @@ export const ScenarioView = () => {
           </fieldset>
         ) : null}
       </form>
-      <aside className="inspector" aria-label="What would run">
-        <div className="run-box">
-          <button type="button" className="accent big" disabled={!canRun} onClick={() => void studio.run()}>
-            <Icon name="play" /> Run
-          </button>
-          <p className="soft" role="status">
-            {isChecking ? "checking …" : faults.length > 0 ? `${faults.length} to mend` : "ready"}
-          </p>
-        </div>
-        {placeless.map(({ path, detail }) => (
-          <p key={`${path}${detail}`} className="fault" role="alert">
-            {path === "" ? "" : `${path}: `}
-            {detail}
-          </p>
-        ))}
-        {checked?.preview == null ? null : <Preview preview={checked.preview} />}
-      </aside>
     </div>
   )
 }

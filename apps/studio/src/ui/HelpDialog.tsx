@@ -11,6 +11,7 @@ const keys: ReadonlyArray<readonly [string, string]> = [
   ["f", "show the whole run"],
   ["Home End", "first, last step"],
   ["1 2 3 4", "Scenario, Timeline, Compare, Report"],
+  ["Ctrl+Enter", "in the form: run"],
   ["Escape", "select no request"],
   ["?", "this"],
 ]
