@@ -1,6 +1,6 @@
 import { bands, bandsHeight, timeHeight } from "@uniprefill/studio/layout/Bands"
 import { along, inkOn, themeOf } from "@uniprefill/studio/layout/Colours"
-import { MaxPyramid } from "@uniprefill/studio/layout/MaxPyramid"
+import { maxOf, maxPyramid } from "@uniprefill/studio/layout/MaxPyramid"
 import { Pixels, pixelOf } from "@uniprefill/studio/layout/Pixels"
 import { countLabel, durationLabel, ticks, timeLabel } from "@uniprefill/studio/layout/Ticks"
 import { clamped, leastSpan, panned, revealing, timeAt, xOf, zoomed } from "@uniprefill/studio/layout/Viewport"
@@ -61,7 +61,7 @@ describe("a viewport", () => {
   })
 })
 
-describe("MaxPyramid", () => {
+describe("a pyramid", () => {
   it("finds the largest of any stretch", () => {
     fc.assert(
       fc.property(fc.array(fc.nat(1000), { minLength: 1, maxLength: 70 }), fc.nat(70), fc.nat(70), (values, a, b) => {
@@ -69,7 +69,7 @@ describe("MaxPyramid", () => {
           number,
           number,
         ]
-        const most = new MaxPyramid(Uint32Array.from(values)).of(from, to)
+        const most = maxOf(maxPyramid(Uint32Array.from(values)), from, to)
         expect(most).toBe(Math.max(0, ...values.slice(from, to)))
       }),
     )

@@ -79,7 +79,7 @@ describe("every view", () => {
   ] as const)("is accessible, %s, and nothing lies outside of the page", async (_, viewport, colorScheme) => {
     const page = await openPage({ viewport, colorScheme })
     const look = async (what: string) => {
-      expect(await seriousFaults(page), `${what}`).toEqual([])
+      expect(await seriousFaults(page), `faults of ${what}`).toEqual([])
       const overflow = await page.page.evaluate<number>("document.documentElement.scrollWidth - window.innerWidth")
       expect(overflow, `${what}: wider than the page`).toBeLessThanOrEqual(0)
     }

@@ -10,7 +10,7 @@ import { build } from "vite"
 import { siteServer } from "../serve.mjs"
 
 /** Debian's Chromium, or what is called so elsewhere; undefined where there is none. */
-export const chromiumPath = ["chromium", "chromium-browser", "google-chrome"]
+export const chromiumPath: string | undefined = ["chromium", "chromium-browser", "google-chrome"]
   .map((name) => spawnSync("which", [name], { encoding: "utf8" }).stdout.trim())
   .find((path) => path !== "")
 
@@ -56,13 +56,15 @@ export class StudioBrowser implements AsyncDisposable {
     return join(this.folder, "site")
   }
 
-  async page(options: BrowserContextOptions = {}, hash = ""): Promise<StudioPage> {
+  /** `script` runs in the page before anything of its own. */
+  async page(options: BrowserContextOptions = {}, hash = "", script = ""): Promise<StudioPage> {
     const context = await this.browser.newContext({
       viewport: { width: 1280, height: 800 },
       acceptDownloads: true,
       ...options,
     })
     const page = await context.newPage()
+    if (script !== "") await page.addInitScript(script)
     const studio = new StudioPage(page)
     await page.goto(`${this.address}${hash}`)
     return studio

@@ -85,7 +85,7 @@ describe("TimeMachine", () => {
       engine: { slots: 16, slabs: 2000 },
     }
     const machine = machineOf(tight)
-    const { steps, items, preemptions, memory } = machine.timeline
+    const { steps, items, preemptions, memory } = machine.finish()
     expect(steps.count).toBe(machine.simulation.counters.steps)
     const scheduled = machine.simulation.replicas.reduce((sum, { driver }) => sum + driver.scheduler.preemptions, 0)
     expect(scheduled).toBeGreaterThan(0)
@@ -119,7 +119,7 @@ describe("TimeMachine", () => {
 
   it("says of a request which blocks of the prompt each selection kept", () => {
     const machine = machineOf(busy)
-    const { items } = machine.timeline
+    const { items } = machine.finish()
     // The last piece of a prompt that drops: every selection but that of this step is known.
     const at = Array.from(items.lastSegment.keys()).findLast((i) => items.firstSegment[i]! > 2)!
     const { detail } = machine.at(items.step[at]!, items.request[at])
@@ -132,6 +132,30 @@ describe("TimeMachine", () => {
       }
     }
     expect(kept.kept.length).toBeGreaterThan(2)
+  })
+
+  it("counts the prefix cache tree by tree", () => {
+    const sessions: Scenario = {
+      workload: { arrivals: "sessions", requests: 40, ratePerSecond: 4, turns: 5, thinkMs: 200, promptTokens: 2000 },
+    }
+    const machine = machineOf(sessions)
+    const { cache } = machine.at(machine.steps - 1).state.memory
+    const pages = [...machine.simulation.replicas[0]!.driver.scheduler.memory.cache.values()]
+    const depthOf = (page: (typeof pages)[number]): number =>
+      page.parent!.parent === null ? 1 : 1 + depthOf(page.parent!)
+    const rootOf = (page: (typeof pages)[number]): (typeof pages)[number] =>
+      page.parent!.parent === null ? page : rootOf(page.parent!)
+    const trees = Map.groupBy(pages, rootOf)
+    expect(trees.size).toBeGreaterThan(3)
+    expect([cache.pages, cache.prefixes]).toEqual([pages.length, trees.size])
+    const naive = [...trees].map(([first, own]) => ({
+      pages: own.length,
+      longest: Math.max(...own.map(depthOf)),
+      users: first.users,
+    }))
+    const bySize = (a: { pages: number; longest: number }, b: { pages: number; longest: number }) =>
+      b.pages - a.pages || b.longest - a.longest
+    expect(cache.largest.toSorted(bySize)).toEqual(naive.sort(bySize).slice(0, 12))
   })
 
   it("refuses a step that was not planned", () => {

@@ -24,10 +24,12 @@ export interface Timing {
   /** ms of this machine's time, and how much of that checkpoints took. */
   readonly tookMs: number
   readonly checkpointsMs: number
+  /** ms since 1970. */
+  readonly endedAt: number
 }
 
 /** What the replay up to a step may take, ms: with putting a checkpoint back and reading the state it stays below 100. */
-const replayMs = 45
+const replayMs = 32
 
 /** Least and most steps between checkpoints. */
 const leastSteps = 4096
@@ -73,7 +75,8 @@ export const paced = async (
     }
     await breath()
   }
-  return { tookMs: performance.now() - started, checkpointsMs }
+  const ended = performance.now()
+  return { tookMs: ended - started, checkpointsMs, endedAt: performance.timeOrigin + ended }
 }
 
 /** Lets messages in: a message to oneself comes after those that wait. */

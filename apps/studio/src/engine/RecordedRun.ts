@@ -115,6 +115,7 @@ export class RecordedRun implements LookBack {
     const { loop, name, recording } = this
     const { header, events } = recording
     const { difference, plans } = replay(header, events)
+    this.checkpoints.seal()
     const verdict =
       difference === null
         ? `identical: ${plans} plans`
@@ -144,7 +145,7 @@ export class RecordedRun implements LookBack {
       report: null,
       itlCdf: [],
       json: { format: "uniprefill-replay", version: 1, plans, difference, plan_hash: loop.hash.digest },
-      timeline: this.recorder.timeline,
+      timeline: this.recorder.finish(),
       requests: this.requests.columns,
       ...timing,
     }

@@ -18,10 +18,15 @@ export const maxSteps = 2_000_000
 export class SimulatedRun implements LookBack {
   private readonly experiment: Experiment
   private readonly machine: TimeMachine
+  private readonly about: ReadonlyArray<string>
+  private readonly reproduction: string
 
   /** Fails with SetupError when the setup cannot be. */
   constructor(experiment: Experiment) {
     this.experiment = experiment
+    // Said at the end; found out here, so that nothing stands between the end of the run and its picture.
+    this.about = describe(experiment)
+    this.reproduction = reproduction(experiment)
     this.machine = new TimeMachine(experiment.setup, experiment.workload)
   }
 
@@ -72,11 +77,10 @@ export class SimulatedRun implements LookBack {
   }
 
   private result(timing: Timing, stopped: boolean): RunResult {
-    const { experiment, machine } = this
+    const { experiment, machine, about } = this
     const { simulation } = machine
     const { scenario, setup, workload } = experiment
     const summary = summarise(simulation, experiment.summary)
-    const about = describe(experiment)
     const { source, note, accuracy } = setup.keep
     const json = resultJson(summary, {
       scenario,
@@ -95,14 +99,14 @@ export class SimulatedRun implements LookBack {
             ? `ended after ${maxSteps.toLocaleString("en")} steps, the most that this page keeps: take fewer requests`
             : "ended at the scenario's untilSeconds",
       about,
-      reproduction: reproduction(experiment),
+      reproduction: this.reproduction,
       provenance: provenanceOf(experiment, summary),
       meta: metaOf(experiment, simulation),
       summary,
       report: runReport(scenario.name, about, simulation, summary),
       itlCdf: thinned(simulation.counters.gaps.distribution()),
       json,
-      timeline: machine.timeline,
+      timeline: machine.finish(),
       requests: requestColumns(simulation),
       ...timing,
     }

@@ -4,6 +4,7 @@ import { Simulation } from "@uniprefill/simulator/Simulation"
 import { Command, type Fault, type Measured, Request, type Reply } from "../protocol/Protocol.ts"
 import { open } from "./Documents.ts"
 import { fieldSpecs } from "./Fields.ts"
+import { type RunModel, runModel } from "../timeline/RunModel.ts"
 import { type LookBack } from "./LookBack.ts"
 import { RecordedRun } from "./RecordedRun.ts"
 import { check, experimentOf, isUsersError } from "./Scenarios.ts"
@@ -47,12 +48,13 @@ const answer = async (id: number, command: Command): Promise<unknown> => {
   }
 }
 
-const runHeld = (id: number, run: LookBack) => {
+const runHeld = async (id: number, run: LookBack): Promise<RunModel> => {
   isStopped = false
-  return run.run(
+  const result = await run.run(
     () => isStopped,
     (progress) => self.postMessage({ id, tag: "progress", progress }),
   )
+  return runModel(result)
 }
 
 const measure = async (scenario: unknown, files: Readonly<Record<string, Blob>>): Promise<Measured> => {

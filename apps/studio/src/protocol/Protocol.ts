@@ -183,6 +183,8 @@ export interface RunResult {
   /** What the run took, ms of this machine's time, and what taking checkpoints took of that. */
   readonly tookMs: number
   readonly checkpointsMs: number
+  /** ms since 1970. */
+  readonly endedAt: number
 }
 
 export interface Measured {

@@ -1,7 +1,7 @@
 import type { Summary } from "@uniprefill/simulator/metrics/Summary"
 import type { ScenarioChange } from "@uniprefill/simulator/scenario/Scenario"
-import type { Checked, FieldSpec, Measured, Moment, Opened, Progress, RunResult } from "../protocol/Protocol.ts"
-import { runModel, type RunModel } from "../timeline/RunModel.ts"
+import type { Checked, FieldSpec, Measured, Moment, Opened, Progress } from "../protocol/Protocol.ts"
+import type { RunModel } from "../timeline/RunModel.ts"
 import { type Draft, draftOf, firstDraft, missingFiles, scenarioOf, withValue } from "./Draft.ts"
 import { decodeLink, encodeLink } from "./Link.ts"
 import { Store } from "./Store.ts"
@@ -245,14 +245,14 @@ export class Studio {
     const title = typeof name === "string" ? name : "unnamed"
     await this.begin(
       { title, scenario: scenarioOf(draft), files, parent: null, expectedHash },
-      (client, scenario, onProgress) => client.ask<RunResult>({ do: "run", scenario, files }, onProgress),
+      (client, scenario, onProgress) => client.ask<RunModel>({ do: "run", scenario, files }, onProgress),
     )
   }
 
   private async replay(file: File, note: string): Promise<void> {
     const start = { title: file.name, scenario: {}, files: {}, parent: null, expectedHash: "" }
     await this.begin(start, (client, _, onProgress) =>
-      client.ask<RunResult>({ do: "replay", name: file.name, file }, onProgress),
+      client.ask<RunModel>({ do: "replay", name: file.name, file }, onProgress),
     )
     this.say("info", `${file.name}: ${note}.`)
   }
@@ -269,7 +269,7 @@ export class Studio {
       expectedHash: "",
     }
     const id = await this.begin(start, (client, made, onProgress) =>
-      client.ask<RunResult>({ do: "run", scenario: made, files: parent.files }, onProgress),
+      client.ask<RunModel>({ do: "run", scenario: made, files: parent.files }, onProgress),
     )
     const run = this.runOf(id)
     if (run?.status === "done") this.store.set({ current: id, other: parent.id, view: "compare", seeds: null })
@@ -281,7 +281,7 @@ export class Studio {
       client: WorkerClient,
       scenario: Readonly<Record<string, unknown>>,
       onProgress: (progress: Progress) => void,
-    ) => Promise<RunResult>,
+    ) => Promise<RunModel>,
   ): Promise<number> {
     const id = this.nextId++
     const client = new WorkerClient()
@@ -305,8 +305,8 @@ export class Studio {
       view: "timeline",
     })
     try {
-      const result = await ask(client, start.scenario, (progress) => this.change(id, { progress }))
-      this.change(id, { status: "done", model: runModel(result) })
+      const model = await ask(client, start.scenario, (progress) => this.change(id, { progress }))
+      this.change(id, { status: "done", model })
     } catch (error) {
       this.change(id, { status: "failed", error: messageOf(error) })
     }

@@ -1,5 +1,6 @@
 import { timeHeight, type Band } from "../layout/Bands.ts"
 import type { Theme } from "../layout/Colours.ts"
+import { maxOf } from "../layout/MaxPyramid.ts"
 import { memoryPixels } from "../layout/Memory.ts"
 import { pixelOf, type Pixels } from "../layout/Pixels.ts"
 import { SpanKind, spansOf } from "../layout/RequestRows.ts"
@@ -155,7 +156,7 @@ const paintTimes = (
     let most = 0
     for (const track of tracks) {
       const [low, high] = stepsAt(pixelsOf(track), track, view, pixels.width, x)
-      most = Math.max(most, track.longest.of(low, high))
+      most = Math.max(most, maxOf(track.longest, low, high))
     }
     if (most === 0) continue
     const y = top + height - timeHeight(most) * height
@@ -178,7 +179,7 @@ const paintQueue = (pixels: Pixels, scene: Scene, pixelsOf: PixelsOf, top: numbe
     let running = 0
     for (const [i, track] of model.tracks.entries()) {
       const [low, high] = stepsAt(pixelsOf(track), track, view, pixels.width, x)
-      if (high > low) last[i] = [track.waiting.of(low, high), track.running.of(low, high)]
+      if (high > low) last[i] = [maxOf(track.waiting, low, high), maxOf(track.running, low, high)]
       waiting += last[i]![0]
       running += last[i]![1]
     }

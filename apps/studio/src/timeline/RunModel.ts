@@ -1,10 +1,11 @@
+import { maxOf } from "../layout/MaxPyramid.ts"
 import type { RunResult } from "../protocol/Protocol.ts"
 import { memoryTrack, type MemoryTrack } from "../layout/Memory.ts"
 import { requestIndex, type RequestIndex } from "../layout/RequestRows.ts"
 import { stepTracks, type StepTrack } from "../layout/StepTrack.ts"
 import type { Viewport } from "../layout/Viewport.ts"
 
-/** A finished run, arranged so that any part of it is drawn quickly. */
+/** A finished run, arranged so that any part of it is drawn quickly. Plain data: a worker makes it and gives it away. */
 export interface RunModel {
   readonly result: RunResult
   readonly tracks: ReadonlyArray<StepTrack>
@@ -35,8 +36,8 @@ export const runModel = (result: RunResult): RunModel => {
     index,
     bounds: { from: 0, to: Math.max(1000, lastEnd, ...ends) },
     placeOf,
-    mostWaiting: Math.max(1, ...tracks.map(({ waiting, count }) => waiting.of(0, count))),
-    mostRunning: Math.max(1, ...tracks.map(({ running, count }) => running.of(0, count))),
+    mostWaiting: Math.max(1, ...tracks.map(({ waiting, count }) => maxOf(waiting, 0, count))),
+    mostRunning: Math.max(1, ...tracks.map(({ running, count }) => maxOf(running, 0, count))),
   }
 }
 

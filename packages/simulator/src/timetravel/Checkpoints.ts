@@ -36,6 +36,11 @@ export class Checkpoints {
     this.taken.push({ steps, snapshot: this.graph.take() })
   }
 
+  /** Takes none any more, and forgets what only taking needs. */
+  seal(): void {
+    this.graph.seal()
+  }
+
   /**
    * Makes step `index`, from 0, one of the steps to come: puts the checkpoint before it back, unless the run, at `steps` planned,
    * stands between that and the step already.

@@ -12,7 +12,9 @@ const maxSearches = 64
 
 /** Watches serving loops, simulated or recorded, and keeps what their timeline shows. */
 export class LoopRecorder {
-  private readonly builder: TimelineBuilder
+  private builder: TimelineBuilder
+  private readonly tables: number
+  private recorded = 0
   private readonly owned: Array<number>
   /** Of each replica. */
   private readonly replicas: ReadonlyArray<{ steps: number; selections: number; preemptions: number; searches: number }>
@@ -21,6 +23,7 @@ export class LoopRecorder {
 
   constructor(replicas: number, segments: number, tables: number) {
     this.builder = new TimelineBuilder(segments, tables)
+    this.tables = tables
     this.owned = new Array<number>(tables).fill(0)
     this.replicas = Array.from({ length: replicas }, () => ({
       steps: 0,
@@ -30,16 +33,21 @@ export class LoopRecorder {
     }))
   }
 
+  /** Steps recorded. */
   get steps(): number {
-    return this.builder.count
+    return this.recorded
   }
 
-  get timeline(): Timeline {
-    return this.builder.build()
+  /** What was recorded, which is given away: the recorder keeps the number of steps alone. */
+  finish(): Timeline {
+    const timeline = this.builder.build()
+    this.builder = new TimelineBuilder(0, this.tables)
+    return timeline
   }
 
   stepStarted(replica: Inspected, step: StepRecord, endMicros: number, nowMicros: number): void {
     const { builder } = this
+    this.recorded++
     const { device, driver, config } = replica
     const { load } = device
     const { plan } = step

@@ -25,6 +25,7 @@ export class ObjectGraph {
   /** The take in which it was reached last. */
   private readonly reached: Array<number> = []
   private takes = 0
+  private isSealed = false
   /** Numbers of objects that are still to be visited. */
   private readonly open: Array<number> = []
   /** Saved content, a pool for each take: one long array costs the collector less than many short ones. */
@@ -39,6 +40,7 @@ export class ObjectGraph {
   /** Cost: one visit of every object and element. */
   take(): Snapshot {
     const { open, objects, poolOf, placeOf, numbers } = this
+    if (this.isSealed) throw new Error("nothing is taken of a sealed graph")
     this.takes++
     this.pool = []
     this.pools.push(this.pool)
@@ -68,6 +70,15 @@ export class ObjectGraph {
   restore({ objects, places }: Snapshot): void {
     const { pools } = this
     for (let i = 0; i < objects.length; i++) putBack(objects[i]!, pools[places[2 * i]!]!, places[2 * i + 1]!)
+  }
+
+  /** Takes nothing any more, and forgets what only taking needs. */
+  seal(): void {
+    this.numbers.clear()
+    for (const list of [this.objects, this.spare, this.poolOf, this.placeOf, this.references, this.reached])
+      list.length = 0
+    this.pool = []
+    this.isSealed = true
   }
 
   /** An object's number, a new one for an object that was not reached before; −1 for a fixed one. */

@@ -246,20 +246,20 @@ const memoryState = ({ driver, config }: Inspected): MemoryState => {
   }
 }
 
+/** The pages of one prefix after another, each page after the one that it follows: so no page has to be looked up. */
 const cacheState = (cache: PrefixCache): CacheState => {
-  const trees = new Map<CachedPage, { pages: number; longest: number; users: number }>()
-  /** The first page of the tree that a page is in, and how far in. */
-  const places = new Map<CachedPage, { readonly first: CachedPage; readonly depth: number }>()
+  const trees: Array<{ pages: number; longest: number; users: number }> = []
+  /** From the first page of the tree at hand to the page before. */
+  const way: Array<CachedPage> = []
   let pages = 0
   let idlePages = 0
   for (const page of cache.values()) {
-    const before = places.get(page.parent!)
-    const place = before === undefined ? { first: page, depth: 1 } : { first: before.first, depth: before.depth + 1 }
-    places.set(page, place)
-    const tree = trees.get(place.first) ?? { pages: 0, longest: 0, users: page.users }
-    trees.set(place.first, tree)
+    while (way.length > 0 && way.at(-1) !== page.parent) way.pop()
+    if (way.length === 0) trees.push({ pages: 0, longest: 0, users: page.users })
+    way.push(page)
+    const tree = trees.at(-1)!
     tree.pages++
-    tree.longest = Math.max(tree.longest, place.depth)
+    tree.longest = Math.max(tree.longest, way.length)
     pages++
     if (page.users === 0) idlePages++
   }
@@ -268,7 +268,7 @@ const cacheState = (cache: PrefixCache): CacheState => {
     idleSlabs: cache.idleSlabs,
     pages,
     idlePages,
-    prefixes: trees.size,
-    largest: [...trees.values()].sort((a, b) => b.pages - a.pages).slice(0, listedPrefixes),
+    prefixes: trees.length,
+    largest: trees.sort((a, b) => b.pages - a.pages).slice(0, listedPrefixes),
   }
 }

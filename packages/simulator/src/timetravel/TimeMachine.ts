@@ -53,8 +53,10 @@ export class TimeMachine {
     return this.recorder.steps
   }
 
-  get timeline(): Timeline {
-    return this.recorder.timeline
+  /** What the run was, once it is over: given away, and kept no more. */
+  finish(): Timeline {
+    this.checkpoints.seal()
+    return this.recorder.finish()
   }
 
   /** Goes on for `instants` instants of the virtual clock. Not after a step was looked at. */
