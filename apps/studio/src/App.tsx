@@ -30,6 +30,13 @@ export const App = () => {
   const run = runs.find(({ id }) => id === currentId)
   const isDropping = useDrop((files) => void studio.open(files))
   const fileInput = useRef<HTMLInputElement>(null)
+  const main = useRef<HTMLElement>(null)
+
+  // Another view begins at its top.
+  useEffect(() => {
+    main.current?.scrollTo(0, 0)
+    window.scrollTo(0, 0)
+  }, [view, currentId])
 
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
@@ -110,7 +117,7 @@ export const App = () => {
       </header>
       {runs.length > 0 ? <Runs runs={runs} current={currentId} /> : null}
       <Notices />
-      <main>
+      <main ref={main}>
         {failure === "" ? (
           <Content view={view} run={run} isDark={isDark} picture={picture} />
         ) : (

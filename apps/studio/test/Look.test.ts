@@ -80,6 +80,9 @@ describe("every view", () => {
     const page = await openPage({ viewport, colorScheme })
     const look = async (what: string) => {
       expect(await seriousFaults(page), `faults of ${what}`).toEqual([])
+      const ofDialog =
+        "const dialog = document.querySelector('dialog[open]'); dialog ? dialog.scrollWidth - dialog.clientWidth : 0"
+      expect(await page.page.evaluate(ofDialog), `${what}: wider than the dialog`).toBeLessThanOrEqual(0)
       const overflow = await page.page.evaluate<number>("document.documentElement.scrollWidth - window.innerWidth")
       expect(overflow, `${what}: wider than the page`).toBeLessThanOrEqual(0)
     }

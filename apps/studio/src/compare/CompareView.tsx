@@ -10,6 +10,7 @@ import { SharedView } from "../timeline/SharedView.ts"
 import { TimelineCanvas } from "../timeline/TimelineCanvas.tsx"
 import { Chart } from "../ui/Chart.tsx"
 import { cdfOf } from "../report/Figures.ts"
+import { Provenance } from "../report/Provenance.tsx"
 import { DifferenceTable } from "./DifferenceTable.tsx"
 
 interface Props {
@@ -170,11 +171,21 @@ const Pair = ({
           series={itl}
         />
       </div>
+      <Provenance result={model.result} expectedHash={run.expectedHash} letter={run.letter} />
+      {sameGrounds(model, baseModel) ? null : (
+        <Provenance result={baseModel.result} expectedHash={base.expectedHash} letter={base.letter} />
+      )}
     </>
   )
 }
 
 const unit = [0, 1] as const
+
+/** Whether the figures of two runs rest on the same things. */
+const sameGrounds = (a: RunModel, b: RunModel): boolean => {
+  const [one, other] = [a.result.provenance, b.result.provenance]
+  return one.device === other.device && one.keep === other.keep && one.accuracy === other.accuracy
+}
 
 const ttftCdf = ({ result }: RunModel): ReadonlyArray<readonly [number, number]> =>
   result.report?.ttftCdf ??

@@ -1,9 +1,18 @@
+import { useId } from "react"
 import type { RunResult } from "../protocol/Protocol.ts"
 import { percent } from "../inspect/KeptStrip.tsx"
 import { Icon } from "../ui/Icon.tsx"
 
 /** Where the figures of a run come from: beside them, wherever they are. */
-export const Provenance = ({ result, expectedHash }: { readonly result: RunResult; readonly expectedHash: string }) => {
+export const Provenance = ({
+  result,
+  expectedHash,
+  letter,
+}: {
+  readonly result: RunResult
+  readonly expectedHash: string
+  readonly letter?: string
+}) => {
   const { provenance, hash, reproduction, meta } = result
   const { device, calibrated, outsideShare, keep, accuracy, assumptions } = provenance
   const verdict = !calibrated
@@ -11,10 +20,11 @@ export const Provenance = ({ result, expectedHash }: { readonly result: RunResul
     : outsideShare > 0.5
       ? `extrapolated: ${percent(outsideShare)} of the steps lie outside of what was measured`
       : `calibrated; ${percent(outsideShare)} of the steps lie outside of what was measured`
+  const id = useId()
   const isSound = calibrated && outsideShare <= 0.5
   return (
-    <section className="provenance" aria-labelledby="provenance-title">
-      <h3 id="provenance-title">What these figures rest on</h3>
+    <section className="provenance" aria-labelledby={id}>
+      <h3 id={id}>What {letter === undefined ? "these figures rest" : `the figures of ${letter} rest`} on</h3>
       <dl className="facts">
         <div>
           <dt>step times</dt>

@@ -3,7 +3,8 @@ import type { Run } from "../state/Studio.ts"
 import type { RunModel } from "../timeline/RunModel.ts"
 import { Chart, short } from "../ui/Chart.tsx"
 import { percent } from "../inspect/KeptStrip.tsx"
-import { countLabel, durationLabel } from "../layout/Ticks.ts"
+import { countLabel, durationLabel, timeLabel } from "../layout/Ticks.ts"
+import { changeText } from "../state/Draft.ts"
 import { cdfOf, latenciesOf, latency } from "./Figures.ts"
 import { LengthTable } from "./LengthTable.tsx"
 import { Provenance } from "./Provenance.tsx"
@@ -37,6 +38,9 @@ export const ReportView = ({
       <header className="report-head">
         <h2>
           {run.letter}: {result.name}
+          {run.parent === null
+            ? ""
+            : `, ${changeText(run.parent.change)} at ${timeLabel(run.parent.change.atMicros, 1000)}`}
         </h2>
         {result.complete ? null : (
           <p className="partial" role="status">

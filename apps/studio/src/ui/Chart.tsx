@@ -114,5 +114,5 @@ export const short = (value: number): string => {
   if (size >= 1000) return value.toLocaleString("en", { maximumFractionDigits: 0 })
   if (size >= 100) return value.toFixed(0)
   if (size >= 10) return value.toFixed(1)
-  return size === 0 ? "0" : value.toFixed(size >= 1 ? 2 : 3)
+  return size < 0.0005 ? "0" : value.toFixed(size >= 1 ? 2 : 3)
 }
