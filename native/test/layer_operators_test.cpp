@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "check.h"
-#include "uniprefill.h"
+#include "uniprefill/operators.h"
 
 namespace {
 

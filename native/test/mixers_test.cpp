@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.h"
-#include "uniprefill.h"
+#include "uniprefill/operators.h"
 
 namespace {
 

@@ -383,12 +383,12 @@ class OutputsShared : public FaultyBackend {
  public:
   using FaultyBackend::FaultyBackend;
   std::unique_ptr<up::PendingOutputs> finish() override {
-    auto pending = inner->finish();
+    up::Outputs own = inner->finish()->wait();
     const std::lock_guard lock(shared_->mutex);
-    shared_->newest = *pending->ready();
+    shared_->newest = own;
     shared_->steps++;
     shared_->changed.notify_all();
-    return std::make_unique<Pending>(std::move(pending), shared_, shared_->steps);
+    return std::make_unique<Pending>(std::move(own), shared_, shared_->steps);
   }
 
  private:
@@ -400,11 +400,10 @@ class OutputsShared : public FaultyBackend {
   };
   class Pending : public up::PendingOutputs {
    public:
-    Pending(std::unique_ptr<up::PendingOutputs> own, std::shared_ptr<Shared> shared, int step)
+    Pending(up::Outputs own, std::shared_ptr<Shared> shared, int step)
         : own_(std::move(own)), shared_(std::move(shared)), step_(step) {}
-    const up::Outputs *ready() const override { return own_->ready(); }
     up::Outputs wait() override {
-      up::Outputs out = own_->wait();
+      up::Outputs out = std::move(own_);
       std::unique_lock lock(shared_->mutex);
       // Long enough for a step behind this one, if there is one.
       shared_->changed.wait_for(lock, std::chrono::milliseconds(30), [&] { return shared_->steps > step_; });
@@ -417,7 +416,7 @@ class OutputsShared : public FaultyBackend {
     }
 
    private:
-    std::unique_ptr<up::PendingOutputs> own_;
+    up::Outputs own_;
     std::shared_ptr<Shared> shared_;
     int step_;
   };

@@ -12,7 +12,7 @@ export interface Workspace {
   readonly references: ReadonlyArray<string> | undefined
   /** What is published or run: `src`, `bin` and modules beside package.json. */
   readonly sources: ReadonlyArray<Source>
-  /** Tests and benchmarks. */
+  /** Tests and benchmarks, and what the build is told. */
   readonly tests: ReadonlyArray<Source>
 }
 
@@ -55,7 +55,7 @@ export const readReferences = (root: string, folder: string): ReadonlyArray<stri
 
 const readWorkspace = (root: string, folder: string): Workspace => {
   const manifest = readJson(join(root, folder, "package.json")) as Manifest
-  const isTest = (file: string) => /\/(test|bench)\//.test(file)
+  const isTest = (file: string) => /\/(test|bench)\/|\/vite\.config\.ts$/.test(file)
   const files = modulesIn(root, folder)
   return {
     folder,

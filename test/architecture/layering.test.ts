@@ -31,7 +31,7 @@ const plantedModules: ReadonlyArray<readonly [rule: string, file: string, text: 
   ["direction", "packages/units/src/Up.ts", `export { denseSchedule } from "@uniprefill/model/DropSchedule"\n`],
   ["direction", "packages/model/src/UpType.ts", `export type A = import("@uniprefill/scheduler/StepPlan").StepPlan\n`],
   ["direction", "packages/executor/src/UpLazy.ts", `export const f = () => import("@uniprefill/engine/Engine")\n`],
-  ["direction", "apps/server/src/Beside.ts", `import type {} from "@uniprefill/planted-app/X"\n`],
+  ["direction", "apps/server/src/Beside.ts", `import type {} from "@uniprefill/sim/Files"\n`],
   ["border", "packages/engine/src/Border.ts", `import type {} from "@uniprefill/openai/Model"\n`],
   ["escape", "packages/engine/src/Escape.ts", `import type {} from "../../scheduler/src/StepPlan.ts"\n`],
   ["undeclared", "packages/engine/src/Undeclared.ts", `import type {} from "react"\n`],
@@ -60,7 +60,6 @@ describe("planted violations", () => {
   afterAll(() => tree[Symbol.dispose]())
   for (const [, file, text] of plantedModules) tree.add(file, text)
   const manifest = { type: "module", dependencies: {} as Record<string, string> }
-  tree.add("apps/studio/package.json", JSON.stringify({ ...manifest, name: "@uniprefill/planted-app" }))
   const planted = { ...manifest, name: "@uniprefill/planted", dependencies: { "@uniprefill/units": "0.1.0" } }
   tree.add("packages/planted/package.json", JSON.stringify(planted))
   tree.add("packages/planted/tsconfig.json", `{ "references": [{ "path": "../model" }] }`)

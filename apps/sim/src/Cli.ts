@@ -48,9 +48,10 @@ const runCommand = Command.make(
     html,
     perfetto: outputFile("perfetto", "Write the run's steps for ui.perfetto.dev or chrome://tracing"),
     why: outputFile("why", "Write, for every step, why each waiting request was or was not scheduled"),
+    studio: outputFile("studio", "Write the scenario with its files, to be opened in the studio (npm run studio)"),
   },
-  ({ scenario, json: toJson, html: toHtml, perfetto, why, ...flags }) =>
-    attempt(() => runScenario(readScenario(scenario, flags), { json: toJson, html: toHtml, perfetto, why })),
+  ({ scenario, json: toJson, html: toHtml, perfetto, why, studio, ...flags }) =>
+    attempt(() => runScenario(readScenario(scenario, flags), { json: toJson, html: toHtml, perfetto, why, studio })),
 ).pipe(
   Command.withShortDescription("Simulate one scenario and print what `vllm bench serve` would"),
   Command.withDescription(

@@ -31,6 +31,9 @@ export const fileReader =
     }
   }
 
+/** Whether a name is of what ships with the simulator. */
+export const isShipped = (name: string): boolean => shipped[name] !== undefined
+
 const locate = (folder: string, name: string): string => {
   const specifier = shipped[name]
   if (specifier !== undefined) return fileURLToPath(import.meta.resolve(specifier))

@@ -2,7 +2,7 @@ import { fitDefaults, fitToRun, readRecordedRun } from "@uniprefill/simulator/ex
 import { percentile } from "@uniprefill/simulator/metrics/Distribution"
 import { columns } from "@uniprefill/simulator/output/Table"
 import type { Option } from "effect"
-import { describe } from "./Describe.ts"
+import { describe } from "@uniprefill/simulator/output/Describe"
 import { fileReader } from "./Files.ts"
 import { checkWritable, writeOutput } from "./OutputFile.ts"
 import { prepare } from "./Prepare.ts"

@@ -1,7 +1,7 @@
 import { pathToFileURL } from "node:url"
 import { resolve } from "node:path"
 import { loadPolicy } from "@uniprefill/scheduler/services/PolicyModule"
-import { buildExperiment, type Experiment } from "@uniprefill/simulator/scenario/Build"
+import { buildExperiment, type Experiment, type ReadText } from "@uniprefill/simulator/scenario/Build"
 import { isPolicyModule } from "@uniprefill/simulator/scenario/Policies"
 import { withDefaults } from "@uniprefill/simulator/scenario/Scenario"
 import { Effect } from "effect"
@@ -9,11 +9,14 @@ import { fileReader } from "./Files.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
 
 /** A scenario with everything that it names, loaded. */
-export const prepare = async ({ scenario, folder }: ScenarioSource): Promise<Experiment> => {
+export const prepare = async (
+  { scenario, folder }: ScenarioSource,
+  read: ReadText = fileReader(folder),
+): Promise<Experiment> => {
   const full = withDefaults(scenario)
   const { policy } = full
   const modules = isPolicyModule(policy)
     ? new Map([[policy, await Effect.runPromise(loadPolicy(pathToFileURL(resolve(folder, policy)).href))]])
     : new Map()
-  return buildExperiment(full, fileReader(folder), modules)
+  return buildExperiment(full, read, modules)
 }

@@ -8,23 +8,26 @@ import { WhyLog } from "@uniprefill/simulator/output/WhyLog"
 import { summarise } from "@uniprefill/simulator/metrics/Summary"
 import { Simulation } from "@uniprefill/simulator/Simulation"
 import { Option } from "effect"
-import { describe, reproduction } from "./Describe.ts"
+import { describe, reproduction } from "@uniprefill/simulator/output/Describe"
 import { drive } from "./Drive.ts"
 import { checkWritable, writeOutput, type OutputFile } from "./OutputFile.ts"
 import { prepare } from "./Prepare.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
+import { StudioFile } from "./StudioFile.ts"
 
 export interface RunOutputs {
   readonly json: OutputFile
   readonly html: OutputFile
   readonly perfetto: OutputFile
   readonly why: OutputFile
+  readonly studio: OutputFile
 }
 
 /** `uniprefill-sim run`. */
 export const run = async (source: ScenarioSource, outputs: RunOutputs): Promise<void> => {
-  checkWritable(outputs.json, outputs.html, outputs.perfetto, outputs.why)
-  const experiment = await prepare(source)
+  checkWritable(outputs.json, outputs.html, outputs.perfetto, outputs.why, outputs.studio)
+  const studio = Option.isSome(outputs.studio) ? new StudioFile(source) : null
+  const experiment = await prepare(source, studio?.read)
   const trace = Option.isSome(outputs.perfetto) ? new PerfettoTrace() : null
   const why = Option.isSome(outputs.why) ? new WhyLog() : null
   const observers = [trace, why].flatMap((one) => (one === null ? [] : [one.observer]))
@@ -49,6 +52,7 @@ export const run = async (source: ScenarioSource, outputs: RunOutputs): Promise<
     const runs = [runReport(experiment.scenario.name, describe(experiment), experiment, simulation, summary)]
     return htmlReport({ title: experiment.scenario.name, complete: summary.complete, findings: [], runs, charts: [] })
   })
+  if (studio !== null) writeOutput(outputs.studio, () => studio.json(summary.complete ? summary.hash : ""))
   if (trace !== null) {
     writeOutput(outputs.perfetto, () => trace.json(about, summary.complete))
     if (!trace.complete) console.log(`the trace holds the run's first ${trace.maxSteps} steps`)

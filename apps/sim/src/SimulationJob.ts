@@ -2,7 +2,7 @@ import { summarise } from "@uniprefill/simulator/metrics/Summary"
 import { runReport, type RunReport } from "@uniprefill/simulator/output/RunReport"
 import type { Scenario } from "@uniprefill/simulator/scenario/Scenario"
 import { Simulation } from "@uniprefill/simulator/Simulation"
-import { describe } from "./Describe.ts"
+import { describe } from "@uniprefill/simulator/output/Describe"
 import { prepare } from "./Prepare.ts"
 
 /** A run that a worker thread carries out. Plain data. */

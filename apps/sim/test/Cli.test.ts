@@ -47,6 +47,39 @@ describe("run", () => {
     expect(readFileSync(join(folder, "r.txt"), "utf8")).toContain("step 1 replica 0")
   })
 
+  it("writes the scenario, its files and the plan hash for the studio", async () => {
+    const trace = file(
+      "s.jsonl",
+      `${JSON.stringify({ timestamp: 0, input_length: 90, output_length: 3, hash_ids: [1] })}\n`,
+    )
+    const { code, out } = await sim(["run", "--trace", "s.jsonl", "--seed", "7", "--studio", "s.studio.json"])
+    expect([code, out]).toEqual([0, expect.stringContaining("wrote s.studio.json")])
+    const json = JSON.parse(readFileSync(join(folder, "s.studio.json"), "utf8")) as Record<string, unknown>
+    expect(json).toEqual({
+      format: "uniprefill-studio",
+      version: 1,
+      scenario: { seed: 7, workload: { trace: "s.jsonl" } },
+      files: { "s.jsonl": readFileSync(trace, "utf8") },
+      hash: /Plan hash: +(\w+)/.exec(out)![1],
+    })
+    const policy = await sim(["run", ...small, "--policy", "mine.ts", "--studio", "p.studio.json"])
+    expect([policy.code, policy.err]).toEqual([2, expect.stringContaining("cannot run the policy mine.ts, a module")])
+  })
+
+  it("changes what a scenario says, when it says", async () => {
+    const scenario = file(
+      "c.scenario.yaml",
+      "workload: { requests: 40, ratePerSecond: 4, promptTokens: 9000 }\nchanges:\n  - { atMicros: 4000000, policy: shortest-prefill, slow: { factor: 4, seconds: 3 } }\n",
+    )
+    const hashOf = (outcome: Outcome) => /Plan hash: +(\w+)/.exec(outcome.out)![1]
+    const plain = await sim(["run", "--requests", "40", "--rate-per-second", "4", "--prompt-tokens", "9000"])
+    const changed = await sim(["run", scenario])
+    expect([plain.code, changed.code]).toEqual([0, 0])
+    expect(hashOf(changed)).not.toBe(hashOf(plain))
+    const late = file("l.scenario.yaml", "changes: [{ atMicros: 1, policy: slowest }]\n")
+    expect(await sim(["run", late])).toMatchObject({ code: 2, err: expect.stringContaining('there is no "slowest"') })
+  })
+
   it("reads YAML scenarios, whose fields flags override", async () => {
     const scenario = file(
       "a.scenario.yaml",

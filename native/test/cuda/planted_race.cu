@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "../src/cuda/hopper.cuh"
+#include "../../src/cuda/common/hopper.cuh"
 
 namespace {
 

@@ -143,7 +143,8 @@ class Player {
   }
 }
 
-const resultOf = (event: RecordedInput & { readonly e: "done" }): StepResult => {
+/** The result that was recorded, without tokens' ids. */
+export const resultOf = (event: RecordedInput & { readonly e: "done" }): StepResult => {
   const result = new StepResult()
   result.clear(event.step)
   result.deviceMicros = event.deviceMicros

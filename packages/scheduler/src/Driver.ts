@@ -20,6 +20,11 @@ export interface DriverConfig extends SchedulerConfig {
   readonly maxWaitingTokens: number
 }
 
+/** What can be changed while the loop runs. */
+export type Adjustment = Partial<
+  Pick<DriverConfig, "policy" | "stepBudgetMicros" | "idleStepBudgetMicros" | "maxPrefillWaitMicros">
+>
+
 export type SubmitOutcome =
   /**
    * `request.forks` are the other answers, where several were asked for. The content of each goes to the executor under its
@@ -39,7 +44,7 @@ export type SubmitOutcome =
  */
 export class Driver {
   readonly scheduler: Scheduler
-  private readonly config: DriverConfig
+  private config: DriverConfig
   private readonly requests = new Map<number, Request>()
   /** Ended requests that a step in flight still holds work of. */
   private readonly ending: Array<Request> = []
@@ -64,6 +69,16 @@ export class Driver {
 
   get waiting(): number {
     return this.scheduler.waiting.length
+  }
+
+  /** What is in force. */
+  get settings(): DriverConfig {
+    return this.config
+  }
+
+  /** Every request that waits or owns anything, in order of arrival. */
+  get open(): Iterable<Request> {
+    return this.requests.values()
   }
 
   /** The oldest step being run, 0 when none is. */
@@ -175,6 +190,15 @@ export class Driver {
     // The token sampled last is in no page yet.
     if (request.phase !== "decode" || request.isLeaving || (request.drops && !request.keepsCarry)) return
     this.scheduler.memory.publish(request, request.promptLength + request.outputs - 1)
+  }
+
+  /**
+   * From the next plan on. What was decided stays, and so does every queue. Requires that a policy with fewer sequences
+   * at a time still has room for the answers of every request that waits.
+   */
+  adjust(adjustment: Adjustment): void {
+    this.config = { ...this.config, ...adjustment }
+    this.scheduler.configure(this.config)
   }
 
   /** Takes the result of the oldest step in flight. */

@@ -37,7 +37,7 @@ export class Scheduler {
   preemptions = 0
   /** The last step whose result was applied. */
   committedStep = 0
-  private readonly config: SchedulerConfig
+  private config!: SchedulerConfig
   private readonly load: StepLoad
   private readonly decodes: DecodeSet
   private readonly forks: Forks
@@ -52,11 +52,11 @@ export class Scheduler {
   private queueChanges = 0
   private readonly refused = { queueChanges: -1, unreserved: 0, cache: 0 }
   /** What a step is measured by while prefill is added to it, and how much of that it may take; idle: without decodes. */
-  private readonly measure: CostModel
-  private readonly budget: number
-  private readonly idleBudget: number
-  private readonly maxRunning: number
-  private readonly ranking: Ranking
+  private measure!: CostModel
+  private budget = 0
+  private idleBudget = 0
+  private maxRunning = 0
+  private ranking!: Ranking
   private lastContentId = 0
 
   constructor(config: SchedulerConfig) {
@@ -65,18 +65,25 @@ export class Scheduler {
         `maxRowsPerStep must be at least slots + 64 = ${config.slots + 64}, got ${config.maxRowsPerStep}`,
       )
     }
-    this.config = config
     this.memory = new Memory(config)
     this.load = new StepLoad(config.layout.segments.length, windowsOf(config.layout))
     this.forks = new Forks(this.memory)
     this.decodes = new DecodeSet(config.layout, this.memory, this.load)
-    this.ranking = new Ranking(config, this.memory)
+    this.slots = new Slots(config.slots, this.memory)
+    this.configure(config)
+  }
+
+  /** From the next plan on: another policy, other budgets and waits. Requires memory, slots and rows as they were. */
+  configure(config: SchedulerConfig): void {
     const tokens = config.policy.tokenBudget
+    this.config = config
+    this.ranking = new Ranking(config, this.memory)
     this.measure = tokens === undefined ? config.costModel : tokenCount
     this.budget = tokens?.maxNumBatchedTokens ?? config.stepBudgetMicros
     this.idleBudget = tokens?.maxNumBatchedTokens ?? config.idleStepBudgetMicros
     this.maxRunning = Math.min(config.slots, tokens?.maxNumSeqs ?? config.slots)
-    this.slots = new Slots(config.slots, this.memory)
+    // Whoever was refused may be served under the new rules.
+    this.queueChanges++
   }
 
   /** Names the content of a request that waits to be opened: positive and below 2³¹. */

@@ -2,8 +2,10 @@ import type { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
 import { CountedResult, SimulatedDevice } from "@uniprefill/executor/simulated/SimulatedDevice"
 import type { Actions } from "@uniprefill/scheduler/Actions"
 import { Driver, type DriverConfig, type SubmitOutcome } from "@uniprefill/scheduler/Driver"
+import type { Policy } from "@uniprefill/scheduler/Policy"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
 import { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import type { Change } from "./Change.ts"
 import { SelectionDraw } from "./model/SelectionDraw.ts"
 import { PlanHash } from "./PlanHash.ts"
 import { Random } from "./Random.ts"
@@ -46,6 +48,9 @@ export class Replica implements ReplicaLoad {
   outstanding = 0
   outstandingTokens = 0
   isDown = false
+  /** Multiplies the time of steps to come. */
+  slowFactor = 1
+  private readonly draw: SelectionDraw
   private readonly setup: Setup
   private readonly events: ReplicaEvents
   private readonly faults: Random
@@ -73,8 +78,8 @@ export class Replica implements ReplicaLoad {
     this.stopAt = stopAt
     this.steps = Array.from({ length: config.maxStepsInFlight }, () => new StepInFlight())
     this.faults = new Random(setup.seed, `faults-${index}`)
-    const draw = new SelectionDraw(setup.seed, setup.keep, setup.schedule.dropLayers.length)
-    this.device = new SimulatedDevice(config.layout, setup.schedule, config.slots, draw)
+    this.draw = new SelectionDraw(setup.seed, setup.keep, setup.schedule.dropLayers.length)
+    this.device = new SimulatedDevice(config.layout, setup.schedule, config.slots, this.draw)
     this.driver = new Driver(config)
   }
 
@@ -122,9 +127,31 @@ export class Replica implements ReplicaLoad {
     this.deviceFreeMicros = nowMicros
   }
 
+  /** What is planned and drawn from here on follows a change. */
+  change({ adjustment, keep }: Change): void {
+    if (Object.keys(adjustment).length > 0) this.driver.adjust(adjustment)
+    if (keep !== undefined) this.draw.profile = keep
+  }
+
+  /** Row of the workload of a request of the loop. */
+  rowOf(id: number): number {
+    return this.rows[id]!
+  }
+
   /** How logs call a request of the loop: by its place in the workload, from 1. */
   rowName(id: number): string {
     return `request ${this.rows[id]! + 1}`
+  }
+
+  /** The policy in force. */
+  get policy(): Policy {
+    return this.driver.settings.policy
+  }
+
+  /** Time that the step prepared last may be predicted to take. */
+  get budgetMicros(): number {
+    const { stepBudgetMicros, idleStepBudgetMicros } = this.driver.settings
+    return this.device.load.decodeRows > 0 ? stepBudgetMicros : idleStepBudgetMicros
   }
 
   get readBackMicros(): number {
@@ -174,6 +201,7 @@ export class Replica implements ReplicaLoad {
     let micros = config.costModel.stepMicros(device.load) + device.readBacks * host.readBackMicros
     if (setup.faults.slowSteps > 0 && faults.unit() < setup.faults.slowSteps)
       micros = Math.round(micros * setup.faults.slowFactor)
+    if (this.slowFactor !== 1) micros = Math.round(micros * this.slowFactor)
     step.failed = setup.faults.failedSteps > 0 && faults.unit() < setup.faults.failedSteps
     step.plannedMicros = plan.predictedMicros
     step.startMicros = Math.max(this.now + host.stepMicros, this.deviceFreeMicros)

@@ -10,6 +10,7 @@ import { rankMemory } from "@uniprefill/placement/RankMemory"
 import { modelSplitFault } from "@uniprefill/placement/Shards"
 import type { DriverConfig } from "@uniprefill/scheduler/Driver"
 import type { Policy } from "@uniprefill/scheduler/Policy"
+import type { Change } from "./Change.ts"
 import type { KeepProfile } from "./model/KeepProfile.ts"
 import type { RouterKind } from "./Router.ts"
 
@@ -34,6 +35,8 @@ export interface Setup {
   readonly timeoutMicros: number
   /** The run ends here whatever is unfinished; 0 for when all is done. */
   readonly untilMicros: number
+  /** In order of time. */
+  readonly changes?: ReadonlyArray<Change> | undefined
 }
 
 export interface EngineSettings {

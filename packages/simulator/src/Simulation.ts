@@ -1,5 +1,5 @@
-import type { Table } from "@uniprefill/model/KvLayout"
 import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
+import type { Change } from "./Change.ts"
 import { EventQueue } from "./EventQueue.ts"
 import { RequestLog, RequestStatus } from "./metrics/RequestLog.ts"
 import { RunCounters } from "./metrics/RunCounters.ts"
@@ -7,6 +7,7 @@ import { Random } from "./Random.ts"
 import { Replica, type StepRecord } from "./Replica.ts"
 import { Router } from "./Router.ts"
 import { driverConfig, type Setup } from "./Setup.ts"
+import { addOwnedSlabs } from "./metrics/OccupancyLog.ts"
 import { pageKeys } from "./workload/PageKeys.ts"
 import type { Workload } from "./workload/Workload.ts"
 
@@ -19,6 +20,7 @@ const EventClass = {
   givenUp: 4,
   timedOut: 5,
   sampled: 6,
+  changed: 7,
 } as const
 
 /** Looks at a run without changing it. */
@@ -95,6 +97,10 @@ export class Simulation {
     this.arrivals.sort((a, b) => times[a]! - times[b]! || a - b)
     this.scheduleArrival()
     this.queue.push(0, EventClass.sampled, 0, 0)
+    for (const [index, { atMicros, slow }] of (setup.changes ?? []).entries()) {
+      this.queue.push(atMicros, EventClass.changed, index, 1)
+      if (slow !== undefined) this.queue.push(slow.untilMicros, EventClass.changed, index, 0)
+    }
   }
 
   /** Whether anything is left to happen. */
@@ -156,6 +162,8 @@ export class Simulation {
         return this.giveUp(first, RequestStatus.aborted)
       case EventClass.timedOut:
         return this.giveUp(first, RequestStatus.timedOut)
+      case EventClass.changed:
+        return this.onChange(this.setup.changes![first]!, second === 1)
       default:
         return this.sample()
     }
@@ -284,12 +292,28 @@ export class Simulation {
     }
   }
 
+  // -------------------------------------------------------------------------------------------------- changes
+
+  private onChange(change: Change, begins: boolean): void {
+    const { abort, slow } = change
+    if (slow !== undefined) {
+      for (const replica of this.replicas) {
+        if (slow.replica === null || slow.replica === replica.index) replica.slowFactor = begins ? slow.factor : 1
+      }
+    }
+    if (!begins) return
+    for (const replica of this.replicas) replica.change(change)
+    for (const row of abort)
+      if (this.log.status[row] === RequestStatus.unfinished) this.giveUp(row, RequestStatus.aborted)
+  }
+
   // ---------------------------------------------------------------------------------------------------- steps
 
   private onStepStarted(replica: Replica, step: StepRecord, endMicros: number): void {
     const { counters, queue } = this
     const { load } = replica.device
-    if (load.decodeRows + load.items > 0) counters.steps++
+    counters.steps++
+    if (load.decodeRows + load.items > 0) counters.computingSteps++
     counters.busyMicros += step.deviceMicros
     counters.maxStepMicros = Math.max(counters.maxStepMicros, step.deviceMicros)
     if (replica.config.costModel.isOutside(load)) counters.stepsOutsideCalibration++
@@ -321,9 +345,8 @@ export class Simulation {
       used += pool.used - cache.idleSlabs
       cached += cache.slabs - cache.idleSlabs
       idle += cache.idleSlabs
-      const { tables } = config.layout
-      for (const request of driver.scheduler.prefilling) addOwnedSlabs(request, tables, ownedSlabs)
-      for (const request of driver.scheduler.decoding) addOwnedSlabs(request, tables, ownedSlabs)
+      for (const request of driver.scheduler.prefilling) addOwnedSlabs(request, config.layout, ownedSlabs)
+      for (const request of driver.scheduler.decoding) addOwnedSlabs(request, config.layout, ownedSlabs)
     }
     counters.occupancy.add(this.now, { waiting, running, used, cached, idle }, ownedSlabs)
     this.queue.push(counters.occupancy.nextTime, EventClass.sampled, 0, 0)
@@ -332,13 +355,3 @@ export class Simulation {
 
 const statusOf = (reason: FinishReason, givingUp: number): number =>
   reason === "abort" ? givingUp : reason === "error" ? RequestStatus.failed : RequestStatus.completed
-
-/** A request's own slabs, table by table; those of cached pages, which others may read too, left out. */
-const addOwnedSlabs = (request: Request, tables: ReadonlyArray<Table>, sums: Array<number>): void => {
-  for (let t = 0; t < tables.length; t++) {
-    const { kind, segment, slabsPerPage } = tables[t]!
-    const held = request.tables[t]!.length
-    const isShared = request.drops ? segment === 0 : kind === "full"
-    sums[t]! += isShared ? Math.max(0, held - request.cached.length * slabsPerPage) : held
-  }
-}

@@ -74,9 +74,19 @@ export const failureLines = (output) => {
   return own.length > 0 ? `${failed}\n${own.join("\n")}` : output.trim()
 }
 
+/**
+ * @param {readonly string[]} filters
+ * @param {(line: string) => void} latest
+ */
+const turbo = async (filters, latest) => {
+  const fixed = ["run", "build", "--output-logs=full", "--log-prefix=task", "--no-color"]
+  const args = [inRoot("node_modules/turbo/bin/turbo"), ...fixed, ...filters]
+  const { code, output } = await run(runtimeNode(), args, { onLine: latest })
+  if (code !== 0) throw new Failure(`the build failed in ${failureLines(output)}`)
+}
+
 /** @param {(line: string) => void} latest */
 const build = async (latest) => {
-  const node = runtimeNode()
   const before = inputs()
   const stamp = readJson(stampFile)
   // A killed build and damaged outputs can both look finished to incremental compilers.
@@ -84,14 +94,11 @@ const build = async (latest) => {
     removeOutputs()
   }
   writeJson(stampFile, { state: "building" })
-  const { code, output } = await run(
-    node,
-    [inRoot("node_modules/turbo/bin/turbo"), "run", "build", "--output-logs=full", "--log-prefix=task", "--no-color"],
-    { onLine: latest },
-  )
-  if (code !== 0) {
+  try {
+    await turbo([], latest)
+  } catch (error) {
     writeJson(stampFile, { state: "failed" })
-    throw new Failure(`the build failed in ${failureLines(output)}`)
+    throw error
   }
   writeJson(stampFile, { state: "done", inputs: before, outputs: outputs() })
 }
@@ -103,3 +110,11 @@ export const ensureBuilt = () =>
     if (stamp?.state === "done" && stamp.inputs === inputs() && stamp.outputs === outputs()) return
     await task("Building TypeScript and native code", build)
   })
+
+/**
+ * Builds one workspace and what it depends on, and no more: what it does not need may not even build here.
+ *
+ * @param {string} name
+ */
+export const ensureOneBuilt = (name) =>
+  locked(() => task(`Building ${name}`, (latest) => turbo([`--filter=${name}`], latest)))

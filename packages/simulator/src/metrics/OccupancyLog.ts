@@ -1,3 +1,6 @@
+import type { KvLayout } from "@uniprefill/model/KvLayout"
+import type { Request } from "@uniprefill/scheduler/Request"
+
 /** An instant, all replicas together. */
 export interface OccupancySample {
   /** Requests. */
@@ -55,5 +58,15 @@ export class OccupancyLog {
       column.length = kept
     }
     this.interval *= 2
+  }
+}
+
+/** Adds up what a request owns alone, table by table; slabs of cached pages, which others may read too, left out. */
+export const addOwnedSlabs = (request: Request, { tables }: KvLayout, sums: Array<number>): void => {
+  for (let t = 0; t < tables.length; t++) {
+    const { kind, segment, slabsPerPage } = tables[t]!
+    const held = request.tables[t]!.length
+    const isShared = request.drops ? segment === 0 : kind === "full"
+    sums[t]! += isShared ? Math.max(0, held - request.cached.length * slabsPerPage) : held
   }
 }

@@ -5,6 +5,8 @@ import { OccupancyLog } from "./OccupancyLog.ts"
 /** What a run counts besides its requests. */
 export class RunCounters {
   steps = 0
+  /** Steps with rows: others only close slots or move memory. */
+  computingSteps = 0
   /** Time that devices computed, µs. */
   busyMicros = 0
   /** Everything that steps held, added up. */

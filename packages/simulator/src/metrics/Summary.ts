@@ -58,8 +58,9 @@ export interface Summary {
   /** Share of the memory pool in use, mean and highest sample. */
   readonly memoryMean: number
   readonly memoryMax: number
-  /** Steps that computed anything; closing requests alone is none. */
   readonly steps: number
+  /** Share of the steps with rows whose time rests on something that was not measured; 1 without any. */
+  readonly outsideShare: number
   readonly stepsOutsideCalibration: number
   readonly preemptions: number
   readonly overBudgetChunks: number
@@ -161,6 +162,7 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
     memoryMean: mean(occupancy.series.used) / pool,
     memoryMax: occupancy.series.used.reduce((most, used) => Math.max(most, used), 0) / pool,
     steps: counters.steps,
+    outsideShare: counters.computingSteps === 0 ? 1 : counters.stepsOutsideCalibration / counters.computingSteps,
     stepsOutsideCalibration: counters.stepsOutsideCalibration,
     preemptions: replicas.reduce((sum, { driver }) => sum + driver.scheduler.preemptions, 0),
     overBudgetChunks: replicas.reduce((sum, { driver }) => sum + driver.scheduler.overBudgetChunks, 0),

@@ -7,8 +7,9 @@ import { keptShare, type KeepProfile } from "./KeepProfile.ts"
  * follow a profile, or those of a recorded prompt. A bitmap depends on (seed, request, segment) alone, not on when it is asked for.
  */
 export class SelectionDraw implements KeepModel {
+  /** Of selections to come. */
+  profile: KeepProfile
   private readonly seed: number
-  private readonly profile: KeepProfile
   private readonly drops: number
   private state = 0
 

@@ -18,7 +18,7 @@ export interface Provenance {
 
 export const provenanceOf = ({ scenario, setup }: Experiment, summary: Summary): Provenance => {
   const { device, keep, schedule, tensorParallel, host } = setup
-  const outsideShare = summary.steps === 0 ? 1 : summary.stepsOutsideCalibration / summary.steps
+  const { outsideShare } = summary
   const calibration = calibrationOf(device)
   const link = linkOf(device, host.link, tensorParallel)
   const { fittedTo } = calibration

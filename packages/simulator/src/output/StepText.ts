@@ -1,9 +1,11 @@
 import { ItemField, sectionWidths } from "@uniprefill/scheduler/StepPlan"
-import type { Replica, StepRecord } from "../Replica.ts"
+import type { StepTerm } from "@uniprefill/cost-model/DeviceCostModel"
+import type { StepRecord } from "../Replica.ts"
+import type { Inspected } from "./Inspected.ts"
 import { columns } from "./Table.ts"
 
 /** A step in words: when, what it holds, and the parts of its time, whose sum is the step's. */
-export const stepText = (replica: Replica, step: StepRecord, endMicros: number): string => {
+export const stepText = (replica: Inspected, step: StepRecord, endMicros: number): string => {
   const { plan, deviceMicros, plannedMicros, startMicros } = step
   const { device, config } = replica
   const lines = [
@@ -23,18 +25,28 @@ export const stepText = (replica: Replica, step: StepRecord, endMicros: number):
       `  request ${name}: rows ${first} to ${first + data[i + ItemField.rows]! - 1} of segment ${from}${to > from ? `, on through segment ${to}` : ""}${sampled.has(item) ? ", first token" : ""}`,
     )
   }
-  const { costModel } = config
-  const terms = [...costModel.terms(device.load)]
-  const readBack = device.readBacks * replica.readBackMicros
-  if (readBack > 0)
-    terms.push({ name: `${device.readBacks} selections read by the host in mid-step`, micros: readBack })
-  const sum = terms.reduce((total, term) => total + term.micros, 0)
-  if (Math.round(sum) !== deviceMicros) terms.push({ name: "slow step (fault)", micros: deviceMicros - sum })
+  const terms = stepTerms(replica, step)
   lines.push(
     "",
     columns([["part", "µs"], ...terms.map((term) => [term.name, term.micros.toFixed(1)]), ["sum", `${deviceMicros}`]]),
   )
-  const outside = costModel.outside(device.load)
+  const outside = config.costModel.outside?.(device.load) ?? []
   if (outside.length > 0) lines.push("", "outside of what was measured:", ...outside.map((line) => `  ${line}`))
   return lines.join("\n")
+}
+
+/** The parts of a step's time, whose sum it is; one part where the cost model names none. */
+export const stepTerms = (
+  { config, device, readBackMicros }: Inspected,
+  { deviceMicros }: StepRecord,
+): ReadonlyArray<StepTerm> => {
+  const { costModel } = config
+  if (costModel.terms === undefined) return [{ name: "measured", micros: deviceMicros }]
+  const terms = [...costModel.terms(device.load)]
+  const readBack = device.readBacks * readBackMicros
+  if (readBack > 0)
+    terms.push({ name: `${device.readBacks} selections read by the host in mid-step`, micros: readBack })
+  const sum = terms.reduce((total, term) => total + term.micros, 0)
+  if (Math.round(sum) !== deviceMicros) terms.push({ name: "slow step (fault or change)", micros: deviceMicros - sum })
+  return terms
 }

@@ -48,7 +48,7 @@ export const benchTable = (summary: Summary): string => {
   row("Memory pool in use, mean / max (%):", `${fixed(summary.memoryMean * 100)} / ${fixed(summary.memoryMax * 100)}`)
   row("Devices computing (%):", fixed(summary.utilisation * 100))
   row("Model FLOP utilisation (%):", fixed(summary.mfu * 100))
-  row("Steps outside of what was measured (%):", fixed((summary.stepsOutsideCalibration / summary.steps) * 100))
+  row("Steps outside of what was measured (%):", fixed(summary.outsideShare * 100))
   row("Preemptions:", `${summary.preemptions}`)
   if (summary.cachedTokens > 0)
     row("Prefix-cache hits (% of input):", fixed((summary.cachedTokens / summary.inputTokens) * 100))

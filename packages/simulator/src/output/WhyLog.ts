@@ -1,6 +1,7 @@
 import { ItemField, sectionWidths } from "@uniprefill/scheduler/StepPlan"
 import type { Replica, StepRecord } from "../Replica.ts"
 import type { Observer } from "../Simulation.ts"
+import type { Inspected } from "./Inspected.ts"
 
 /**
  * For every step, why each prompt that waited or was in prefill did or did not get work, as the state right after planning
@@ -26,14 +27,44 @@ export class WhyLog {
   }
 }
 
+/** Prompts that wait and are listed; those behind them are counted. */
 const listed = 8
 
-export const whyLines = (replica: Replica, { plan, plannedMicros, startMicros }: StepRecord): Array<string> => {
+/** Why a prompt did or did not get work in a step. */
+export interface Why {
+  /** Its row of the workload. */
+  readonly row: number
+  readonly verdict: "gets" | "waits" | "is not admitted"
+  readonly reason: string
+}
+
+export interface StepWhy {
+  /** What the step holds and how much of its budget that takes. */
+  readonly holds: string
+  readonly prompts: ReadonlyArray<Why>
+  /** Prompts that wait behind those listed. */
+  readonly behind: number
+}
+
+export const whyLines = (replica: Inspected, step: StepRecord): Array<string> => {
+  const { holds, prompts, behind } = whyOf(replica, step)
+  const { plan, startMicros } = step
+  const lines = [
+    `step ${plan.stepId} replica ${replica.index} at ${(startMicros / 1e6).toFixed(6)} s: ${holds}`,
+    ...prompts.map(
+      ({ row, verdict, reason }) => `  request ${row + 1} ${verdict}${verdict === "gets" ? "" : ":"} ${reason}`,
+    ),
+  ]
+  return behind > 0 ? [...lines, `  … and ${behind} behind them`] : lines
+}
+
+/** As the state right after planning shows it. */
+export const whyOf = (replica: Inspected, { plan, plannedMicros }: StepRecord): StepWhy => {
   const { scheduler } = replica.driver
-  const { config, device } = replica
-  const { load } = device
-  const budget = load.decodeRows > 0 ? config.stepBudgetMicros : config.idleStepBudgetMicros
-  const name = (id: { readonly id: number }) => replica.rowName(id.id)
+  const { load } = replica.device
+  const { policy } = replica
+  const budget = replica.budgetMicros
+  const prompts: Array<Why> = []
   const served = new Map<number, string>()
   let startSegment = -1
   for (let i = 0; i < plan.items.length; i += sectionWidths.items) {
@@ -46,36 +77,38 @@ export const whyLines = (replica: Replica, { plan, plannedMicros, startMicros }:
     if (startSegment < 0) startSegment = from
     served.set(data[i + ItemField.slot]!, `${chunk} rows of segment ${from}${to > from ? ` and on to ${to}` : ""}`)
   }
-  const tokens = config.policy.tokenBudget?.maxNumBatchedTokens
+  const tokens = policy.tokenBudget?.maxNumBatchedTokens
   const rows = load.decodeRows + load.rows.reduce((most, one) => Math.max(most, one), 0)
   const spent =
     tokens === undefined
       ? `${(plannedMicros / 1000).toFixed(1)} of ${(budget / 1000).toFixed(0)} ms planned`
       : `${rows} of ${tokens} rows planned`
-  const lines = [
-    `step ${plan.stepId} replica ${replica.index} at ${(startMicros / 1e6).toFixed(6)} s: ${load.decodeRows} decode rows, ${load.items} prefill items, ${spent}`,
-  ]
   for (const request of scheduler.prefilling) {
+    const row = replica.rowOf(request.id)
+    const waits = (reason: string) => prompts.push({ row, verdict: "waits", reason })
     const got = served.get(request.slot)
-    if (got !== undefined) lines.push(`  ${name(request)} gets ${got}`)
-    else if (request.awaitsStep > 0)
-      lines.push(`  ${name(request)} waits: step ${request.awaitsStep}, in flight, selects for it`)
-    else if (startSegment >= 0 && request.segment !== startSegment) {
-      lines.push(
-        `  ${name(request)} waits: the step's items start at segment ${startSegment}, it is at segment ${request.segment}`,
-      )
-    } else lines.push(`  ${name(request)} waits: the step's budget is spent (${spent})`)
+    if (got !== undefined) prompts.push({ row, verdict: "gets", reason: got })
+    else if (request.awaitsStep > 0) waits(`step ${request.awaitsStep}, in flight, selects for it`)
+    else if (startSegment >= 0 && request.segment !== startSegment)
+      waits(`the step's items start at segment ${startSegment}, it is at segment ${request.segment}`)
+    else waits(`the step's budget is spent (${spent})`)
   }
   for (const [i, request] of [...scheduler.waiting].slice(0, listed).entries()) {
-    lines.push(
-      `  ${name(request)} is not admitted: ${i > 0 ? `behind ${name(scheduler.waiting.at(0)!)}` : refusal(replica, startSegment, spent)}`,
-    )
+    const first = scheduler.waiting.at(0)!
+    prompts.push({
+      row: replica.rowOf(request.id),
+      verdict: "is not admitted",
+      reason: i > 0 ? `behind ${replica.rowName(first.id)}` : refusal(replica, startSegment, spent),
+    })
   }
-  if (scheduler.waiting.length > listed) lines.push(`  … and ${scheduler.waiting.length - listed} behind them`)
-  return lines
+  return {
+    holds: `${load.decodeRows} decode rows, ${load.items} prefill items, ${spent}`,
+    prompts,
+    behind: Math.max(0, scheduler.waiting.length - listed),
+  }
 }
 
-const refusal = ({ driver }: Replica, startSegment: number, spent: string): string => {
+const refusal = ({ driver }: Inspected, startSegment: number, spent: string): string => {
   const { memory, waiting } = driver.scheduler
   if (memory.slotsFree === 0) return "no slot is free"
   if (!memory.canAdmit(waiting.at(0)!))

@@ -9,6 +9,7 @@ import { modelPresets, type ModelPreset } from "../model/ModelPresets.ts"
 import { decodeShape } from "../model/PublishedConfig.ts"
 import type { Setup } from "../Setup.ts"
 import type { Workload } from "../workload/Workload.ts"
+import { buildChanges } from "./BuildChanges.ts"
 import { buildKeep } from "./BuildKeep.ts"
 import { buildWorkload } from "./BuildWorkload.ts"
 import { policyOf, type PolicyModules } from "./Policies.ts"
@@ -39,7 +40,7 @@ export const buildExperiment = (
     throw new ScenarioError(`engine.maxRowsPerStep ${engine.maxRowsPerStep} is below slots + 64 = ${engine.slots + 64}`)
   }
   if (engine.pageSize % 64 !== 0) throw new ScenarioError(`engine.pageSize ${engine.pageSize} is not a multiple of 64`)
-  const workload = buildWorkload(scenario, read)
+  const { changes, workload } = buildChanges(scenario, schedule, buildWorkload(scenario, read), read, policies)
   const micros = (milliseconds: number) => Math.round(milliseconds * 1000)
   return {
     scenario,
@@ -86,6 +87,7 @@ export const buildExperiment = (
       ttftTargetMicros: micros(slo.ttftMs),
       timeoutMicros: micros(scenario.timeoutMs),
       untilMicros: Math.round(scenario.untilSeconds * 1e6),
+      changes,
     },
     summary: { slo, warmupRequests: scenario.warmupRequests, gpuHourPrice: scenario.gpuHourPrice },
   }

@@ -114,6 +114,37 @@ export const SloFields = Schema.Struct({
   tpotMs: field(atLeast(0), "Target for the time per output token (0: none)"),
 })
 
+const keep = Schema.Union([Schema.String, share, Schema.Array(share)])
+
+/** What is different from a moment of the run on. */
+export const ChangeFields = Schema.Struct({
+  atMicros: count(0).annotate({ description: "When, in µs of the run" }),
+  policy: field(Schema.String, "Order in which prompts are served from then on"),
+  stepBudgetMs: field(above(0), "Predicted time a step may take while requests decode"),
+  idleStepBudgetMs: field(above(0), "The same while none does"),
+  maxPrefillWaitMs: field(atLeast(0), "A prompt that waits longer gets a smallest chunk whatever the budget"),
+  keep: field(keep, "What selections keep from then on"),
+  abort: field(Schema.Array(count(1)), "Requests whose clients give up, by their number from 1"),
+  burst: field(
+    Schema.Struct({
+      requests: count(1).annotate({ description: "Requests that arrive at that moment, besides the workload's" }),
+      promptTokens: field(lengths, "Their prompt lengths (as the workload's)"),
+      outputTokens: field(lengths, "Their output lengths"),
+    }),
+    "Requests besides the workload's",
+  ),
+  slow: field(
+    Schema.Struct({
+      replica: field(count(0), "The replica whose device it is, from 0; none: all"),
+      factor: above(0).annotate({ description: "How much longer its steps take" }),
+      seconds: above(0).annotate({ description: "For how long" }),
+    }),
+    "A device that takes longer for a while",
+  ),
+})
+
+export type ScenarioChange = typeof ChangeFields.Type
+
 export const Scenario = Schema.Struct({
   format: Schema.optionalKey(Schema.Literal("uniprefill-scenario")),
   version: Schema.optionalKey(Schema.Literal(1)),
@@ -129,7 +160,7 @@ export const Scenario = Schema.Struct({
   router: field(Schema.Literals(routerKinds), "How requests are spread over replicas"),
   schedule: field(Schema.String, "Drop schedule: preset (the model's own), off, or a uniprefill.json"),
   keep: field(
-    Schema.Union([Schema.String, share, Schema.Array(share)]),
+    keep,
     "What selections keep: paper (its mean shares), shares like 0.8,0.6, a *.keep.json, or a *.recording.jsonl.gz",
   ),
   policy: field(
@@ -146,6 +177,7 @@ export const Scenario = Schema.Struct({
   host: Schema.optionalKey(HostFields),
   faults: Schema.optionalKey(FaultFields),
   slo: Schema.optionalKey(SloFields),
+  changes: Schema.optionalKey(Schema.Array(ChangeFields)),
   sweep: Schema.optionalKey(
     Schema.Struct({
       over: Schema.Record(Schema.String, Schema.Array(Schema.Unknown)),
@@ -234,6 +266,7 @@ export const scenarioDefaults = {
   },
   faults: { slowSteps: 0, slowFactor: 4, failedSteps: 0, recoveryMs: 10_000, cancelled: 0, cancelWithinMs: 10_000 },
   slo: { ttftMs: 2000, tpotMs: 60 },
+  changes: [] as ReadonlyArray<ScenarioChange>,
 }
 
 /** A scenario with every field filled in. */

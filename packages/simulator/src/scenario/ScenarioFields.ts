@@ -11,7 +11,7 @@ export interface ScenarioField {
   readonly defaultValue: unknown
 }
 
-const hidden = new Set(["format", "version", "sweep", "variants"])
+const hidden = new Set(["format", "version", "changes", "sweep", "variants"])
 
 /** Names that say too little, or mean two things, without their section. */
 const flagNames: Readonly<Record<string, string>> = {
@@ -59,26 +59,52 @@ export class ScenarioError extends Error {
 
 const formatIssue = SchemaIssue.makeFormatterStandardSchemaV1()
 
+/** What is wrong with a field. */
+export interface FieldFault {
+  /** `engine.slots`; empty for the scenario as a whole. */
+  readonly path: string
+  readonly detail: string
+}
+
 /** Checks a parsed scenario. Fails with ScenarioError naming the file, the field and its value. */
 export const decodeScenario = (file: string, value: unknown): Scenario => {
-  const decoded = Schema.decodeUnknownExit(Scenario, { onExcessProperty: "error" })(value)
-  if (decoded._tag === "Success") return decoded.value
+  const { scenario, faults } = checkScenario(value)
+  if (scenario !== null) return scenario
+  const { path, detail } = faults[0]!
+  throw new ScenarioError(
+    `${file}: ${path === "" || detail.startsWith("there is no field") ? "" : `${path}: `}${detail}`,
+  )
+}
+
+/** A parsed scenario, or everything that is wrong with it. */
+export const checkScenario = (
+  value: unknown,
+): { readonly scenario: Scenario | null; readonly faults: ReadonlyArray<FieldFault> } => {
+  const decoded = Schema.decodeUnknownExit(Scenario, { onExcessProperty: "error", errors: "all" })(value)
+  if (decoded._tag === "Success") return { scenario: decoded.value, faults: [] }
   const failure = decoded.cause.reasons.find((reason) => reason._tag === "Fail")
-  if (failure === undefined) throw new ScenarioError(`${file}: cannot be read`)
-  const { message, path = [] } = formatIssue(failure.error.issue).issues[0]!
+  if (failure === undefined) return { scenario: null, faults: [{ path: "", detail: "cannot be read" }] }
+  return { scenario: null, faults: formatIssue(failure.error.issue).issues.map((issue) => faultOf(value, issue)) }
+}
+
+type Issue = ReturnType<typeof formatIssue>["issues"][number]
+
+const faultOf = (value: unknown, { message, path = [] }: Issue): FieldFault => {
   const keys = path.map((key) => String(typeof key === "object" ? key.key : key))
+  const field = keys.join(".")
+  if (message.includes("excess property")) return { path: field, detail: `there is no field ${field}${nearest(field)}` }
   const found = keys.reduce<unknown>((at, key) => (at as Record<string, unknown> | null | undefined)?.[key], value)
-  const got = found === undefined ? "" : `, got ${JSON.stringify(found).slice(0, 80)}`
-  if (message.includes("excess property"))
-    throw new ScenarioError(`${file}: there is no field ${keys.join(".")}${nearest(keys.join("."))}`)
-  throw new ScenarioError(`${file}: ${keys.length === 0 ? "" : `${keys.join(".")}: `}${message}${got}`)
+  return {
+    path: field,
+    detail: `${message}${found === undefined ? "" : `, got ${JSON.stringify(found).slice(0, 80)}`}`,
+  }
 }
 
 /** The scenario with fields set by path, `{"engine.slots": 64}`; checked like a file. */
 export const override = (scenario: Scenario, values: Readonly<Record<string, unknown>>, source: string): Scenario => {
   const changed: Record<string, unknown> = { ...scenario }
   for (const [path, value] of Object.entries(values)) {
-    if (!scenarioFields.some((one) => one.path === path)) {
+    if (path !== "changes" && !scenarioFields.some((one) => one.path === path)) {
       throw new ScenarioError(`${source}: there is no field ${path}${nearest(path)}`)
     }
     const [section, key] = path.split(".") as [string, string | undefined]

@@ -1,6 +1,6 @@
-import type { Experiment } from "@uniprefill/simulator/scenario/Build"
-import { reusableTokens } from "@uniprefill/simulator/workload/Scaling"
-import { workloadHash } from "@uniprefill/simulator/workload/Workload"
+import type { Experiment } from "../scenario/Build.ts"
+import { reusableTokens } from "../workload/Scaling.ts"
+import { workloadHash } from "../workload/Workload.ts"
 
 /** What was simulated, a line each; what its figures rest on is their provenance. */
 export const describe = ({ scenario, setup, workload }: Experiment): ReadonlyArray<string> => {

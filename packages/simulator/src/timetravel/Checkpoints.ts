@@ -1,0 +1,55 @@
+import { ObjectGraph, type Snapshot } from "./ObjectGraph.ts"
+
+interface Checkpoint {
+  /** Steps planned before it. */
+  readonly steps: number
+  readonly snapshot: Snapshot
+}
+
+/** Checkpoints beyond these lie farther and farther apart, each by this factor, so that their memory is bounded. */
+const denseCheckpoints = 120
+const growth = 1.02
+
+/** Moments of a run that can be gone back to, each named by the number of steps planned before it. */
+export class Checkpoints {
+  /** Steps between two. A step's state takes as long as going through that many steps, and putting a checkpoint back. */
+  stepsBetween: number
+  private spread = 1
+  private readonly graph: ObjectGraph
+  private readonly taken: Array<Checkpoint> = []
+
+  /** `constants`: what the run refers to and never changes. */
+  constructor(run: object, constants: Iterable<object>, stepsBetween: number) {
+    this.graph = new ObjectGraph(run, constants)
+    this.stepsBetween = stepsBetween
+    this.take(0)
+  }
+
+  /** Whether a run that has planned `steps` has come far enough since the last one. */
+  isDue(steps: number): boolean {
+    return steps - this.taken.at(-1)!.steps >= this.stepsBetween * this.spread
+  }
+
+  /** Requires a moment between two instants of the run. */
+  take(steps: number): void {
+    if (this.taken.length > denseCheckpoints) this.spread *= growth
+    this.taken.push({ steps, snapshot: this.graph.take() })
+  }
+
+  /** Takes none any more, and forgets what only taking needs. */
+  seal(): void {
+    this.graph.seal()
+  }
+
+  /**
+   * Makes step `index`, from 0, one of the steps to come: puts the checkpoint before it back, unless the run, at `steps` planned,
+   * stands between that and the step already.
+   */
+  approach(index: number, steps: number): void {
+    const { taken } = this
+    let nearest = taken.length - 1
+    while (taken[nearest]!.steps > index) nearest--
+    const checkpoint = taken[nearest]!
+    if (steps > index || steps < checkpoint.steps) this.graph.restore(checkpoint.snapshot)
+  }
+}
