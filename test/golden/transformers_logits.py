@@ -98,7 +98,7 @@ def main():
         }
     made = {"transformers": transformers.__version__, "torch": torch.__version__, "device": device}
     with open(target, "w") as file:
-        json.dump({"made": made, "models": models}, file, indent=1)
+        json.dump({"made": made, "models": models}, file, separators=(",", ":"))
         file.write("\n")
     print(f"{target}: {os.path.getsize(target)} bytes")
 

@@ -355,6 +355,8 @@ def main():
         bench.delta_prefill(1, 32768, 16, 48)
         bench.delta_decode(64, 16, 32)
         bench.delta_rest()
+        bench.moe(8192)
+        bench.moe(64)
         bench.sampler()
         bench.prefill(8192)
         bench.prefill(32768)

@@ -64,6 +64,33 @@ class MixerBench:
         moved = 2 * requests * value_heads * d * d * 4
         self.row("delta decode", f"{requests} requests, {key_heads}/{value_heads} heads, d {d}", ms, moved / self.copy_bytes_per_ms)
 
+    def moe(self, rows, hidden=2048, inner=512, experts=256, top_k=8):
+        if not self.wants("moe"):
+            return
+        x, logits = self.normal(rows, hidden), self.normal(rows, experts)
+        gate_up = torch.empty(experts, 2 * inner, hidden, dtype=BF16, device="cuda").normal_(generator=self.generator) * hidden**-0.5
+        down = torch.empty(experts, hidden, inner, dtype=BF16, device="cuda").normal_(generator=self.generator) * inner**-0.5
+        chosen = torch.empty(rows, top_k, dtype=torch.int32, device="cuda")
+        weights, out = torch.empty(rows, top_k, device="cuda"), torch.empty(rows, hidden, dtype=BF16, device="cuda")
+        router = up.MoeRouter(
+            dtype=up.BF16, rows=rows, experts=experts, top_k=top_k, renormalise=1, logits=logits, logits_stride=experts,
+            chosen=chosen, weights=weights,
+        )
+        (ms,) = self.median_ms([lambda i: self.backend.route(router)], 20)
+        self.row("router", f"{rows} × {experts}, top {top_k}", ms, 2 * rows * experts / self.copy_bytes_per_ms)
+        p = up.Moe(
+            dtype=up.BF16, activation=0, rows=rows, hidden=hidden, inner=inner, experts=experts, top_k=top_k, input=x,
+            input_stride=hidden, chosen=chosen, weights=weights, gate_up=gate_up, down=down, output=out, output_stride=hidden,
+        )
+        scratch = self.backend.run_experts(p)
+        (ms,) = self.median_ms([lambda i: self.backend.run_experts(p)], 20)
+        choices, used = rows * top_k, int(torch.unique(chosen).numel())
+        flop = 6 * choices * hidden * inner
+        moved = used * 6 * hidden * inner + 2 * choices * (2 * inner + 2 * hidden) + 4 * rows * hidden
+        floor = max(flop / self.flop_per_ms, moved / self.copy_bytes_per_ms)
+        self.row("experts", f"{rows} rows, top {top_k} of {experts}, {hidden} × {inner}", ms, floor, scratch=scratch)
+        print(f"{'':20}{flop / ms / 1e9:.0f} TFLOP/s, {flop / ms / self.flop_per_ms:.0%} of the dense rate; {moved / ms / 1e9:.2f} TB/s")
+
     def delta_rest(self, rows=32768, key_heads=16, value_heads=32, d=128, decoded=64):
         if not self.wants("delta rest"):
             return

@@ -12,11 +12,12 @@ import backend as up
 from check_attention import AttentionChecks
 from check_delta import DeltaChecks
 from check_layer import LayerChecks
+from check_moe import MoeChecks
 from check_sampler import SamplerChecks
 from check_selection import SelectionChecks
 
 
-class Checks(AttentionChecks, SelectionChecks, LayerChecks, DeltaChecks, SamplerChecks):
+class Checks(AttentionChecks, SelectionChecks, LayerChecks, DeltaChecks, MoeChecks, SamplerChecks):
     pass
 
 
@@ -59,6 +60,12 @@ def shapes(c, quick):
             d = (r.choice([64, 128]), r.choice([64, 128]))
             c.recur_prefill(lengths, *r.choice([(1, 1), (2, 4), (1, 3), (2, 2)]), *d, dtype, r.random() < 0.5)
             c.recur_decode(r.randint(1, 9), *r.choice([(1, 1), (2, 4), (1, 3)]), *d, dtype)
+        for dtype in (bf16, f16):
+            experts = r.choice([1, 8, 60, 256, 512, 1000])
+            c.route(r.randint(1, 300), experts, r.randint(1, min(experts, 12)), r.choice([dtype, torch.float32]))
+            experts = r.choice([1, 4, 16, 70])
+            c.experts(r.choice([1, 5, 130, 300, 700]), 64 * r.randint(1, 9), 64 * r.randint(1, 6), experts, r.randint(1, min(experts, 8)),
+                      dtype, r.choice([None, "plain", "gated"]))
         c.edit_logits(r.randint(1, 5), r.choice([100, 5000, 20000]), r.choice([torch.float32, bf16]))
         c.sampler(r.choice([3, 9]), r.choice([257, 4096, 32000, 128256]), r.choice([torch.float32, bf16]), r.choice([1, 5, 20]))
     c.sampler(2, 400000, torch.float32, 3)  # slices that no multiprocessor holds
@@ -66,6 +73,7 @@ def shapes(c, quick):
     c.graph(1100, 4, 2, 64)
     c.recur_prefill([700, 64], 4, 8, 128, 128, bf16, True)
     if not quick:
+        c.experts(2000, 1024, 512, 64, 8, bf16, "gated")
         c.recur_prefill([300, 1, 128], 16, 32, 128, 128, bf16)  # two warpgroups a block, one when alone
         c.select([131072], 32, 8, 128, bf16, 64)
         c.select([8192] * 16, 32, 8, 128, bf16, 128, rule=1)

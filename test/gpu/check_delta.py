@@ -148,7 +148,7 @@ class DeltaChecks(CheckRun):
         for b, n in enumerate(lengths):
             own = slice(starts[b], starts[b] + n)
             o, s = self.recur(x[own], decay[own], beta[own], shape, initial(b).reshape(value_heads, key_dim, value_dim), scale)
-            expected.append(o.reshape(n, -1))
+            expected.append(o.reshape(n, value_heads * value_dim))
             kept.append(s)
         error = relative_error(out, torch.cat(expected)) / (1.5 if alike else 1)
         whole = self.expected_states((before, book), lengths, lambda b, n: kept[b][n])

@@ -65,7 +65,7 @@ struct DeltaRecurrence {
       for (int i = 0; i < dim; i += 2, to += 2 * delta_block) std::memcpy(to, k + i, 2 * sizeof(bf16));
     }
     float *products = rows.products + first * 2 * delta_block;
-    tiles_of_rows<Simd::strip_rows, 1>(2 * block.rows, directions, dim, keys, dim / 2, products);
+    tiles_of_rows<2 * Simd::strip_rows, 1>(2 * block.rows, directions, dim, keys, dim / 2, products);
     if (!block.ends()) return;
     for (int i = 0; i < dim; i += 2, keys += 2 * delta_block, by_dim += 2 * delta_block) {
       uint32_t pairs[delta_block];

@@ -19,12 +19,9 @@ static inline bf16 *key_page(const KvPages &pages, int row) {
   return reinterpret_cast<bf16 *>(pages.base + slab * pages.slab_bytes);
 }
 
+// Values lie page_elements behind keys.
 static inline const bf16 *key_group(const KvPages &pages, int row, int head, int head_dim) {
   return key_page(pages, row) + group_offset(row, head, head_dim, pages.page_size);
-}
-
-static inline const bf16 *value_group(const KvPages &pages, int row, int head, int head_dim) {
-  return key_group(pages, row, head, head_dim) + pages.page_elements;
 }
 
 }  // namespace up::cpu

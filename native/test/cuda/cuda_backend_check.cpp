@@ -113,6 +113,15 @@ void check_model(const char *what, const up::ModelTable &table, uint64_t seed, d
   std::printf("ok %-8s seed %d: %.4f whole, %.4f cut\n", what, static_cast<int>(seed), error, cut);
 }
 
+// Wide enough that products of few rows split K.
+up::ModelTable wide_model(RandomSpec &spec) {
+  up::ModelTable out = cuda_model(spec, {up::Mixer::full}, false);
+  out.hidden_size = 1024;
+  out.vocab_size = 152;
+  out.layers[0].mlp.inner = 2048;
+  return out;
+}
+
 up::ModelTable plain_model(int layers, int head_dim, uint64_t seed) {
   RandomSpec spec(seed);
   up::ModelTable out = spec.model(std::vector<up::Mixer>(static_cast<size_t>(layers), up::Mixer::full), false);
@@ -392,6 +401,37 @@ void check_in_flight(uint64_t seed) {
   CHECK(runs[0].size() == 120 && runs[0] == runs[1]);
 }
 
+// What cannot run is refused by name when it is loaded.
+void check_refusals() {
+  const auto refused = [](up::ModelTable table, const std::function<void(up::BackendOptions &)> &change, up_status status, const char *part) {
+    const TemporaryDirectory directory;
+    const auto checkpoint = random_checkpoint(directory, std::move(table), 1);
+    try {
+      BackendHarness harness(
+          checkpoint, {}, 1, false,
+          [&](std::shared_ptr<const up::Checkpoint> from, up::BackendOptions options) {
+            change(options);
+            return make_cuda(std::move(from), options);
+          },
+          cuda_elements);
+      CHECK(false, "%s was not refused", part);
+    } catch (const up::Failure &failure) {
+      CHECK(failure.status == status && failure.detail.find(part) != std::string::npos, "%s: %s", up_status_name(failure.status),
+            failure.detail.c_str());
+    }
+  };
+  const auto as_it_is = [](up::BackendOptions &) {};
+  up::ModelTable heads = plain_model(1, 64, 1);
+  heads.layers[0].attention.head_dim = 96;
+  heads.layers[0].attention.rope.dim = 96;
+  refused(heads, as_it_is, UP_UNSUPPORTED_MODEL, "layers[0].mixer.headDim is 96");
+  up::ModelTable rope = plain_model(2, 64, 1);
+  rope.layers[1].attention.rope.dim = 24;
+  refused(rope, as_it_is, UP_UNSUPPORTED_MODEL, "layers[1].mixer.rope.dim is 24");
+  refused(plain_model(1, 64, 1), [](up::BackendOptions &o) { o.slabs = 1 << 30; }, UP_OUT_OF_MEMORY, "slabs of");
+  refused(plain_model(1, 64, 1), [](up::BackendOptions &o) { o.layout.page_size = 512; }, UP_INVALID_ARGUMENT, "pageSize is 512");
+}
+
 int check_fault(const char *wanted) {
   const TemporaryDirectory directory;
   const auto checkpoint = random_checkpoint(directory, plain_model(2, 64, 1), 1);
@@ -424,13 +464,16 @@ int main(int argc, char **argv) {
   if (argc > 2 && std::strcmp(argv[1], "fault") == 0) return check_fault(argv[2]);
   const uint64_t seeds = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 4;
   using enum up::Mixer;
+  check_refusals();
   for (uint64_t seed = 1; seed <= seeds; seed++) {
     RandomSpec spec(seed);
     check_model("full", cuda_model(spec, {full}, false), seed, 0.9, 0.02);
     check_model("sliding", cuda_model(spec, {sliding}, false), seed, 0.9, 0.02);
+    check_model("wide", wide_model(spec), seed, 0.9, 0.02);
     check_model("windows", cuda_model(spec, {sliding, full, sliding, full}, false), seed, 0.5, 0.04);
     check_model("delta", cuda_model(spec, {delta}, false), seed, 0.9, 0.02);
-    check_model("hybrid", cuda_model(spec, {delta, full, delta, delta}, false), seed, 0.5, 0.04);
+    check_model("experts", cuda_model(spec, {full}, true), seed, 0.9, 0.02);
+    check_model("hybrid", cuda_model(spec, {delta, full, delta, delta}, seed % 2 == 0), seed, 0.5, 0.04);
     check_rows(seed);
     check_selection(seed);
     check_sampling(seed);

@@ -292,7 +292,8 @@ int main(int argc, char **argv) {
                {"rope", rotate_and_write},
                {"sample", sample},
                {"delta-prepare", delta_prepare},
-               {"delta-recurrence", delta_recurrence}};
+               {"delta-recurrence", delta_recurrence},
+               {"experts", experts}};
   for (int i = 0; i < rounds; ++i) {
     Round r;
     for (const auto &part : parts)

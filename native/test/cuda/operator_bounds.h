@@ -137,5 +137,6 @@ void run(Round &r, up_status (*query)(const Parameters *, size_t *, up_backend_e
 
 void delta_prepare(Round &r);
 void delta_recurrence(Round &r);
+void experts(Round &r);
 
 }  // namespace bounds

@@ -118,4 +118,43 @@ void delta_recurrence(Round &r) {
   run(table->recur_decode, d);
 }
 
+void experts(Round &r) {
+  const int rows = uniform(1, 200), count = uniform(1, 40), top_k = uniform(1, std::min(count, 8));
+  up_moe_router m{};
+  m.size = sizeof m;
+  m.dtype = UP_BF16;
+  m.rows = rows;
+  m.experts = count;
+  m.top_k = top_k;
+  m.renormalise = uniform(0, 1);
+  m.logits = r.numbers(int64_t{rows} * count);
+  m.logits_stride = count;
+  m.chosen = static_cast<int32_t *>(r.bytes(int64_t{rows} * top_k * 4));
+  m.weights = static_cast<float *>(r.bytes(int64_t{rows} * top_k * 4));
+  run(table->route, m);
+
+  up_moe p{};
+  p.size = sizeof p;
+  p.dtype = UP_BF16;
+  p.activation = pick({UP_SILU, UP_GELU_TANH});
+  p.rows = rows;
+  p.hidden = 64 * uniform(1, 4);
+  p.inner = 64 * uniform(1, 4);
+  p.experts = count;
+  p.top_k = top_k;
+  p.input = r.numbers(int64_t{rows} * p.hidden);
+  p.chosen = r.integers(int64_t{rows} * top_k, -1, count);
+  p.weights = m.weights;
+  p.gate_up = r.numbers(int64_t{count} * 2 * p.inner * p.hidden);
+  p.down = r.numbers(int64_t{count} * p.hidden * p.inner);
+  if (uniform(0, 1) == 0) {
+    p.shared = r.numbers(int64_t{rows} * p.hidden);
+    p.shared_gate = r.numbers(rows);
+    p.shared_gate_stride = 1;
+  }
+  p.output = r.bytes(int64_t{rows} * p.hidden * 2);
+  p.input_stride = p.shared_stride = p.output_stride = p.hidden;
+  run(r, table->moe_workspace, table->run_experts, p);
+}
+
 }  // namespace bounds

@@ -6,6 +6,7 @@
 // adds up for itself, so device-side lengths need no launch of their own.
 #include <algorithm>
 
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/attention/decode_attention.h"
 #include "cuda/common/fragments.cuh"
 #include "cuda/common/kv_rows.cuh"
@@ -256,6 +257,7 @@ template <class T, int D>
 __global__ void __launch_bounds__(kThreads)
     decode_splits(const __grid_constant__ DecodeArguments a, const __grid_constant__ CUtensorMap key_map,
                   const __grid_constant__ CUtensorMap value_map) {
+  take_turn();
   extern __shared__ __align__(1024) uint8_t memory[];
   auto &shared = *reinterpret_cast<Shared<D> *>(memory);
   if (threadIdx.x == 0) {
@@ -309,7 +311,7 @@ up_status launch(const up_decode_attention &p, const DecodeArguments &a, cudaStr
   const int64_t most = int64_t{p.requests} * ceil_div(p.max_key_rows, kSplitKeys) * a.kv_heads * a.subgroups;
   constexpr int resident = D == 256 ? 1 : D == 128 ? 2 : 3;  // what shared memory allows
   const int blocks = static_cast<int>(std::min<int64_t>(most, int64_t{resident} * multiprocessors()));
-  kernel<<<blocks, kThreads, bytes, stream>>>(a, key_map, value_map);
+  launch_dependent(kernel, blocks, kThreads, bytes, stream, a, key_map, value_map);
   return check_launch(phase, error);
 }
 

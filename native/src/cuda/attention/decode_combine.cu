@@ -1,4 +1,5 @@
 // Adds the splits of each request, weighted by their sums of exponentials, in the order of their keys.
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/attention/decode_attention.h"
 #include "cuda/common/hopper.cuh"
 
@@ -11,6 +12,7 @@ constexpr int kSlices = 8;  // interleaved shares of the splits, added in order
 // A block has one (head, request): kSlices × (head_dim / 2) threads, each with two neighbouring columns of its share.
 template <class T, int D>
 __global__ void __launch_bounds__(kSlices * D / 2) decode_combine(const __grid_constant__ DecodeArguments a) {
+  take_turn();
   __shared__ int parts[kSlices * D / 64];
   __shared__ float2 values[kSlices][D / 2];
   __shared__ float sums[kSlices];
@@ -61,9 +63,9 @@ __global__ void __launch_bounds__(kSlices * D / 2) decode_combine(const __grid_c
 template <class T>
 void launch(const up_decode_attention &p, const DecodeArguments &a, cudaStream_t stream) {
   const dim3 grid(p.heads, p.requests);
-  if (p.head_dim == 64) decode_combine<T, 64><<<grid, kSlices * 32, 0, stream>>>(a);
-  if (p.head_dim == 128) decode_combine<T, 128><<<grid, kSlices * 64, 0, stream>>>(a);
-  if (p.head_dim == 256) decode_combine<T, 256><<<grid, kSlices * 128, 0, stream>>>(a);
+  if (p.head_dim == 64) launch_dependent(decode_combine<T, 64>, grid, kSlices * 32, 0, stream, a);
+  if (p.head_dim == 128) launch_dependent(decode_combine<T, 128>, grid, kSlices * 64, 0, stream, a);
+  if (p.head_dim == 256) launch_dependent(decode_combine<T, 256>, grid, kSlices * 128, 0, stream, a);
 }
 
 }  // namespace

@@ -44,13 +44,14 @@ constexpr int kNoBlock = 1 << 24;
 class SparseBlocks {
  public:
   // None.
-  __device__ __forceinline__ SparseBlocks() : begin_(0), end_(0), word_(0), bits_(0), words_(nullptr) {}
+  __device__ __forceinline__ SparseBlocks() : begin_(0), end_(0), word_(0), bits_(0), ahead_(0), words_(nullptr) {}
   __device__ __forceinline__ SparseBlocks(const PrefillArguments &a, const PrefillItem &item, int kv_head)
-      : begin_(item.tile_begin), end_(item.tile_end), word_(item.tile_begin / 32), bits_(0), words_(nullptr) {
+      : begin_(item.tile_begin), end_(item.tile_end), word_(item.tile_begin / 32), bits_(0), ahead_(0), words_(nullptr) {
     const int64_t block = static_cast<int64_t>(a.block_starts[item.request]) + item.block;
     if (block < 0 || block >= a.query_blocks) return;
     words_ = a.bitmaps + (static_cast<int64_t>(kv_head) * a.query_blocks + block) * a.words;
     bits_ = load(word_);
+    ahead_ = load(word_ + 1);
   }
 
   // How many there are; a lane counts every 32nd word.
@@ -66,7 +67,8 @@ class SparseBlocks {
   __device__ __forceinline__ int next() {
     while (bits_ == 0) {
       if (words_ == nullptr || 32 * ++word_ >= end_) return -1;
-      bits_ = load(word_);
+      bits_ = ahead_;
+      ahead_ = load(word_ + 1);
     }
     const int bit = __ffs(bits_) - 1;
     bits_ &= bits_ - 1;
@@ -75,7 +77,7 @@ class SparseBlocks {
 
  private:
   __device__ __forceinline__ uint32_t load(int word) const {
-    if (words_ == nullptr) return 0;
+    if (words_ == nullptr || 32 * word >= end_) return 0;
     uint32_t bits = __ldg(words_ + word);
     if (32 * word < begin_) bits &= ~0u << (begin_ - 32 * word);
     if (32 * word + 32 > end_) bits &= ~0u >> (32 * word + 32 - end_);
@@ -83,7 +85,7 @@ class SparseBlocks {
   }
 
   int begin_, end_, word_;
-  uint32_t bits_;
+  uint32_t bits_, ahead_;  // of this word, and of the next, asked for in time
   const uint32_t *words_;
 };
 
@@ -110,9 +112,16 @@ struct PrefillCopy {
       copy_kv_tile<Shape::kKeys, Shape::kPanels>(target, map, table, barrier, item.request, kv_head, tile.first[0],
                                                  item.key_rows);
     } else {
-      for (int half = 0; half < Shape::kKeys / 64; ++half)
-        copy_kv_tile<64, Shape::kPanels, Shape::kKeys>(target + half * 64 * 128, map, table, barrier, item.request, kv_head,
-                                                       tile.first[half], item.key_rows);
+      // Half of the warp has each block.
+      constexpr int kHalves = Shape::kKeys / 64;
+      const int lane = threadIdx.x % 32, half = kHalves == 2 ? lane / 16 : 0;
+      const int done = (kHalves == 2 ? lane % 16 : lane) << table.box_shift, first = half == 0 ? tile.first[0] : tile.first[1];
+      if (done >= 64 || first + done >= item.key_rows) return;
+      const KvPlace place = kv_place(table, item.request, first + done);
+#pragma unroll
+      for (int panel = 0; panel < Shape::kPanels; ++panel)
+        copy_tile(target + panel * Shape::kKeys * 128 + (64 * half + done) * 128, map, barrier, 0, place.row, panel, kv_head,
+                  place.page);
     }
   }
   // Zeroes the rows of a tile of V that the request does not have.
@@ -180,9 +189,13 @@ __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const Pre
     }
     for (int i = 0; i < tiles; ++i) {
       PrefillTile tile;
+      int first = 0, second = -1;
+      if constexpr (Sparse) {
+        first = blocks.next();
+        if constexpr (kHalves == 2) second = blocks.next();
+      }
       barrier_wait(&shared.keys_empty[stage.slot], stage.parity ^ 1);
       if constexpr (Sparse) {
-        const int first = blocks.next(), second = kHalves == 2 ? blocks.next() : -1;
         // A last block alone is copied twice, so that the other half holds numbers; its name hides it from every row.
         tile.first[0] = 64 * first;
         tile.first[1] = 64 * (second < 0 ? first : second);

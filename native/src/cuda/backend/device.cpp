@@ -81,12 +81,13 @@ void Device::clear(void *memory, int byte, size_t bytes, const char *phase) {
   check(cudaMemsetAsync(memory, byte, bytes, stream_), phase);
 }
 
-void Device::wait(const char *phase) {
-  check(cudaStreamSynchronize(stream_), phase);
-}
+void Device::wait(const char *phase) { check_work(cudaStreamSynchronize(stream_), phase); }
 
-void Device::wait(cudaEvent_t event, const char *phase) {
-  check(cudaEventSynchronize(event), phase);
+void Device::wait(cudaEvent_t event, const char *phase) { check_work(cudaEventSynchronize(event), phase); }
+
+// What goes wrong while the device is at work stays with the context, whatever its name.
+void Device::check_work(cudaError_t result, const char *phase) {
+  if (result != cudaSuccess) refuse(UP_DEVICE_LOST, phase, text(cudaGetErrorName(result), ": ", cudaGetErrorString(result)));
 }
 
 void Device::wait_for_step(cudaEvent_t event) {

@@ -62,6 +62,7 @@ class Device {
   Memory memory();
 
  private:
+  void check_work(cudaError_t result, const char *phase);
   void accept(up_status status, const up_backend_error &error);
   [[noreturn]] void refuse(up_status status, const char *phase, const std::string &detail);
 

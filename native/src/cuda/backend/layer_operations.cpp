@@ -29,7 +29,6 @@ template <class... Parts>
 
 void check_layer(const LayerSpec &layer, int hidden, int index) {
   const auto refuse = [&](const auto &...parts) { unsupported("layers[", index, "]", parts..., " are what the CUDA backend has"); };
-  if (layer.mlp.is_moe()) refuse(".mlp.kind is moe: gated");
   const AttentionSpec &a = layer.attention;
   if (layer.is_attention()) {
     if (a.head_dim != 64 && a.head_dim != 128 && a.head_dim != 256) refuse(".mixer.headDim is ", a.head_dim, ": 64, 128 and 256");
@@ -117,6 +116,9 @@ Matrix LayerOperations::matrix(int layer, MatrixKind kind) const {
     case MatrixKind::down: return w.down;
     case MatrixKind::delta_in: return w.delta_in;
     case MatrixKind::delta_out: return w.delta_out;
+    case MatrixKind::router: return w.router;
+    case MatrixKind::shared_gate_up: return w.shared_gate_up;
+    case MatrixKind::shared_down: return w.shared_down;
     default: break;
   }
   up::fail(UP_INTERNAL, "multiply matrices", "layer ", layer, " has no matrix ", static_cast<int>(kind));
@@ -246,6 +248,12 @@ Product LayerOperations::product(Rows tile, int layer, MatrixKind kind, const Ma
       p.accumulate = !mixed;
       break;
     }
+    case MatrixKind::shared_down:
+      p.in = activations_.scratch.as();
+      p.in_stride = 2 * int64_t{weights.k};
+      p.out = activations_.mixed.as();
+      p.out_stride = hidden_;
+      break;
     case MatrixKind::lm_head:
       p.out_stride = logits_stride(weights.n);
       p.out_f32 = true;
@@ -308,9 +316,15 @@ void LayerOperations::tune(const std::vector<bool> &split_layers) {
       add(i, MatrixKind::delta_in);
       add(i, MatrixKind::delta_out);
     }
-    if (spec.mlp.is_moe()) continue;
-    add(i, MatrixKind::gate_up);
-    add(i, MatrixKind::down);
+    if (!spec.mlp.is_moe()) {
+      add(i, MatrixKind::gate_up);
+      add(i, MatrixKind::down);
+      continue;
+    }
+    add(i, MatrixKind::router);
+    if (spec.mlp.shared_inner == 0) continue;
+    add(i, MatrixKind::shared_gate_up);
+    add(i, MatrixKind::shared_down);
   }
   add(0, MatrixKind::lm_head);
   for (const Case &each : cases) {

@@ -85,6 +85,13 @@ __device__ __forceinline__ void copy_tile(void *target, const CUtensorMap *map, 
       : "memory");
 }
 
+// ---- dependent launches ----
+
+// The next kernel, where it was launched as a dependent, may be brought to the multiprocessors; it waits with what this one writes.
+__device__ __forceinline__ void start_next_kernel() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+// Until the kernel before has ended and its writes are to be seen.
+__device__ __forceinline__ void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // ---- registers ----
 
 template <int Count>

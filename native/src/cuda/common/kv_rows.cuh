@@ -18,10 +18,10 @@ __device__ __forceinline__ KvPlace kv_place(const KvTable &table, int request, i
   return {row & ((1 << table.page_shift) - 1), min(max(page, 0), table.page_count - 1)};
 }
 
-// Copies rows first … first + TileRows - 1 of one head to `target`, rows of [panels][PanelRows][64] swizzled, but only the boxes
+// Copies rows first … first + TileRows - 1 of one head to `target`, [panels][TileRows][64] swizzled, but only the boxes
 // that hold rows < end; kv_tile_bytes will arrive. Call from a whole warp: a lane has a box, since finding its page takes longer
 // than a copy may.
-template <int TileRows, int Panels, int PanelRows = TileRows>
+template <int TileRows, int Panels>
 __device__ __forceinline__ void copy_kv_tile(uint8_t *target, const CUtensorMap *map, const KvTable &table,
                                              uint64_t *barrier, int request, int head, int first, int end) {
   const int done = static_cast<int>(threadIdx.x % 32) << table.box_shift;
@@ -29,7 +29,7 @@ __device__ __forceinline__ void copy_kv_tile(uint8_t *target, const CUtensorMap 
   const KvPlace place = kv_place(table, request, first + done);
 #pragma unroll
   for (int panel = 0; panel < Panels; ++panel)
-    copy_tile(target + panel * PanelRows * 128 + done * 128, map, barrier, 0, place.row, panel, head, place.page);
+    copy_tile(target + panel * TileRows * 128 + done * 128, map, barrier, 0, place.row, panel, head, place.page);
 }
 
 template <int TileRows, int Panels>

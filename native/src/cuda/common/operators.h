@@ -34,15 +34,16 @@ up_status add_normed(const up_post_norm *p, void *stream, up_backend_error *erro
 up_status edit_logits(const up_logit_edit *p, void *stream, up_backend_error *error);
 up_status apply_gate(const up_output_gate *p, void *stream, up_backend_error *error);
 
-up_status route(const up_moe_router *p, void *stream, up_backend_error *error);
-up_status moe_workspace(const up_moe *p, size_t *bytes, up_backend_error *error);
-up_status run_experts(const up_moe *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error);
 up_status delta_prepare(const up_delta_input *p, void *stream, up_backend_error *error);
 up_status delta_prefill_workspace(const up_delta_prefill *p, size_t *bytes, up_backend_error *error);
 up_status recur_prefill(const up_delta_prefill *p, void *workspace, size_t workspace_bytes, void *stream,
                         up_backend_error *error);
 up_status recur_decode(const up_delta_decode *p, void *stream, up_backend_error *error);
 up_status normalise_gated(const up_gated_norm *p, void *stream, up_backend_error *error);
+
+up_status route(const up_moe_router *p, void *stream, up_backend_error *error);
+up_status moe_workspace(const up_moe *p, size_t *bytes, up_backend_error *error);
+up_status run_experts(const up_moe *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error);
 
 up_status create_backend(up_device_request *request, up_backend_error *error);
 

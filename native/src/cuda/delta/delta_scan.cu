@@ -26,7 +26,8 @@ struct Shared {
   alignas(1024) uint8_t keys[kStages][kKeyBytes];
   alignas(1024) uint8_t queries[kStages][kKeyBytes];
   alignas(1024) uint8_t values[kStages][Groups][kDeltaTileBytes];
-  alignas(1024) uint8_t records[kStages][kDeltaRecordBytes];
+  alignas(1024) uint8_t triangles[kStages][2][4][kBlockColumnBytes];  // T and P, columns of blocks with all their rows
+  DeltaFactors factors[kStages];
   alignas(128) uint8_t output[4 * Groups][kChunk * 32];  // of each warp: [64 rows][16 value dims]
   uint64_t full[kStages], empty[kStages], tail;
 };
@@ -39,6 +40,11 @@ struct Arguments {
   int64_t output_row_stride;
   int requests, max_rows, group, value_heads, value_dim;
 };
+
+// A column of blocks of a triangle as right operand: 16 of K, rows of 32 bytes under the 32-byte swizzle.
+__device__ __forceinline__ uint64_t triangle_operand(uint32_t address) {
+  return uint64_t{0xc0000010u} << 32 | (1u << 16 | address >> 4);
+}
 
 __device__ __forceinline__ void copy_bytes(void *target, const void *source, int bytes, uint64_t *barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
@@ -80,13 +86,20 @@ __device__ __forceinline__ void scan_copy(Shared<DK, Groups> &shared, const Argu
     if (lane == 0) {
       // A whole chunk's barrier waits for two arrivals, of keys and of the rest.
       if (!whole) barrier_arrive(full);
-      barrier_expect(full, kKeyBytes + Groups * kDeltaTileBytes + kDeltaRecordBytes);
-      copy_bytes(shared.records[stage.slot], a.records + ((slot + chunk) * a.value_heads + head) * kDeltaRecordBytes,
-                 kDeltaRecordBytes, full);
+      barrier_expect(full, kKeyBytes + Groups * kDeltaTileBytes + 2 * kTriangleBytes + sizeof(DeltaFactors));
       for (int i = 0; i < Groups; ++i)
         copy_tile(shared.values[stage.slot][i], value_map, full, 0, row, first_column / kColumns + i, head, 0);
       for (int panel = 0; panel < kPanels; ++panel)
         copy_tile(shared.queries[stage.slot] + panel * kDeltaTileBytes, query_map, full, 0, row, panel, key_head, 0);
+    }
+    __syncwarp();
+    const uint8_t *record = a.records + ((slot + chunk) * a.value_heads + head) * kDeltaRecordBytes;
+    if (lane < 8) {
+      const int column = lane % 4, skipped = kBlockColumnBytes / 4 * column;
+      copy_bytes(shared.triangles[stage.slot][lane / 4][column] + skipped, record + lane / 4 * kTriangleBytes + triangle_column(column),
+                 kBlockColumnBytes - skipped, full);
+    } else if (lane == 8) {
+      copy_bytes(&shared.factors[stage.slot], record + 2 * kTriangleBytes, sizeof(DeltaFactors), full);
     }
     stage.advance();
   }
@@ -165,8 +178,7 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
   const int chunks = (rows.end - rows.begin + kChunk - 1) / kChunk;
   const uint32_t keys = k_major(shared_address(shared.keys)), queries = k_major(shared_address(shared.queries));
   const uint32_t change_keys = n_major(shared_address(shared.keys), kDeltaTileBytes);
-  const uint32_t records = k_major(shared_address(shared.records));
-  constexpr uint32_t kKeyStep = Shared<DK, Groups>::kKeyBytes >> 4, kRecordStep = kDeltaRecordBytes >> 4;
+  constexpr uint32_t kKeyStep = Shared<DK, Groups>::kKeyBytes >> 4;
   T *output = static_cast<T *>(a.output) + rows.begin * a.output_row_stride + static_cast<int64_t>(head) * a.value_dim + column;
   SnapshotRange snapshots = snapshot_range(a.states, request);
 
@@ -198,8 +210,8 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
   // From Sᵀk, in x, to the next state; o is in flight at the end.
   const auto advance = [&](int chunk) {
     const int slot = stage.slot, count = rows_of(chunk);
-    const auto &factors = *reinterpret_cast<const DeltaFactors *>(shared.records[slot] + 2 * kDeltaTileBytes);
-    const uint32_t record = records + slot * kRecordStep;
+    const DeltaFactors &factors = shared.factors[slot];
+    const uint32_t inverse = shared_address(shared.triangles[slot][0]), scores = shared_address(shared.triangles[slot][1]);
     mma_pin(o);
     mma_begin();
     multiply_state(o, queries + slot * kKeyStep, 0, DK / 32);
@@ -228,7 +240,7 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
     mma_pin(x);
     mma_begin();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) Mma<T, 64>::registers_k_major(x, change[k], operand(record, k * 32), k > 0);
+    for (int k = 0; k < 4; ++k) Mma<T, 64>::registers_k_major(x, change[k], triangle_operand(inverse + k * kBlockColumnBytes), k > 0);
     mma_commit();
     multiply_state(o, queries + slot * kKeyStep, DK / 32, DK / 16);
     mma_commit();
@@ -255,7 +267,7 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
     mma_begin();
 #pragma unroll
     for (int k = 0; k < 4; ++k)
-      Mma<T, 64>::registers_k_major(o, change[k], operand(record, kDeltaTileBytes + k * 32), 1);
+      Mma<T, 64>::registers_k_major(o, change[k], triangle_operand(scores + k * kBlockColumnBytes), 1);
     mma_commit();
     mma_wait<1>();
     mma_pin(s.d);
@@ -264,8 +276,8 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
   // o is complete: nothing of the slot is needed any more.
   const auto finish = [&](int chunk, int slot) {
     mma_pin(o);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&shared.empty[slot]);
+    // Every lane for itself: racecheck does not see through a barrier of the warp and one lane's arrival.
+    barrier_arrive(&shared.empty[slot]);
     store_output(o, shared.output[4 * group + warp], output + chunk * kChunk * a.output_row_stride, a.output_row_stride,
                  rows_of(chunk));
     while (snapshots.begin < snapshots.end && a.states.snapshot_rows[snapshots.begin] <= (chunk + 1) * kChunk) {
@@ -315,11 +327,15 @@ __global__ void __launch_bounds__(kThreads<Groups>, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       barrier_init(&shared.full[i], 2);
-      barrier_init(&shared.empty[i], 4 * Groups);
+      barrier_init(&shared.empty[i], 128 * Groups);
     }
     barrier_init(&shared.tail, 1);
     barrier_init_fence();
   }
+  // What lies above the triangles stays zero.
+  for (int i = threadIdx.x; i < static_cast<int>(sizeof shared.triangles) / 16; i += kThreads<Groups>)
+    reinterpret_cast<uint4 *>(shared.triangles)[i] = make_uint4(0, 0, 0, 0);
+  proxy_fence();
   __syncthreads();
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // so that the compiler knows it is one for the warp
   if (warpgroup == Groups) {

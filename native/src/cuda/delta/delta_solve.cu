@@ -93,17 +93,19 @@ __device__ __forceinline__ void multiply(float (&d)[8], const Block &a, const Ri
   }
 }
 
-// Four pieces of 16 bytes of each of the warp's rows `row` and row + 8, pieces first … first + 3 of a swizzled tile.
+// Pieces of 8 columns first … first + 3 of the warp's rows `row` and row + 8 of a triangle.
 template <class T>
-__device__ __forceinline__ void store_pieces(uint8_t *tile, int row, int first, const float (&x)[4][4]) {
+__device__ __forceinline__ void store_pieces(uint8_t *triangle, int row, int first, const float (&x)[4][4]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     uint32_t v[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) v[i] = Element<T>::pack(x[i][2 * half], x[i][2 * half + 1]);
     transpose_quad(v);
-    const int r = row + 8 * half, piece = first + static_cast<int>(threadIdx.x % 4);
-    *reinterpret_cast<uint4 *>(tile + r * 128 + ((piece ^ (r & 7)) << 4)) = make_uint4(v[0], v[1], v[2], v[3]);
+    const int r = row + 8 * half, piece = first + static_cast<int>(threadIdx.x % 4), column = piece / 2;
+    if (r < kBlock * column) continue;
+    uint8_t *target = triangle + triangle_column(column) + (r - kBlock * column) * 32 + ((piece % 2 ^ (r >> 2 & 1)) << 4);
+    *reinterpret_cast<uint4 *>(target) = make_uint4(v[0], v[1], v[2], v[3]);
   }
 }
 
@@ -134,9 +136,9 @@ __device__ __forceinline__ void invert_diagonal(float *block) {
   }
 }
 
-// Row block I of T, to the record's tile.
+// Row block I of T, to the record.
 template <class T, int I>
-__device__ __forceinline__ void solve_rows(uint32_t a, uint32_t diagonal, const float *betas, uint8_t *tile) {
+__device__ __forceinline__ void solve_rows(uint32_t a, uint32_t diagonal, const float *betas, uint8_t *triangle) {
   constexpr uint32_t kStride = kDiagonalStride * sizeof(float);
   const int lane = threadIdx.x % 32;
   Block x[I + 1];
@@ -177,7 +179,7 @@ __device__ __forceinline__ void solve_rows(uint32_t a, uint32_t diagonal, const 
 #pragma unroll
       for (int e = 0; e < 4; ++e) pieces[i][e] = y[2 * pair + i / 2][4 * (i % 2) + e] * (e % 2 ? beta.y : beta.x);
     }
-    store_pieces<T>(tile, kBlock * I + lane / 4, 4 * pair, pieces);
+    store_pieces<T>(triangle, kBlock * I + lane / 4, 4 * pair, pieces);
   }
 }
 
@@ -203,7 +205,7 @@ __device__ __forceinline__ void begin_heads(Shared &shared, const Arguments &a, 
   shared.betas[which][row] = beta;
   __syncthreads();
   if (!wanted) return;
-  auto *factors = reinterpret_cast<DeltaFactors *>(record + 2 * kDeltaTileBytes);
+  auto *factors = reinterpret_cast<DeltaFactors *>(record + 2 * kTriangleBytes);
   const float whole = shared.sums[which][kChunk - 1], grown = exp2_fast(sum * kLog2E);
   const bool real = row < rows;
   factors->key_in[row] = real ? grown * shared.inverse_norms[0][row] : 0.0f;
@@ -259,7 +261,7 @@ __device__ __forceinline__ void weigh(Shared &shared, const Arguments &a, int wh
         }
       }
     }
-    store_pieces<T>(record + kDeltaTileBytes, top, 4 * group, pieces);
+    store_pieces<T>(record + kTriangleBytes, top, 4 * group, pieces);
   }
 }
 

@@ -1,6 +1,7 @@
 // RMSNorm of every head, times SiLU of its gate. Bound by memory: a thread has 8 elements of a head, two heads in flight.
 #include <algorithm>
 
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/layer/activations.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/operators.h"
@@ -15,6 +16,7 @@ constexpr int kInFlight = 2;
 
 template <class T, int D>
 __global__ void __launch_bounds__(kThreads) gated_norm(const __grid_constant__ up_gated_norm p) {
+  take_turn();
   constexpr int kLanes = D / 8;  // of a head
   constexpr int kHeads = kThreads / kLanes;
   const int at = 8 * (threadIdx.x % kLanes);
@@ -63,11 +65,11 @@ up_status launch(const up_gated_norm &p, cudaStream_t stream, up_backend_error *
   const int64_t needed = ceil_div(int64_t{p.rows} * p.heads * (p.head_dim / 8), int64_t{kThreads} * kInFlight);
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(needed, int64_t{multiprocessors()} * 64));
   if (p.head_dim == 64)
-    gated_norm<T, 64><<<blocks, kThreads, 0, stream>>>(p);
+    launch_dependent(gated_norm<T, 64>, blocks, kThreads, 0, stream, p);
   else if (p.head_dim == 128)
-    gated_norm<T, 128><<<blocks, kThreads, 0, stream>>>(p);
+    launch_dependent(gated_norm<T, 128>, blocks, kThreads, 0, stream, p);
   else if (p.head_dim == 256)
-    gated_norm<T, 256><<<blocks, kThreads, 0, stream>>>(p);
+    launch_dependent(gated_norm<T, 256>, blocks, kThreads, 0, stream, p);
   else
     return fail(error, UP_INVALID_ARGUMENT, phase, "head_dim %d: 64, 128 and 256 are supported", p.head_dim);
   return check_launch(phase, error);

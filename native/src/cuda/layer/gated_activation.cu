@@ -1,6 +1,7 @@
 // SiLU and tanh-GELU of the gate, times the other half.
 #include <algorithm>
 
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/layer/activations.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/operators.h"
@@ -15,6 +16,7 @@ constexpr int kPieces = 2;  // of each half, a thread
 
 template <class T, up_activation Activation>
 __global__ void __launch_bounds__(kThreads) gated_activation(const __grid_constant__ up_gated_activation p) {
+  take_turn();
   const int pieces = p.inner / 8;
   const int first = blockIdx.x * kThreads * kPieces + threadIdx.x;
   for (int row = blockIdx.y; row < p.rows; row += gridDim.y) {
@@ -46,9 +48,9 @@ up_status launch(const up_gated_activation &p, cudaStream_t stream, up_backend_e
   const dim3 grid(static_cast<unsigned>(ceil_div(p.inner / 8, kThreads * kPieces)),
                   static_cast<unsigned>(std::min(p.rows, 65535)));
   if (p.activation == UP_SILU)
-    gated_activation<T, UP_SILU><<<grid, kThreads, 0, stream>>>(p);
+    launch_dependent(gated_activation<T, UP_SILU>, grid, kThreads, 0, stream, p);
   else
-    gated_activation<T, UP_GELU_TANH><<<grid, kThreads, 0, stream>>>(p);
+    launch_dependent(gated_activation<T, UP_GELU_TANH>, grid, kThreads, 0, stream, p);
   return check_launch("launch gated activation", error);
 }
 

@@ -1,6 +1,7 @@
 // attended *= sigmoid(gate), in place.
 #include <algorithm>
 
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/layer/activations.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/operators.h"
@@ -14,6 +15,7 @@ constexpr int kThreads = 256;
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) output_gate(const __grid_constant__ up_output_gate p) {
+  take_turn();
   const int each = p.head_dim / 8, pieces = p.heads * each;
   for (int row = blockIdx.y; row < p.rows; row += gridDim.y) {
     const int i = blockIdx.x * kThreads + threadIdx.x;
@@ -39,9 +41,9 @@ up_status apply_gate(const up_output_gate *p, void *stream, up_backend_error *er
   const dim3 grid(static_cast<unsigned>(ceil_div(int64_t{p->heads} * p->head_dim / 8, kThreads)),
                   static_cast<unsigned>(std::min(p->rows, 65535)));
   if (p->dtype == UP_BF16)
-    output_gate<__nv_bfloat16><<<grid, kThreads, 0, queue>>>(*p);
+    launch_dependent(output_gate<__nv_bfloat16>, grid, kThreads, 0, queue, *p);
   else
-    output_gate<__half><<<grid, kThreads, 0, queue>>>(*p);
+    launch_dependent(output_gate<__half>, grid, kThreads, 0, queue, *p);
   return check_launch("launch output gate", error);
 }
 

@@ -1,6 +1,7 @@
 // x += norm(y), and the norm of what follows, in one pass: a row stays in registers between both sums of squares.
 #include <algorithm>
 
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/operators.h"
 #include "cuda/common/pieces.cuh"
@@ -24,6 +25,7 @@ __device__ __forceinline__ float block_sum(float value, float *parts) {
 // A block has one row at a time, a thread up to `Pieces` pieces of 8 elements.
 template <class T, int Pieces>
 __global__ void post_norm(const __grid_constant__ up_post_norm p) {
+  take_turn();
   __shared__ float parts[32];
   const int rows = p.count == nullptr ? p.rows : min(max(*p.count, 0), p.rows);
   const int pieces = p.width / 8;
@@ -90,9 +92,9 @@ up_status launch(const up_post_norm &p, cudaStream_t stream, up_backend_error *e
   // As in the RMS norm: few pieces a thread on short rows, more of them on long ones.
   if (pieces > 2048) return fail(error, UP_INVALID_ARGUMENT, phase, "width %d: at most 16384", p.width);
   if (pieces <= 64)
-    post_norm<T, 1><<<blocks, static_cast<unsigned>(ceil_div(pieces, 32) * 32), 0, stream>>>(p);
+    launch_dependent(post_norm<T, 1>, blocks, static_cast<unsigned>(ceil_div(pieces, 32) * 32), 0, stream, p);
   else
-    post_norm<T, 4><<<blocks, static_cast<unsigned>(ceil_div(ceil_div(pieces, 4), 32) * 32), 0, stream>>>(p);
+    launch_dependent(post_norm<T, 4>, blocks, static_cast<unsigned>(ceil_div(ceil_div(pieces, 4), 32) * 32), 0, stream, p);
   return check_launch(phase, error);
 }
 

@@ -1,5 +1,6 @@
 // RMSNorm with what stands before it in a layer: the gather of the rows kept and the residual sum. One pass: a row stays in
 // registers between its sum of squares and its output.
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/operators.h"
 #include "cuda/common/pieces.cuh"
@@ -11,6 +12,7 @@ namespace {
 // A block has one row at a time, a thread up to `Pieces` pieces of 8 elements.
 template <class T, int Pieces>
 __global__ void rms_norm(const __grid_constant__ up_rms_norm p) {
+  take_turn();
   __shared__ float parts[32];
   const int rows = p.count == nullptr ? p.rows : min(max(*p.count, 0), p.rows);
   const int pieces = p.width / 8, lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -80,9 +82,9 @@ up_status launch(const up_rms_norm &p, cudaStream_t stream, up_backend_error *er
   const int each = pieces <= 64 ? 1 : pieces <= 2048 ? 4 : 0;
   const int threads = each == 0 ? 0 : static_cast<int>(ceil_div(ceil_div(pieces, each), 32) * 32);
   if (each == 1)
-    rms_norm<T, 1><<<blocks, threads, 0, stream>>>(p);
+    launch_dependent(rms_norm<T, 1>, blocks, threads, 0, stream, p);
   else if (each == 4)
-    rms_norm<T, 4><<<blocks, threads, 0, stream>>>(p);
+    launch_dependent(rms_norm<T, 4>, blocks, threads, 0, stream, p);
   else
     return fail(error, UP_INVALID_ARGUMENT, phase, "width %d: at most 16384", p.width);
   return check_launch(phase, error);

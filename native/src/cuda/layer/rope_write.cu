@@ -1,6 +1,7 @@
 // Norm and rotary embedding of queries and keys, and the write of keys and values into their caches, in one pass over Q, K and V.
 #include <algorithm>
 
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/common/kv_rows.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/operators.h"
@@ -54,6 +55,7 @@ __device__ __forceinline__ void load8(float (&x)[8], const float *source) {
 // A block has one row; a thread takes 16 elements of a head: 8 and their partners, or 16 neighbours that are not rotated.
 template <class T, bool Normed>
 __global__ void __launch_bounds__(kThreads) rope_write(const __grid_constant__ Arguments a) {
+  take_turn();
   const up_rope_write &p = a.p;
   const int each = p.head_dim / 16, rotated = p.rotary_dim / 16, lane = threadIdx.x % 32;
   const int total = (p.heads + 2 * p.kv_heads) * each;
@@ -122,9 +124,9 @@ template <class T>
 void launch(const Arguments &a, cudaStream_t stream) {
   const unsigned blocks = static_cast<unsigned>(std::min(a.p.rows, 65536));
   if (a.p.query_norm != nullptr || a.p.key_norm != nullptr)
-    rope_write<T, true><<<blocks, kThreads, 0, stream>>>(a);
+    launch_dependent(rope_write<T, true>, blocks, kThreads, 0, stream, a);
   else
-    rope_write<T, false><<<blocks, kThreads, 0, stream>>>(a);
+    launch_dependent(rope_write<T, false>, blocks, kThreads, 0, stream, a);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ constexpr int kSamplerBlocks = 8;  // of a row: a cluster
 constexpr int kSamplerThreads = 512;
 constexpr int kSamplerWarps = kSamplerThreads / 32;
 constexpr int kBins = 2048;
-constexpr int kOwnBins = kBins / kSamplerBlocks;  // that a block adds up over all eight
+constexpr int kGroups = kBins / 32;
 constexpr int kMostLogprobs = 32;
 constexpr uint32_t kNoDepth = 0xffffffffu;
 constexpr float kDepthUnit = 67108864.0f;  // 2^26
@@ -31,23 +31,18 @@ struct LogSum {
   float top, value;
 };
 
-struct Cut {
-  int bin;       // -1: none of a block's bins
-  Count before;  // what lies before it
-};
-
 struct SamplerShared {
-  Count bins[kBins];
+  Count bins[2][kBins], groups[2][kGroups];
   Count warp_counts[kSamplerWarps];
   Best warp_best[kSamplerWarps];
   LogSum warp_sums[kSamplerWarps];
   Best tops[kMostLogprobs];  // the block's most likely tokens
+  int found_bin;
+  Count found_before, found_limit;
   // Exchanges.
   Best best;
   LogSum sum;
   int broken;
-  Count range;   // of the block's own bins
-  Cut cut;
   Count weight;  // of the slice
   int token;
 };
@@ -61,10 +56,22 @@ __device__ __forceinline__ LogSum add(LogSum a, LogSum b) {
   return {top, a.value * __expf(a.top - reference) + b.value * __expf(b.top - reference)};
 }
 
+__device__ __forceinline__ Count warp_scan(Count through) {
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const Count next = __shfl_up_sync(~0u, through, step);
+    if (static_cast<int>(threadIdx.x % 32) >= step) through += next;
+  }
+  return through;
+}
+
 // A row's slice of one block, and its way to the other blocks.
 struct Row {
   SamplerShared &shared;
-  float *scores;   // of the slice
+  union {          // of the slice
+    float *scores;
+    uint32_t *depths;
+  };
   int begin, end;  // tokens of the slice
   int rank;
 
@@ -113,85 +120,90 @@ struct Row {
   }
 };
 
+// Depths take the place of the scores in a slice once the best token is known.
 struct Weigher {
   float most, factor;  // factor: log2(e) / temperature · 2^26
   uint32_t deepest;    // tokens beyond it are out
 
   __device__ __forceinline__ uint32_t depth(float score) const {
     const float d = (most - score) * factor;
-    const uint32_t depth = d < 41.0f * kDepthUnit ? __float2uint_rn(d) : kNoDepth;
-    return depth <= deepest ? depth : kNoDepth;
+    return d < 41.0f * kDepthUnit ? __float2uint_rn(d) : kNoDepth;
   }
+  __device__ __forceinline__ bool in(uint32_t depth) const { return depth <= deepest; }
+  // 2^(40 − depth · 2⁻²⁶), rounded, in integers: the fraction's power of two has 24 bits.
   static __device__ __forceinline__ Count weight(uint32_t depth) {
-    if (depth == kNoDepth) return 0;
-    return __float2ull_rn(exp2f(40.0f - static_cast<float>(depth) / kDepthUnit));
+    const uint32_t bits = __float_as_uint(exp2_fast(static_cast<float>(depth & 0x3ffffffu) * (-1.0f / kDepthUnit)));
+    const Count mantissa = (bits & 0x7fffffu) | 0x800000u;
+    const int down = static_cast<int>(depth >> 26);
+    return ((mantissa << ((bits >> 23) - 110u)) + (down > 0 ? Count{1} << (down - 1) : 0)) >> down;
   }
 };
 
 // The largest depth d of a token such that what lies before it, counts or weights, is below the limit: kept tokens are those up to
-// d. The limit is `limit` tokens, or the share `share` of all weight.
+// d. The limit is `limit` tokens, or the share `share` of all weight. Every block finds the same from the sums of all eight, so
+// that a round needs one barrier; the bins alternate between two places, since others may still be reading the last ones.
 template <bool Weighted>
-__device__ uint32_t cut(const Row &row, const Weigher &w, Count limit, float share) {
+__device__ uint32_t cut(const Row &row, const Weigher &w, Count limit, float share, int &place) {
   SamplerShared &shared = row.shared;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   uint32_t prefix = 0;
   Count before = 0;
   for (int low = 21; low >= 0; low = low == 21 ? 10 : low - 10) {  // bits 31…21, 20…10, 9…0
     const int width = low == 0 ? 10 : 11;
-    for (int i = threadIdx.x; i < kBins; i += kSamplerThreads) shared.bins[i] = 0;
+    Count *bins = shared.bins[place];
+    for (int i = threadIdx.x; i < kBins; i += kSamplerThreads) bins[i] = 0;
     __syncthreads();
     for (int i = threadIdx.x; i < row.size(); i += kSamplerThreads) {
-      const uint32_t depth = w.depth(row.scores[i]);
-      const bool inside = depth != kNoDepth && (low == 21 || depth >> (low + width) == prefix);
-      if (inside) atomicAdd(&shared.bins[depth >> low & ((1u << width) - 1)], Weighted ? Weigher::weight(depth) : 1);
+      const uint32_t depth = row.depths[i];
+      const bool inside = w.in(depth) && (low == 21 || depth >> (low + width) == prefix);
+      if (inside) atomicAdd(&bins[depth >> low & ((1u << width) - 1)], Weighted ? Weigher::weight(depth) : 1);
     }
-    row.sync();
-    // A thread has one of the block's own bins; `through` is the sum up to it.
-    Count own = 0;
-    if (threadIdx.x < kOwnBins)
-      for (int i = 0; i < kSamplerBlocks; ++i) own += row.other(i).bins[row.rank * kOwnBins + threadIdx.x];
-    Count through = own;
+    __syncthreads();
+    for (int group = warp; group < kGroups; group += kSamplerWarps) {
+      Count sum = bins[32 * group + lane];
 #pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const Count next = __shfl_up_sync(~0u, through, step);
-      if (lane >= step) through += next;
+      for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+      if (lane == 0) shared.groups[place][group] = sum;
     }
-    if (lane == 31) shared.warp_counts[warp] = through;
+    row.sync();
+    if (warp == 0) {
+      Count first = 0, second = 0;  // groups 2·lane and the next
+#pragma unroll
+      for (int i = 0; i < kSamplerBlocks; ++i) {
+        const SamplerShared &other = row.other(i);
+        first += other.groups[place][2 * lane];
+        second += other.groups[place][2 * lane + 1];
+      }
+      Count through = warp_scan(first + second);
+      if (Weighted && low == 21) {
+        const auto total = static_cast<double>(__shfl_sync(~0u, through, 31));
+        limit = max(static_cast<Count>(ceil(static_cast<double>(share) * total)), Count{1});
+      }
+      // The last group with anything in it and less than the limit before it, and in it the last such bin.
+      const Count before_first = before + through - first - second, before_second = before_first + first;
+      const uint32_t firsts = __ballot_sync(~0u, first > 0 && before_first < limit);
+      const uint32_t seconds = __ballot_sync(~0u, second > 0 && before_second < limit);
+      const int last_first = 31 - __clz(firsts), last_second = 31 - __clz(seconds);
+      const bool is_second = last_second >= last_first;
+      const int owner = is_second ? last_second : last_first, group = 2 * owner + (is_second ? 1 : 0);
+      const Count base = __shfl_sync(~0u, is_second ? before_second : before_first, owner & 31);
+      Count own = 0;
+#pragma unroll
+      for (int i = 0; i < kSamplerBlocks; ++i) own += row.other(i).bins[place][32 * group + lane];
+      through = warp_scan(own);
+      const uint32_t bin = 31 - __clz(__ballot_sync(~0u, own > 0 && base + through - own < limit));
+      if (lane == static_cast<int>(bin)) {
+        shared.found_bin = 32 * group + lane;
+        shared.found_before = base + through - own;
+        shared.found_limit = limit;
+      }
+    }
     __syncthreads();
-    Count range = 0;
-    for (int i = 0; i < kOwnBins / 32; ++i) {
-      if (i == warp) through += range;
-      range += shared.warp_counts[i];
-    }
-    if (threadIdx.x == 0) shared.range = range;
-    row.sync();
-    Count base = before, total = 0;
-    for (int i = 0; i < kSamplerBlocks; ++i) {
-      const Count each = row.other(i).range;
-      if (i < row.rank) base += each;
-      total += each;
-    }
-    if (Weighted && low == 21)
-      limit = max(static_cast<Count>(ceil(static_cast<double>(share) * static_cast<double>(total))), Count{1});
-    // The last bin with anything in it and less than the limit before it.
-    const bool candidate = threadIdx.x < kOwnBins && own > 0 && base + through - own < limit;
-    const uint32_t ballot = __ballot_sync(~0u, candidate);
-    if (threadIdx.x == 0) shared.cut = {-1, 0};
+    prefix = prefix << width | static_cast<uint32_t>(shared.found_bin);
+    before = shared.found_before;
+    limit = shared.found_limit;
+    place ^= 1;
     __syncthreads();
-    for (int i = 0; i < kOwnBins / 32; ++i) {  // later warps overrule earlier ones
-      if (i == warp && ballot != 0 && lane == 31 - __clz(ballot))
-        shared.cut = {row.rank * kOwnBins + static_cast<int>(threadIdx.x), base + through - own};
-      __syncthreads();
-    }
-    row.sync();
-    Cut last{0, before};
-    for (int i = 0; i < kSamplerBlocks; ++i) {
-      const Cut each = row.other(i).cut;
-      if (each.bin >= 0) last = each;
-    }
-    prefix = prefix << width | static_cast<uint32_t>(last.bin);
-    before = last.before;
-    row.sync();
   }
   return prefix;
 }
@@ -203,7 +215,8 @@ __device__ inline int pick(const Row &row, const Weigher &w, uint64_t draw) {
   const int part = (row.size() + kSamplerThreads - 1) / kSamplerThreads * 32;
   const int begin = min(warp * part, row.size()), end = min(begin + part, row.size());
   Count sum = 0;
-  for (int i = begin + lane; i < end; i += 32) sum += Weigher::weight(w.depth(row.scores[i]));
+  for (int i = begin + lane; i < end; i += 32)
+    if (const uint32_t depth = row.depths[i]; w.in(depth)) sum += Weigher::weight(depth);
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
   __syncthreads();
@@ -228,13 +241,8 @@ __device__ inline int pick(const Row &row, const Weigher &w, uint64_t draw) {
   const Count target = __umul64hi(draw, total);
   if (target >= before && target < before + sum) {
     for (int first = begin; first < end; first += 32) {
-      const Count own = first + lane < end ? Weigher::weight(w.depth(row.scores[first + lane])) : 0;
-      Count through = own;
-#pragma unroll
-      for (int step = 1; step < 32; step *= 2) {
-        const Count next = __shfl_up_sync(~0u, through, step);
-        if (lane >= step) through += next;
-      }
+      const uint32_t depth = first + lane < end ? row.depths[first + lane] : kNoDepth;
+      const Count through = warp_scan(w.in(depth) ? Weigher::weight(depth) : 0);
       const uint32_t over = __ballot_sync(~0u, before + through > target);
       if (over != 0) {
         if (lane == 0) shared.token = row.begin + first + __ffs(over) - 1;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "cuda/linear/few_rows.h"
+
 namespace up::cuda {
 namespace {
 
@@ -142,6 +144,7 @@ void Matmul::run(Shape &with, const Product &p, const lt::MatmulAlgo &algorithm)
 
 void Matmul::run(const Product &p) {
   if (p.rows == 0) return;
+  if (takes_few_rows(p)) return multiply_few_rows(device_, p);
   Shape &with = shape(p);
   const int rows = bucket(p.rows);
   auto found = with.algorithms.find(rows);
@@ -178,7 +181,7 @@ void Matmul::tune(const Product &example, std::span<const Matrix> weights) {
   std::map<uint64_t, int> votes;
   for (int rows = 1; rows <= example.rows; rows = bucket(rows) + 1) {
     const int most = bucket(rows);
-    if (with.algorithms.contains(most)) continue;
+    if (with.algorithms.contains(most) || takes_few_rows(of_bucket(most))) continue;
     for (const lt::MatmulAlgo &algorithm : candidates(with, example, most)) {
       buckets[most].push_back({algorithm, first_row(with, of_bucket(most), algorithm)});
       votes[buckets[most].back().bits]++;

@@ -2,8 +2,11 @@
 //
 // An algorithm is chosen once for every shape of weights and bucket of row counts, among those that sum a product's terms in
 // one go (no split of K, no reduction afterwards), and kept. tune() chooses by time, since cuBLASLt's own first choice is up to
-// 16% slower than its best at 16,384 rows, and below 64 rows up to six times slower than what serves 64. What is timed has been seen to give the same bits for the same row as most others do, over all buckets: so neither a
-// noisy clock nor the number of rows in a step decides what a row comes to.
+// 16% slower than its best at 16,384 rows. What is timed has been seen to give the same bits for the same row as most others do,
+// over all buckets: so neither a noisy clock nor the number of rows in a step decides what a row comes to.
+//
+// Up to 64 rows are multiplied by a kernel of our own (few_rows.h) where it takes the shape. Where it does not, what serves 64 rows
+// competes as well: cuBLASLt's choices for fewer are up to six times slower.
 #pragma once
 
 #include <cstdint>
