@@ -1,9 +1,9 @@
-/* The header in C99, and the shared library as another engine links it: a selection on host memory, and errors. */
+/* The headers in C99, and the shared library as another engine links it: a selection on host memory, and errors. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "uniprefill/operators.h"
+#include "uniprefill/runner.h"
 
 enum { rows = 512, blocks = 8, head_dim = 16 };
 
@@ -77,9 +77,26 @@ int main(void) {
   check(up_select(UP_REFERENCE, NULL, NULL, 0, NULL) == UP_INVALID_ARGUMENT, "NULL is refused");
 
   {
+    static const char table[] = "{\"format\": \"uniprefill-model\", \"version\": 1, \"architecture\": 7}";
     up_model *model = NULL;
-    check(up_model_open("/nonexistent", &model) == UP_INVALID_ARGUMENT && model == NULL, "no such model");
+    up_runner *runner = NULL;
+    up_runner_options options;
+    up_content content;
+    const uint8_t *result = NULL;
+    size_t result_bytes = 0;
+
+    check(up_model_open(table, sizeof table - 1, &model) == UP_INVALID_ARGUMENT && model == NULL, "a bad table is refused");
+    check(strcmp(up_last_error().operation, "up_model_open") == 0, "the error names the operation");
+    check(strstr(up_last_error().detail, "model.architecture is 7, a string was expected") != NULL, "the error names the field");
     check(strcmp(up_status_name(UP_CORRUPT_FILE), "UP_CORRUPT_FILE") == 0, "statuses have names");
+    memset(&options, 0, sizeof options);
+    memset(&content, 0, sizeof content);
+    check(up_runner_create(NULL, &options, &runner) == UP_INVALID_ARGUMENT && runner == NULL, "a runner needs a model");
+    check(up_runner_put_content(NULL, 1, &content) == UP_INVALID_ARGUMENT, "a content needs a runner");
+    check(up_runner_enqueue(NULL, (const uint8_t *)"", 0) == UP_INVALID_ARGUMENT, "a plan needs a runner");
+    check(up_runner_wait(NULL, &result, &result_bytes) == UP_INVALID_ARGUMENT && result == NULL, "a result needs a runner");
+    up_runner_forget_content(NULL, 1);
+    up_runner_destroy(NULL);
     up_model_close(model);
   }
   if (failures > 0) fprintf(stderr, "%d failures\n", failures);

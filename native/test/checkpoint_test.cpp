@@ -31,8 +31,10 @@ void check_fails(const std::string &table, up_status status, const std::string &
     const up::Checkpoint checkpoint{up::parse_model_table(table)};
     CHECK(status == UP_OK, "no failure, expected \"%s\"", expected.c_str());
   } catch (const up::Failure &failure) {
-    CHECK(failure.status == status, "%s: expected %s, got %s", expected.c_str(), up_status_name(status), up_status_name(failure.status));
-    CHECK(failure.detail.find(expected) != std::string::npos, "expected \"%s\", got \"%s\"", expected.c_str(), failure.detail.c_str());
+    CHECK(failure.status == status, "%s: expected %s, got %s", expected.c_str(), up_status_name(status),
+          up_status_name(failure.status));
+    CHECK(failure.detail.find(expected) != std::string::npos, "expected \"%s\", got \"%s\"", expected.c_str(),
+          failure.detail.c_str());
   }
 }
 
@@ -53,18 +55,24 @@ NamedTensor &named(std::vector<NamedTensor> &tensors, const std::string &name) {
 }
 
 void take_out(std::vector<NamedTensor> &tensors, const std::string &name) {
-  CHECK(std::erase_if(tensors, [&](const NamedTensor &tensor) { return tensor.name == name; }) == 1, "no tensor %s", name.c_str());
+  CHECK(std::erase_if(tensors, [&](const NamedTensor &tensor) { return tensor.name == name; }) == 1, "no tensor %s",
+        name.c_str());
 }
 
 void check_tensor_faults() {
   const std::string q = "model.layers.0.q.weight";
-  const auto refused = [&](const std::function<void(std::vector<NamedTensor> &)> &change, up_status status, const std::string &expected) {
-    check_tensors(tiny(), change, status, expected);
-  };
-  refused([&](auto &t) { named(t, q).dtype = "F32"; named(t, q).bytes += named(t, q).bytes; }, UP_UNSUPPORTED_DTYPE,
-          "model-0.safetensors: model.layers.0.q.weight: dtype is F32, supported: BF16");
-  refused([&](auto &t) { named(t, q).dtype = "F16"; }, UP_UNSUPPORTED_DTYPE, "model.layers.0.q.weight: dtype is F16, supported: BF16");
-  refused([&](auto &t) { named(t, "model.finalNorm.weight").dtype = "F16"; }, UP_UNSUPPORTED_DTYPE, "dtype is F16, supported: BF16 and F32");
+  const auto refused = [&](const std::function<void(std::vector<NamedTensor> &)> &change, up_status status,
+                           const std::string &expected) { check_tensors(tiny(), change, status, expected); };
+  refused(
+      [&](auto &t) {
+        named(t, q).dtype = "F32";
+        named(t, q).bytes += named(t, q).bytes;
+      },
+      UP_UNSUPPORTED_DTYPE, "model-0.safetensors: model.layers.0.q.weight: dtype is F32, supported: BF16");
+  refused([&](auto &t) { named(t, q).dtype = "F16"; }, UP_UNSUPPORTED_DTYPE,
+          "model.layers.0.q.weight: dtype is F16, supported: BF16");
+  refused([&](auto &t) { named(t, "model.finalNorm.weight").dtype = "F16"; }, UP_UNSUPPORTED_DTYPE,
+          "dtype is F16, supported: BF16 and F32");
   refused([&](auto &t) { named(t, q).dtype = "F4"; }, UP_UNSUPPORTED_DTYPE, "model.layers.0.q.weight: dtype is \"F4\"");
   refused([&](auto &t) { take_out(t, q); }, UP_CORRUPT_FILE, "model.layers.0.q.weight is missing");
   refused([&](auto &t) { named(t, q).shape = {16, 32}; }, UP_CORRUPT_FILE,
@@ -77,31 +85,47 @@ void check_tensor_faults() {
           "model.layers.0.qNorm.weight is not a tensor of RandomForCausalLM");
   refused([](auto &t) { t.push_back(t[0]); }, UP_CORRUPT_FILE, "\"model.embedding.weight\" is repeated");
   // Tensors that the table ignores may be of any kind; those that only look like them may not.
-  refused([](auto &t) {
-    for (const char *name : {"mtp.layers.0.x", "model.layers.0.rope.inv_freq", "model.spare"}) t.push_back({name, "U8", {2}, "ab"});
-  }, UP_OK, "");
-  refused([](auto &t) { t.push_back({"model.spare.weight", "U8", {2}, "ab"}); }, UP_UNSUPPORTED_MODEL, "model.spare.weight is not a tensor");
+  refused(
+      [](auto &t) {
+        for (const char *name : {"mtp.layers.0.x", "model.layers.0.rope.inv_freq", "model.spare"})
+          t.push_back({name, "U8", {2}, "ab"});
+      },
+      UP_OK, "");
+  refused([](auto &t) { t.push_back({"model.spare.weight", "U8", {2}, "ab"}); }, UP_UNSUPPORTED_MODEL,
+          "model.spare.weight is not a tensor");
   refused([](auto &t) { t.push_back({"model.mtp.x", "U8", {2}, "ab"}); }, UP_UNSUPPORTED_MODEL, "model.mtp.x is not a tensor");
 
-  const auto of_experts = [&](bool fused, const std::function<void(std::vector<NamedTensor> &)> &change, up_status status, const char *expected) {
-    check_tensors(mixture(fused), change, status, expected);
-  };
+  const auto of_experts = [&](bool fused, const std::function<void(std::vector<NamedTensor> &)> &change, up_status status,
+                              const char *expected) { check_tensors(mixture(fused), change, status, expected); };
   for (const bool fused : {true, false}) of_experts(fused, [](auto &) {}, UP_OK, "");
-  of_experts(true, [](auto &t) { named(t, "model.layers.0.expertGateUp.weight").shape = {3, 32, 8}; }, UP_CORRUPT_FILE,
-             "shape is [3, 32, 8], config.json asks for [3, 16, 16]");
-  of_experts(true, [](auto &t) { take_out(t, "model.layers.1.expertDown.weight"); }, UP_CORRUPT_FILE, "model.layers.1.expertDown.weight is missing");
-  of_experts(false, [](auto &t) { take_out(t, "model.layers.1.2.expertUp.weight"); }, UP_CORRUPT_FILE, "model.layers.1.2.expertUp.weight is missing");
-  of_experts(false, [](auto &t) { named(t, "model.layers.0.0.expertDown.weight").shape = {8, 16}; }, UP_CORRUPT_FILE,
-             "model.layers.0.0.expertDown.weight: shape is [8, 16], config.json asks for [16, 8]");
-  of_experts(false, [](auto &t) { t.push_back({"model.layers.0.3.expertUp.weight", "BF16", {1}, "ab"}); }, UP_UNSUPPORTED_MODEL,
-             "model.layers.0.3.expertUp.weight is not a tensor");
-  of_experts(true, [](auto &t) { named(t, "model.layers.1.aLog.weight").dtype = "BF16"; named(t, "model.layers.1.aLog.weight").bytes.resize(4); },
-             UP_OK, "");
+  of_experts(
+      true, [](auto &t) { named(t, "model.layers.0.expertGateUp.weight").shape = {3, 32, 8}; }, UP_CORRUPT_FILE,
+      "shape is [3, 32, 8], config.json asks for [3, 16, 16]");
+  of_experts(
+      true, [](auto &t) { take_out(t, "model.layers.1.expertDown.weight"); }, UP_CORRUPT_FILE,
+      "model.layers.1.expertDown.weight is missing");
+  of_experts(
+      false, [](auto &t) { take_out(t, "model.layers.1.2.expertUp.weight"); }, UP_CORRUPT_FILE,
+      "model.layers.1.2.expertUp.weight is missing");
+  of_experts(
+      false, [](auto &t) { named(t, "model.layers.0.0.expertDown.weight").shape = {8, 16}; }, UP_CORRUPT_FILE,
+      "model.layers.0.0.expertDown.weight: shape is [8, 16], config.json asks for [16, 8]");
+  of_experts(
+      false, [](auto &t) { t.push_back({"model.layers.0.3.expertUp.weight", "BF16", {1}, "ab"}); }, UP_UNSUPPORTED_MODEL,
+      "model.layers.0.3.expertUp.weight is not a tensor");
+  of_experts(
+      true,
+      [](auto &t) {
+        named(t, "model.layers.1.aLog.weight").dtype = "BF16";
+        named(t, "model.layers.1.aLog.weight").bytes.resize(4);
+      },
+      UP_OK, "");
 }
 
 // Roles that a layer has too many or too few of.
 void check_roles() {
-  const auto refused = [&](const RandomModel &model, const std::string &from, const std::string &to, const std::string &expected) {
+  const auto refused = [&](const RandomModel &model, const std::string &from, const std::string &to,
+                           const std::string &expected) {
     const TemporaryDirectory directory;
     std::string table = write_model(directory, model);
     const size_t at = table.find(from);
@@ -136,8 +160,8 @@ void check_file_faults() {
     return out.replace(at, from.size(), to);
   };
   const auto size = [](size_t bytes) { return std::to_string(bytes) + " bytes"; };
-  refused(whole.substr(0, whole.size() - 7), "truncated: model.layers.0.down.weight ends at byte " + std::to_string(whole.size()) +
-                                                 " of a file of " + size(whole.size() - 7));
+  refused(whole.substr(0, whole.size() - 7), "truncated: model.layers.0.down.weight ends at byte " +
+                                                 std::to_string(whole.size()) + " of a file of " + size(whole.size() - 7));
   refused(whole + "xx", "the tensors end at byte " + std::to_string(whole.size()) + " of a file of " + size(whole.size() + 2));
   refused(whole.substr(0, 100), "truncated: a header of");
   refused(whole.substr(0, 3), "3 bytes, a header needs at least 8");
@@ -165,12 +189,15 @@ void check_files() {
   };
   check_fails(good, UP_OK, "");
   const std::string path = directory.path();
-  refused("\"" + path + "/model-0.safetensors\",\"" + path + "/model-1.safetensors\"", "", UP_INVALID_ARGUMENT, "the model table names no file of weights");
-  refused("model-1.safetensors\"]", "model-2.safetensors\"]", UP_INVALID_ARGUMENT, "model-2.safetensors: No such file or directory");
+  refused("\"" + path + "/model-0.safetensors\",\"" + path + "/model-1.safetensors\"", "", UP_INVALID_ARGUMENT,
+          "the model table names no file of weights");
+  refused("model-1.safetensors\"]", "model-2.safetensors\"]", UP_INVALID_ARGUMENT,
+          "model-2.safetensors: No such file or directory");
   refused("model-1.safetensors\"]", "model-0.safetensors\"]", UP_CORRUPT_FILE, "is in both ");
   refused("\"model.embedding.weight\":\"model-0", "\"model.embedding.weight\":\"model-1", UP_CORRUPT_FILE,
           "model.safetensors.index.json: model.embedding.weight is not in model-1.safetensors");
-  refused("\"weightMap\":{", "\"weightMap\":{\"model.other\":\"model-0.safetensors\",", UP_CORRUPT_FILE, "model.other is not in model-0.safetensors");
+  refused("\"weightMap\":{", "\"weightMap\":{\"model.other\":\"model-0.safetensors\",", UP_CORRUPT_FILE,
+          "model.other is not in model-0.safetensors");
   refused("\"file\":", "\"path\":", UP_INVALID_ARGUMENT, "model.index.file is missing");
 }
 
@@ -214,7 +241,9 @@ void check_contents() {
 
 // Matrices that checkpoints hold in other orders come out in one: experts fused or one by one, projections grouped by key head.
 void check_orders() {
-  const auto bytes_of = [](const std::vector<uint16_t> &rows) { return std::string(reinterpret_cast<const char *>(rows.data()), rows.size() * 2); };
+  const auto bytes_of = [](const std::vector<uint16_t> &rows) {
+    return std::string(reinterpret_cast<const char *>(rows.data()), rows.size() * 2);
+  };
   const RandomModel single = mixture(false);
   const TestModel one_by_one(single);
   RandomModel joined = mixture(true);
@@ -236,7 +265,8 @@ void check_orders() {
   const auto fused = TestModel::load(model_table_json(joined, directory.path()));
   for (int e = 0; e < 3; e++) {
     for (const up::MatrixKind kind : {up::MatrixKind::expert_gate_up, up::MatrixKind::expert_down}) {
-      CHECK(bytes_of(up::matrix_rows(*fused, 1, kind, e).gather()) == bytes_of(up::matrix_rows(*one_by_one.checkpoint, 1, kind, e).gather()),
+      CHECK(bytes_of(up::matrix_rows(*fused, 1, kind, e).gather()) ==
+                bytes_of(up::matrix_rows(*one_by_one.checkpoint, 1, kind, e).gather()),
             "expert %d", e);
     }
   }
@@ -249,7 +279,8 @@ void check_orders() {
   from = random_tensors(plain);
   to = random_tensors(grouped);
   const auto rows = [&](const char *role, int begin, int count) {
-    return named(from, std::string("model.layers.0.") + role + ".weight").bytes.substr(static_cast<size_t>(begin) * 32, static_cast<size_t>(count) * 32);
+    return named(from, std::string("model.layers.0.") + role + ".weight")
+        .bytes.substr(static_cast<size_t>(begin) * 32, static_cast<size_t>(count) * 32);
   };
   std::string qkvz, ba;
   for (int head = 0; head < 2; head++) {
@@ -261,7 +292,8 @@ void check_orders() {
   const TemporaryDirectory second;
   second.write("model-0.safetensors", safetensors_bytes(to));
   const TestModel ungrouped(plain);
-  CHECK(bytes_of(up::matrix_rows(*TestModel::load(model_table_json(grouped, second.path())), 0, up::MatrixKind::delta_in).gather()) ==
+  CHECK(bytes_of(
+            up::matrix_rows(*TestModel::load(model_table_json(grouped, second.path())), 0, up::MatrixKind::delta_in).gather()) ==
         bytes_of(up::matrix_rows(*ungrouped.checkpoint, 0, up::MatrixKind::delta_in).gather()));
 }
 

@@ -68,7 +68,8 @@ inline std::string after_others(Equality &e) {
   HostOptions options = e.c.host;
   options.slots = 2;
   Host host(e.model, options);
-  for (int i = 0; i < 3; i++) serve(host, i % 2, e.drawn(e.tokens(e.dice.between(60, 500)), i == 1 && e.drops()), 3, e.dice.pace(50, 300, 2));
+  for (int i = 0; i < 3; i++)
+    serve(host, i % 2, e.drawn(e.tokens(e.dice.between(60, 500)), i == 1 && e.drops()), 3, e.dice.pace(50, 300, 2));
   return difference(e.whole(), serve(host, 0, e.request, e.c.outputs));
 }
 
@@ -84,7 +85,9 @@ inline std::string batched(Equality &e) {
   prefill_alone(host, 1, {}, traces[1]);
   for (const int slot : {3, 0, 2}) host.open(slot, specs[static_cast<size_t>(slot)]);
   const Pace pace = e.dice.pace(30, 130, 1);
-  const auto is_done = [&](int slot) { return static_cast<int>(traces[static_cast<size_t>(slot)].tokens.size()) >= outputs[slot]; };
+  const auto is_done = [&](int slot) {
+    return static_cast<int>(traces[static_cast<size_t>(slot)].tokens.size()) >= outputs[slot];
+  };
   while (!is_done(0) || !is_done(2) || !is_done(3)) {
     decode(host, 1);
     for (const int slot : {2, 0, 3}) {
@@ -101,7 +104,8 @@ inline std::string batched(Equality &e) {
   for (const int slot : {1, 2, 3}) {
     const Trace &trace = traces[static_cast<size_t>(slot)];
     Host alone(e.model, e.c.host);
-    const std::string found = difference(serve(alone, slot, specs[static_cast<size_t>(slot)], static_cast<int>(trace.tokens.size())), trace);
+    const std::string found =
+        difference(serve(alone, slot, specs[static_cast<size_t>(slot)], static_cast<int>(trace.tokens.size())), trace);
     if (!found.empty()) return up::text("the one beside it in slot ", slot, ": ", found);
   }
   return "";
@@ -192,8 +196,8 @@ inline std::string prefix_hit(Equality &e) {
   return found.empty() ? "" : up::text("its sibling, ", rows, " rows hit: ", found);
 }
 
-// Rows that decoding appended come from the prefix cache. A state that has decoded is behind rows of every segment: where rows are
-// dropped nothing can go on from it.
+// Rows that decoding appended come from the prefix cache. A state that has decoded is behind rows of every segment: where rows
+// are dropped nothing can go on from it.
 inline std::string generated_prefix_hit(Equality &e) {
   Host host(e.model, e.c.host);
   if (e.drops() && host.layout.has_states()) return "";
@@ -204,19 +208,8 @@ inline std::string generated_prefix_hit(Equality &e) {
   Trace trace;
   host.open(0, source);
   prefill_alone(host, 0, {}, trace);
-  const int carry = host.progress(0).drops ? host.layout.segment(0).carry : -1;
   for (int i = prompt; i < rows; i++) {
-    if (host.progress(0).decoding) {
-      host.free_windows(0);
-      for (int s = 0; s <= host.layout.last_segment(); s++) host.grow_segment(0, s, host.progress(0).rows_of(s) + host.progress(0).decoded + 1);
-      host.progress(0).decoded++;
-    } else {
-      host.plan.add(up::Section::joins, {0, -1});
-      host.progress(0).decoding = true;
-      i--;
-      continue;
-    }
-    if (carry >= 0) host.grow(0, carry, i + 1);
+    decode(host, 0, true);
     record(trace, host.step(), 0);
   }
   const Prefix prefix = host.cache(0, rows);
@@ -371,8 +364,8 @@ inline double relative_error(const std::vector<float> &found, const std::vector<
 // Operands are rounded to bf16 (2⁻⁹) in every matrix product; over the layers here that comes to about a hundredth.
 constexpr double reference_tolerance = 0.03;
 
-// Not the same bits, but those of plain loops in double precision within a tolerance; with the selections that were made. Not for models
-// that choose among experts: a near tie goes the other way now and then, and moves a row by an expert's share.
+// Not the same bits, but those of plain loops in double precision within a tolerance; with the selections that were made. Not for
+// models that choose among experts: a near tie goes the other way now and then, and moves a row by an expert's share.
 inline std::string reference(Equality &e) {
   HostOptions options = e.c.host;
   options.device = UP_DEVICE_REFERENCE;

@@ -1,5 +1,5 @@
-// A backend that passes everything on to another one. Each fault of planted_faults.h changes one operation of it, at the seam between
-// the layer loop and what computes: so it is a fault of the runner as a whole, of whichever side.
+// A backend that passes everything on to another one. Each fault of planted_faults.h changes one operation of it, at the seam
+// between the layer loop and what computes: so it is a fault of the runner as a whole, of whichever side.
 #pragma once
 
 #include <memory>
@@ -10,8 +10,7 @@
 
 class FaultyBackend : public up::Backend {
  public:
-  explicit FaultyBackend(MadeBackend made)
-      : inner(std::move(made.backend)), checkpoint(made.checkpoint), options(made.options) {}
+  explicit FaultyBackend(MadeBackend made) : inner(std::move(made.backend)), checkpoint(made.checkpoint), options(made.options) {}
 
   int tile_rows() const override { return inner->tile_rows(); }
   int logits_rows() const override { return inner->logits_rows(); }

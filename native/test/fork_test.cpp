@@ -1,5 +1,5 @@
-// Slots that go on from what another one has computed: which may, what plans may do with the pages that they share, and that nothing
-// of them is left behind. That forks yield the bits of slots of their own is among the equalities.
+// Slots that go on from what another one has computed: which may, what plans may do with the pages that they share, and that
+// nothing of them is left behind. That forks yield the bits of slots of their own is among the equalities.
 #include <functional>
 
 #include "check.h"
@@ -10,8 +10,8 @@ namespace {
 constexpr int prompt_rows = 100;
 
 void check_refused(const StepOutput &out, const std::string &expected) {
-  CHECK(out.status == UP_INVALID_PLAN && out.error.find(expected) != std::string::npos, "expected \"%s\", got \"%s\"", expected.c_str(),
-        out.error.c_str());
+  CHECK(out.status == UP_INVALID_PLAN && out.error.find(expected) != std::string::npos, "expected \"%s\", got \"%s\"",
+        expected.c_str(), out.error.c_str());
 }
 
 // Who cannot go on from slot 0's prefill.
@@ -78,8 +78,8 @@ void check_sharing(const TestModel &model, const HostOptions &options) {
     for (const int table : {0, 1}) map_pages(host, table, 2);
     host.plan.add(Section::joins, {joined, -1});
     const int slab = host.progress(0).pages(0).slabs[static_cast<size_t>(host.layout.table(0).slabs_per_page)];
-    check_refused(host.try_step(), up::text("decode set[0]: rows 100 to 101 of table 0 of slot ", joined, " would write slab ", slab,
-                                            ", which 2 tables hold"));
+    check_refused(host.try_step(), up::text("decode set[0]: rows 100 to 101 of table 0 of slot ", joined, " would write slab ",
+                                            slab, ", which 2 tables hold"));
   }
   // Without pages, and with too few.
   begin(host);

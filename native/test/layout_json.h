@@ -62,7 +62,11 @@ inline up::Layout make_layout(const RandomModel &m, const LayoutChoice &choice, 
   const int64_t carry = int64_t{choice.page_size} * m.hidden * elements.carry;
   for (size_t s = 0; s < choice.drop_layers.size(); s++) {
     out.segments[s].carry = static_cast<int>(out.tables.size());
-    out.tables.push_back({static_cast<int>(s), up::TableKind::carry, {}, 0, layers_per_slab,
+    out.tables.push_back({static_cast<int>(s),
+                          up::TableKind::carry,
+                          {},
+                          0,
+                          layers_per_slab,
                           static_cast<int>((carry + out.slab_bytes - 1) / out.slab_bytes)});
   }
   return out;
@@ -91,7 +95,8 @@ inline std::string layout_json(const up::Layout &layout) {
     out << (t ? "," : "") << "{\"segment\":" << table.segment << ",\"kind\":\"" << kinds[static_cast<int>(table.kind)]
         << "\",\"layers\":[";
     for (size_t i = 0; i < table.layers.size(); i++) out << (i ? "," : "") << table.layers[i];
-    out << "],\"window\":" << table.window << ",\"layersPerSlab\":" << table.layers_per_slab << ",\"slabsPerPage\":" << table.slabs_per_page << '}';
+    out << "],\"window\":" << table.window << ",\"layersPerSlab\":" << table.layers_per_slab
+        << ",\"slabsPerPage\":" << table.slabs_per_page << '}';
   }
   out << "]}";
   return out.str();

@@ -15,8 +15,8 @@ struct PlanFault {
 struct PlanWorld {
   std::shared_ptr<const TestModel> model;
   HostOptions options;
-  std::function<void(Host &)> begin;          // steps that lead to the plan
-  std::function<StepOutput(Host &)> finish;   // a plan that holds
+  std::function<void(Host &)> begin;         // steps that lead to the plan
+  std::function<StepOutput(Host &)> finish;  // a plan that holds
   std::vector<PlanFault> faults;
 };
 
@@ -175,7 +175,8 @@ inline PlanWorld llama_world() {
       record_fault(Section::items, {1, 63, 1, 0, 0}, "items[0]: begins at row 63 of segment 0, of which 64 rows are computed"),
       record_fault(Section::items, {1, 65, 1, 0, 0}, "items[0]: begins at row 65 of segment 0, of which 64 rows are computed"),
       record_fault(Section::items, {2, 1, 99, 0, 1}, "items[0]: begins at row 1 of segment 0, of which 0 rows are computed"),
-      record_fault(Section::items, {1, 0, 1, 1, 1}, "items[0]: begins in segment 1, but segment 0 is not finished: 64 rows are computed"),
+      record_fault(Section::items, {1, 0, 1, 1, 1},
+                   "items[0]: begins in segment 1, but segment 0 is not finished: 64 rows are computed"),
       record_fault(Section::items, {1, 64, 1, 1, 0}, "items[0]: segments 1 to 0"),
       record_fault(Section::items, {1, 64, 1, 0, 2}, "items[0]: segments 0 to 2, there are 0 to 1"),
       record_fault(Section::items, {1, 64, 1, -1, 0}, "items[0]: segments -1 to 0"),
@@ -249,12 +250,16 @@ inline PlanWorld llama_world() {
   return out;
 }
 
-// Slot 0 decodes; slot 1 has computed 128 of the 200 rows of its segment 0; slot 2 does not drop and has 100 rows to come; slot 3 is
-// open and untouched. Slot k has state slot k. Tables: 0 full 0, 1 sliding 0, 2 full 1, 3 sliding 1, 4 carry 0.
+// Slot 0 decodes; slot 1 has computed 128 of the 200 rows of its segment 0; slot 2 does not drop and has 100 rows to come; slot 3
+// is open and untouched. Slot k has state slot k. Tables: 0 full 0, 1 sliding 0, 2 full 1, 3 sliding 1, 4 carry 0.
 inline PlanWorld hybrid_world() {
-  PlanWorld out{std::make_shared<TestModel>(small_model({delta_layer(1, 2, 8, 8), attention_layer(2, 1, 16, 40), attention_layer(2, 1, 16),
-                                       delta_layer(1, 2, 8, 8), attention_layer(2, 1, 16, 40), attention_layer(2, 1, 16)})),
-                small_host({2}), {}, {}, {}};
+  PlanWorld out{std::make_shared<TestModel>(
+                    small_model({delta_layer(1, 2, 8, 8), attention_layer(2, 1, 16, 40), attention_layer(2, 1, 16),
+                                 delta_layer(1, 2, 8, 8), attention_layer(2, 1, 16, 40), attention_layer(2, 1, 16)})),
+                small_host({2}),
+                {},
+                {},
+                {}};
   out.options.schedule.p = 0.1;
   out.begin = [](Host &h) {
     h.open(0, counted_prompt(200, true));
@@ -316,7 +321,8 @@ inline PlanWorld hybrid_world() {
         h.plan[Section::states] = {1, 2, 3};
         return "items[0]: the state of slot 1 has absorbed 0 rows of segment 0, the next is 128";
       }},
-      record_fault(Section::states, {0, 0, 0}, "decode set[0]: the state of slot 0 has absorbed 0 rows of segment 0, the next is 201"),
+      record_fault(Section::states, {0, 0, 0},
+                   "decode set[0]: the state of slot 0 has absorbed 0 rows of segment 0, the next is 201"),
       {[](Host &h) {
         for (const int t : {0, 1, 4}) h.plan.add(Section::maps, {3, t, h.progress(1).pages(t).slabs[0]});
         h.plan.add(Section::maps, {3, 4, h.progress(1).pages(4).slabs[1]});

@@ -11,9 +11,9 @@ namespace {
 bool same(const up::NormSpec &a, const up::NormSpec &b) { return a.eps == b.eps && a.offset == b.offset; }
 
 bool same(const up::AttentionSpec &a, const up::AttentionSpec &b) {
-  return a.heads == b.heads && a.kv_heads == b.kv_heads && a.head_dim == b.head_dim && a.window == b.window && a.scale == b.scale &&
-         a.soft_cap == b.soft_cap && a.rope.theta == b.rope.theta && a.rope.dim == b.rope.dim && a.rope.scaling == b.rope.scaling &&
-         (a.rope.scaling == up::RopeSpec::Scaling::none || a.rope.factor == b.rope.factor) &&
+  return a.heads == b.heads && a.kv_heads == b.kv_heads && a.head_dim == b.head_dim && a.window == b.window &&
+         a.scale == b.scale && a.soft_cap == b.soft_cap && a.rope.theta == b.rope.theta && a.rope.dim == b.rope.dim &&
+         a.rope.scaling == b.rope.scaling && (a.rope.scaling == up::RopeSpec::Scaling::none || a.rope.factor == b.rope.factor) &&
          (a.rope.scaling != up::RopeSpec::Scaling::llama3 || a.rope.original_max_positions == b.rope.original_max_positions) &&
          a.qk_norm == b.qk_norm && (!a.qk_norm || same(a.qk_norm_spec, b.qk_norm_spec)) && a.output_gate == b.output_gate;
 }
@@ -46,7 +46,8 @@ void check_round_trip() {
     for (size_t i = 0; i < m.layers.size(); i++) {
       const up::LayerSpec &a = table.layers[i];
       const up::LayerSpec &b = m.layers[i];
-      CHECK(a.mixer == b.mixer && same(a.norm, m.norm) && a.post_norms == b.post_norms && same(a.mlp, b.mlp), "%s, layer %zu", c.name.c_str(), i);
+      CHECK(a.mixer == b.mixer && same(a.norm, m.norm) && a.post_norms == b.post_norms && same(a.mlp, b.mlp), "%s, layer %zu",
+            c.name.c_str(), i);
       CHECK(a.is_attention() ? same(a.attention, b.attention) : same(a.delta, b.delta), "%s, layer %zu", c.name.c_str(), i);
     }
   }
@@ -95,18 +96,22 @@ void check_tables() {
   refused("\"ignore\":[", "\"ignore\":{},\"other\":[", "model.ignore is an object");
   refused("\"layers\":[", "\"layers\":[],\"other\":[", "model.layers has 0 entries, 1 to 1024", UP_UNSUPPORTED_MODEL);
   refused("\"layers\":[", "\"layers\":[7,", "layers[0] is 7, an object was expected");
-  refused("\"kind\":\"delta\"", "\"kind\":\"mamba\"", "layers[0].mixer.kind is \"mamba\", one of \"full\", \"sliding\", \"delta\" was expected");
-  refused("\"keyHeads\":2", "\"keyHeads\":3", "layers[0].mixer.valueHeads is 4, no multiple of 3 key heads", UP_UNSUPPORTED_MODEL);
+  refused("\"kind\":\"delta\"", "\"kind\":\"mamba\"",
+          "layers[0].mixer.kind is \"mamba\", one of \"full\", \"sliding\", \"delta\" was expected");
+  refused("\"keyHeads\":2", "\"keyHeads\":3", "layers[0].mixer.valueHeads is 4, no multiple of 3 key heads",
+          UP_UNSUPPORTED_MODEL);
   refused("\"keyDim\":16", "\"keyDim\":257", "layers[0].mixer.keyDim is 257, an integer from 2 to 256");
   refused("\"convKernel\":4", "\"convKernel\":1", "layers[0].mixer.convKernel is 1");
   refused("\"grouped\":true", "\"grouped\":1", "layers[0].mixer.grouped is 1, a boolean was expected");
   refused("\"normaliseInput\":\"activation\"", "\"normaliseInput\":\"double\"", "layers[0].mixer.normaliseInput is \"double\"");
   refused("\"kind\":\"moe\"", "\"kind\":\"dense\"", "layers[0].mlp.kind is \"dense\", one of \"gated\", \"moe\"");
-  refused("\"activation\":\"silu\"", "\"activation\":\"relu\"", "layers[0].mlp.activation is \"relu\", one of \"silu\", \"gelu\"");
+  refused("\"activation\":\"silu\"", "\"activation\":\"relu\"",
+          "layers[0].mlp.activation is \"relu\", one of \"silu\", \"gelu\"");
   refused("\"topK\":2", "\"topK\":7", "layers[0].mlp.topK is 7, an integer from 1 to 6");
   refused("\"renormalise\":true", "\"renormalise\":null", "layers[0].mlp.renormalise is null");
   refused("\"kvHeads\":1", "\"kvHeads\":3", "layers[1].mixer.kvHeads is 3, an integer from 1 to 2");
-  refused("\"heads\":2,\"kvHeads\":1", "\"heads\":3,\"kvHeads\":2", "layers[1].mixer.kvHeads is 2, which does not divide 3 heads", UP_UNSUPPORTED_MODEL);
+  refused("\"heads\":2,\"kvHeads\":1", "\"heads\":3,\"kvHeads\":2", "layers[1].mixer.kvHeads is 2, which does not divide 3 heads",
+          UP_UNSUPPORTED_MODEL);
   refused("\"scale\":", "\"scale\":-", "layers[1].mixer.scale is -");
   refused("\"dim\":8", "\"dim\":7", "layers[1].mixer.rope.dim is 7: rotary embedding pairs dimensions", UP_UNSUPPORTED_MODEL);
   refused("\"dim\":8", "\"dim\":34", "layers[1].mixer.rope.dim is 34, an integer from 2 to 32");

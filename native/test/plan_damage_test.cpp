@@ -4,8 +4,8 @@
 
 namespace {
 
-// A plan with every section, written on a host that stands at the world's beginning. Slot 3 hits the prefix that slot 1 has computed;
-// slot 4 goes on from slot 0, and both decode; slot 2 leaves, is closed, and opened again.
+// A plan with every section, written on a host that stands at the world's beginning. Slot 3 hits the prefix that slot 1 has
+// computed; slot 4 goes on from slot 0, and both decode; slot 2 leaves, is closed, and opened again.
 PlanWriter busy_plan(Host &host) {
   host.plan.add(Section::evictions, {host.progress(0).pages(0).slabs[0]});
   const Prefix prefix = host.cache(1, 128);
@@ -49,7 +49,9 @@ int32_t spoiled(Dice &dice, int32_t word) {
   }
 }
 
-void sign(std::vector<int32_t> &words) { words.back() = static_cast<int32_t>(up::checksum_words({words.data(), words.size() - 1})); }
+void sign(std::vector<int32_t> &words) {
+  words.back() = static_cast<int32_t>(up::checksum_words({words.data(), words.size() - 1}));
+}
 
 void check_damage(const PlanWorld &world, int rounds) {
   Dice dice(42);
@@ -97,7 +99,8 @@ void check_noise(const PlanWorld &world) {
   for (int round = 0; round < 2000; round++) {
     std::vector<int32_t> words = {0x4c505055, 2, 1, 0, 0, dice.between(0, 15)};
     if (round % 2 == 0) words.assign(whole.begin(), whole.begin() + dice.between(0, static_cast<int>(whole.size()) - 1));
-    else for (int i = dice.between(0, 60); i > 0; i--) words.push_back(dice.chance(3) ? spoiled(dice, 0) : dice.between(0, 14));
+    else
+      for (int i = dice.between(0, 60); i > 0; i--) words.push_back(dice.chance(3) ? spoiled(dice, 0) : dice.between(0, 14));
     words.push_back(0);
     if (!dice.chance(10)) sign(words);
     const StepOutput out = host.try_words(words);

@@ -1,5 +1,5 @@
-// Plans that do not hold together: each is refused with its section and record named; the runner is empty then, and the same requests
-// give the same bits again.
+// Plans that do not hold together: each is refused with its section and record named; the runner is empty then, and the same
+// requests give the same bits again.
 #include <cstring>
 
 #include "check.h"
@@ -47,7 +47,8 @@ void check_row_limit(const PlanWorld &world) {
   Host host(*world.model, options);
   host.open(2, counted_prompt(200, false));
   host.prefill(2, 200);
-  check_refused(host.try_step(), "items[0]: brings segment 0 of the step to 200 rows, 0 of them decode rows; a step has at most 100");
+  check_refused(host.try_step(),
+                "items[0]: brings segment 0 of the step to 200 rows, 0 of them decode rows; a step has at most 100");
   host.open(0, counted_prompt(200, true));
   for (int i = 0; i < 2; i++) {
     host.prefill(0, 80);
@@ -58,7 +59,8 @@ void check_row_limit(const PlanWorld &world) {
   host.step();
   host.join(1);
   host.prefill(0, 40);  // the last 40 rows of segment 0, then all that are kept of 200
-  check_refused(host.try_step(), "items[0]: brings segment 1 of the step to 201 rows, 1 of them decode rows; a step has at most 100");
+  check_refused(host.try_step(),
+                "items[0]: brings segment 1 of the step to 201 rows, 1 of them decode rows; a step has at most 100");
   HostOptions one = world.options;
   one.max_rows = 1;
   Host narrow(*world.model, one);

@@ -58,8 +58,9 @@ class ConvolutionForgotten : public FaultyBackend {
   explicit ConvolutionForgotten(MadeBackend made) : FaultyBackend(std::move(made)) {
     static up::cpu::Kernels kernels;
     kernels = *up::cpu::portable_kernels();
-    kernels.delta_inputs = [](const float *projected, const up::cpu::DeltaGroup *groups, int count, const up::cpu::DeltaShape &shape,
-                              const up::cpu::DeltaWeights &weights, const up::cpu::DeltaRows &rows) {
+    kernels.delta_inputs = [](const float *projected, const up::cpu::DeltaGroup *groups, int count,
+                              const up::cpu::DeltaShape &shape, const up::cpu::DeltaWeights &weights,
+                              const up::cpu::DeltaRows &rows) {
       for (int i = 0; i < count; i++) {
         if (groups[i].rows > 1) std::fill_n(groups[i].conv, (shape.conv_kernel - 1) * shape.conv_width(), 0.0f);
       }
@@ -271,7 +272,8 @@ class RunOnReversed : public FaultyBackend {
   }
   void read_carry(Rows rows, const up::CarryRows &carry) override {
     up::CarryRows changed = carry;
-    if (rows.count > 100 && written_.contains(carry.slots[0])) std::swap(changed.rows[0], changed.rows[static_cast<size_t>(rows.count) - 1]);
+    if (rows.count > 100 && written_.contains(carry.slots[0]))
+      std::swap(changed.rows[0], changed.rows[static_cast<size_t>(rows.count) - 1]);
     inner->read_carry(rows, changed);
   }
 
@@ -334,7 +336,8 @@ class OutputSelected : public FaultyBackend {
     auto out = inner->select(layer, tasks, rule);
     for (size_t i = 0; i < tasks.size(); i++) {
       const up::PageTable &pages = options.tables->of(tasks[i].slot, tasks[i].table);
-      const int held = static_cast<int>(pages.size()) / options.layout.table(tasks[i].table).slabs_per_page * options.layout.page_size;
+      const int held =
+          static_cast<int>(pages.size()) / options.layout.table(tasks[i].table).slabs_per_page * options.layout.page_size;
       if (held - tasks[i].shape.rows < options.layout.page_size / 2) out[i].bitmap[0] ^= 4;
     }
     return out;

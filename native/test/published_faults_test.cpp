@@ -54,7 +54,8 @@ void check_later_chunk_overwrites_earlier_ones(const Case &c) {
 
 // Fault 5: pages of a sliding window are given back by positions in the prompt, while kept rows lie in them.
 void check_windows_given_back_by_position(Case c) {
-  const bool has_windows = std::any_of(c.model.layers.begin(), c.model.layers.end(), [](const auto &layer) { return layer.mixer == up::Mixer::sliding; });
+  const bool has_windows = std::any_of(c.model.layers.begin(), c.model.layers.end(),
+                                       [](const auto &layer) { return layer.mixer == up::Mixer::sliding; });
   if (!has_windows || c.host.schedule.window_by_original) return;
   c.host.schedule.p = 0.2;
   // Just enough slabs: what one request gives back the other takes at once, and what is still needed is overwritten.
@@ -91,7 +92,8 @@ void check_windows_given_back_by_position(Case c) {
     const up::Table *window = nullptr;
     int t = -1;
     for (int i = 0; i < static_cast<int>(host.layout.tables.size()); i++) {
-      if (host.layout.table(i).kind == up::TableKind::sliding && host.layout.table(i).segment == 1) window = &host.layout.table(t = i);
+      if (host.layout.table(i).kind == up::TableKind::sliding && host.layout.table(i).segment == 1)
+        window = &host.layout.table(t = i);
     }
     Progress &p = host.progress(0);
     const int page = c.host.page_size;
@@ -112,7 +114,8 @@ void check_windows_given_back_by_position(Case c) {
     CHECK(wrong > by_rows);
     frees.insert(frees.end(), {0, t, wrong - given});
     const StepOutput out = host.try_step();
-    const std::string expected = up::text("row ", p.first_visible(1, row, window->window, false), " of table ", t, " of slot 0 is in page ", by_rows);
+    const std::string expected =
+        up::text("row ", p.first_visible(1, row, window->window, false), " of table ", t, " of slot 0 is in page ", by_rows);
     CHECK(out.status == UP_INVALID_PLAN && out.error.find(expected) != std::string::npos, "expected \"%s\", got \"%s\"",
           expected.c_str(), out.error.c_str());
   }

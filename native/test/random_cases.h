@@ -98,7 +98,8 @@ inline std::vector<Case> families() {
 inline up::LayerSpec random_layer(Dice &dice, int window) {
   const int kv_heads = dice.pick({1, 2});
   const int kind = dice.between(0, 3);
-  up::LayerSpec layer = kind == 0   ? delta_layer(kv_heads, kv_heads * dice.pick({1, 2}), dice.pick({8, 16, 24}), dice.pick({8, 16, 20}), dice.chance(2))
+  up::LayerSpec layer = kind == 0   ? delta_layer(kv_heads, kv_heads * dice.pick({1, 2}), dice.pick({8, 16, 24}),
+                                                  dice.pick({8, 16, 20}), dice.chance(2))
                         : kind == 1 ? attention_layer(kv_heads * dice.pick({1, 2, 3}), kv_heads, dice.pick({16, 32}), window)
                                     : attention_layer(kv_heads * dice.pick({1, 2, 4}), kv_heads, dice.pick({16, 32, 48}));
   layer.post_norms = dice.chance(3);
@@ -169,7 +170,9 @@ inline Case random(uint64_t seed) {
 inline std::string describe(const Case &c) {
   std::string out = c.name + ": ";
   for (const up::LayerSpec &layer : c.model.layers) {
-    out += layer.mixer == up::Mixer::full ? "full" : layer.mixer == up::Mixer::sliding ? up::text("sliding ", layer.attention.window) : "delta";
+    out += layer.mixer == up::Mixer::full      ? "full"
+           : layer.mixer == up::Mixer::sliding ? up::text("sliding ", layer.attention.window)
+                                               : "delta";
     out += layer.mlp.is_moe() ? "+moe " : " ";
   }
   const ScheduleSpec &s = c.host.schedule;

@@ -21,8 +21,8 @@ struct RandomModel {
   int vocab = 160;
   int max_positions = 4096;
   bool tied = true;
-  bool biases = false;         // of attention and dense MLPs
-  bool fused_experts = true;   // one tensor for all experts of a layer, not one for each
+  bool biases = false;        // of attention and dense MLPs
+  bool fused_experts = true;  // one tensor for all experts of a layer, not one for each
   float embedding_scale = 1;
   float logit_soft_cap = 0;
   up::NormSpec norm{1e-5f, 0};  // of every norm but DeltaNet's
@@ -209,9 +209,10 @@ inline std::string mixer(const up::LayerSpec &layer) {
   out.precision(9);
   if (!layer.is_attention()) {
     const up::DeltaSpec &d = layer.delta;
-    out << "{\"kind\":\"delta\",\"keyHeads\":" << d.key_heads << ",\"valueHeads\":" << d.value_heads << ",\"keyDim\":" << d.key_dim
-        << ",\"valueDim\":" << d.value_dim << ",\"convKernel\":" << d.conv_kernel << ",\"grouped\":" << boolean(d.grouped)
-        << ",\"normaliseInput\":\"" << (d.normalise_activations ? "activation" : "float") << "\",\"normEps\":" << d.norm_eps << '}';
+    out << "{\"kind\":\"delta\",\"keyHeads\":" << d.key_heads << ",\"valueHeads\":" << d.value_heads
+        << ",\"keyDim\":" << d.key_dim << ",\"valueDim\":" << d.value_dim << ",\"convKernel\":" << d.conv_kernel
+        << ",\"grouped\":" << boolean(d.grouped) << ",\"normaliseInput\":\"" << (d.normalise_activations ? "activation" : "float")
+        << "\",\"normEps\":" << d.norm_eps << '}';
     return out.str();
   }
   const up::AttentionSpec &a = layer.attention;
@@ -219,8 +220,8 @@ inline std::string mixer(const up::LayerSpec &layer) {
   const char *scaling[] = {"none", "linear", "llama3"};
   out << "{\"kind\":\"" << (layer.mixer == up::Mixer::full ? "full" : "sliding") << "\",\"window\":" << a.window
       << ",\"heads\":" << a.heads << ",\"kvHeads\":" << a.kv_heads << ",\"headDim\":" << a.head_dim << ",\"scale\":" << a.scale
-      << ",\"softCap\":" << a.soft_cap << ",\"rope\":{\"theta\":" << r.theta << ",\"dim\":" << r.dim << ",\"scaling\":{\"type\":\""
-      << scaling[static_cast<int>(r.scaling)] << '"';
+      << ",\"softCap\":" << a.soft_cap << ",\"rope\":{\"theta\":" << r.theta << ",\"dim\":" << r.dim
+      << ",\"scaling\":{\"type\":\"" << scaling[static_cast<int>(r.scaling)] << '"';
   if (r.scaling != up::RopeSpec::Scaling::none) out << ",\"factor\":" << r.factor;
   if (r.scaling == up::RopeSpec::Scaling::llama3) {
     out << ",\"lowFreqFactor\":" << r.low_freq_factor << ",\"highFreqFactor\":" << r.high_freq_factor
@@ -233,7 +234,8 @@ inline std::string mixer(const up::LayerSpec &layer) {
 inline std::string mlp(const up::MlpSpec &spec, bool fused) {
   std::ostringstream out;
   const char *activation = spec.activation == up::Activation::silu ? "silu" : "gelu";
-  out << "{\"kind\":\"" << (spec.is_moe() ? "moe" : "gated") << "\",\"activation\":\"" << activation << "\",\"inner\":" << spec.inner;
+  out << "{\"kind\":\"" << (spec.is_moe() ? "moe" : "gated") << "\",\"activation\":\"" << activation
+      << "\",\"inner\":" << spec.inner;
   if (spec.is_moe()) {
     out << ",\"experts\":" << spec.experts << ",\"topK\":" << spec.top_k << ",\"renormalise\":" << boolean(spec.renormalise)
         << ",\"sharedInner\":" << spec.shared_inner << ",\"fused\":" << boolean(fused);
@@ -294,9 +296,9 @@ inline std::string model_table_json(const RandomModel &m, const std::string &dir
   out << ",\"ignore\":[\"mtp.*\",\"*.inv_freq\",\"model.spare\"],\"tensors\":{" << names[-1] << "},\"layers\":[";
   for (size_t i = 0; i < m.layers.size(); i++) {
     const up::LayerSpec &layer = m.layers[i];
-    out << (i ? "," : "") << "{\"norm\":" << model_json::norm(m.norm) << ",\"postNorms\":" << model_json::boolean(layer.post_norms)
-        << ",\"mixer\":" << model_json::mixer(layer) << ",\"mlp\":" << model_json::mlp(layer.mlp, m.fused_experts)
-        << ",\"tensors\":{" << names[static_cast<int>(i)] << "}}";
+    out << (i ? "," : "") << "{\"norm\":" << model_json::norm(m.norm)
+        << ",\"postNorms\":" << model_json::boolean(layer.post_norms) << ",\"mixer\":" << model_json::mixer(layer)
+        << ",\"mlp\":" << model_json::mlp(layer.mlp, m.fused_experts) << ",\"tensors\":{" << names[static_cast<int>(i)] << "}}";
   }
   out << "]}";
   return out.str();

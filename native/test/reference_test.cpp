@@ -1,5 +1,5 @@
-// The CPU backend, on every instruction set that this processor has, against plain loops in double precision; and every instruction
-// set against itself.
+// The CPU backend, on every instruction set that this processor has, against plain loops in double precision; and every
+// instruction set against itself.
 #include "check.h"
 #include "cpu/kernels.h"
 #include "random_cases.h"
@@ -37,7 +37,9 @@ int main() {
       c.host.kernels = kernels;
       // In turn, since the reference takes its time.
       if (++turn % 2 == 0) check(without_choices(c), {{"reference", equalities::reference}});
-      check(c, {{"chunked", equalities::chunked}, {"batched with others", equalities::batched}, {"preempted", equalities::preempted}});
+      check(
+          c,
+          {{"chunked", equalities::chunked}, {"batched with others", equalities::batched}, {"preempted", equalities::preempted}});
     }
   }
   for (uint64_t seed = 1; seed <= (is_sanitized ? 2 : 10); seed++) {

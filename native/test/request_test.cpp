@@ -1,5 +1,5 @@
-// What single requests ask for, in steps of every make: log-probabilities of prompts, tokens that fail alone, chunks without rows, steps
-// that only decode, tiles of logits, stop tokens.
+// What single requests ask for, in steps of every make: log-probabilities of prompts, tokens that fail alone, chunks without
+// rows, steps that only decode, tiles of logits, stop tokens.
 #include "check.h"
 #include "random_cases.h"
 
@@ -19,15 +19,19 @@ Logprobs logprobs_of(const std::vector<float> &logits, int32_t token, int count)
   for (const float logit : logits) total += std::exp(static_cast<double>(logit) - top);
   std::vector<int32_t> order(logits.size());
   for (size_t i = 0; i < order.size(); i++) order[i] = static_cast<int32_t>(i);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
   Logprobs out;
-  const auto add = [&](int32_t t) { out.emplace_back(t, static_cast<float>(logits[static_cast<size_t>(t)] - top - std::log(total))); };
+  const auto add = [&](int32_t t) {
+    out.emplace_back(t, static_cast<float>(logits[static_cast<size_t>(t)] - top - std::log(total)));
+  };
   add(token);
   for (int i = 0; i < count; i++) add(order[static_cast<size_t>(i)]);
   return out;
 }
 
-// Every prompt row but the last, however the prompt is cut and whoever is beside it: what a request for the rows before it would yield.
+// Every prompt row but the last, however the prompt is cut and whoever is beside it: what a request for the rows before it would
+// yield.
 void check_prompt_logprobs(const Case &c) {
   Equality e(c);
   SlotSpec spec = e.drawn(e.tokens(90), false);
@@ -52,7 +56,8 @@ void check_prompt_logprobs(const Case &c) {
       record(trace, out, 0);
       CHECK(out.prompt_logprobs.size() <= 1);
       if (!out.prompt_logprobs.contains(0)) continue;
-      for (const auto &[row, logprobs] : out.prompt_logprobs.at(0)) CHECK(rows.emplace(row, logprobs).second, "row %d comes twice", row);
+      for (const auto &[row, logprobs] : out.prompt_logprobs.at(0))
+        CHECK(rows.emplace(row, logprobs).second, "row %d comes twice", row);
     }
     for (int slot = 0; slot < (beside ? 3 : 1); slot++) host.close(slot);
     return trace;
@@ -70,8 +75,9 @@ void check_prompt_logprobs(const Case &c) {
     const Logprobs &found = whole[row];
     CHECK(found.size() == 4);
     for (size_t i = 0; i < found.size(); i++) {
-      CHECK(found[i].first == expected[i].first && std::abs(found[i].second - expected[i].second) < 1e-4f, "row %d, %zu: token %d %.5f, expected %d %.5f",
-            row, i, found[i].first, found[i].second, expected[i].first, expected[i].second);
+      CHECK(found[i].first == expected[i].first && std::abs(found[i].second - expected[i].second) < 1e-4f,
+            "row %d, %zu: token %d %.5f, expected %d %.5f", row, i, found[i].first, found[i].second, expected[i].first,
+            expected[i].second);
     }
   }
   for (const bool beside : {false, true}) {
@@ -88,7 +94,8 @@ void check_prompt_logprobs(const Case &c) {
   CHECK(out.prompt_logprobs.at(0) == whole && out.logits.at(0) == trace.logits[2]);
 }
 
-// A token whose embedding is not finite: the request that holds it fails, and nobody else does, beside it or in its memory after it.
+// A token whose embedding is not finite: the request that holds it fails, and nobody else does, beside it or in its memory after
+// it.
 void check_failing_request(Case c) {
   c.model.tied = false;
   c.host.slots = 4;
@@ -97,7 +104,8 @@ void check_failing_request(Case c) {
   RandomModel broken = c.model;
   std::vector<NamedTensor> tensors = random_tensors(broken);
   CHECK(tensors[0].name == "model.embedding.weight");
-  for (const size_t at : {0, 1}) tensors[0].bytes[static_cast<size_t>(5 * c.model.hidden) * 2 + at] = at == 0 ? static_cast<char>(0xc0) : 0x7f;
+  for (const size_t at : {0, 1})
+    tensors[0].bytes[static_cast<size_t>(5 * c.model.hidden) * 2 + at] = at == 0 ? static_cast<char>(0xc0) : 0x7f;
   Equality e(c);
   directory.write("model-0.safetensors", safetensors_bytes(tensors));
   TestModel model(broken);
@@ -143,7 +151,8 @@ void check_failing_request(Case c) {
   expect_equal(expected, trace, "beside one that fails");
   for (const int slot : {0, 1}) host.close(slot);
   // The free list is last in, first out: what the bad one held is taken again.
-  for (const int slot : {1, 2}) expect_equal(expected, serve(host, slot, good, 4, e.dice.pace(30, 100, 1)), "in the memory of one that failed");
+  for (const int slot : {1, 2})
+    expect_equal(expected, serve(host, slot, good, 4, e.dice.pace(30, 100, 1)), "in the memory of one that failed");
 }
 
 // Everything of segment 0 is cached: the item has no rows, and selects; in a step of its own, or going on.
@@ -163,7 +172,8 @@ void check_chunks_without_rows(Case c) {
     host.open(2, e.drawn(e.tokens(50), false));
     host.prefill(2, 30);
     host.prefill(1, 1000, more);
-    CHECK((host.plan[Section::items] == std::vector<int32_t>{2, 0, 30, 0, host.layout.last_segment(), 1, 256, 0, 0, std::min(more, host.layout.last_segment())}));
+    CHECK((host.plan[Section::items] == std::vector<int32_t>{2, 0, 30, 0, host.layout.last_segment(), 1, 256, 0, 0,
+                                                             std::min(more, host.layout.last_segment())}));
     Trace trace;
     record(trace, host.step(), 1);
     prefill_alone(host, 1, {}, trace);
@@ -172,8 +182,8 @@ void check_chunks_without_rows(Case c) {
   }
 }
 
-// One step of a decode row, a prompt with log-probabilities, a chunk of one that does not drop, one that ends its first segment, and one
-// that begins a later segment.
+// One step of a decode row, a prompt with log-probabilities, a chunk of one that does not drop, one that ends its first segment,
+// and one that begins a later segment.
 void check_mixed_step(const Case &c) {
   Equality e(c);
   std::vector<SlotSpec> specs;
@@ -194,9 +204,9 @@ void check_mixed_step(const Case &c) {
   step();
   CHECK(host.progress(3).segment == 1 && host.progress(3).computed == 0);
   host.join(0);
-  host.prefill(3, 60, 0);    // the first rows of segment 1
+  host.prefill(3, 60, 0);  // the first rows of segment 1
   host.prefill(1, 1000);
-  host.prefill(5, 100);      // and of segment 0
+  host.prefill(5, 100);  // and of segment 0
   host.prefill(2, 30);
   host.prefill(4, 1000, 1);  // through the end of segment 0
   step();
@@ -213,7 +223,8 @@ void check_mixed_step(const Case &c) {
   for (int slot = 0; slot < 6; slot++) {
     const Trace &trace = traces[static_cast<size_t>(slot)];
     Host alone(e.model, c.host);
-    expect_equal(serve(alone, slot, specs[static_cast<size_t>(slot)], static_cast<int>(trace.tokens.size())), trace, "in a step of all kinds");
+    expect_equal(serve(alone, slot, specs[static_cast<size_t>(slot)], static_cast<int>(trace.tokens.size())), trace,
+                 "in a step of all kinds");
   }
 }
 

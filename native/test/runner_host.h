@@ -74,9 +74,10 @@ class Host {
     native.device = options.device;
     const ScheduleSpec &schedule = options.schedule;
     if (!schedule.layers.empty()) {
-      native.schedule = {sizeof native.schedule,  static_cast<int32_t>(schedule.layers.size()),
-                         schedule.layers.data(), schedule.rule, schedule.block,
-                         schedule.sink,          schedule.last_q, schedule.window_by_original};
+      native.schedule = {sizeof native.schedule, static_cast<int32_t>(schedule.layers.size()),
+                         schedule.layers.data(), schedule.rule,
+                         schedule.block,         schedule.sink,
+                         schedule.last_q,        schedule.window_by_original};
     }
     native.layout = json.data();
     native.layout_bytes = json.size();
@@ -157,10 +158,12 @@ class Host {
     if (slab >= 0 && !is_held(slab) && std::find(free.begin(), free.end(), slab) == free.end()) free.push_back(slab);
   }
   bool is_held(int slab) const {
-    const auto holds = [&](const Pages &pages) { return std::find(pages.slabs.begin(), pages.slabs.end(), slab) != pages.slabs.end(); };
-    return cached.contains(slab) ||
-           std::any_of(slots_.begin(), slots_.end(),
-                       [&](const Progress &p) { return std::any_of(p.tables.begin(), p.tables.end(), holds); });
+    const auto holds = [&](const Pages &pages) {
+      return std::find(pages.slabs.begin(), pages.slabs.end(), slab) != pages.slabs.end();
+    };
+    return cached.contains(slab) || std::any_of(slots_.begin(), slots_.end(), [&](const Progress &p) {
+             return std::any_of(p.tables.begin(), p.tables.end(), holds);
+           });
   }
 
   // Grants what a table needs to hold `rows` rows.
@@ -204,18 +207,19 @@ class Host {
     }
   }
 
-  // Room for one more decode row in every table.
-  void grow_decode(int slot) {
+  // Room for one more decode row in every table of K/V, and in the first carry's as well where it is kept.
+  void grow_decode(int slot, bool keep_carry = false) {
     Progress &p = progress(slot);
-    trim(slot);
+    trim(slot, keep_carry);
     free_windows(slot);
     for (int s = 0; s <= layout.last_segment(); s++) grow_segment(slot, s, p.rows_of(s) + p.decoded + 1);
+    if (keep_carry && p.drops) grow(slot, layout.segment(0).carry, p.rows_of(0) + p.decoded + 1);
     p.decoded++;
   }
-  void join(int slot, int token = -1) {
+  void join(int slot, int token = -1, bool keep_carry = false) {
     plan.add(up::Section::joins, {slot, token});
     progress(slot).decoding = true;
-    grow_decode(slot);
+    grow_decode(slot, keep_carry);
   }
   void leave(int slot) {
     if (progress(slot).decoding) plan.add(up::Section::leaves, {slot});
@@ -228,7 +232,8 @@ class Host {
     for (int t = 0; t < static_cast<int>(layout.tables.size()); t++) {
       const up::Table &table = layout.table(t);
       if (table.kind != up::TableKind::sliding || !p.is_known(table.segment)) continue;
-      const int low = p.first_visible(table.segment, p.next_row(table.segment), table.window, options_.schedule.window_by_original);
+      const int low =
+          p.first_visible(table.segment, p.next_row(table.segment), table.window, options_.schedule.window_by_original);
       give_back_front(slot, t, low / options_.page_size);
     }
   }
@@ -246,7 +251,7 @@ class Host {
     }
   }
 
-  // Gives back what was granted for more rows than were kept, and carries that have been read. `keep_carry`: but for the first.
+  // Gives back what was granted for more rows than were kept, and carries that have been read.
   void trim(int slot, bool keep_carry = false) {
     Progress &p = progress(slot);
     for (int t = 0; t < static_cast<int>(layout.tables.size()); t++) {
@@ -372,7 +377,8 @@ class Host {
       forget();
       return out;
     }
-    for (const auto &selection : out.selections) progress(selection.slot).decide(selection.segment, selection.bitmap, options_.schedule);
+    for (const auto &selection : out.selections)
+      progress(selection.slot).decide(selection.segment, selection.bitmap, options_.schedule);
     for (const auto &[source, target] : adopted) progress(target).adopt(progress(source));
     return out;
   }
@@ -405,6 +411,6 @@ class Host {
   std::unique_ptr<up::Runner> runner_;
   std::vector<Progress> slots_;
   int next_content_ = 1;
-  std::vector<std::pair<int, int>> adopted_;  // source and target, in the plan being written
+  std::vector<std::pair<int, int>> adopted_;              // source and target, in the plan being written
   std::deque<std::vector<std::pair<int, int>>> waiting_;  // of the steps in flight
 };

@@ -142,7 +142,8 @@ struct Progress {
     if (static_cast<int>(sets.size()) != s + 1) return;
     const std::vector<int> &before = sets.back();
     std::vector<int> kept;
-    for (const int32_t row : up::kept_indices(bitmap, {static_cast<int>(before.size()), schedule.block, schedule.sink, schedule.last_q})) {
+    for (const int32_t row :
+         up::kept_indices(bitmap, {static_cast<int>(before.size()), schedule.block, schedule.sink, schedule.last_q})) {
       kept.push_back(before[static_cast<size_t>(row)]);
     }
     sets.push_back(std::move(kept));

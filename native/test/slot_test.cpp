@@ -86,17 +86,21 @@ void check_all_options(const World &world) {
   refused([](auto &o) { o.schedule.size = 0; }, "drop_layer_count is 0, the layout has 2 segments");
   refused([](auto &o) { o.schedule.drop_layer_count = 2; }, "drop_layer_count is 2, the layout has 2 segments");
   refused([](auto &o) { o.schedule.drop_layers = nullptr; }, "schedule.drop_layers is NULL");
-  refused([](auto &o) { o.schedule.drop_layers = drop_layers + 1; }, "drop_layers[0] is 2, segment 0 of the layout ends with layer 1");
+  refused([](auto &o) { o.schedule.drop_layers = drop_layers + 1; },
+          "drop_layers[0] is 2, segment 0 of the layout ends with layer 1");
   refused([](auto &o) { o.schedule.rule = static_cast<up_rule>(2); }, "rule is 2");
   refused([](auto &o) { o.schedule.block = 48; }, "block is 48");
   refused([](auto &o) { o.schedule.block = 128; }, "block is 128, a multiple of 16 that divides the page size 64");
   refused([](auto &o) { o.schedule.sink = -1; }, "sink is -1");
   refused([](auto &o) { o.schedule.last_q = 0; }, "last_q is 0");
   refused([](auto &o) { o.schedule.last_q = 513; }, "last_q is 513, an integer from 1 to 512");
-  check_options(world, [](Options &o) {
-    o.replace("\"slabBytes\":4096", "\"slabBytes\":1099511627776");
-    o.options.slabs = INT32_MAX;
-  }, "2147483647", UP_OUT_OF_MEMORY);
+  check_options(
+      world,
+      [](Options &o) {
+        o.replace("\"slabBytes\":4096", "\"slabBytes\":1099511627776");
+        o.options.slabs = INT32_MAX;
+      },
+      "2147483647", UP_OUT_OF_MEMORY);
 }
 
 // A layout is data from elsewhere: none that is not this model's may be laid over memory.
@@ -126,7 +130,8 @@ void check_layouts(const World &world) {
   refused("\"segment\":1", "\"segment\":2", "tables[1].segment is 2");
   refused("\"stateSlotBytes\":0", "\"stateSlotBytes\":256", "layout.stateSlotBytes is 256, the model's states have 0");
   refused("\"window\":0", "\"window\":5", "layer 0 has a window of 0 rows, its table one of 5");
-  refused("}]}", "},{\"segment\":0,\"kind\":\"carry\",\"layers\":[],\"window\":0,\"slabsPerPage\":2}]}", "segments[0] has two carry tables");
+  refused("}]}", "},{\"segment\":0,\"kind\":\"carry\",\"layers\":[],\"window\":0,\"slabsPerPage\":2}]}",
+          "segments[0] has two carry tables");
   refused("}]}", "", "layout: byte", UP_CORRUPT_FILE);
   // Two windows in one segment, in tables for rows of two widths, would need two intervals for a row.
   RandomModel windows = small_model({attention_layer(2, 1, 16, 20), attention_layer(2, 1, 32, 40), attention_layer(2, 1, 16)});
@@ -188,11 +193,36 @@ void check_contents(const World &world) {
   refused([](Contents &c) { c.p[0] = (uint64_t{1} << 32) + 1; }, "p_q32[0] is 4294967297, at most 4294967296");
   refused([](Contents &c) { c.content.bitmap_count = 2; }, "bitmap_count is 2, this request has 1 selections");
   refused([](Contents &c) { c.content.bitmap_count = -1; }, "bitmap_count is -1");
-  refused([](Contents &c) { c.content.bitmap_count = 1; c.content.drops = 0; }, "bitmap_count is 1, this request has 0");
-  refused([](Contents &c) { c.content.bitmap_count = 1; c.words[0] = 2; }, "bitmap 0 has 2 words, 100 rows need 1");
-  refused([](Contents &c) { c.content.bitmap_count = 1; c.bitmap[0] = 4; }, "bitmap 0 sets bits beyond its 2 blocks");
-  refused([](Contents &c) { c.content.bitmap_count = 1; c.content.bitmaps = nullptr; }, "bitmaps is NULL");
-  refused([](Contents &c) { c.content.prompt_logprobs = 1025; c.content.drops = 0; }, "prompt_logprobs is 1025, an integer from -1 to 1024");
+  refused(
+      [](Contents &c) {
+        c.content.bitmap_count = 1;
+        c.content.drops = 0;
+      },
+      "bitmap_count is 1, this request has 0");
+  refused(
+      [](Contents &c) {
+        c.content.bitmap_count = 1;
+        c.words[0] = 2;
+      },
+      "bitmap 0 has 2 words, 100 rows need 1");
+  refused(
+      [](Contents &c) {
+        c.content.bitmap_count = 1;
+        c.bitmap[0] = 4;
+      },
+      "bitmap 0 sets bits beyond its 2 blocks");
+  refused(
+      [](Contents &c) {
+        c.content.bitmap_count = 1;
+        c.content.bitmaps = nullptr;
+      },
+      "bitmaps is NULL");
+  refused(
+      [](Contents &c) {
+        c.content.prompt_logprobs = 1025;
+        c.content.drops = 0;
+      },
+      "prompt_logprobs is 1025, an integer from -1 to 1024");
   refused([](Contents &c) { c.content.prompt_logprobs = -2; }, "prompt_logprobs is -2");
   refused([](Contents &c) { c.content.prompt_logprobs = 0; }, "prompt_logprobs is 0 in a request that drops");
   refused([](Contents &c) { c.content.sampling.top_p = 2; }, "top_p is 2");
@@ -225,7 +255,8 @@ void check_contents(const World &world) {
   check_last_error("up_runner_wait", "stepId is 1, expected 2");
   CHECK(up_runner_wait(c.runner, &bytes, &count) == UP_INVALID_ARGUMENT);
   check_last_error("up_runner_wait", "no step has been enqueued");
-  CHECK(up_runner_enqueue(c.runner, nullptr, 4) == UP_INVALID_ARGUMENT && up_runner_wait(c.runner, nullptr, &count) == UP_INVALID_ARGUMENT);
+  CHECK(up_runner_enqueue(c.runner, nullptr, 4) == UP_INVALID_ARGUMENT &&
+        up_runner_wait(c.runner, nullptr, &count) == UP_INVALID_ARGUMENT);
 }
 
 void check_handles(const World &world) {

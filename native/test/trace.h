@@ -54,9 +54,9 @@ inline void prefill(Host &host, int slot, const Pace &pace) {
 }
 
 // One step more of a slot that is decoded.
-inline void decode(Host &host, int slot) {
-  if (host.progress(slot).decoding) host.grow_decode(slot);
-  else host.join(slot);
+inline void decode(Host &host, int slot, bool keep_carry = false) {
+  if (host.progress(slot).decoding) host.grow_decode(slot, keep_carry);
+  else host.join(slot, -1, keep_carry);
 }
 
 // Prefills an open slot, alone.
