@@ -45,17 +45,17 @@ const mutants: Readonly<Record<string, () => void>> = {
   "pages published before the step that computes them has committed": () =>
     plant(Scheduler.prototype, "addItem", function (original, request, ...rest) {
       original(request, ...rest)
-      if (request.segment === 0 && request.pageKeys.length > 0) this.memory.publish(request, request.computedRows)
+      if (request.progress.segment === 0 && request.holdings.pageKeys.length > 0) this.memory.publish(request, request.progress.computedRows)
     }),
 
   "a fork that shares the page that both write to: no copy-on-write": () =>
     plant(Memory.prototype, "fork", function (original, leader, fork, plan) {
       const grow = this.grow.bind(this)
       this.grow = (request: Request, t: number) => {
-        const source = leader.tables[t]
-        for (let i = request.tables[t]!.length; i < source.length; i++) {
+        const source = leader.holdings.tables[t]
+        for (let i = request.holdings.tables[t]!.length; i < source.length; i++) {
           this.pool.share([source.data[i]])
-          request.tables[t]!.push(source.data[i])
+          request.holdings.tables[t]!.push(source.data[i])
           plan.maps.push3(fork.slot, t, source.data[i])
         }
       }
@@ -95,7 +95,7 @@ const mutants: Readonly<Record<string, () => void>> = {
 
   "an unfair victim: the oldest, protected or not": () =>
     plant(Ranking.prototype, "victimFor", (_original, request, bySlot) => {
-      const running = bySlot.filter((one: Request | null) => one !== null && one.endReason === null && !one.preempting)
+      const running = bySlot.filter((one: Request | null) => one !== null && one.endReason === null && !one.flight.leaving)
       return running.reduce((a: Request | null, b: Request) => (a === null || b.id < a.id ? b : a), null) ?? request
     }),
 

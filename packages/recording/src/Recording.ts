@@ -7,6 +7,7 @@ import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import type { SegmentWork } from "@uniprefill/model/Work"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import type { DriverConfig } from "@uniprefill/scheduler/Driver"
+import { servingDefaults } from "@uniprefill/scheduler/ServingDefaults"
 import type { Section } from "@uniprefill/scheduler/StepPlan"
 
 /**
@@ -108,6 +109,7 @@ const pick = (limits: RecordedLimits): RecordedLimits => {
   const { slabs, slots, stateSlots, resumeEvery, maxRowsPerStep } = limits
   const { stepBudgetMicros, idleStepBudgetMicros, maxPrefillWaitMicros } = limits
   const { protectAfter, protectAfterMicros, maxStepsInFlight, maxModelLen, maxWaiting, maxWaitingTokens } = limits
+  const { prefillFloor, headroomTokens, tenantShare } = { ...servingDefaults, ...defined(limits) }
   return {
     slabs,
     slots,
@@ -123,8 +125,15 @@ const pick = (limits: RecordedLimits): RecordedLimits => {
     maxModelLen,
     maxWaiting,
     maxWaitingTokens,
+    prefillFloor,
+    headroomTokens,
+    tenantShare,
   }
 }
+
+/** What is said, without what is undefined. */
+const defined = (limits: RecordedLimits): Partial<RecordedLimits> =>
+  Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
 
 const costsOf = (model: CostModel): RecordedCosts => {
   if (model instanceof RooflineCostModel) {

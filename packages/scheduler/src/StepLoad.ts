@@ -42,6 +42,14 @@ export class StepLoad {
     }
   }
 
+  /** Becomes a copy of another. Requires as many segments. */
+  assign(other: StepLoad): void {
+    this.clearPrefill()
+    this.decodeRows = 0
+    for (let s = 0; s < this.decodeKeys.length; s++) this.decodeKeys[s] = 0
+    this.add(other)
+  }
+
   /** Adds a whole step's work to this: what many steps held together. Requires as many segments. */
   add(other: StepLoad): void {
     const { decodeKeys, rows, pairs, entryPairs, scoredRows } = this

@@ -45,6 +45,9 @@ export interface EngineSettings {
   readonly maxRowsPerStep: number
   readonly stepBudgetMicros: number
   readonly idleStepBudgetMicros: number
+  readonly prefillFloor: number
+  readonly headroomTokens: number
+  readonly tenantShare: number
   readonly maxPrefillWaitMicros: number
   readonly protectAfter: number
   readonly protectAfterMicros: number
@@ -147,6 +150,9 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
     policy: setup.policy,
     stepBudgetMicros: engine.stepBudgetMicros,
     idleStepBudgetMicros: engine.idleStepBudgetMicros,
+    prefillFloor: engine.prefillFloor,
+    headroomTokens: engine.headroomTokens,
+    tenantShare: engine.tenantShare,
     maxPrefillWaitMicros: engine.maxPrefillWaitMicros,
     protectAfter: engine.protectAfter,
     protectAfterMicros: engine.protectAfterMicros,

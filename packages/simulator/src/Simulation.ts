@@ -255,9 +255,9 @@ export class Simulation {
   private onFinished(row: number, request: Request, reason: FinishReason): void {
     const { log, counters } = this
     log.outputs[row] = request.outputs
-    log.firstScheduled[row] = request.firstScheduledMicros
-    log.preemptions[row] = request.preemptions
-    log.cachedTokens[row] = request.cachedTokens
+    log.firstScheduled[row] = request.account.firstScheduledMicros
+    log.preemptions[row] = request.account.preemptions
+    log.cachedTokens[row] = request.account.cachedTokens
     const sets = request.keptRows
     if (request.drops && sets.length === counters.keptRows.length) {
       log.keptRows[row] = sets[sets.length - 1]!
@@ -323,7 +323,10 @@ export class Simulation {
       idle += cache.idleSlabs
       const { tables } = config.layout
       for (const request of driver.scheduler.prefilling) addOwnedSlabs(request, tables, ownedSlabs)
-      for (const request of driver.scheduler.decoding) addOwnedSlabs(request, tables, ownedSlabs)
+      for (const request of driver.scheduler.decoding) {
+        // One that decodes before its prompt's step has committed is among those in prefill.
+        if (request.phase === "decode") addOwnedSlabs(request, tables, ownedSlabs)
+      }
     }
     counters.occupancy.add(this.now, { waiting, running, used, cached, idle }, ownedSlabs)
     this.queue.push(counters.occupancy.nextTime, EventClass.sampled, 0, 0)
@@ -337,8 +340,8 @@ const statusOf = (reason: FinishReason, givingUp: number): number =>
 const addOwnedSlabs = (request: Request, tables: ReadonlyArray<Table>, sums: Array<number>): void => {
   for (let t = 0; t < tables.length; t++) {
     const { kind, segment, slabsPerPage } = tables[t]!
-    const held = request.tables[t]!.length
+    const held = request.holdings.tables[t]!.length
     const isShared = request.drops ? segment === 0 : kind === "full"
-    sums[t]! += isShared ? Math.max(0, held - request.cached.length * slabsPerPage) : held
+    sums[t]! += isShared ? Math.max(0, held - request.holdings.cached.length * slabsPerPage) : held
   }
 }

@@ -1,3 +1,4 @@
+import type { Request } from "@uniprefill/scheduler/Request"
 import { ItemField, sectionWidths } from "@uniprefill/scheduler/StepPlan"
 import type { Replica, StepRecord } from "../Replica.ts"
 import type { Observer } from "../Simulation.ts"
@@ -58,27 +59,27 @@ export const whyLines = (replica: Replica, { plan, plannedMicros, startMicros }:
   for (const request of scheduler.prefilling) {
     const got = served.get(request.slot)
     if (got !== undefined) lines.push(`  ${name(request)} gets ${got}`)
-    else if (request.awaitsStep > 0)
-      lines.push(`  ${name(request)} waits: step ${request.awaitsStep}, in flight, selects for it`)
-    else if (startSegment >= 0 && request.segment !== startSegment) {
+    else if (request.flight.awaitsStep > 0)
+      lines.push(`  ${name(request)} waits: step ${request.flight.awaitsStep}, in flight, selects for it`)
+    else if (startSegment >= 0 && request.progress.segment !== startSegment) {
       lines.push(
-        `  ${name(request)} waits: the step's items start at segment ${startSegment}, it is at segment ${request.segment}`,
+        `  ${name(request)} waits: the step's items start at segment ${startSegment}, it is at segment ${request.progress.segment}`,
       )
     } else lines.push(`  ${name(request)} waits: the step's budget is spent (${spent})`)
   }
-  for (const [i, request] of [...scheduler.waiting].slice(0, listed).entries()) {
+  for (const request of [...scheduler.waiting].slice(0, listed)) {
     lines.push(
-      `  ${name(request)} is not admitted: ${i > 0 ? `behind ${name(scheduler.waiting.at(0)!)}` : refusal(replica, startSegment, spent)}`,
+      `  ${name(request)} is not admitted: ${refusal(replica, request, startSegment, spent)}`,
     )
   }
   if (scheduler.waiting.length > listed) lines.push(`  … and ${scheduler.waiting.length - listed} behind them`)
   return lines
 }
 
-const refusal = ({ driver }: Replica, startSegment: number, spent: string): string => {
-  const { memory, waiting } = driver.scheduler
+const refusal = ({ driver }: Replica, request: Request, startSegment: number, spent: string): string => {
+  const { memory } = driver.scheduler
   if (memory.slotsFree === 0) return "no slot is free"
-  if (!memory.canAdmit(waiting.at(0)!))
+  if (!memory.canAdmit(request))
     return `memory: ${memory.unreserved} slabs are free and unreserved, fewer than its prefill needs`
   if (startSegment > 0) return `the step's items start at segment ${startSegment}, a new prompt at 0`
   return `the step's budget is spent (${spent})`
