@@ -1,61 +1,9 @@
 // GFLOP/s of each kernel of each instruction set, medians over random data.
 //
 //   kernels_bench [table …]     tables by name, default all the processor runs
-#include <omp.h>
-
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
-#include <cstring>
-#include <functional>
-#include <random>
-#include <string>
-#include <vector>
-
-#include "../src/cpu/bf16.h"
-#include "../src/cpu/kernels.h"
-
-using namespace up::cpu;
+#include "bench.h"
 
 namespace {
-
-std::mt19937 generator(1);
-
-std::vector<float> random_floats(size_t n) {
-  std::normal_distribution<float> normal;
-  std::vector<float> x(n);
-  for (float &value : x) value = normal(generator);
-  return x;
-}
-
-std::vector<bf16> random_bf16(size_t n) {
-  std::vector<bf16> x(n);
-  const std::vector<float> values = random_floats(n);
-  for (size_t i = 0; i < n; ++i) x[i] = to_bf16(values[i]);
-  return x;
-}
-
-// Median seconds of a run, over about half a second.
-double median_seconds(const std::function<void()> &run) {
-  using clock = std::chrono::steady_clock;
-  run();
-  std::vector<double> seconds;
-  for (double total = 0; (total < 0.5 || seconds.size() < 5) && seconds.size() < 2000; total += seconds.back()) {
-    const auto start = clock::now();
-    run();
-    seconds.push_back(std::chrono::duration<double>(clock::now() - start).count());
-  }
-  std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
-  return seconds[seconds.size() / 2];
-}
-
-void print(const Kernels &table, const char *what, double seconds, double flop, double bytes) {
-  std::printf("%-13s %-46s %10.1f us", table.name, what, seconds * 1e6);
-  if (flop > 0) std::printf("  %7.1f GFLOP/s", flop / seconds * 1e-9);
-  if (bytes > 0) std::printf("  %7.1f GB/s", bytes / seconds * 1e-9);
-  std::printf("\n");
-  std::fflush(stdout);
-}
 
 void bench_gemm(const Kernels &table, int m, int n, int k, int slices) {
   const std::vector<bf16> a = random_bf16(static_cast<size_t>(m) * k), weight = random_bf16(static_cast<size_t>(n) * k);
@@ -71,24 +19,23 @@ void bench_gemm(const Kernels &table, int m, int n, int k, int slices) {
 
 // Keys and values of `rows` rows in pages of `page_size`.
 struct Cache {
-  std::vector<std::vector<bf16>> k, v;
-  std::vector<bf16 *> k_pages, v_pages;
+  std::vector<bf16> pool;
+  std::vector<int32_t> slabs;
   int page_size;
+  int64_t page_elements;
 
-  Cache(const Kernels &table, int rows, const AttentionShape &shape, int page) : page_size(page) {
-    const size_t row = static_cast<size_t>(shape.kv_heads) * shape.head_dim;
-    for (int p = 0; p * page < rows; ++p) {
-      k.emplace_back(row * page);
-      v.emplace_back(row * page);
-    }
-    for (size_t p = 0; p < k.size(); ++p) {
-      k_pages.push_back(k[p].data());
-      v_pages.push_back(v[p].data());
-    }
-    const std::vector<bf16> keys = random_bf16(row * rows), values = random_bf16(row * rows);
+  Cache(const Kernels &table, int rows, const AttentionShape &shape, int page)
+      : page_size(page), page_elements(static_cast<int64_t>(page) * shape.kv_heads * shape.head_dim) {
+    for (int p = 0; p * page < rows; ++p) slabs.push_back(p);
+    pool.resize(2 * page_elements * slabs.size());
+    const size_t elements = static_cast<size_t>(shape.kv_heads) * shape.head_dim * rows;
+    const std::vector<bf16> keys = random_bf16(elements), values = random_bf16(elements);
     table.write_kv(keys.data(), values.data(), 0, rows, shape.kv_heads, shape.head_dim, pages());
   }
-  KvPages pages() const { return {k_pages.data(), v_pages.data(), page_size}; }
+  KvPages pages() const {
+    auto *base = reinterpret_cast<std::byte *>(const_cast<bf16 *>(pool.data()));
+    return {slabs.data(), 1, page_size, base, static_cast<int64_t>(2 * sizeof(bf16)) * page_elements, page_elements};
+  }
 };
 
 // `groups` equal groups, each the last `q_rows` of `rows` rows, causal.
@@ -159,9 +106,12 @@ void bench_rows(const Kernels &table, int rows, int width, int inner, const Atte
   const int q_width = shape.heads * shape.head_dim;
   const std::vector<float> q = random_floats(static_cast<size_t>(rows) * q_width);
   const std::vector<float> angles = random_floats(static_cast<size_t>(rows) * shape.head_dim / 2);
+  std::vector<int32_t> positions(rows);
+  std::iota(positions.begin(), positions.end(), 0);
+  const Rotation rotation{shape.head_dim, angles.data(), angles.data(), positions.data()};
   std::snprintf(what, sizeof what, "rope %d x %d x %d", rows, shape.heads, shape.head_dim);
   print(table, what, median_seconds([&] {
-          table.rope(q.data(), q_width, rows, shape.heads, shape.head_dim, angles.data(), angles.data(), out.data());
+          table.rope(q.data(), q_width, rows, {shape.heads, shape.head_dim, nullptr, 0}, rotation, out.data());
         }),
         0, 6.0 * rows * q_width);
 
@@ -197,8 +147,5 @@ void bench(const Kernels &table) {
 
 int main(int count, char **names) {
   std::printf("%d threads\n", omp_get_max_threads());
-  for (const Kernels *table : {portable_kernels(), avx2_kernels(), avx512_bf16_kernels()})
-    if (table && (count < 2 || std::any_of(names + 1, names + count,
-                                           [&](const char *name) { return std::strcmp(name, table->name) == 0; })))
-      bench(*table);
+  for_each_table(count, names, bench);
 }

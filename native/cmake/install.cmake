@@ -3,7 +3,7 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 install(TARGETS uniprefill EXPORT uniprefill LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(FILES include/uniprefill.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY include/uniprefill DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT uniprefill NAMESPACE uniprefill:: FILE uniprefill-config.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/uniprefill)
 write_basic_package_version_file(uniprefill-config-version.cmake VERSION ${PROJECT_VERSION} COMPATIBILITY SameMinorVersion)

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "uniprefill.h"
+#include <uniprefill/operators.h>
 
 enum { HEADS = 32, KV_HEADS = 8, HEAD_DIM = 128, HIDDEN = 1024, ROWS = 4096, LAST_Q = 128, PAGE = 64, PAGES = ROWS / PAGE };
 

@@ -18,7 +18,7 @@ CUDA, BF16 = 1, 1
 class Kv(ctypes.Structure):
     _fields_ = [("data", c_void_p), ("pages", c_void_p)]
     _fields_ += [(name, c_int64) for name in ("pages_stride", "page_stride", "row_stride", "head_stride")]
-    _fields_ += [("page_size", c_int32), ("page_count", c_int32)]
+    _fields_ += [("page_size", c_int32), ("page_count", c_int32), ("table_rows", c_void_p), ("table_count", c_int32)]
 
 
 class Selection(ctypes.Structure):

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "uniprefill.h"
+#include "uniprefill/operators.h"
 
 enum { rows = 512, blocks = 8, head_dim = 16 };
 

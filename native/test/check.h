@@ -4,6 +4,13 @@
 #include <cstdio>
 #include <cstdlib>
 
+// Under the sanitizers, where everything takes many times as long, tests draw fewer cases.
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool is_sanitized = true;
+#else
+constexpr bool is_sanitized = false;
+#endif
+
 static int check_failures = 0;
 
 // Ends the test after so many failures, so that one fault does not fill the log.

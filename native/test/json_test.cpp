@@ -4,7 +4,7 @@
 
 #include "abi/failure.h"
 #include "check.h"
-#include "model/json.h"
+#include "weights/json.h"
 
 namespace {
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -69,12 +70,13 @@ static inline bool rounds_to(bf16 got, double expected) {
   return std::fabs(from_bf16(got) - expected) <= std::fabs(expected) * 0x1p-8 * 1.02 + 1e-30;
 }
 
-// Keys and values of one slot, with a page table in random order over pages that held NaN before.
+// Keys and values of one slot, with a page table in random order over slabs that held NaN before. The layer is the second one
+// of each page's second slab, so that it lies neither at a page's beginning nor at a slab's.
 struct Cache {
   int rows, kv_heads, head_dim, page_size;
   std::vector<bf16> keys, values;  // [rows, kv_heads, head_dim]
-  std::vector<bf16> k_pool, v_pool;
-  std::vector<bf16 *> k_pages, v_pages;
+  std::vector<bf16> pool;
+  std::vector<int32_t> slabs;  // two of each page
 
   Cache(Random &random, int rows, int kv_heads, int head_dim, int page_size)
       : rows(rows),
@@ -86,19 +88,16 @@ struct Cache {
     clear(random);
   }
 
+  int page_count() const { return (rows + page_size - 1) / page_size; }
   size_t page_elements() const { return static_cast<size_t>(page_size) * kv_heads * head_dim; }
+  size_t slab_elements() const { return 4 * page_elements() + 6; }
 
   // Forgets what is written: NaN everywhere, the pages in a new order.
   void clear(Random &random) {
-    const int pages = (rows + page_size - 1) / page_size;
-    k_pool.assign(page_elements() * pages, bf16_nan);
-    v_pool.assign(page_elements() * pages, bf16_nan);
-    k_pages.clear();
-    for (int p = 0; p < pages; ++p) k_pages.push_back(k_pool.data() + p * page_elements());
-    std::shuffle(k_pages.begin(), k_pages.end(), random.engine);
-    v_pages.clear();
-    for (int p = 0; p < pages; ++p) v_pages.push_back(v_pool.data() + p * page_elements());
-    std::shuffle(v_pages.begin(), v_pages.end(), random.engine);
+    pool.assign(slab_elements() * 2 * page_count(), bf16_nan);
+    slabs.resize(2 * page_count());
+    std::iota(slabs.begin(), slabs.end(), 0);
+    std::shuffle(slabs.begin(), slabs.end(), random.engine);
   }
 
   void write(const Kernels &table, int first, int count) {
@@ -106,7 +105,14 @@ struct Cache {
     table.write_kv(keys.data() + at, values.data() + at, first, count, kv_heads, head_dim, pages());
   }
 
-  KvPages pages() const { return {k_pages.data(), v_pages.data(), page_size}; }
+  KvPages pages() const {
+    auto *base = reinterpret_cast<std::byte *>(const_cast<bf16 *>(pool.data() + 2 * page_elements()));
+    return {slabs.data() + 1, 2, page_size, base, static_cast<int64_t>(sizeof(bf16) * slab_elements()),
+            static_cast<int64_t>(page_elements())};
+  }
+
+  const bf16 *k_page(int page) const { return pool.data() + slabs[2 * page + 1] * slab_elements() + 2 * page_elements(); }
+  const bf16 *v_page(int page) const { return k_page(page) + page_elements(); }
 
   const bf16 *key(int row, int head) const {
     return keys.data() + (static_cast<size_t>(row) * kv_heads + head) * head_dim;

@@ -5,7 +5,7 @@
 
 #include "abi/failure.h"
 #include "check.h"
-#include "runner/sampling.h"
+#include "sampling/sampler.h"
 
 namespace {
 

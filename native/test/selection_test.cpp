@@ -3,7 +3,7 @@
 #include <random>
 
 #include "check.h"
-#include "runner/selection.h"
+#include "selection/selection.h"
 
 namespace {
 

@@ -31,13 +31,16 @@ export const coreFolders: ReadonlyArray<string> = [
   "packages/placement/src",
 ]
 
-/** Files in them that read files or make Effects, and so are no part of the core; `.oxlintrc.json` names the same. */
+/** Files and folders (`/**`) in them that read files, make Effects or decode with Schema, and so are no part of the core; `.oxlintrc.json` names the same. */
 export const shellFiles: ReadonlyArray<string> = [
   "packages/model/src/JsonFile.ts",
   "packages/model/src/ModelConfig.ts",
   "packages/model/src/ModelDirectory.ts",
   "packages/model/src/ModelError.ts",
+  "packages/model/src/ModelTable.ts",
+  "packages/model/src/Safetensors.ts",
   "packages/model/src/ScheduleFile.ts",
+  "packages/model/src/families/**",
 ]
 
 /** `packages/NAME/src/services/` is where a core package meets Effect. */
@@ -46,5 +49,5 @@ const servicesFolder = /^packages\/[^/]+\/src\/services\//
 /** @param file relative to the root, with forward slashes. */
 export const isCore = (file: string): boolean =>
   coreFolders.some((folder) => file.startsWith(`${folder}/`)) &&
-  !shellFiles.includes(file) &&
+  !shellFiles.some((shell) => (shell.endsWith("/**") ? file.startsWith(shell.slice(0, -2)) : file === shell)) &&
   !servicesFolder.test(file)

@@ -4,14 +4,12 @@
  * Run: node --conditions=source --expose-gc test/bench/steadyDecode.ts [requests ...]
  */
 import { spawnSync } from "node:child_process"
-import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
-import { segmentWork } from "@uniprefill/model/Work"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { Driver } from "@uniprefill/scheduler/Driver"
 import { policyByName, policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
 import { StepResult } from "@uniprefill/scheduler/StepResult"
 import { deepSchedule, deepSpec } from "../simulation/Models.ts"
-import { testTable } from "../simulation/VirtualServer.ts"
+import { testCosts } from "../simulation/VirtualServer.ts"
 
 const steps = 20_000
 /** Of 64 steady decodes; the program exits with 1 above it. */
@@ -27,7 +25,7 @@ const measure = (requests: number, waiting: number, policyName = "fcfs", freeSlo
     slots: requests + freeSlots,
     stateSlots: 0,
     maxRowsPerStep: 8192,
-    costModel: new RooflineCostModel(segmentWork(deepSpec, layout, { weight: 2, kv: 2 }), testTable, 128),
+    costModel: testCosts(deepSpec, layout, 128),
     policy: policyByName(policyName)!,
     stepBudgetMicros: 1_000_000_000,
     idleStepBudgetMicros: 1_000_000_000,

@@ -60,7 +60,7 @@ const native = (plan: MalformedPlan) =>
     const model = yield* loadModelDirectory(directory)
     const elements = { kvElementBytes: 2, carryElementBytes: 4 }
     const { slabBytes } = makeKvLayout(model.spec, schedule, { pageSize: limits.pageSize, ...elements })
-    const options = { directory, spec: model.spec, schedule, ...limits, memoryBytes: slabs * slabBytes, threads: 1 }
+    const options = { model, schedule, ...limits, memoryBytes: slabs * slabBytes, threads: 1 }
     yield* Effect.gen(function* () {
       yield* expectRefusal(yield* Executor, plan)
     }).pipe(Effect.provide(layerCpu(options)))

@@ -71,12 +71,12 @@ const withRunner = <A>(
   use: (executor: Executor["Service"]) => Promise<A>,
 ): Promise<A> =>
   Effect.gen(function* () {
-    const { spec } = yield* loadModelDirectory(directory)
+    const model = yield* loadModelDirectory(directory)
     const { pageSize, slabs, ...rest } = options
-    const layout = makeKvLayout(spec, schedule, { pageSize, kvElementBytes: 2, carryElementBytes: 4 })
+    const layout = makeKvLayout(model.spec, schedule, { pageSize, kvElementBytes: 2, carryElementBytes: 4 })
     const memoryBytes = slabs * layout.slabBytes
     const service = yield* Effect.map(
-      Layer.build(layerCpu({ directory, spec, schedule, memoryBytes, pageSize, slots: 4, maxTokens: 2048, ...rest })),
+      Layer.build(layerCpu({ model, schedule, memoryBytes, pageSize, slots: 4, maxTokens: 2048, ...rest })),
       (context) => Executor.of(context.mapUnsafe.get(Executor.key) as never),
     )
     return yield* Effect.promise(() => use(service))

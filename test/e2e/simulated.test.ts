@@ -56,13 +56,14 @@ describe("`uniprefill serve --executor sim`", () => {
 
   it("takes its time, and fails as often as it is told to", async () => {
     const table = {
-      format: "uniprefill-cost-model",
-      version: 1,
+      format: "uniprefill-calibration",
+      version: 2,
       device: "slow",
       source: "assumed",
-      gemmFlopsPerMicro: 1e9,
-      attentionFlopsPerMicro: 1e9,
-      bytesPerMicro: 1e9,
+      note: "",
+      gemm: [{ at: 1, teraFlops: 1000 }],
+      attention: [{ at: 1, teraFlops: 1000 }],
+      copyTeraBytes: 1000,
       stepMicros: 100_000,
       itemMicros: 0,
     }

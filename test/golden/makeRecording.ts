@@ -8,8 +8,9 @@
 import { dirname } from "node:path"
 import { fileURLToPath } from "node:url"
 import { NodeServices } from "@effect/platform-node"
-import type { CostTable } from "@uniprefill/cost-model/CostTable"
-import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
+import type { Calibration } from "@uniprefill/cost-model/Calibration"
+import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
+import { inSixteenBits } from "@uniprefill/cost-model/ModelShape"
 import { type AnswerStream, Engine, type GenerateRequest } from "@uniprefill/engine/Engine"
 import * as EngineLayer from "@uniprefill/engine/EngineLayer"
 import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
@@ -17,7 +18,6 @@ import { Executor, greedy } from "@uniprefill/executor/contract/Executor"
 import { openRecording, readRecording } from "@uniprefill/recording/RecordingFile"
 import { replay } from "@uniprefill/recording/Replay"
 import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
-import { segmentWork } from "@uniprefill/model/Work"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect, Fiber, Layer, Stream } from "effect"
 
@@ -34,14 +34,15 @@ const draw = (below: number): number => {
   return Math.floor((state / 0x1_0000_0000) * below)
 }
 
-const table: CostTable = {
-  format: "uniprefill-cost-model",
-  version: 1,
+const calibration: Calibration = {
+  format: "uniprefill-calibration",
+  version: 2,
   device: "cpu, 1 thread",
   source: "assumed",
-  gemmFlopsPerMicro: 60_000,
-  attentionFlopsPerMicro: 30_000,
-  bytesPerMicro: 10_000,
+  note: "a current server core",
+  gemm: [{ at: 1, teraFlops: 0.06 }],
+  attention: [{ at: 1, teraFlops: 0.03 }],
+  copyTeraBytes: 0.01,
   stepMicros: 100,
   itemMicros: 20,
 }
@@ -51,10 +52,9 @@ const program = Effect.gen(function* () {
   const { spec, schedule } = model
   const recording = yield* openRecording(file)
   const executor = layerCpu({
-    directory,
-    spec,
+    model,
     schedule,
-    memoryBytes: 22 * 1024 * 1024,
+    memoryBytes: 21 * 1024 * 1024,
     pageSize: 64,
     slots: 24,
     maxTokens: 4096,
@@ -66,7 +66,13 @@ const program = Effect.gen(function* () {
       return EngineLayer.layer({
         spec,
         schedule,
-        costModel: new RooflineCostModel(segmentWork(spec, info.layout, { weight: 2, kv: 2 }), table, schedule.lastQ),
+        costModel: costModelOf({
+          calibration,
+          shape: inSixteenBits(spec),
+          layout: info.layout,
+          lastQ: schedule.lastQ,
+          maxRowsPerStep: info.maxRowsPerStep,
+        }),
         modelName: "needle-10m-deep",
         stepBudgetMicros: 30_000,
         idleStepBudgetMicros: 100_000,

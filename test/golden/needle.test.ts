@@ -38,8 +38,8 @@ const logitTolerance = 0.08
 
 const executor = Layer.unwrap(
   Effect.gen(function* () {
-    const { spec, schedule } = yield* loadModelDirectory(directory)
-    return layerCpu({ directory, spec, schedule, memoryBytes: 2 ** 27, slots: 1, maxTokens: 4096 })
+    const model = yield* loadModelDirectory(directory)
+    return layerCpu({ model, schedule: model.schedule, memoryBytes: 2 ** 27, slots: 1, maxTokens: 4096 })
   }),
 ).pipe(Layer.provideMerge(NodeServices.layer))
 

@@ -1,6 +1,6 @@
 """The CUDA backend's function table through ctypes, and operator calls on torch tensors.
 
-Structures mirror native/include/uniprefill.h and native/src/operators/backend.h field by field.
+Structures mirror native/include/uniprefill/{operators,layers,mixers}.h and native/src/operators/backend.h field by field.
 """
 
 import ctypes
@@ -22,6 +22,34 @@ class Kv(ctypes.Structure):
         ("head_stride", c_int64),
         ("page_size", c_int32),
         ("page_count", c_int32),
+        ("table_rows", c_void_p),
+        ("table_count", c_int32),
+    ]
+
+
+class States(ctypes.Structure):
+    _fields_ = [
+        ("data", c_void_p),
+        ("stride", c_int64),
+        ("slots", c_int32),
+        ("snapshots", c_int32),
+        ("source_slots", c_void_p),
+        ("target_slots", c_void_p),
+        ("snapshot_starts", c_void_p),
+        ("snapshot_rows", c_void_p),
+        ("snapshot_slots", c_void_p),
+    ]
+
+
+class LogitEdits(ctypes.Structure):
+    _fields_ = [
+        ("starts", c_void_p),
+        ("tokens", c_void_p),
+        ("values", c_void_p),
+        ("edits", c_int32),
+        ("masks_count", c_int32),
+        ("mask_rows", c_void_p),
+        ("masks", c_void_p),
     ]
 
 
@@ -118,6 +146,103 @@ RopeWrite = structure(
     *i64("query_output_row_stride"),
     ("key_cache", Kv),
     ("value_cache", Kv),
+    *i64("query_head_stride"),
+    *pointers("query_norm", "key_norm"),
+    *f32("norm_eps", "norm_weight_offset"),
+)
+PostNorm = structure(
+    "PostNorm",
+    *i32("dtype", "rows", "width", "source_rows"),
+    *f32("eps", "weight_offset", "next_eps", "next_weight_offset"),
+    *pointers("input"),
+    *i64("input_stride"),
+    *pointers("weight", "residual"),
+    *i64("residual_stride"),
+    *pointers("indices", "sum"),
+    *i64("sum_stride"),
+    *pointers("next_weight", "output"),
+    *i64("output_stride"),
+    *pointers("count"),
+)
+OutputGate = structure(
+    "OutputGate",
+    *i32("dtype", "rows", "heads", "head_dim"),
+    *pointers("gate"),
+    *i64("gate_row_stride", "gate_head_stride"),
+    *pointers("attended"),
+    *i64("attended_row_stride", "attended_head_stride"),
+)
+SparseAttention = structure(
+    "SparseAttention",
+    ("attention", PrefillAttention),
+    *i32("query_blocks"),
+    *pointers("block_starts", "bitmaps"),
+)
+DeltaInput = structure(
+    "DeltaInput",
+    *i32("dtype", "requests", "max_rows", "channels", "kernel"),
+    *pointers("input"),
+    *i64("input_row_stride"),
+    *pointers("weight", "row_starts"),
+    ("states", States),
+    *pointers("output"),
+    *i64("output_row_stride"),
+    *i32("heads"),
+    *pointers("decay_input"),
+    *i64("decay_input_stride"),
+    *pointers("beta_input"),
+    *i64("beta_input_stride"),
+    *pointers("a_log", "dt_bias", "decay", "beta"),
+)
+DELTA_SHAPE = [*i32("key_heads", "value_heads", "key_dim", "value_dim", "normalise"), *f32("norm_eps", "scale")]
+DELTA_ROWS = [
+    *pointers("queries"),
+    *i64("query_row_stride"),
+    *pointers("keys"),
+    *i64("key_row_stride"),
+    *pointers("values"),
+    *i64("value_row_stride"),
+    *pointers("decay", "beta"),
+]
+DELTA_OUTPUT = [("states", States), *pointers("output"), *i64("output_row_stride")]
+DeltaPrefill = structure(
+    "DeltaPrefill",
+    *i32("dtype", "requests", "max_rows"),
+    *DELTA_SHAPE,
+    *DELTA_ROWS,
+    *pointers("row_starts"),
+    *DELTA_OUTPUT,
+)
+DeltaDecode = structure("DeltaDecode", *i32("dtype", "requests"), *DELTA_SHAPE, *DELTA_ROWS, *DELTA_OUTPUT)
+GatedNorm = structure(
+    "GatedNorm",
+    *i32("dtype", "rows", "heads", "head_dim"),
+    *f32("eps"),
+    *pointers("input"),
+    *i64("input_row_stride"),
+    *pointers("gate"),
+    *i64("gate_row_stride"),
+    *pointers("weight", "output"),
+    *i64("output_row_stride"),
+)
+MoeRouter = structure(
+    "MoeRouter",
+    *i32("dtype", "rows", "experts", "top_k", "renormalise"),
+    *pointers("logits"),
+    *i64("logits_stride"),
+    *pointers("chosen", "weights"),
+)
+Moe = structure(
+    "Moe",
+    *i32("dtype", "activation", "rows", "hidden", "inner", "experts", "top_k"),
+    *pointers("input"),
+    *i64("input_stride"),
+    *pointers("chosen", "weights", "gate_up", "down", "shared"),
+    *i64("shared_stride"),
+    *pointers("shared_gate"),
+    *i64("shared_gate_stride"),
+    *pointers("output"),
+    *i64("output_stride"),
 )
 GatedActivation = structure(
     "GatedActivation",
@@ -135,6 +260,16 @@ Embedding = structure(
     *i64("table_stride"),
     *pointers("output"),
     *i64("output_stride"),
+    *pointers("last_tokens"),
+    *i32("slots"),
+)
+LogitEdit = structure(
+    "LogitEdit",
+    *i32("dtype", "rows", "vocab_size"),
+    *f32("soft_cap"),
+    *pointers("logits"),
+    *i64("logits_stride"),
+    ("edits", LogitEdits),
 )
 Sampler = structure(
     "Sampler",
@@ -142,6 +277,9 @@ Sampler = structure(
     *pointers("logits"),
     *i64("logits_stride"),
     *pointers("parameters", "prompt_tokens", "output_counts", "tokens", "logprobs", "top_tokens", "top_logprobs", "non_finite"),
+    ("edits", LogitEdits),
+    *pointers("forced", "last_tokens"),
+    *i32("count_outputs"),
 )
 
 # One row of up_sample_row as a numpy dtype.
@@ -183,7 +321,31 @@ ENTRIES = [
     ("embed", None),
     ("sampler_workspace", True),
     ("sample", False),
+    ("sparse_attention_workspace", True),
+    ("attend_sparse", False),
+    ("add_normed", None),
+    ("apply_gate", None),
+    ("edit_logits", None),
+    ("delta_prepare", None),
+    ("delta_prefill_workspace", True),
+    ("recur_prefill", False),
+    ("recur_decode", None),
+    ("normalise_gated", None),
+    ("route", None),
+    ("moe_workspace", True),
+    ("run_experts", False),
 ]
+
+# The workspace query of each operator that has one.
+WORKSPACES = {
+    "select": "selection_workspace",
+    "attend_prefill": "prefill_attention_workspace",
+    "attend_decode": "decode_attention_workspace",
+    "sample": "sampler_workspace",
+    "attend_sparse": "sparse_attention_workspace",
+    "recur_prefill": "delta_prefill_workspace",
+    "run_experts": "moe_workspace",
+}
 
 
 class Table(ctypes.Structure):
@@ -233,29 +395,10 @@ class Backend:
         self._check(name, status, error)
         return needed
 
-    def select(self, p):
-        return self._with_workspace("select", "selection_workspace", p)
-
-    def attend_prefill(self, p):
-        return self._with_workspace("attend_prefill", "prefill_attention_workspace", p)
-
-    def attend_decode(self, p):
-        return self._with_workspace("attend_decode", "decode_attention_workspace", p)
-
-    def sample(self, p):
-        return self._with_workspace("sample", "sampler_workspace", p)
-
-    def gather_rows(self, p):
-        self._plain("gather_rows", p)
-
-    def normalise(self, p):
-        self._plain("normalise", p)
-
-    def rotate_and_write(self, p):
-        self._plain("rotate_and_write", p)
-
-    def activate(self, p):
-        self._plain("activate", p)
-
-    def embed(self, p):
-        self._plain("embed", p)
+    def __getattr__(self, name):
+        """Each operator of the table as a method."""
+        if name in WORKSPACES:
+            return lambda p: self._with_workspace(name, WORKSPACES[name], p)
+        if (name, None) in ENTRIES:
+            return lambda p: self._plain(name, p)
+        raise AttributeError(name)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import backend as up
+from bench_mixers import MixerBench
 from tensors import Cache, int32, relative_error
 
 BF16 = torch.bfloat16
@@ -45,7 +46,9 @@ def smi(field):
     return out.stdout.strip().splitlines()[0]
 
 
-class Bench:
+class Bench(MixerBench):
+    median_ms = staticmethod(median_ms)
+
     def __init__(self, backend, only):
         self.backend, self.only, self.rows = backend, only, []
         self.generator = torch.Generator(device="cuda").manual_seed(7)
@@ -197,6 +200,41 @@ class Bench:
             share = float((rows + 1).double().sum()) / pairs
             self.row("prefill attention", f"{name} of {length}", ms, share * flop / self.flop_per_ms, "share of full", share * whole)
 
+    def sparse(self, length, head_dim=128, heads=32, kv_heads=8, page_size=64):
+        """A quarter of the causal blocks, at random and in a band, beside a quarter of the causal time."""
+        if not self.wants("sparse"):
+            return
+        keys, values = (Cache([length], length, kv_heads, head_dim, BF16, page_size, self.generator) for _ in range(2))
+        keys.rows = values.rows = None
+        q, out = self.normal(length, heads, head_dim), torch.empty(length, heads, head_dim, dtype=BF16, device="cuda")
+        hi, starts = torch.arange(length, dtype=torch.int32, device="cuda"), int32([0, length])
+        full = up.PrefillAttention(
+            dtype=up.BF16, requests=1, max_query_rows=length, max_key_rows=length, heads=heads, kv_heads=kv_heads,
+            head_dim=head_dim, scale=head_dim**-0.5, queries=q, query_row_stride=heads * head_dim, query_head_stride=head_dim,
+            keys=keys.kv, values=values.kv, row_starts=starts, hi=hi, output=out, output_row_stride=heads * head_dim,
+            output_head_stride=head_dim,
+        )
+        rows, blocks = length // 128, length // 64
+        row, block = torch.arange(rows, device="cuda")[:, None], torch.arange(blocks, device="cuda")
+        causal, last = block <= 2 * row + 1, block >= 2 * row
+        chance = torch.rand(kv_heads, rows, blocks, generator=self.generator, device="cuda")
+        width = next(w for w in range(1, blocks) if (causal & (block > 2 * row + 1 - w)).sum() >= 0.25 * causal.sum())
+        weights = 1 << torch.arange(32, device="cuda")
+        functions, kept, names, shares = [lambda i: self.backend.attend_prefill(full)], [], ("random", "band"), []
+        for chosen in (causal & ((chance < 0.25) | last), (causal & (block > 2 * row + 1 - width)).expand(kv_heads, -1, -1)):
+            bits = (chosen.reshape(kv_heads, rows, -1, 32) * weights).sum(-1)
+            bits = torch.where(bits >= 2**31, bits - 2**32, bits).to(torch.int32).contiguous()
+            place = int32([0])
+            p = up.SparseAttention(attention=full, query_blocks=rows, block_starts=place, bitmaps=bits)
+            kept.append((p, bits, place))
+            shares.append(chosen.sum().item() / kv_heads / causal.sum().item())
+            functions.append(lambda i, p=p: self.backend.attend_sparse(p))
+        times = self.median_ms(functions, 5 if length > 40000 else 10, 1)
+        flop = 2 * heads * head_dim * length * (length + 1)
+        for name, share, ms in zip(names, shares, times[1:]):
+            case = f"{length}, {share:.1%} of the blocks, {name}, d {head_dim}"
+            self.row("sparse attention", case, ms, share * flop / self.flop_per_ms, "share of full", share * times[0])
+
     # ---- decode attention ----
 
     def decode(self, requests, length, head_dim=128, heads=32, kv_heads=8, page_size=64):
@@ -312,11 +350,20 @@ def main():
         bench.decode(1, 131072)
         bench.decode(64, 8192, head_dim=256, heads=16, kv_heads=2)
         bench.elementwise()
+        bench.delta_prefill(1, 32768, 16, 32)
+        bench.delta_prefill(4, 8192, 16, 32)
+        bench.delta_prefill(1, 32768, 16, 48)
+        bench.delta_decode(64, 16, 32)
+        bench.delta_rest()
+        bench.moe(8192)
+        bench.moe(64)
         bench.sampler()
         bench.prefill(8192)
         bench.prefill(32768)
         bench.prefill(8192, head_dim=256, heads=16, kv_heads=2)
         bench.prefill(32768, head_dim=256, heads=16, kv_heads=2)
+        bench.sparse(32768)
+        bench.sparse(131072)
         bench.prefill(131072)
         bench.prefill(131072, head_dim=256, heads=16, kv_heads=2)
     finally:

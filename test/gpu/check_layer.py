@@ -46,12 +46,19 @@ class LayerChecks(CheckRun):
         error = relative_error(out[:n], e[:n]) if exact and bool((out[n:] == POISON).all()) else float("inf")
         self.report("norm", f"{rows} × {width} {dtype} offset {offset} gather {gathered} add {added}", error, LIMIT[dtype] / 2)
 
-    def rope(self, rows, heads, kv_heads, head_dim, rotary, dtype, page_size):
+    def rope(self, rows, heads, kv_heads, head_dim, rotary, dtype, page_size, normed=False, gated=False):
+        """`normed`: heads are normalised first; `gated`: a gate lies beside every query head."""
         limit, requests, capacity = 500, 3, 200
         angles = torch.rand(limit, rotary // 2, generator=self.generator, device="cuda", dtype=torch.float64) * 6.3
         cos, sin = angles.cos().float(), angles.sin().float()
-        qkv = self.normal(rows, heads + 2 * kv_heads, head_dim, dtype=dtype)
-        stride = (heads + 2 * kv_heads) * head_dim
+        wide = 2 if gated else 1
+        projected = self.normal(rows, (wide * heads + 2 * kv_heads) * head_dim, dtype=dtype, scale=2)
+        stride = projected.shape[1]
+        keys = projected[:, wide * heads * head_dim :]
+        queries = projected[:, : wide * heads * head_dim].reshape(rows, heads, wide * head_dim)[..., :head_dim]
+        qkv = torch.cat([queries, keys.reshape(rows, 2 * kv_heads, head_dim)], 1)
+        norms = [1 + self.normal(head_dim, dtype=dtype, scale=0.2) if normed else None for _ in range(2)]
+        offset = self.random.choice([0.0, 1.0])
         positions = torch.randint(0, limit, (rows,), dtype=torch.int32, device="cuda", generator=self.generator)
         places = self.random.sample([(b, r) for b in range(requests) for r in range(capacity)], rows)
         request, row = int32([b for b, _ in places]), int32([r if i % 5 else -1 for i, (_, r) in enumerate(places)])
@@ -61,12 +68,17 @@ class LayerChecks(CheckRun):
         p = up.RopeWrite(
             dtype=up.DTYPES[dtype], rows=rows, heads=heads, kv_heads=kv_heads, head_dim=head_dim, rotary_dim=rotary,
             positions_limit=limit, requests=requests, max_key_rows=capacity, cosines=cos, sines=sin, positions=positions,
-            kv_requests=request, kv_rows=row, queries=qkv, query_row_stride=stride, keys=qkv[:, heads:], key_row_stride=stride,
-            values=qkv[:, heads + kv_heads :], value_row_stride=stride, query_output=out, query_output_row_stride=heads * head_dim,
-            key_cache=caches[0].kv, value_cache=caches[1].kv,
+            kv_requests=request, kv_rows=row, queries=projected, query_row_stride=stride, keys=keys, key_row_stride=stride,
+            values=keys[:, kv_heads * head_dim :], value_row_stride=stride, query_output=out, query_output_row_stride=heads * head_dim,
+            key_cache=caches[0].kv, value_cache=caches[1].kv, query_head_stride=wide * head_dim if gated else 0,
+            query_norm=norms[0], key_norm=norms[1], norm_eps=1e-6, norm_weight_offset=offset,
         )
         self.backend.rotate_and_write(p)
         x = qkv.double()
+        if normed:
+            inverse = (x.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt()
+            x[:, :heads] *= inverse[:, :heads] * (offset + norms[0].double())
+            x[:, heads : heads + kv_heads] *= inverse[:, heads : heads + kv_heads] * (offset + norms[1].double())
         c, s = cos.double()[positions.long()][:, None], sin.double()[positions.long()][:, None]
         low, high = x[..., : rotary // 2], x[..., rotary // 2 : rotary]
         turned = torch.cat([low * c - high * s, high * c + low * s, x[..., rotary:]], -1)
@@ -77,12 +89,57 @@ class LayerChecks(CheckRun):
                 r = int(row[i])
                 if r < 0:
                     continue
+                place = cache.places[b]
                 if page_size:
-                    expected[int(cache.pages[b, r // page_size]), :, r % page_size] = content[i]
+                    expected[int(cache.pages[place, r // page_size]), :, r % page_size] = content[i]
                 else:
-                    expected[b, r] = content[i]
+                    expected[place, r] = content[i]
             error = max(error, relative_error(cache.data.nan_to_num(5.0), expected.nan_to_num(5.0)))
-        self.report("rope", f"{rows} rows heads {heads}/{kv_heads} d {head_dim} rotary {rotary} {dtype} page {page_size}", error, LIMIT[dtype] / 2)
+        detail = f"{rows} rows heads {heads}/{kv_heads} d {head_dim} rotary {rotary} {dtype} page {page_size} normed {normed} gated {gated}"
+        self.report("rope", detail, error, LIMIT[dtype] / 2)
+
+    def post_norm(self, rows, width, dtype, offset, gathered, next_norm, count=None):
+        source_rows = rows + 5
+        y, residual = self.normal(rows, width, dtype=dtype, scale=3), self.normal(source_rows, width, dtype=dtype)
+        weight, next_weight = self.normal(width, dtype=dtype), self.normal(width, dtype=dtype)
+        indices = torch.randint(0, source_rows, (rows,), dtype=torch.int32, device="cuda", generator=self.generator)
+        before = residual.clone()
+        total = torch.full((rows, width), POISON, dtype=dtype, device="cuda") if gathered else residual
+        out = torch.full((rows, width), POISON, dtype=dtype, device="cuda")
+        count_t = int32([count]) if count is not None else None
+        p = up.PostNorm(
+            dtype=up.DTYPES[dtype], rows=rows, width=width, source_rows=source_rows, eps=1e-5, weight_offset=offset,
+            next_eps=1e-6, next_weight_offset=1 - offset, input=y, input_stride=width, weight=weight, residual=residual,
+            residual_stride=width, indices=indices if gathered else None, sum=total, sum_stride=width,
+            next_weight=next_weight if next_norm else None, output=out, output_stride=width, count=count_t,
+        )
+        self.backend.add_normed(p)
+        n = rows if count is None else count
+
+        def norm(x, eps, offset, w):
+            return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * (offset + w.double())
+
+        chosen = (before[indices.long()] if gathered else before[:rows]).double()
+        expected = chosen + norm(y.double(), 1e-5, offset, weight)
+        error = relative_error(total[:n], expected[:n])
+        untouched = torch.equal(total[n:rows], torch.full_like(total[n:rows], POISON) if gathered else before[n:rows])
+        if next_norm:
+            error = max(error, relative_error(out[:n], norm(total[:n].double(), 1e-6, 1 - offset, next_weight)))
+        untouched = untouched and bool((out[n if next_norm else 0 :] == POISON).all())
+        detail = f"{rows} × {width} {dtype} offset {offset} gather {gathered} next {next_norm} count {count}"
+        self.report("post norm", detail, error if untouched else float("inf"), LIMIT[dtype] / 2)
+
+    def output_gate(self, rows, heads, head_dim, dtype):
+        projected = self.normal(rows, heads, 2 * head_dim, dtype=dtype, scale=2)
+        attended = self.normal(rows, heads, head_dim, dtype=dtype)
+        expected = attended.double() * torch.sigmoid(projected[..., head_dim:].double())
+        p = up.OutputGate(
+            dtype=up.DTYPES[dtype], rows=rows, heads=heads, head_dim=head_dim, gate=projected[..., head_dim:],
+            gate_row_stride=2 * heads * head_dim, gate_head_stride=2 * head_dim, attended=attended,
+            attended_row_stride=heads * head_dim, attended_head_stride=head_dim,
+        )
+        self.backend.apply_gate(p)
+        self.report("gate", f"{rows} rows heads {heads} d {head_dim} {dtype}", relative_error(attended, expected), LIMIT[dtype] / 2)
 
     def activation(self, rows, inner, dtype, kind):
         x = self.normal(rows, 2 * inner, dtype=dtype, scale=3)
@@ -100,10 +157,15 @@ class LayerChecks(CheckRun):
         table = self.normal(vocab, width, dtype=dtype)
         tokens = torch.randint(-2, vocab + 2, (rows,), dtype=torch.int32, device="cuda", generator=self.generator)
         out = torch.full((rows, width), POISON, dtype=dtype, device="cuda")
+        last = self.random.choice([None, int32([self.random.randint(-5, vocab + 5) for _ in range(3)])])
+        if last is not None:
+            tokens[::3] = -1 - torch.arange(len(tokens[::3]), dtype=torch.int32, device="cuda")
         p = up.Embedding(
             dtype=up.DTYPES[dtype], rows=rows, width=width, vocab_size=vocab, scale=scale, tokens=tokens, table=table,
-            table_stride=width, output=out, output_stride=width,
+            table_stride=width, output=out, output_stride=width, last_tokens=last, slots=3,
         )
         self.backend.embed(p)
+        if last is not None:
+            tokens = torch.where(tokens < 0, last[(-1 - tokens).clamp(0, 2).long()], tokens)
         expected = table[tokens.long().clamp(0, vocab - 1)].double() * (scale or 1.0)
         self.report("embed", f"{rows} × {width} of {vocab} {dtype}", relative_error(out, expected), LIMIT[dtype] / 2)

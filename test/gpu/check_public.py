@@ -34,13 +34,8 @@ class Library:
 
     def run(self, name, backend, p):
         """Calls up_NAME with the workspace that up_NAME's query asks for."""
-        queries = {
-            "select": "up_selection_workspace",
-            "attend_prefill": "up_prefill_attention_workspace",
-            "attend_decode": "up_decode_attention_workspace",
-        }
         size = ctypes.c_size_t()
-        self.check(getattr(self.lib, queries[name])(backend, ctypes.byref(p), ctypes.byref(size)))
+        self.check(getattr(self.lib, f"up_{up.WORKSPACES[name]}")(backend, ctypes.byref(p), ctypes.byref(size)))
         scratch = torch.empty(max(size.value, 16), dtype=torch.uint8, device="cuda")
         call = getattr(self.lib, f"up_{name}")
         self.check(call(backend, ctypes.byref(p), ctypes.c_void_p(scratch.data_ptr()), size, ctypes.c_void_p(0)))

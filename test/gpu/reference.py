@@ -8,8 +8,8 @@ def capped(scores, scale, soft_cap):
     return torch.tanh(scores / soft_cap) * soft_cap if soft_cap else scores
 
 
-def attention(q, k, v, lo, hi, scale, soft_cap=0.0):
-    """q [rows, heads, d], k and v [keys, kv_heads, d], lo and hi [rows] inclusive."""
+def attention(q, k, v, lo, hi, scale, soft_cap=0.0, seen=None):
+    """q [rows, heads, d], k and v [keys, kv_heads, d], lo and hi [rows] inclusive; seen [kv_heads, rows, keys] lets keys through."""
     rows, heads, _ = q.shape
     group = heads // k.shape[1]
     k = k.double().repeat_interleave(group, 1)
@@ -17,6 +17,8 @@ def attention(q, k, v, lo, hi, scale, soft_cap=0.0):
     scores = capped(torch.einsum("qhd,khd->hqk", q.double(), k), scale, soft_cap)
     key = torch.arange(k.shape[0], device=q.device)
     visible = (key >= lo[:, None]) & (key <= hi[:, None])
+    if seen is not None:
+        visible = visible & seen.repeat_interleave(group, 0)
     scores = scores.masked_fill(~visible, float("-inf"))
     shares = torch.softmax(scores, -1).nan_to_num(0.0)
     return torch.einsum("hqk,khd->qhd", shares, v)

@@ -1,31 +1,44 @@
 import { denseSchedule, type DropSchedule } from "@uniprefill/model/DropSchedule"
-import type { LayerSpec, ModelSpec } from "@uniprefill/model/ModelSpec"
+import { readModelConfig } from "@uniprefill/model/ModelConfig"
+import type { AttentionSpec, LayerSpec, ModelSpec } from "@uniprefill/model/ModelSpec"
 
-const full: LayerSpec = { kind: "full", window: 0 }
-const sliding = (window: number): LayerSpec => ({ kind: "sliding", window })
-const state: LayerSpec = { kind: "state", window: 0 }
+const base = readModelConfig("config.json", {
+  architectures: ["LlamaForCausalLM"],
+  hidden_size: 256,
+  intermediate_size: 640,
+  num_hidden_layers: 1,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  vocab_size: 4096,
+  max_position_embeddings: 131_072,
+  rms_norm_eps: 1e-5,
+  rope_theta: 1e6,
+  tie_word_embeddings: true,
+  eos_token_id: 1,
+}).spec
 
-export const specOf = (layers: ReadonlyArray<LayerSpec>, over: Partial<ModelSpec> = {}): ModelSpec => ({
-  architecture: "LlamaForCausalLM",
-  hiddenSize: 256,
-  intermediateSize: 640,
-  vocabSize: 4096,
-  maxPositions: 131_072,
-  heads: 4,
-  kvHeads: 2,
-  headDim: 64,
-  attentionScale: 0.125,
-  attentionSoftCap: 0,
-  normEps: 1e-5,
-  tieWordEmbeddings: true,
-  attentionBias: false,
-  mlpBias: false,
-  rope: { theta: 1e6, scaling: { type: "none" } },
-  layers,
-  stateBytesPerLayer: layers.some((layer) => layer.kind === "state") ? 4096 : 0,
-  eosTokenIds: [1],
-  ...over,
+export const full: LayerSpec = base.layers[0]!
+export const sliding = (window: number): LayerSpec => ({
+  ...full,
+  mixer: { ...(full.mixer as AttentionSpec), kind: "sliding", window },
 })
+/** A recurrence with a state of a few KB. */
+export const state: LayerSpec = {
+  ...full,
+  mixer: {
+    kind: "delta",
+    keyHeads: 2,
+    valueHeads: 4,
+    keyDim: 16,
+    valueDim: 16,
+    convKernel: 4,
+    grouped: false,
+    normaliseInput: "float",
+    normEps: 1e-5,
+  },
+}
+
+export const specOf = (layers: ReadonlyArray<LayerSpec>): ModelSpec => ({ ...base, layers })
 
 /** Sixteen full-attention layers, the shape of the embedded model. */
 export const deepSpec = specOf(Array.from({ length: 16 }, () => full))

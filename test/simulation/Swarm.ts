@@ -11,7 +11,7 @@ import { ItemField, sectionWidths, StateOperation, StepPlan } from "@uniprefill/
 import { headroom } from "./Headroom.ts"
 import { CheckedRunner } from "./CheckedRunner.ts"
 import { LoopChecks } from "./LoopChecks.ts"
-import { specOf } from "./Models.ts"
+import { full, sliding, specOf, state } from "./Models.ts"
 import { type Scenario, type ScenarioRequest, smaller } from "./SwarmScenario.ts"
 
 /** A property of the serving loop that did not hold. */
@@ -35,18 +35,11 @@ export interface SwarmOutcome {
   readonly ended: ReadonlyMap<FinishReason, number>
 }
 
-const full = { kind: "full", window: 0 } as const
 const specs = {
   full: specOf([full, full, full, full]),
-  hybrid: specOf([full, full, { kind: "sliding", window: 96 }, { kind: "state", window: 0 }, full]),
-  sliding: specOf([{ kind: "sliding", window: 100 }, full, { kind: "sliding", window: 100 }, full, full]),
-  recurrent: specOf([
-    { kind: "state", window: 0 },
-    full,
-    { kind: "state", window: 0 },
-    { kind: "state", window: 0 },
-    full,
-  ]),
+  hybrid: specOf([full, full, sliding(96), state, full]),
+  sliding: specOf([sliding(100), full, sliding(100), full, full]),
+  recurrent: specOf([state, full, state, state, full]),
 }
 const dropsAt = (...layers: ReadonlyArray<number>): DropSchedule => ({
   ...denseSchedule,

@@ -1,10 +1,12 @@
-import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
+import type { Calibration } from "@uniprefill/cost-model/Calibration"
+import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
+import type { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
+import { inSixteenBits } from "@uniprefill/cost-model/ModelShape"
 import { randomKeep, type KeepModel } from "@uniprefill/executor/simulated/KeepModel"
 import { SimulatedDevice } from "@uniprefill/executor/simulated/SimulatedDevice"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout, type KvLayout } from "@uniprefill/model/KvLayout"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
-import { segmentWork } from "@uniprefill/model/Work"
 import type { Actions } from "@uniprefill/scheduler/Actions"
 import { Driver, type DriverConfig, type SubmitOutcome } from "@uniprefill/scheduler/Driver"
 import { fcfs } from "@uniprefill/scheduler/Policy"
@@ -51,7 +53,7 @@ export class VirtualServer {
       slots: 16,
       stateSlots: this.layout.stateSlotBytes > 0 ? 16 : 0,
       maxRowsPerStep: 4096,
-      costModel: new RooflineCostModel(segmentWork(spec, this.layout, { weight: 2, kv: 2 }), testTable, schedule.lastQ),
+      costModel: testCosts(spec, this.layout, schedule.lastQ),
       policy: fcfs,
       stepBudgetMicros: 50_000,
       idleStepBudgetMicros: 500_000,
@@ -179,14 +181,19 @@ export class VirtualServer {
 }
 
 /** Round numbers, so that a test's expectations can be followed by hand. */
-export const testTable = {
-  format: "uniprefill-cost-model",
-  version: 1,
+export const testCalibration: Calibration = {
+  format: "uniprefill-calibration",
+  version: 2,
   device: "test",
   source: "assumed",
-  gemmFlopsPerMicro: 300_000,
-  attentionFlopsPerMicro: 200_000,
-  bytesPerMicro: 20_000,
+  note: "",
+  gemm: [{ at: 1, teraFlops: 0.3 }],
+  attention: [{ at: 1, teraFlops: 0.2 }],
+  copyTeraBytes: 0.02,
   stepMicros: 50,
   itemMicros: 20,
-} as const
+}
+
+/** What steps of a model in 16 bits take under {@link testCalibration}. */
+export const testCosts = (spec: ModelSpec, layout: KvLayout, lastQ: number): DeviceCostModel =>
+  costModelOf({ calibration: testCalibration, shape: inSixteenBits(spec), layout, lastQ, maxRowsPerStep: 8192 })

@@ -1,13 +1,11 @@
 import { pagesFor } from "@uniprefill/units/Units"
 import { fc, test } from "@fast-check/vitest"
 import { randomKeep } from "@uniprefill/executor/simulated/KeepModel"
-import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
-import { segmentWork } from "@uniprefill/model/Work"
 import { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import { sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { describe, expect, it } from "vitest"
 import { deepSchedule, deepSpec, hybridSchedule, hybridSpec } from "./Models.ts"
-import { testTable, VirtualServer } from "./VirtualServer.ts"
+import { testCosts, VirtualServer } from "./VirtualServer.ts"
 
 const slabsOfRows = (server: VirtualServer, rows: ReadonlyArray<number>): number =>
   server.layout.tables.reduce(
@@ -91,11 +89,7 @@ describe("co-processing", () => {
     for (let i = 0; i < 4; i++) server.submit({ promptLength: 100, drops: true, maxTokens: 5000 })
     for (let i = 0; i < 3; i++) server.step()
     const long = server.submit({ promptLength: 8192, drops: true, maxTokens: 2 })
-    const real = new RooflineCostModel(
-      segmentWork(deepSpec, server.layout, { weight: 2, kv: 2 }),
-      testTable,
-      deepSchedule.lastQ,
-    )
+    const real = testCosts(deepSpec, server.layout, deepSchedule.lastQ)
     const costs: Array<number> = []
     server.inspect = (plan, micros) => {
       const load = loadOf(plan, long.keptRows, 4)

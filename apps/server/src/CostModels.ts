@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises"
-import { type CostTable, decodeCostTable } from "@uniprefill/cost-model/CostTable"
+import { type Calibration, decodeCalibration } from "@uniprefill/cost-model/Calibration"
 import { Effect } from "effect"
 import type { ModelSettings } from "./ModelOptions.ts"
 import { UsageError } from "./UsageError.ts"
@@ -9,27 +9,28 @@ import { UsageError } from "./UsageError.ts"
  * processor does with bf16 weights, not measured on this machine. Too high a rate makes steps longer than their budget, too low a one makes more
  * of them; the tokens are the same.
  */
-export const assumedCpu = (threads: number): CostTable => ({
-  format: "uniprefill-cost-model",
-  version: 1,
+export const assumedCpu = (threads: number): Calibration => ({
+  format: "uniprefill-calibration",
+  version: 2,
   device: `cpu, ${threads} threads`,
   source: "assumed",
-  gemmFlopsPerMicro: 60_000 * threads,
-  attentionFlopsPerMicro: 30_000 * threads,
-  bytesPerMicro: 10_000,
+  note: "a current server core",
+  gemm: [{ at: 1, teraFlops: 0.06 * threads }],
+  attention: [{ at: 1, teraFlops: 0.03 * threads }],
+  copyTeraBytes: 0.01,
   stepMicros: 100,
   itemMicros: 20,
 })
 
-/** Reads the table of --cost-model. Fails with a {@link UsageError} that names the file and the field. */
-export const readCostTable = (file: string): Effect.Effect<CostTable, UsageError> =>
+/** Reads the calibration of --cost-model. Fails with a {@link UsageError} that names the file and the field. */
+export const readCalibration = (file: string): Effect.Effect<Calibration, UsageError> =>
   Effect.tryPromise({
-    try: async () => decodeCostTable(JSON.parse(await readFile(file, "utf8"))),
+    try: async () => decodeCalibration(JSON.parse(await readFile(file, "utf8"))),
     catch: (cause) => new UsageError({ message: `--cost-model ${file}: ${(cause as Error).message}` }),
   })
 
-/** The table that --cost-model names, else the one assumed for this machine. */
-export const costTableOf = (settings: ModelSettings): Effect.Effect<CostTable, UsageError> => {
+/** The calibration that --cost-model names, else the one assumed for this machine. */
+export const calibrationOf = (settings: ModelSettings): Effect.Effect<Calibration, UsageError> => {
   const file = settings["cost-model"]
-  return file === undefined ? Effect.succeed(assumedCpu(settings.threads)) : readCostTable(file)
+  return file === undefined ? Effect.succeed(assumedCpu(settings.threads)) : readCalibration(file)
 }

@@ -1,17 +1,17 @@
 import { basename } from "node:path"
 import { NodeServices } from "@effect/platform-node"
-import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
+import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
 import { Engine, type EngineError } from "@uniprefill/engine/Engine"
 import * as EngineLayer from "@uniprefill/engine/EngineLayer"
 import { Executor, type ExecutorError } from "@uniprefill/executor/contract/Executor"
 import { openRecording, type RecordingFileError } from "@uniprefill/recording/RecordingFile"
 import { loadModelDirectory, type ModelDirectory } from "@uniprefill/model/ModelDirectory"
 import type { ModelError } from "@uniprefill/model/ModelError"
-import { segmentWork } from "@uniprefill/model/Work"
+import { attentionOf, kvWidth } from "@uniprefill/model/ModelSpec"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
 import { Clock, Effect, Layer } from "effect"
-import { costTableOf } from "./CostModels.ts"
+import { calibrationOf } from "./CostModels.ts"
 import { embeddedModel, type ModelSettings } from "./ModelOptions.ts"
 import { policyOf } from "./PolicyLive.ts"
 import { ServedModel } from "./ServedModel.ts"
@@ -69,15 +69,16 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
     Effect.gen(function* () {
       const { info } = yield* Executor
       const { spec, schedule } = model
-      const table = yield* costTableOf(settings)
+      const calibration = yield* calibrationOf(settings)
       const policy = yield* policyOf(settings)
       const { record } = settings
       const recording = record === undefined ? undefined : yield* openRecording(record)
-      const work = segmentWork(spec, info.layout, { weight: weightBytes, kv: kvElementBytes(model, info.layout) })
+      const { layout, maxRowsPerStep } = info
+      const shape = { spec, weightBytes: 2, kvBytes: kvElementBytes(model, layout) }
       return EngineLayer.layer({
         spec,
         schedule,
-        costModel: new RooflineCostModel(work, table, schedule.lastQ),
+        costModel: costModelOf({ calibration, shape, layout, lastQ: schedule.lastQ, maxRowsPerStep }),
         modelName,
         policy,
         prefixCaching: settings["prefix-caching"] === "on",
@@ -92,12 +93,11 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
     }),
   )
 
-/** Weights are bf16. */
-const weightBytes = 2
-
 /** The executor's layout says it: a slab holds K and V of `pageSize` rows of `layersPerSlab` layers. */
-const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["info"]["layout"]): number =>
-  layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * spec.kvHeads * spec.headDim)
+const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["info"]["layout"]): number => {
+  const width = Math.max(...spec.layers.map((one) => kvWidth(attentionOf(one) ?? { kvHeads: 0, headDim: 0 })))
+  return layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * width)
+}
 
 const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>) =>
   Layer.effect(

@@ -1,14 +1,14 @@
-import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
-import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
-import { layerSim } from "@uniprefill/executor/simulated/SimulatedExecutor"
-import { segmentWork } from "@uniprefill/model/Work"
+import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
+import { inSixteenBits } from "@uniprefill/cost-model/ModelShape"
+import { layerCpu, layerCuda } from "@uniprefill/executor-native/NativeExecutor"
+import { layerSim, simulatedDefaults } from "@uniprefill/executor/simulated/SimulatedExecutor"
 import { Effect, Layer } from "effect"
-import { costTableOf } from "./CostModels.ts"
+import { calibrationOf } from "./CostModels.ts"
 import type { ExecutorOf } from "./EngineLive.ts"
-import { UsageError } from "./UsageError.ts"
 
 /** The executor that --executor names. */
-export const executorLive: ExecutorOf = ({ directory, spec, schedule, scheduleFingerprint }, settings) => {
+export const executorLive: ExecutorOf = (model, settings) => {
+  const { spec, schedule, scheduleFingerprint } = model
   const { executor, threads } = settings
   const common = {
     spec,
@@ -20,16 +20,24 @@ export const executorLive: ExecutorOf = ({ directory, spec, schedule, scheduleFi
   }
   switch (executor) {
     case "cuda": {
-      const message = "--executor cuda is not part of this version; use cpu, sim or auto"
-      return Layer.unwrap(Effect.fail(new UsageError({ message })))
+      const { memoryBytes: _, spec: _spec, ...rest } = common
+      return layerCuda({ ...rest, model, scheduleFingerprint })
     }
     case "sim":
       return Layer.unwrap(
-        Effect.map(costTableOf(settings), (table) =>
+        Effect.map(calibrationOf(settings), (calibration) =>
           layerSim({
             ...common,
-            costModel: (layout) =>
-              new RooflineCostModel(segmentWork(spec, layout, { weight: 2, kv: 2 }), table, schedule.lastQ),
+            costModel: (layout) => {
+              const { maxRowsPerStep } = simulatedDefaults
+              return costModelOf({
+                calibration,
+                shape: inSixteenBits(spec),
+                layout,
+                lastQ: schedule.lastQ,
+                maxRowsPerStep,
+              })
+            },
             timeScale: settings["time-scale"],
             output: settings["sim-output"],
             failureRate: settings["sim-failure-rate"],
@@ -37,6 +45,6 @@ export const executorLive: ExecutorOf = ({ directory, spec, schedule, scheduleFi
         ),
       )
     default:
-      return layerCpu({ ...common, directory, scheduleFingerprint, threads })
+      return layerCpu({ ...common, model, scheduleFingerprint, threads })
   }
 }

@@ -168,11 +168,11 @@ describe("runDemo", () => {
   })
   const schedule: DropSchedule = { ...denseSchedule, dropLayers: [{ layer: 1, p: 0.5 }] }
   const costModel: CostModel = { stepMicros: () => 1 }
-  const engine = EngineLayer.layer({ spec, schedule, costModel, modelName: "naive" }).pipe(
+  const engine = EngineLayer.layer({ spec, schedule, costModel, modelName: "reference" }).pipe(
     Layer.provide(layerReference({ model: makeReferenceModel(spec, 1), schedule, maxRowsPerStep: 2048 })),
     Layer.provideMerge(tokenizer),
   )
-  const run = { name: "naive", haystack, schedule, tokens: 1100, seed: 1, repeat: 2 }
+  const run = { name: "reference", haystack, schedule, tokens: 1100, seed: 1, repeat: 2 }
 
   it.live("asks a real engine both ways and sees what it kept", () =>
     Effect.gen(function* () {

@@ -1,5 +1,5 @@
 import { layerReference } from "@uniprefill/executor/reference/ReferenceExecutor"
-import { makeReferenceModel } from "@uniprefill/executor/reference/ReferenceModel"
+import { makeReferenceModel, referenceSpec } from "@uniprefill/executor/reference/ReferenceModel"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
@@ -14,17 +14,12 @@ import { closeScope } from "./FakeEngine.ts"
 import { collect } from "./TestServer.ts"
 
 /**
- * The real engine, scheduler and tokenizer behind the HTTP application. The executor is the naive one with random
+ * The real engine, scheduler and tokenizer behind the HTTP application. The executor is the reference one with random
  * weights in two small layers, so answers are gibberish, but reproducible gibberish.
  */
 const executorOf: EngineLive.ExecutorOf = ({ spec }) => {
-  const small = { ...spec, layers: spec.layers.slice(0, 2), hiddenSize: 16, intermediateSize: 16, heads: 2, headDim: 8 }
-  return layerReference({
-    model: makeReferenceModel({ ...small, kvHeads: 1 }, 7),
-    slabs: 256,
-    slots: 4,
-    maxTokens: 1024,
-  })
+  const small = referenceSpec({ layers: ["full", "full"], intermediate: 16, vocab: spec.vocabSize })
+  return layerReference({ model: makeReferenceModel(small, 7), slabs: 256, slots: 4, maxTokens: 1024 })
 }
 
 const settings = {

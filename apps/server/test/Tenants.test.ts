@@ -20,8 +20,8 @@ let costs: string
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "uniprefill-tenants-"))
   costs = join(folder, "steps-of-5-ms.json")
-  const rates = { gemmFlopsPerMicro: 1e9, attentionFlopsPerMicro: 1e9, bytesPerMicro: 1e9 }
-  const head = { format: "uniprefill-cost-model", version: 1, device: "slow", source: "assumed" }
+  const rates = { gemm: [{ at: 1, teraFlops: 1e3 }], attention: [{ at: 1, teraFlops: 1e3 }], copyTeraBytes: 1e3 }
+  const head = { format: "uniprefill-calibration", version: 2, device: "slow", source: "assumed", note: "" }
   await writeFile(costs, JSON.stringify({ ...head, ...rates, stepMicros: 5000, itemMicros: 0 }))
 })
 afterAll(() => rm(folder, { recursive: true }))

@@ -1,6 +1,9 @@
 import { estimate, estimateText } from "@uniprefill/simulator/explore/Interval"
+import { measures } from "@uniprefill/simulator/explore/Measures"
 import { lineChart } from "@uniprefill/simulator/output/Chart"
 import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
+import { provenanceTable } from "@uniprefill/simulator/output/Provenance"
+import type { RunReport } from "@uniprefill/simulator/output/RunReport"
 import { columns } from "@uniprefill/simulator/output/Table"
 import { override } from "@uniprefill/simulator/scenario/ScenarioFields"
 import { scenarioDefaults, withDefaults } from "@uniprefill/simulator/scenario/Scenario"
@@ -27,7 +30,26 @@ interface Tried {
   readonly rate: number
   readonly attainment: ReadonlyArray<number>
   readonly goodput: ReadonlyArray<number>
+  readonly rejected: ReadonlyArray<number>
+  readonly hashes: ReadonlyArray<string>
+  readonly reports: ReadonlyArray<RunReport>
 }
+
+/** Misses that a trace must be able to hold at the share asked for, before a rate passes or fails by one request. */
+const leastMisses = 5
+
+/** Fails with UsageError where one request more or less decides. */
+const checkLength = (requests: number, attainment: number): void => {
+  const needed = attainment === 1 ? 1000 : Math.ceil(leastMisses / (1 - attainment))
+  if (requests >= needed) return
+  throw new UsageError(
+    `the trace is too short: of ${requests} requests one is ${((1 / requests) * 100).toFixed(1)}%, and ${(attainment * 100).toFixed(1)}% are to meet ` +
+      `their targets; ${needed} requests or more say something (--repeat, --requests, or a lower --attainment)`,
+  )
+}
+
+/** Arrivals over less than this show little of what a queue does. */
+const leastSeconds = 120
 
 /** Rounds in which the gap above the best rate is cut into four. */
 const refinements = 2
@@ -51,6 +73,7 @@ export const capacity = async (source: ScenarioSource, options: CapacityOptions)
     throw new UsageError(
       `${workload.name}: ${workload.count} requests; a rate of arrivals needs two at different times`,
     )
+  checkLength(workload.count, options.attainment)
   const natural = (workload.count - 1) / (workload.arrivalMicros[workload.count - 1]! / 1e6)
   const firstSeed = scenario.seed ?? scenarioDefaults.seed
   const tried: Array<Tried> = []
@@ -70,6 +93,9 @@ export const capacity = async (source: ScenarioSource, options: CapacityOptions)
         rate,
         attainment: own.map((one) => one!.summary.attainment),
         goodput: own.map((one) => one!.summary.goodput),
+        rejected: own.map((one) => measures.rejected.of(one!.summary)),
+        hashes: own.map((one) => one!.summary.hash),
+        reports: own.map((one) => one!),
       })
     }
     tried.sort((a, b) => a.rate - b.rate)
@@ -85,18 +111,27 @@ export const capacity = async (source: ScenarioSource, options: CapacityOptions)
     complete = await tryRates([1, 2, 3].map((quarter) => from + ((above.rate - from) * quarter) / 4))
   }
   if (!complete) console.log("PARTIAL RESULT: ended before every rate was tried.\n")
+  const restsOn = provenanceTable(
+    tried.flatMap(({ rate, reports }) =>
+      reports.map(({ provenance }) => ({ name: `${rate.toFixed(3)} req/s`, provenance })),
+    ),
+  )
+  for (const line of restsOn) console.log(line)
+  console.log()
   console.log(
     columns([
-      ["req/s", "SLO met", "goodput"],
+      ["req/s", "SLO met", "goodput", "rejected", ""],
       ...tried.map((one) => [
         one.rate.toFixed(3),
         estimateText(estimate(one.attainment), 4),
         estimateText(estimate(one.goodput), 3),
+        estimateText(estimate(one.rejected), 3),
+        one.reports.some(({ summary }) => summary.saturation?.isSaturated === true) ? "saturated" : "",
       ]),
     ]),
   )
   console.log()
-  const found = conclusion(tried, options, full.slo)
+  const found = conclusion(tried, options, full.slo, workload.count)
   for (const line of found) console.log(line)
   console.log()
   writeOutput(options.html, () =>
@@ -104,6 +139,7 @@ export const capacity = async (source: ScenarioSource, options: CapacityOptions)
       title: scenario.name ?? "Capacity",
       complete,
       findings: found,
+      restsOn,
       runs: [],
       charts: [{ title: "Goodput against offered load", note: "", svg: goodputChart(tried, options.attainment) }],
     }),
@@ -133,6 +169,7 @@ const conclusion = (
   tried: ReadonlyArray<Tried>,
   { attainment, seeds }: CapacityOptions,
   slo: { ttftMs: number; tpotMs: number },
+  requests: number,
 ): Array<string> => {
   const target = [slo.ttftMs > 0 ? `TTFT ≤ ${slo.ttftMs} ms` : "", slo.tpotMs > 0 ? `TPOT ≤ ${slo.tpotMs} ms` : ""]
     .filter(Boolean)
@@ -150,9 +187,24 @@ const conclusion = (
     { length: seeds },
     (_, s) => tried.findLast((one) => one.attainment[s]! >= attainment)?.rate ?? 0,
   )
+  const above = tried[tried.indexOf(best) + 1]
+  const differs = tried.some(({ hashes }) => new Set(hashes).size > 1)
+  const bound = above === undefined ? "" : `; it lies between there and ${above.rate.toFixed(3)}, the next rate tried`
+  const spread =
+    seeds === 1
+      ? "one seed, so no interval"
+      : differs
+        ? `seed by seed ${estimateText(estimate(perSeed), 3)}`
+        : "the seeds are all alike: nothing in this scenario is drawn, so they give no interval"
   const lines = [
-    `Largest rate tried with ${target} for ${share} of the requests: ${best.rate.toFixed(3)} req/s; seed by seed ${estimateText(estimate(perSeed), 3)}.`,
+    `Largest rate tried with ${target} for ${share} of the requests: ${best.rate.toFixed(3)} req/s${bound}; ${spread}.`,
   ]
+  const seconds = requests / best.rate
+  if (seconds < leastSeconds) {
+    lines.push(
+      `At that rate the ${requests} requests arrive within ${seconds.toFixed(0)} s: too short for a queue to build up. A longer trace (--repeat) finds a lower rate.`,
+    )
+  }
   if (best === tried.at(-1)) lines.push("Every rate up to the highest meets it: try higher ones with --high.")
   const dips = tried.filter((one) => one.rate < best.rate && !passes(one))
   if (dips.length > 0)

@@ -5,6 +5,7 @@ import { Argument, Command, Flag } from "effect/cli"
 import { capacity } from "./CapacityCommand.ts"
 import { compare } from "./CompareCommand.ts"
 import { explain } from "./ExplainCommand.ts"
+import { fit } from "./FitCommand.ts"
 import { run as runScenario } from "./RunCommand.ts"
 import { Placement } from "@uniprefill/placement/services/PlacementService"
 import { placement } from "./PlacementCommand.ts"
@@ -221,6 +222,36 @@ const placementCommand = Command.make(
   ]),
 )
 
+const fitCommand = Command.make(
+  "fit",
+  {
+    ...source,
+    recorded: Flag.String("recorded").pipe(
+      Flag.withMetavar("FILE"),
+      Flag.withDescription("The recorded run: requests.jsonl with queued_ts, first_token_ts and last_token_ts"),
+    ),
+    fitted: countFlag("fitted", 10).pipe(
+      Flag.withMetavar("REQUESTS"),
+      Flag.withDescription("Requests fitted to, the first ones; the others are held out (default: 100)"),
+      Flag.withDefault(100),
+    ),
+    out: outputFile("out", "Write the calibration"),
+  },
+  ({ scenario, recorded, fitted, out, ...flags }) =>
+    attempt(() => fit(readScenario(scenario, flags), { recorded, fitted, out })),
+).pipe(
+  Command.withShortDescription("Fit a device to a recorded run: a calibration file, and its error on the rest"),
+  Command.withDescription(
+    "Simulate the workload of a recorded vLLM run, fit a factor on the device's rates and the time of a step to its first requests, and print the error on those held out. The calibration belongs to that device, model and tensor-parallel degree; elsewhere it is marked.",
+  ),
+  Command.withExamples([
+    {
+      command: "uniprefill-sim fit run.scenario.yaml --recorded requests.jsonl --out rtx-4090.calibration.json",
+      description: "Then name the file with --calibration",
+    },
+  ]),
+)
+
 const explainCommand = Command.make(
   "explain",
   {
@@ -297,6 +328,7 @@ const simCommand = Command.make("uniprefill-sim", {}, () => attempt(showExample)
     sweepCommand,
     capacityCommand,
     placementCommand,
+    fitCommand,
     explainCommand,
     shrinkCommand,
     replayCommand,

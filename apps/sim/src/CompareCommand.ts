@@ -1,6 +1,8 @@
 import { estimate, estimateText, pairedDifference } from "@uniprefill/simulator/explore/Interval"
 import { measures, type MeasureName } from "@uniprefill/simulator/explore/Measures"
+import { saturationText } from "@uniprefill/simulator/metrics/Saturation"
 import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
+import { provenanceTable } from "@uniprefill/simulator/output/Provenance"
 import type { RunReport } from "@uniprefill/simulator/output/RunReport"
 import { columns, lengthLabel } from "@uniprefill/simulator/output/Table"
 import { override } from "@uniprefill/simulator/scenario/ScenarioFields"
@@ -31,6 +33,7 @@ const shownMeasures: ReadonlyArray<MeasureName> = [
   "e2eP50",
   "goodput",
   "attainment",
+  "rejected",
   "inputThroughput",
   "memoryMax",
 ]
@@ -73,6 +76,12 @@ export const compare = async (source: ScenarioSource, options: CompareOptions): 
   }
   const doneSeeds = shown.map((round) => round.seed)
   for (const line of done[0]!.reports[0]!.about) console.log(line)
+  const restsOn = done.flatMap(({ name, reports }) => reports.map(({ provenance }) => ({ name, provenance })))
+  for (const line of provenanceTable(restsOn)) console.log(line)
+  for (const { name, reports } of done) {
+    const saturated = reports.map(({ summary }) => saturationText(summary.saturation)).find((text) => text !== null)
+    if (saturated !== undefined) console.log(`${name}: ${saturated}`)
+  }
   console.log()
   console.log(comparison(done, doneSeeds))
   const found = [...findings(done)]
@@ -86,7 +95,11 @@ export const compare = async (source: ScenarioSource, options: CompareOptions): 
     return htmlReport({ title: scenario.name ?? "Comparison", complete, findings: said, runs, charts: [] })
   })
   writeOutput(options.json, () => {
-    const named = done.map(({ name, reports: own }) => ({ name, summaries: own.map((one) => one.summary) }))
+    const named = done.map(({ name, reports: own }) => ({
+      name,
+      provenance: own.map((one) => one.provenance),
+      summaries: own.map((one) => one.summary),
+    }))
     const json = { format: "uniprefill-comparison", version: 1, complete, seeds: doneSeeds, variants: named }
     return `${JSON.stringify(json, null, 2)}\n`
   })

@@ -2,14 +2,14 @@ import type { Experiment } from "@uniprefill/simulator/scenario/Build"
 import { reusableTokens } from "@uniprefill/simulator/workload/Scaling"
 import { workloadHash } from "@uniprefill/simulator/workload/Workload"
 
-/** What was simulated and what it rests on, a line each. */
+/** What was simulated, a line each; what its figures rest on is their provenance. */
 export const describe = ({ scenario, setup, workload }: Experiment): ReadonlyArray<string> => {
-  const { schedule, keep, device } = setup
+  const { schedule, device } = setup
   const devices = setup.tensorParallel * setup.replicas
   const drops = schedule.dropLayers
   const lines = [
     `model      ${scenario.model}, ${drops.length === 0 ? "dense" : `drops at layers ${drops.map((drop) => drop.layer).join(", ")} (p ${[...new Set(drops.map((drop) => drop.p))].join(", ")})`}`,
-    `device     ${devices} × ${device.label} (tensor parallel ${setup.tensorParallel} × ${setup.replicas} replicas), ${device.calibration === null ? "UNCALIBRATED: datasheet peaks × assumed shares" : "calibrated"}`,
+    `device     ${devices} × ${device.label} (tensor parallel ${setup.tensorParallel} × ${setup.replicas} replicas)`,
     `workload   ${workload.name}: ${workload.count} requests`,
     ...workload.assumptions.map((assumption) => `           ${assumption}`),
   ]
@@ -18,9 +18,6 @@ export const describe = ({ scenario, setup, workload }: Experiment): ReadonlyArr
     lines.push(
       `           an unbounded cache could reuse ${((reusableTokens(workload) / total) * 100).toFixed(1)}% of the prompt tokens`,
     )
-  }
-  if (drops.length > 0) {
-    lines.push(`kept rows  ${keep.source}: ${keep.note}`, `accuracy   ${keep.accuracy}`)
   }
   return lines
 }

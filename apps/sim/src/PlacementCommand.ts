@@ -1,5 +1,6 @@
 import type { Layout, PlacementRequest } from "@uniprefill/placement/Placement"
-import { shardsOf } from "@uniprefill/placement/Shards"
+import { shardsOf, splittablesOf } from "@uniprefill/placement/Shards"
+import { provenanceTable } from "@uniprefill/simulator/output/Provenance"
 import { columns } from "@uniprefill/simulator/output/Table"
 import type { Summary } from "@uniprefill/simulator/metrics/Summary"
 import { rankFitOptions } from "@uniprefill/simulator/Setup"
@@ -45,7 +46,7 @@ export const placement = async (
   }
   checkWritable(options.json)
   const experiment = await prepare({ ...source, scenario: probeScenario(scenario, Math.max(1, length)) })
-  const { setup, workload } = experiment
+  const { setup } = experiment
   const rank = rankFitOptions(setup)
   if (length < 1 || length + probeOutputs > rank.maxModelLen) {
     throw new UsageError(
@@ -53,7 +54,7 @@ export const placement = async (
     )
   }
   const drops = setup.schedule.dropLayers.length > 0
-  const probe = new PlacementProbe(setup, workload, length)
+  const probe = new PlacementProbe(experiment, length)
   const wanted = (milliseconds: number | undefined) => (milliseconds ? milliseconds * 1000 : Number.POSITIVE_INFINITY)
   const layouts = layoutsOf({
     ...rank,
@@ -75,13 +76,17 @@ export const placement = async (
       workload: summaries.get(tensorParallel) ?? null,
     }
   })
-  const { device, keep, schedule } = setup
+  const { device, schedule } = setup
   const layers = schedule.dropLayers.map((drop) => drop.layer).join(", ")
   console.log(`model      ${experiment.scenario.model}, ${drops ? `drops at layers ${layers}` : "dense"}`)
   console.log(
-    `devices    ${gpus} × ${device.label}, ${gpusPerHost} a host; ${gigabytes(rank.memoryBytes)} GB each, a share of ${rank.memoryUtilization} used; ${device.calibration === null ? "UNCALIBRATED: datasheet peaks × assumed shares" : "calibrated"}`,
+    `devices    ${gpus} × ${device.label}, ${gpusPerHost} a host; ${gigabytes(rank.memoryBytes)} GB each, a share of ${rank.memoryUtilization} used`,
   )
-  if (drops) console.log(`kept rows  ${keep.source}: ${keep.note}`)
+  const rests = prospects.flatMap(({ layout }) => {
+    const provenance = probe.provenances.get(layout.tensorParallel)
+    return provenance === undefined ? [] : [{ name: nameOf(layout), provenance }]
+  })
+  for (const line of provenanceTable(rests)) console.log(line)
   console.log(`prompts    of ${length} tokens; requests up to ${rank.maxModelLen}\n`)
   console.log(table(prospects, drops))
   console.log()
@@ -99,7 +104,10 @@ export const placement = async (
     memoryUtilization: rank.memoryUtilization,
     length,
     chosen: chosen === null ? null : { tensorParallel, replicas },
-    layouts: prospects.map((prospect) => prospectJson(prospect, setup.model.spec)),
+    layouts: prospects.map((prospect) => ({
+      ...prospectJson(prospect, setup.model.spec),
+      provenance: probe.provenances.get(prospect.layout.tensorParallel) ?? null,
+    })),
   }
   writeOutput(options.json, () => `${JSON.stringify(result, null, 2)}\n`)
 }
@@ -182,7 +190,7 @@ function* findings(prospects: ReadonlyArray<Prospect>): Generator<string> {
   yield `On the workload the goodput of ${nameOf(best.layout)} is highest: ${best.workload!.goodput.toFixed(2)} req/s within targets.`
 }
 
-const prospectJson = (prospect: Prospect, spec: Parameters<typeof shardsOf>[0]): Record<string, unknown> => {
+const prospectJson = (prospect: Prospect, spec: Parameters<typeof splittablesOf>[0]): Record<string, unknown> => {
   const { layout, dense, dropping, denseTtftMicros, workload } = prospect
   const { fit, tensorParallel, ...rest } = layout
   const memory = fit === null ? null : { ...fit.memory, layout: undefined, slabBytes: fit.memory.layout.slabBytes }
@@ -191,7 +199,7 @@ const prospectJson = (prospect: Prospect, spec: Parameters<typeof shardsOf>[0]):
     ...rest,
     memory: fit === null ? null : { ...memory, usable: fit.usableBytes },
     slabs: fit?.slabs ?? null,
-    shards: fit === null ? null : shardsOf(spec, tensorParallel),
+    shards: fit === null ? null : splittablesOf(spec).flatMap((layer) => shardsOf(layer, tensorParallel)),
     dense,
     dropping,
     denseTtftMicros,

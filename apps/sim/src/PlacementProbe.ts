@@ -2,13 +2,14 @@ import { denseSchedule } from "@uniprefill/model/DropSchedule"
 import { footprintOf } from "@uniprefill/placement/Footprint"
 import type { Latencies } from "@uniprefill/placement/Placement"
 import type { RankFit } from "@uniprefill/placement/RankFit"
-import { StepLoad } from "@uniprefill/scheduler/StepLoad"
+import { StepLoad, windowsOf } from "@uniprefill/scheduler/StepLoad"
 import { summarise } from "@uniprefill/simulator/metrics/Summary"
 import { keptShare } from "@uniprefill/simulator/model/KeepProfile"
+import { type Provenance, provenanceOf } from "@uniprefill/simulator/output/Provenance"
+import type { Experiment } from "@uniprefill/simulator/scenario/Build"
 import type { Scenario } from "@uniprefill/simulator/scenario/Scenario"
 import { driverConfig, type Setup } from "@uniprefill/simulator/Setup"
 import { Simulation } from "@uniprefill/simulator/Simulation"
-import type { Workload } from "@uniprefill/simulator/workload/Workload"
 
 /** Prompts of one length in the slabs of one replica. */
 export interface Capacity {
@@ -42,24 +43,31 @@ export const probeScenario = (scenario: Scenario, promptTokens: number): Scenari
 
 /** What prompts of one length find under a tensor-parallel degree: the simulator's setup, memory and cost model. */
 export class PlacementProbe {
+  /** What each degree's times rest on, once `latencies` was asked for them. */
+  readonly provenances = new Map<number, Provenance>()
+  private readonly experiment: Experiment
   private readonly setup: Setup
-  private readonly workload: Workload
   private readonly promptTokens: number
 
-  /** `setup` and `workload` are those of a {@link probeScenario}. */
-  constructor(setup: Setup, workload: Workload, promptTokens: number) {
-    this.setup = setup
-    this.workload = workload
+  /** `experiment` is that of a {@link probeScenario}. */
+  constructor(experiment: Experiment, promptTokens: number) {
+    this.experiment = experiment
+    this.setup = experiment.setup
     this.promptTokens = promptTokens
   }
 
   /** One prompt alone, simulated: what is seen at best. Null where it does not fit. */
   latencies(tensorParallel: number, drops: boolean): Latencies | null {
     const schedule = drops ? this.setup.schedule : denseSchedule
-    const simulation = new Simulation({ ...this.setup, tensorParallel, schedule }, this.workload)
+    const setup = { ...this.setup, tensorParallel, schedule }
+    const simulation = new Simulation(setup, this.experiment.workload)
     simulation.advance()
     const nothing = { slo: { ttftMs: 0, tpotMs: 0 }, warmupRequests: 0, gpuHourPrice: 0 }
-    const { completed, ttft, tpot } = summarise(simulation, nothing)
+    const summary = summarise(simulation, nothing)
+    if (drops || !this.provenances.has(tensorParallel)) {
+      this.provenances.set(tensorParallel, provenanceOf({ ...this.experiment, setup }, summary))
+    }
+    const { completed, ttft, tpot } = summary
     if (completed === 0) return null
     return { timeToFirstTokenMicros: Math.round(ttft.mean * 1000), timePerTokenMicros: Math.round(tpot.mean * 1000) }
   }
@@ -69,9 +77,9 @@ export class PlacementProbe {
     const rows = this.rows(drops)
     const footprint = footprintOf(layout, rows)
     const atOnce = Math.min(this.setup.engine.slots, Math.floor(slabs / footprint.slabs))
-    const load = new StepLoad(layout.segments.length)
+    const load = new StepLoad(layout.segments.length, windowsOf(layout))
     load.decodeRows = atOnce
-    for (let s = 0; s < layout.segments.length; s++) load.decodeKeys[s] = atOnce * rows[Math.min(s, rows.length - 1)]!
+    for (let s = 0; s < layout.segments.length; s++) load.addDecodes(s, atOnce, rows[Math.min(s, rows.length - 1)]!)
     return {
       tokens: Math.floor((slabs / footprint.slabs) * this.promptTokens),
       atOnce,

@@ -20,7 +20,9 @@ export const replay = async (file: string, policyModule: Option.Option<string>):
   console.log(
     `model      ${header.spec.architecture}, ${header.spec.layers.length} layers, ${drops.length === 0 ? "dense" : `drops at layers ${drops.join(", ")}`}`,
   )
-  console.log(`policy     ${header.policy.name}; costs ${header.costs.model}`)
+  console.log(
+    `policy     ${header.policy.name}; costs of ${header.costs.calibration.device}, ${header.costs.calibration.source}`,
+  )
   if (report.difference === null) {
     console.log(
       `identical  ${report.plans} plans from ${report.events} events; ${report.preemptions} preemptions, ${report.prefixHits} prompt tokens from the prefix cache`,

@@ -1,6 +1,7 @@
 import { benchTable, lengthTable } from "@uniprefill/simulator/output/Table"
 import { resultJson } from "@uniprefill/simulator/output/Json"
 import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
+import { provenanceLines, provenanceOf } from "@uniprefill/simulator/output/Provenance"
 import { PerfettoTrace } from "@uniprefill/simulator/output/Perfetto"
 import { runReport } from "@uniprefill/simulator/output/RunReport"
 import { WhyLog } from "@uniprefill/simulator/output/WhyLog"
@@ -33,6 +34,8 @@ export const run = async (source: ScenarioSource, outputs: RunOutputs): Promise<
   for (const line of describe(experiment)) console.log(line)
   const seconds = await drive(simulation, "simulating")
   const summary = summarise(simulation, experiment.summary)
+  const provenance = provenanceOf(experiment, summary)
+  for (const line of provenanceLines(provenance)) console.log(line)
   console.log()
   if (!summary.complete) console.log(partial(simulation))
   console.log(benchTable(summary))
@@ -40,15 +43,10 @@ export const run = async (source: ScenarioSource, outputs: RunOutputs): Promise<
   console.log(lengthTable(summary.byLength))
   console.log()
   console.log(`${(simulation.ended / seconds).toFixed(0)} simulated requests/s; ${reproduction(experiment)}`)
-  const { source: keepSource, note, accuracy } = experiment.setup.keep
-  const about = {
-    scenario: experiment.scenario,
-    assumptions: experiment.workload.assumptions,
-    ...(experiment.setup.schedule.dropLayers.length > 0 ? { keep: { source: keepSource, note, accuracy } } : {}),
-  }
+  const about = { scenario: experiment.scenario, assumptions: experiment.workload.assumptions, provenance }
   writeOutput(outputs.json, () => `${JSON.stringify(resultJson(summary, about), null, 2)}\n`)
   writeOutput(outputs.html, () => {
-    const runs = [runReport(experiment.scenario.name, describe(experiment), simulation, summary)]
+    const runs = [runReport(experiment.scenario.name, describe(experiment), experiment, simulation, summary)]
     return htmlReport({ title: experiment.scenario.name, complete: summary.complete, findings: [], runs, charts: [] })
   })
   if (trace !== null) {

@@ -17,5 +17,5 @@ export const runJob = async ({ name, scenario, folder }: SimulationJob): Promise
   const experiment = await prepare({ scenario, folder })
   const simulation = new Simulation(experiment.setup, experiment.workload)
   simulation.advance()
-  return runReport(name, describe(experiment), simulation, summarise(simulation, experiment.summary))
+  return runReport(name, describe(experiment), experiment, simulation, summarise(simulation, experiment.summary))
 }

@@ -3,7 +3,8 @@ import { estimate } from "@uniprefill/simulator/explore/Interval"
 import { measures, type MeasureName } from "@uniprefill/simulator/explore/Measures"
 import { lineChart } from "@uniprefill/simulator/output/Chart"
 import { htmlReport, type ReportChart } from "@uniprefill/simulator/output/HtmlReport"
-import type { Summary } from "@uniprefill/simulator/metrics/Summary"
+import { saturationText } from "@uniprefill/simulator/metrics/Saturation"
+import { provenanceTable } from "@uniprefill/simulator/output/Provenance"
 import type { RunReport } from "@uniprefill/simulator/output/RunReport"
 import { columns } from "@uniprefill/simulator/output/Table"
 import { scenarioDefaults } from "@uniprefill/simulator/scenario/Scenario"
@@ -26,6 +27,11 @@ export interface SweepOptions {
 interface SweptPoint {
   readonly values: Readonly<Record<string, unknown>>
   readonly result: number
+  readonly goodput: number
+  readonly attainment: number
+  readonly rejected: number
+  /** Null where the load was served, in every seed. */
+  readonly saturated: string | null
 }
 
 /** `uniprefill-sim sweep`: every combination of the values that the scenario's `sweep.over` lists, on worker threads. */
@@ -55,25 +61,54 @@ export const sweep = async ({ scenario, folder }: ScenarioSource, options: Sweep
   const shown = Option.isSome(options.ratio) ? ratios(done, options.ratio.value, over) : done
   const title = Option.isSome(options.ratio) ? ratioTitle(name, options.ratio.value, over) : name
   const rest = fields.filter((field) => !Option.isSome(options.ratio) || field !== options.ratio.value)
+  const restsOn = provenanceTable(
+    reports.flatMap((report, i) => (report === null ? [] : [{ name: jobs[i]!.name, provenance: report.provenance }])),
+  )
+  for (const line of restsOn) console.log(line)
+  console.log()
   console.log(
-    columns([
-      [...rest, title],
-      ...shown.map((point) => [
-        ...rest.map((field) => String(point.values[field])),
-        Number.isFinite(point.result) ? point.result.toPrecision(4) : "–",
-      ]),
-    ]),
+    Option.isSome(options.ratio) ? ratioTable(shown, rest, title) : rankTable(shown, rest, options.measure, name),
   )
   write(options, {
     complete,
     title: scenario.name ?? "Sweep",
     rows: points.map(({ values }, p) => ({
       values,
-      summaries: reports.slice(p * seeds, (p + 1) * seeds).map((report) => report?.summary ?? null),
+      reports: reports.slice(p * seeds, (p + 1) * seeds),
     })),
+    restsOn,
     charts: rest.length === 0 ? [] : chartsOf(shown, rest, title),
   })
 }
+
+/** The best goodput first: a fine latency of the few that were let in is none. */
+const rankTable = (
+  points: ReadonlyArray<SweptPoint>,
+  fields: ReadonlyArray<string>,
+  measure: MeasureName,
+  title: string,
+): string => {
+  const ranked = [...points].sort((a, b) => b.goodput - a.goodput)
+  const own = measure === "goodput" ? [] : [title]
+  const head = [...fields, "goodput, req/s", "SLO met %", "rejected %", ...own, ""]
+  const rows = ranked.map((point) => [
+    ...fields.map((field) => String(point.values[field])),
+    point.goodput.toPrecision(4),
+    (point.attainment * 100).toFixed(1),
+    (point.rejected * 100).toFixed(1),
+    ...own.map(() => number(point.result)),
+    point.saturated === null ? "" : "saturated",
+  ])
+  return columns([head, ...rows])
+}
+
+const ratioTable = (points: ReadonlyArray<SweptPoint>, fields: ReadonlyArray<string>, title: string): string =>
+  columns([
+    [...fields, title],
+    ...points.map((point) => [...fields.map((field) => String(point.values[field])), number(point.result)]),
+  ])
+
+const number = (value: number): string => (Number.isFinite(value) ? value.toPrecision(4) : "–")
 
 const label = (point: GridPoint): string =>
   Object.entries(point.values)
@@ -89,7 +124,18 @@ const swept = (
   points.flatMap(({ values }, p) => {
     const own = reports.slice(p * seeds, (p + 1) * seeds)
     if (own.some((report) => report === null)) return []
-    return [{ values, result: estimate(own.map((report) => measures[measure].of(report!.summary))).mean }]
+    const mean = (name: MeasureName) => estimate(own.map((report) => measures[name].of(report!.summary))).mean
+    const saturated = own.map((report) => saturationText(report!.summary.saturation)).find((text) => text !== null)
+    return [
+      {
+        values,
+        result: mean(measure),
+        goodput: mean("goodput"),
+        attainment: mean("attainment"),
+        rejected: mean("rejected"),
+        saturated: saturated ?? null,
+      },
+    ]
   })
 
 const ratioTitle = (name: string, field: string, over: Readonly<Record<string, ReadonlyArray<unknown>>>): string =>
@@ -156,20 +202,25 @@ interface SweepResult {
   readonly title: string
   readonly rows: ReadonlyArray<{
     readonly values: SweptPoint["values"]
-    readonly summaries: ReadonlyArray<Summary | null>
+    readonly reports: ReadonlyArray<RunReport | null>
   }>
+  readonly restsOn: ReadonlyArray<string>
   readonly charts: ReadonlyArray<ReportChart>
 }
 
-const write = (options: SweepOptions, { complete, title, rows, charts }: SweepResult): void => {
+const write = (options: SweepOptions, { complete, title, rows, charts, restsOn }: SweepResult): void => {
   console.log()
-  writeOutput(options.html, () => htmlReport({ title, complete, findings: [], runs: [], charts }))
+  writeOutput(options.html, () => htmlReport({ title, complete, findings: [], restsOn, runs: [], charts }))
   writeOutput(options.json, () => {
     const json = {
       format: "uniprefill-sweep",
       version: 1,
       complete,
-      points: rows.map(({ values, summaries }) => ({ ...values, summaries })),
+      points: rows.map(({ values, reports }) => ({
+        ...values,
+        provenance: reports.map((one) => one?.provenance ?? null),
+        summaries: reports.map((one) => one?.summary ?? null),
+      })),
     }
     return `${JSON.stringify(json, null, 2)}\n`
   })
@@ -180,14 +231,25 @@ const write = (options: SweepOptions, { complete, title, rows, charts }: SweepRe
 const csvOf = (rows: SweepResult["rows"]): string => {
   const fields = Object.keys(rows[0]!.values)
   const names = Object.keys(measures) as ReadonlyArray<MeasureName>
-  const lines = rows.map(({ values, summaries }) => {
-    const done = summaries.filter((one) => one !== null)
+  const lines = rows.map(({ values, reports }) => {
+    const done = reports.filter((one) => one !== null)
+    const mean = (name: MeasureName) => estimate(done.map((one) => measures[name].of(one.summary))).mean
+    const { provenance } = done[0] ?? {}
+    const rests = [
+      provenance?.ratesNote ?? "",
+      provenance?.link ?? "",
+      provenance?.kept === null || provenance === undefined ? "" : `${provenance.kept.source}: ${provenance.kept.note}`,
+      provenance?.kept?.accuracy ?? "",
+      done.some((one) => one.summary.saturation?.isSaturated === true) ? "yes" : "",
+    ]
     return [
       ...fields.map((field) => csvCell(String(values[field]))),
-      ...names.map((name) => (done.length === 0 ? "" : estimate(done.map((one) => measures[name].of(one))).mean)),
+      ...names.map((name) => (done.length === 0 || Number.isNaN(mean(name)) ? "" : mean(name))),
+      ...rests.map(csvCell),
     ].join(",")
   })
-  return `${[...fields, ...names].join(",")}\n${lines.join("\n")}\n`
+  const head = [...fields, ...names, "rates", "links", "kept_rows", "accuracy", "saturated"]
+  return `${head.join(",")}\n${lines.join("\n")}\n`
 }
 
 const csvCell = (text: string): string => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)

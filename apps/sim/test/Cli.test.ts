@@ -185,9 +185,67 @@ describe("bad input is an error that names it, and no report", () => {
   })
 
   it("an SLO that nothing meets is a finding, not a number", async () => {
-    const { code, out } = await sim(["capacity", ...small, "--slo-ttft-ms", "0.001", "--points", "2", "--seeds", "1"])
+    const { code, out } = await sim([
+      "capacity",
+      ...small,
+      "--slo-ttft-ms",
+      "0.001",
+      "--points",
+      "2",
+      "--seeds",
+      "1",
+      "--attainment",
+      "0.9",
+    ])
     expect(code).toBe(0)
     expect(out).toMatch(/No rate tried meets TTFT ≤ 0\.001 ms/)
+  })
+})
+
+describe("a planner's question", () => {
+  it("of a sweep is ranked by goodput, with attainment, rejections and what the figures rest on beside it", async () => {
+    const scenario = file(
+      "slabs.json",
+      JSON.stringify({
+        device: "h100",
+        workload: { requests: 60, ratePerSecond: 2, promptTokens: 4000, outputTokens: 20 },
+        sweep: { over: { "engine.slabs": [10, 4000] } },
+      }),
+    )
+    const { code, out } = await sim(["sweep", scenario, "--threads", "1", "--csv", "slabs.csv", "--html", "slabs.html"])
+    expect(code).toBe(0)
+    expect(out).toMatch(
+      /engine\.slabs +goodput, req\/s +SLO met % +rejected %.*\n4000 [^\n]*\n10 +0\.000 +0\.0 +100\.0/,
+    )
+    expect(out).toContain("UNCALIBRATED: datasheet peaks × assumed shares")
+    expect(out).toContain("kept rows  assumed")
+    const text = (name: string) => readFileSync(join(folder, name), "utf8")
+    expect(text("slabs.csv")).toMatch(/,rates,links,kept_rows,accuracy,saturated\n/)
+    expect(text("slabs.csv")).toContain("UNCALIBRATED")
+    expect(text("slabs.html")).toContain("UNCALIBRATED")
+  })
+
+  it("of a trace that one request decides is refused", async () => {
+    const { code, err } = await sim(["capacity", "--requests", "20", "--attainment", "0.95"])
+    expect([code, err]).toEqual([
+      2,
+      expect.stringMatching(/too short: of 20 requests one is 5\.0%.*100 requests or more/),
+    ])
+  })
+
+  it("may be answered on standard output, with the words for people on standard error", async () => {
+    const { code, out, err } = await sim(["run", "--requests", "5", "--keep", "0.5", "--json", "-"])
+    expect(code).toBe(0)
+    expect(JSON.parse(out)).toMatchObject({
+      completed: 5,
+      provenance: { kept: { source: "assumed", note: "constant shares 0.5", accuracy: "unknown" } },
+    })
+    expect(err).toContain("Serving Benchmark Result")
+  })
+
+  it("of a load that is too much gets the verdict", async () => {
+    const { out } = await sim(["run", "--requests", "400", "--rate-per-second", "20", "--schedule", "off"])
+    expect(out).toMatch(/SATURATED: served \S+ of \S+ requests\/s, the queue still growing/)
   })
 })
 
@@ -245,10 +303,9 @@ describe("worker threads", () => {
     ])
     expect(one.code).toBe(0)
     expect(two.out).toBe(one.out)
-    const ratios = one.out
-      .split("\n")
-      .slice(1, 4)
-      .map((line) => Number(line.trim().split(/\s+/)[1]))
+    const lines = one.out.split("\n")
+    const table = lines.findIndex((line) => line.startsWith("workload.promptTokens"))
+    const ratios = lines.slice(table + 1, table + 4).map((line) => Number(line.trim().split(/\s+/)[1]))
     expect(ratios[2]).toBeGreaterThan(1.2)
     expect(readFileSync(join(folder, "s.csv"), "utf8").trim().split("\n")).toHaveLength(7)
   })

@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "uniprefill.h"
+#include "uniprefill/operators.h"
 
 namespace up {
 

@@ -1,5 +1,5 @@
-// The Node addon: converts and checks, nothing else. `open(directory)` gives a Model, whose `createRunner(options)` gives a
-// Runner; its `step` runs on a worker thread.
+// The Node addon: converts and checks, nothing else. `open(table)` gives a Model, whose `createRunner(options)` gives a
+// Runner; its `wait` waits on a worker thread.
 #include <memory>
 #include <utility>
 #include <vector>
@@ -43,15 +43,6 @@ up_kernels read_kernels(const Napi::Value &value) {
   wrong_type(value, "kernels", "\"auto\", \"portable\", \"avx2\" or \"avx512bf16\"");
 }
 
-const char *kernels_name(up_kernels kernels) {
-  switch (kernels) {
-    case UP_KERNELS_PORTABLE: return "portable";
-    case UP_KERNELS_AVX2: return "avx2";
-    case UP_KERNELS_AVX512_BF16: return "avx512bf16";
-    default: return "auto";
-  }
-}
-
 up_sampling read_sampling(const Napi::Object &from) {
   up_sampling out{};
   out.temperature = static_cast<float>(number(from, "temperature"));
@@ -80,13 +71,21 @@ up_sampling read_sampling(const Napi::Object &from) {
   return out;
 }
 
+up_device read_device(const Napi::Value &value) {
+  const std::string name = value.ToString();
+  if (name == "cpu") return UP_DEVICE_CPU;
+  if (name == "reference") return UP_DEVICE_REFERENCE;
+  if (name == "cuda") return UP_DEVICE_CUDA;
+  wrong_type(value, "device", "\"cpu\", \"reference\" or \"cuda\"");
+}
+
 class Runner : public Napi::ObjectWrap<Runner> {
  public:
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "Runner",
-                       {InstanceMethod<&Runner::describe>("describe"), InstanceMethod<&Runner::open_slot>("openSlot"),
-                        InstanceMethod<&Runner::close_slot>("closeSlot"), InstanceMethod<&Runner::step>("step"),
-                        InstanceMethod<&Runner::close>("close")});
+                       {InstanceMethod<&Runner::describe>("describe"), InstanceMethod<&Runner::put_content>("putContent"),
+                        InstanceMethod<&Runner::forget_content>("forgetContent"), InstanceMethod<&Runner::enqueue>("enqueue"),
+                        InstanceMethod<&Runner::wait>("wait"), InstanceMethod<&Runner::close>("close")});
   }
 
   explicit Runner(const Napi::CallbackInfo &info) : Napi::ObjectWrap<Runner>(info) {
@@ -95,12 +94,10 @@ class Runner : public Napi::ObjectWrap<Runner> {
   }
 
  private:
-  class Step;
+  class Wait;
 
-  // The handle, when no step is running and it has not been closed.
-  up_runner *idle(Napi::Env env) const {
+  up_runner *open_handle(Napi::Env env) const {
     if (handle_ == nullptr) throw Napi::Error::New(env, "the runner is closed");
-    if (busy_) throw Napi::Error::New(env, "a step is running");
     return handle_.get();
   }
 
@@ -108,35 +105,24 @@ class Runner : public Napi::ObjectWrap<Runner> {
     const Napi::Env env = info.Env();
     up_runner_info native{};
     native.size = sizeof native;
-    check(env, up_runner_describe(idle(env), &native));
-    static const char *const kinds[] = {"full", "sliding", "carry"};
-    Napi::Array tables = Napi::Array::New(env, static_cast<size_t>(native.table_count));
-    for (int32_t i = 0; i < native.table_count; i++) {
-      const up_table_info &from = native.tables[i];
-      Napi::Object table = Napi::Object::New(env);
-      table.Set("segment", from.segment);
-      table.Set("kind", kinds[from.kind]);
-      table.Set("layers", from.layers);
-      table.Set("slabsPerPage", from.slabs_per_page);
-      tables.Set(static_cast<uint32_t>(i), table);
-    }
+    check(env, up_runner_describe(open_handle(env), &native));
     Napi::Object out = Napi::Object::New(env);
-    out.Set("slabBytes", static_cast<double>(native.slab_bytes));
-    out.Set("layersPerSlab", native.layers_per_slab);
-    out.Set("tables", tables);
-    out.Set("threads", native.threads);
-    out.Set("kernels", kernels_name(native.kernels));
+    out.Set("device", native.device);
+    out.Set("slabs", native.slabs);
+    out.Set("weightBytes", static_cast<double>(native.weight_bytes));
+    out.Set("workspaceBytes", static_cast<double>(native.workspace_bytes));
+    out.Set("freeBytes", static_cast<double>(native.free_bytes));
     return out;
   }
 
-  void open_slot(const Napi::CallbackInfo &info) {
+  void put_content(const Napi::CallbackInfo &info) {
     const Napi::Env env = info.Env();
-    up_runner *runner = idle(env);
-    const Napi::Object from = object(info[0], "content");
+    up_runner *runner = open_handle(env);
+    const int32_t id = integer(info[0], "id");
+    const Napi::Object from = object(info[1], "content");
     const View<int32_t> tokens = int32s(from.Get("tokens"), "tokens");
-    up_slot_content content{};
+    up_content content{};
     content.size = sizeof content;
-    content.slot = integer(from, "slot");
     content.token_count = tokens.count;
     content.tokens = tokens.data;
     content.prompt_length = integer(from, "promptLength");
@@ -160,34 +146,40 @@ class Runner : public Napi::ObjectWrap<Runner> {
     content.bitmap_count = static_cast<int32_t>(counts.size());
     content.bitmap_words = counts.data();
     content.bitmaps = words.data();
+    content.score_decided = boolean(from, "scoreDecided");
     content.sampling = read_sampling(object(from.Get("sampling"), "sampling"));
     content.return_logits = boolean(from, "returnLogits");
-    check(env, up_slot_open(runner, &content));
+    content.prompt_logprobs = integer(from, "promptLogprobs");
+    check(env, up_runner_put_content(runner, id, &content));
   }
 
-  void close_slot(const Napi::CallbackInfo &info) {
-    check(info.Env(), up_slot_close(idle(info.Env()), integer(info[0], "slot")));
+  void forget_content(const Napi::CallbackInfo &info) {
+    up_runner_forget_content(open_handle(info.Env()), integer(info[0], "id"));
   }
 
-  Napi::Value step(const Napi::CallbackInfo &info);
+  void enqueue(const Napi::CallbackInfo &info) {
+    const auto plan = view<uint8_t, napi_uint8_array>(info[0], "plan", "a Uint8Array");
+    check(info.Env(), up_runner_enqueue(open_handle(info.Env()), plan.data, static_cast<size_t>(plan.count)));
+  }
 
-  // A step that is running keeps the native runner until it is done.
+  Napi::Value wait(const Napi::CallbackInfo &info);
+
+  // A call that waits keeps the native runner until it is done.
   void close(const Napi::CallbackInfo &) { handle_.reset(); }
 
   std::shared_ptr<up_runner> handle_;
-  bool busy_ = false;
+  bool waiting_ = false;
 };
 
-class Runner::Step : public Napi::AsyncWorker {
+class Runner::Wait : public Napi::AsyncWorker {
  public:
-  Step(Runner &owner, View<uint8_t> plan)
-      : Napi::AsyncWorker(owner.Env(), "uniprefill step"),
+  explicit Wait(Runner &owner)
+      : Napi::AsyncWorker(owner.Env()),
         deferred(Napi::Promise::Deferred::New(owner.Env())),
         owner_(owner),
         keep_owner_(Napi::Persistent(owner.Value())),
-        handle_(owner.handle_),
-        plan_(plan.data, plan.data + plan.count) {
-    owner_.busy_ = true;
+        handle_(owner.handle_) {
+    owner_.waiting_ = true;
   }
 
   Napi::Promise::Deferred deferred;
@@ -196,15 +188,16 @@ class Runner::Step : public Napi::AsyncWorker {
   void Execute() override {
     const uint8_t *result = nullptr;
     size_t bytes = 0;
-    if (up_step(handle_.get(), plan_.data(), plan_.size(), &result, &bytes) == UP_OK) {
+    if (up_runner_wait(handle_.get(), &result, &bytes) == UP_OK) {
       result_.assign(result, result + bytes);
     } else {
       error_ = last_error();
     }
+    handle_.reset();
   }
 
   void OnOK() override {
-    owner_.busy_ = false;
+    owner_.waiting_ = false;
     if (error_.status != UP_OK) {
       deferred.Reject(to_error(Env(), error_).Value());
       return;
@@ -215,7 +208,7 @@ class Runner::Step : public Napi::AsyncWorker {
   }
 
   void OnError(const Napi::Error &error) override {
-    owner_.busy_ = false;
+    owner_.waiting_ = false;
     deferred.Reject(error.Value());
   }
 
@@ -223,15 +216,14 @@ class Runner::Step : public Napi::AsyncWorker {
   Runner &owner_;
   Napi::ObjectReference keep_owner_;
   std::shared_ptr<up_runner> handle_;
-  std::vector<uint8_t> plan_;  // the caller may reuse its buffer
   std::vector<uint8_t> result_;
   CallError error_;
 };
 
-Napi::Value Runner::step(const Napi::CallbackInfo &info) {
-  idle(info.Env());
-  const auto plan = view<uint8_t, napi_uint8_array>(info[0], "plan", "a Uint8Array");
-  auto *work = new Step(*this, plan);
+Napi::Value Runner::wait(const Napi::CallbackInfo &info) {
+  open_handle(info.Env());
+  if (waiting_) throw Napi::Error::New(info.Env(), "a result is being waited for");
+  auto *work = new Wait(*this);
   const Napi::Promise promise = work->deferred.Promise();
   work->Queue();
   return promise;
@@ -270,9 +262,6 @@ class Model : public Napi::ObjectWrap<Model> {
     out.Set("layers", native.layers);
     out.Set("hiddenSize", native.hidden_size);
     out.Set("vocabSize", native.vocab_size);
-    out.Set("heads", native.heads);
-    out.Set("kvHeads", native.kv_heads);
-    out.Set("headDim", native.head_dim);
     out.Set("maxPositions", native.max_positions);
     out.Set("fingerprint", Napi::BigInt::New(env, native.fingerprint));
     return out;
@@ -284,14 +273,20 @@ class Model : public Napi::ObjectWrap<Model> {
     const Napi::Object from = object(info[0], "options");
     up_runner_options options{};
     options.size = sizeof options;
+    options.device = read_device(from.Get("device"));
     options.schedule = read_schedule(from.Get("schedule"));
-    options.page_size = integer(from, "pageSize");
+    const std::string layout = string(from, "layout");
+    options.layout = layout.data();
+    options.layout_bytes = layout.size();
     options.slabs = integer(from, "slabs");
     options.slots = integer(from, "slots");
+    options.state_slots = integer(from, "stateSlots");
     options.max_rows_per_step = integer(from, "maxRowsPerStep");
     options.max_tokens = integer(from, "maxTokens");
     options.threads = integer(from, "threads");
     options.kernels = read_kernels(from.Get("kernels"));
+    options.memory_fraction = number(from, "memoryFraction");
+    options.device_index = integer(from, "deviceIndex");
     up_runner *runner = nullptr;
     check(env, up_runner_create(model, &options, &runner));
     return env.GetInstanceData<Classes>()->runner.New({Napi::External<up_runner>::New(env, runner)});
@@ -304,9 +299,10 @@ class Model : public Napi::ObjectWrap<Model> {
 
 Napi::Value open(const Napi::CallbackInfo &info) {
   const Napi::Env env = info.Env();
-  if (!info[0].IsString()) wrong_type(info[0], "directory", "a string");
+  if (!info[0].IsString()) wrong_type(info[0], "table", "a string");
+  const std::string table = info[0].As<Napi::String>().Utf8Value();
   up_model *model = nullptr;
-  check(env, up_model_open(info[0].As<Napi::String>().Utf8Value().c_str(), &model));
+  check(env, up_model_open(table.data(), table.size(), &model));
   return env.GetInstanceData<Classes>()->model.New({Napi::External<up_model>::New(env, model)});
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <napi.h>
-#include <uniprefill.h>
+#include <uniprefill/runner.h>
 
 #include <string>
 
@@ -70,6 +70,12 @@ inline uint64_t uint64(const Napi::Object &from, const char *field) {
   const uint64_t number = value.IsBigInt() ? value.As<Napi::BigInt>().Uint64Value(&lossless) : 0;
   if (!lossless) wrong_type(value, field, "a BigInt from 0 to 2^64 - 1");
   return number;
+}
+
+inline std::string string(const Napi::Object &from, const char *field) {
+  const Napi::Value value = from.Get(field);
+  if (!value.IsString()) wrong_type(value, field, "a string");
+  return value.As<Napi::String>().Utf8Value();
 }
 
 inline bool boolean(const Napi::Object &from, const char *field) {

@@ -22,7 +22,6 @@
 namespace up::cpu {
 
 constexpr int attend_task_rows = 48;
-constexpr int max_head_dim = 256;
 // Powers up to 2⁸ are summed before a row's reference moves.
 constexpr float attend_headroom = 8;
 
@@ -180,7 +179,7 @@ struct Attend {
     const int strips = (count + Simd::tile_rows - 1) / Simd::tile_rows;
     for (int key = first / tile_keys * tile_keys; key <= last; key += tile_keys) {
       const bf16 *keys = key_group(group.kv, key, task.head, head_dim);
-      const bf16 *values = value_group(group.kv, key, task.head, head_dim);
+      const bf16 *values = keys + group.kv.page_elements;
       for (int s = 0; s < strips; ++s) {
         const int begin = count * s / strips, end = count * (s + 1) / strips;
         strip_of_rows<Simd::tile_rows>(end - begin, rows, begin, keys, values, key, head_dim, scale);

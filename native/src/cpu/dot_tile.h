@@ -9,9 +9,9 @@ namespace up::cpu {
 
 template <class Simd, int R, int W>
 [[gnu::always_inline]] inline void zero_tile(typename Simd::F (&acc)[R][W]) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int v = 0; v < W; ++v) acc[r][v] = Simd::set(0);
 }
 
@@ -25,12 +25,12 @@ template <class Simd, int R, int W>
                                             ptrdiff_t b_vector, int pairs, typename Simd::F (&acc)[R][W]) {
   for (int p = 0; p < pairs; ++p, a += 2, b += b_step) {
     typename Simd::Pairs w[W];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int v = 0; v < W; ++v) w[v] = Simd::pairs(b + v * b_vector);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const typename Simd::Pair x = Simd::pair(a + r * a_stride);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int v = 0; v < W; ++v) acc[r][v] = Simd::dot(acc[r][v], x, w[v]);
     }
   }

@@ -6,27 +6,42 @@
 #pragma once
 
 #include "attend.h"
+#include "delta_inputs.h"
+#include "delta_recur.h"
+#include "experts.h"
+#include "gates.h"
 #include "gemm.h"
+#include "gemm_parts.h"
 #include "rms_norm.h"
 #include "rope.h"
 #include "score.h"
-#include "silu_mul.h"
 #include "write_kv.h"
 
 namespace up::cpu {
 
 template <class Simd>
 constexpr Kernels kernel_table(const char *name) {
-  return {name,
-          Gemm<Simd>::packed_bytes,
-          Gemm<Simd>::pack,
-          Gemm<Simd>::gemm,
-          rms_norm<Simd>,
-          silu_mul<Simd>,
-          rope<Simd>,
-          write_kv,
-          Attend<Simd>::attend,
-          Score<Simd>::score};
+  return {.name = name,
+          .packed_bytes = Gemm<Simd>::packed_bytes,
+          .pack = Gemm<Simd>::pack,
+          .gemm = Gemm<Simd>::gemm,
+          .gemm_parts = gemm_parts<Simd>,
+          .rms_norm = rms_norm<Simd>,
+          .add_rms_norm = add_rms_norm<Simd>,
+          .silu_mul = gated_mul<Simd, Silu>,
+          .gelu_mul = gated_mul<Simd, Gelu>,
+          .sigmoid_mul = sigmoid_mul<Simd>,
+          .soft_cap = soft_cap<Simd>,
+          .round_rows = round_rows<Simd>,
+          .rope = rope<Simd>,
+          .write_kv = write_kv,
+          .attend = Attend<Simd>::attend,
+          .score = Score<Simd>::score,
+          .delta_inputs = DeltaInputs<Simd>::run,
+          .delta_recur = DeltaRecurrence<Simd>::run,
+          .delta_outputs = delta_outputs<Simd>,
+          .route = Route<Simd>::run,
+          .combine = combine<Simd>};
 }
 
 }  // namespace up::cpu

@@ -19,7 +19,7 @@
 
 namespace up::cpu {
 
-static constexpr Kernels table = kernel_table<Avx512>("avx512-bf16");
+static constexpr Kernels table = kernel_table<Avx512>("avx512bf16");
 
 const Kernels *avx512_bf16_kernels() {
   const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

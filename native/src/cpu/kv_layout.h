@@ -13,12 +13,15 @@ static inline ptrdiff_t group_offset(int row, int head, int head_dim, int page_s
   return (static_cast<ptrdiff_t>(head) * page_size + row % page_size) * head_dim;
 }
 
-static inline const bf16 *key_group(const KvPages &pages, int row, int head, int head_dim) {
-  return pages.k_pages[row / pages.page_size] + group_offset(row, head, head_dim, pages.page_size);
+// K of the page that `row` lives in.
+static inline bf16 *key_page(const KvPages &pages, int row) {
+  const int32_t slab = pages.slabs[static_cast<ptrdiff_t>(row / pages.page_size) * pages.slabs_per_page];
+  return reinterpret_cast<bf16 *>(pages.base + slab * pages.slab_bytes);
 }
 
-static inline const bf16 *value_group(const KvPages &pages, int row, int head, int head_dim) {
-  return pages.v_pages[row / pages.page_size] + group_offset(row, head, head_dim, pages.page_size);
+// Values lie page_elements behind keys.
+static inline const bf16 *key_group(const KvPages &pages, int row, int head, int head_dim) {
+  return key_page(pages, row) + group_offset(row, head, head_dim, pages.page_size);
 }
 
 }  // namespace up::cpu

@@ -23,6 +23,10 @@ struct Avx2 {
   // 8 accumulators, 4 registers of weights, 2 broadcasts: 14 of 16 registers.
   static constexpr int tile_rows = 4;
   static constexpr int tile_vectors = 1;
+  // Of DeltaRecurrence: columns of a strip, and rows and keys that pass it at once.
+  static constexpr int strip_vectors = 1;
+  static constexpr int strip_rows = 4;
+  static constexpr int strip_keys = 4;
 
   static __m256i lanes() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
   static __m256i before(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lanes()); }
@@ -57,6 +61,14 @@ struct Avx2 {
     alignas(32) bf16 all[16];
     store_bf16(all, x);
     std::memcpy(p, all, sizeof(bf16) * (n < 16 ? n : 16));
+  }
+
+  static __m256i pair_bits(__m256 even, __m256 odd) {
+    return _mm256_or_si256(rounded(even), _mm256_slli_epi32(rounded(odd), 16));
+  }
+  static void store_pairs(bf16 *p, F even, F odd) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), pair_bits(even.low, odd.low));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 16), pair_bits(even.high, odd.high));
   }
 
   static F add(F a, F b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }

@@ -17,6 +17,10 @@ struct Avx512 {
   // 24 accumulators, 4 vectors of weights, a broadcast: 29 of 32 registers.
   static constexpr int tile_rows = 6;
   static constexpr int tile_vectors = 4;
+  // Of DeltaRecurrence: columns of a strip, and rows and keys that pass it at once.
+  static constexpr int strip_vectors = 2;
+  static constexpr int strip_rows = 8;
+  static constexpr int strip_keys = 8;
 
   static __mmask16 first_lanes(int n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
 
@@ -30,6 +34,12 @@ struct Avx512 {
   }
   static void store_bf16_n(bf16 *p, F x, int n) {
     _mm256_mask_storeu_epi16(p, first_lanes(n), (__m256i)_mm512_cvtneps_pbh(x));
+  }
+
+  static void store_pairs(bf16 *p, F even, F odd) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
+                                           3, 18, 2, 17, 1, 16, 0);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even)));
   }
 
   static F add(F a, F b) { return _mm512_add_ps(a, b); }

@@ -24,6 +24,10 @@ struct Portable {
   // The register tile of dot_tile: rows × (vectors · 16 columns).
   static constexpr int tile_rows = 4;
   static constexpr int tile_vectors = 1;
+  // Of DeltaRecurrence: columns of a strip, and rows and keys that pass it at once.
+  static constexpr int strip_vectors = 1;
+  static constexpr int strip_rows = 4;
+  static constexpr int strip_keys = 4;
 
   static F set(float x) {
     F r;
@@ -49,6 +53,14 @@ struct Portable {
   }
   static void store_bf16_n(bf16 *p, const F &x, int n) {
     for (int i = 0; i < 16 && i < n; ++i) p[i] = to_bf16(x.lane[i]);
+  }
+
+  // 16 pairs (even[i], odd[i]).
+  static void store_pairs(bf16 *p, const F &even, const F &odd) {
+    for (int i = 0; i < 16; ++i) {
+      p[2 * i] = to_bf16(even.lane[i]);
+      p[2 * i + 1] = to_bf16(odd.lane[i]);
+    }
   }
 
   static F add(const F &a, const F &b) {

@@ -11,9 +11,9 @@ namespace up::cpu {
 // Writes the rows [begin, end) of one group of 16, one head.
 static void write_group(const bf16 *k, const bf16 *v, int begin, int end, int stride, int head, int head_dim,
                         const KvPages &pages) {
-  const int page = begin / pages.page_size, group = begin / 16 * 16;
-  const ptrdiff_t offset = group_offset(group, head, head_dim, pages.page_size);
-  bf16 *keys = pages.k_pages[page] + offset, *values = pages.v_pages[page] + offset;
+  const int group = begin / 16 * 16;
+  bf16 *keys = key_page(pages, group) + group_offset(group, head, head_dim, pages.page_size);
+  bf16 *values = keys + pages.page_elements;
   if (begin == group) {
     std::memset(keys, 0, sizeof(bf16) * 16 * head_dim);
     std::memset(values, 0, sizeof(bf16) * 16 * head_dim);

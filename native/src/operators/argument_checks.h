@@ -83,6 +83,16 @@ inline void require_stride(up_backend backend, int64_t stride, const char *name)
   require_multiple(stride, backend == UP_CUDA ? 8 : 1, name);
 }
 
+// A tensor of rows: its pointer and the elements from one row to the next.
+inline void require_rows(up_backend backend, const void *pointer, int64_t stride, const char *name) {
+  require_memory(backend, pointer, name);
+  require_stride(backend, stride, (std::string(name) + "_stride").c_str());
+}
+
+inline void require_finite(float value, const char *name) {
+  if (!std::isfinite(value)) fail(UP_INVALID_ARGUMENT, check_phase, name, " is not finite");
+}
+
 inline void require_heads(up_backend backend, int heads, int kv_heads, int head_dim) {
   require_range(kv_heads, 1, 4096, "kv_heads");
   require_range(heads, 1, 65535, "heads");
@@ -101,8 +111,10 @@ inline void require_kv(up_backend backend, const up_kv &kv, int max_rows, const 
   require_stride(backend, kv.row_stride, (prefix + ".row_stride").c_str());
   require_stride(backend, kv.head_stride, (prefix + ".head_stride").c_str());
   require_stride(backend, kv.page_stride, (prefix + ".page_stride").c_str());
+  optional_memory(backend, kv.table_rows, (prefix + ".table_rows").c_str());
+  if (kv.table_rows != nullptr) require_range(kv.table_count, 1, INT32_MAX, (prefix + ".table_count").c_str());
   if (kv.pages == nullptr) return;
-  require_one_of(kv.page_size, {16, 32, 64, 128}, (prefix + ".page_size").c_str());
+  require_one_of(kv.page_size, {16, 32, 64, 128, 256}, (prefix + ".page_size").c_str());
   require_memory(backend, kv.pages, (prefix + ".pages").c_str());
   const int64_t needed = (int64_t{max_rows} + kv.page_size - 1) / kv.page_size;
   if (kv.pages_stride < needed)

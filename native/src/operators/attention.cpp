@@ -41,6 +41,16 @@ bool check(const up_backend &backend, const up_prefill_attention *p) {
   return true;
 }
 
+bool check(const up_backend &backend, const up_sparse_attention *p) {
+  require_backend(backend);
+  require_struct(p, "up_sparse_attention");
+  if (!check(backend, &p->attention)) return false;
+  require_range(p->query_blocks, 1, 1 << 28, "query_blocks");
+  require_memory(backend, p->block_starts, "block_starts");
+  require_memory(backend, p->bitmaps, "bitmaps");
+  return true;
+}
+
 bool check(const up_backend &backend, const up_decode_attention *p) {
   require_backend(backend);
   require_struct(p, "up_decode_attention");
@@ -87,6 +97,16 @@ up_status up_attend_prefill(up_backend backend, const up_prefill_attention *p, v
                             void *stream) {
   return up::attend("up_attend_prefill", backend, p, workspace, workspace_bytes, stream,
                     &up_backend_table::prefill_attention_workspace, &up_backend_table::attend_prefill);
+}
+
+up_status up_sparse_attention_workspace(up_backend backend, const up_sparse_attention *p, size_t *bytes) {
+  return up::workspace("up_sparse_attention_workspace", backend, p, bytes, &up_backend_table::sparse_attention_workspace);
+}
+
+up_status up_attend_sparse(up_backend backend, const up_sparse_attention *p, void *workspace, size_t workspace_bytes,
+                           void *stream) {
+  return up::attend("up_attend_sparse", backend, p, workspace, workspace_bytes, stream,
+                    &up_backend_table::sparse_attention_workspace, &up_backend_table::attend_sparse);
 }
 
 up_status up_decode_attention_workspace(up_backend backend, const up_decode_attention *p, size_t *bytes) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "abi/failure.h"
+#include "device_backend.h"
 #include "operators/argument_checks.h"
 
 namespace up {
@@ -60,6 +61,15 @@ const up_backend_table &backend_table(const up_backend &backend) {
   static const Loaded loaded = load();
   if (loaded.table == nullptr) fail(UP_DEVICE_LOST, phase, loaded.problem);
   return *loaded.table;
+}
+
+std::unique_ptr<Backend> make_device_backend(const std::shared_ptr<const Checkpoint> &checkpoint, const BackendOptions &options,
+                                             const DeviceOptions &device) {
+  up_device_request request{UP_BUILD_FINGERPRINT, checkpoint, options, device, nullptr};
+  up_backend_error error{};
+  const up_status status = backend_table(UP_CUDA).create_backend(&request, &error);
+  if (status != UP_OK) fail(status, error.phase, error.detail);
+  return std::move(request.backend);
 }
 
 }  // namespace up

@@ -30,8 +30,18 @@ inline double element(const void *data, up_dtype dtype, int64_t index) {
 // Rounds to nearest even.
 void store_element(void *data, up_dtype dtype, int64_t index, double value);
 
+double rounded(up_dtype dtype, double value);
+
+inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+inline double activated(up_activation activation, double x) {
+  if (activation == UP_SILU) return x * sigmoid(x);
+  return x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))) / 2;
+}
+
 // Index of element 0 of a cached row.
 inline int64_t kv_index(const up_kv &kv, int request, int row, int head) {
+  if (kv.table_rows != nullptr) request = std::clamp(kv.table_rows[request], 0, kv.table_count - 1);
   int64_t page = request, inside = row;
   if (kv.pages != nullptr) {
     page = kv.pages[request * kv.pages_stride + row / kv.page_size];
@@ -59,6 +69,24 @@ namespace reference {
 up_status select(const up_selection *p, void *, size_t, void *, up_backend_error *);
 up_status attend_prefill(const up_prefill_attention *p, void *, size_t, void *, up_backend_error *);
 up_status attend_decode(const up_decode_attention *p, void *, size_t, void *, up_backend_error *);
+up_status attend_sparse(const up_sparse_attention *p, void *, size_t, void *, up_backend_error *);
+
+up_status gather_rows(const up_gather *p, void *, up_backend_error *);
+up_status normalise(const up_rms_norm *p, void *, up_backend_error *);
+up_status add_normed(const up_post_norm *p, void *, up_backend_error *);
+up_status rotate_and_write(const up_rope_write *p, void *, up_backend_error *);
+up_status activate(const up_gated_activation *p, void *, up_backend_error *);
+up_status apply_gate(const up_output_gate *p, void *, up_backend_error *);
+up_status embed(const up_embedding *p, void *, up_backend_error *);
+up_status edit_logits(const up_logit_edit *p, void *, up_backend_error *);
+
+up_status delta_prepare(const up_delta_input *p, void *, up_backend_error *);
+up_status recur_prefill(const up_delta_prefill *p, void *, size_t, void *, up_backend_error *);
+up_status recur_decode(const up_delta_decode *p, void *, up_backend_error *);
+up_status normalise_gated(const up_gated_norm *p, void *, up_backend_error *);
+
+up_status route(const up_moe_router *p, void *, up_backend_error *);
+up_status run_experts(const up_moe *p, void *, size_t, void *, up_backend_error *);
 
 }  // namespace reference
 }  // namespace up

@@ -1,5 +1,3 @@
-#include <cstring>
-
 #include "operators/backend_tables.h"
 #include "operators/reference_operators.h"
 
@@ -14,35 +12,39 @@ up_status no_workspace(const Parameters *, size_t *bytes, up_backend_error *) {
   return UP_OK;
 }
 
-up_status gather_rows(const up_gather *p, void *, up_backend_error *) {
-  const int rows = std::clamp(*p->count, 0, p->max_rows);
-  for (int row = 0; row < rows; row++) {
-    const int source = std::clamp(p->indices[row], 0, p->source_rows - 1);
-    std::memmove(static_cast<uint8_t *>(p->target) + row * p->target_stride_bytes,
-                 static_cast<const uint8_t *>(p->source) + source * p->source_stride_bytes, static_cast<size_t>(p->row_bytes));
-  }
-  return UP_OK;
-}
-
 }  // namespace
 
-// The rest of a layer has no reference here: libuniprefill refuses it before it looks at the table.
+// Sampling has no reference here: libuniprefill refuses it before it looks at the table.
 const up_backend_table &reference_table() {
   static constexpr up_backend_table table{UP_BACKEND_ABI,
                                           "reference",
                                           available,
                                           no_workspace<up_selection>,
                                           reference::select,
-                                          gather_rows,
+                                          reference::gather_rows,
                                           no_workspace<up_prefill_attention>,
                                           reference::attend_prefill,
                                           no_workspace<up_decode_attention>,
                                           reference::attend_decode,
+                                          reference::normalise,
+                                          reference::rotate_and_write,
+                                          reference::activate,
+                                          reference::embed,
                                           nullptr,
                                           nullptr,
-                                          nullptr,
-                                          nullptr,
-                                          nullptr,
+                                          no_workspace<up_sparse_attention>,
+                                          reference::attend_sparse,
+                                          reference::add_normed,
+                                          reference::apply_gate,
+                                          reference::edit_logits,
+                                          reference::delta_prepare,
+                                          no_workspace<up_delta_prefill>,
+                                          reference::recur_prefill,
+                                          reference::recur_decode,
+                                          reference::normalise_gated,
+                                          reference::route,
+                                          no_workspace<up_moe>,
+                                          reference::run_experts,
                                           nullptr};
   return table;
 }

@@ -1,22 +1,35 @@
 /**
- * What a device was measured to do, operation by operation: the content of a `*.calibration.json` file.
+ * What a device does, operation by operation: the content of a `*.calibration.json` file, which the server plans by
+ * (`--cost-model`) and the simulator predicts by.
  *
- * Each curve is a list of measured points, ascending in what it depends on. Between two points the rate is interpolated
- * linearly; beyond the ends it is that of the nearest point, and predictions there are flagged as outside the range.
+ * Each curve is a list of points, ascending in what it depends on. Between two points the rate is interpolated linearly;
+ * beyond the ends it is that of the nearest point, and predictions there are outside of what was measured.
  */
 export interface Calibration {
   readonly format: "uniprefill-calibration"
-  readonly version: 1
-  /** Name of the device it was measured on. */
+  readonly version: 2
+  /** Name of the device. */
   readonly device: string
-  /** How and with what it was measured, for people. */
+  /** `measured` operation by operation, `fitted` to whole runs, or `assumed`. */
+  readonly source: "measured" | "fitted" | "assumed"
+  /** How and with what it was made, for people. */
   readonly note: string
+  /** What it was fitted to: for another model or degree it says less. */
+  readonly fittedTo?: { readonly model: string; readonly tensorParallel: number } | undefined
   /** Matrix products: rate against the rows that share a weight matrix. */
   readonly gemm: ReadonlyArray<RatePoint>
   /** Causal prefill attention: rate against the tokens of the prompt. */
   readonly attention: ReadonlyArray<RatePoint>
   /** What copies reach, 10¹² bytes per second. */
   readonly copyTeraBytes: number
+  /** Launches and everything else that a step takes whatever it holds, µs. */
+  readonly stepMicros: number
+  /** Added by each prefill item, µs. */
+  readonly itemMicros: number
+  /** What a layer takes at least: the launches of its operations, where the host issues them one by one, µs. */
+  readonly layerMicros?: number | undefined
+  /** All-reduces between tensor-parallel ranks. */
+  readonly links?: ReadonlyArray<LinkCurve> | undefined
 }
 
 export interface RatePoint {
@@ -26,6 +39,19 @@ export interface RatePoint {
   readonly teraFlops: number
 }
 
+/** Time of an all-reduce by size, between so many ranks. */
+export interface LinkCurve {
+  readonly library: LinkLibrary
+  readonly ranks: number
+  /** `public`: others published the number. */
+  readonly source: "measured" | "public" | "assumed"
+  /** Ascending; the time of fewer bytes is that of the first point, of more on the line through the last two. */
+  readonly points: ReadonlyArray<{ readonly bytes: number; readonly micros: number }>
+}
+
+export const linkLibraries = ["nccl", "peer-to-peer"] as const
+export type LinkLibrary = (typeof linkLibraries)[number]
+
 export class CalibrationError extends Error {
   constructor(message: string) {
     super(message)
@@ -33,44 +59,87 @@ export class CalibrationError extends Error {
   }
 }
 
+type Fields = Readonly<Record<string, unknown>>
+
+const needed = ["format", "version", "device", "source", "note", "gemm", "attention", "copyTeraBytes"] as const
+const known: ReadonlyArray<string> = [...needed, "fittedTo", "stepMicros", "itemMicros", "layerMicros", "links"]
+
 /** Checks a parsed JSON value. Fails with {@link CalibrationError} naming the field. */
 export const decodeCalibration = (value: unknown): Calibration => {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new CalibrationError("a calibration is a JSON object")
   }
-  const file = value as Record<string, unknown>
-  const known = ["format", "version", "device", "note", "gemm", "attention", "copyTeraBytes"]
+  const file = value as Fields
+  expectOneOf(file["format"], "format", ["uniprefill-calibration"])
+  expectOneOf(file["version"], "version", [2])
   for (const field of Object.keys(file)) {
     if (!known.includes(field)) throw new CalibrationError(`unknown field ${JSON.stringify(field)}`)
   }
-  expectValue(file, "format", "uniprefill-calibration")
-  expectValue(file, "version", 1)
   for (const field of ["device", "note"]) {
     if (typeof file[field] !== "string") throw new CalibrationError(`${field} is missing or not a string`)
   }
+  expectOneOf(file["source"], "source", ["measured", "fitted", "assumed"])
   checkPositive(file["copyTeraBytes"], "copyTeraBytes")
-  for (const field of ["gemm", "attention"]) checkCurve(file[field], field)
+  for (const field of ["gemm", "attention"]) checkPoints(file[field], field, "at", "teraFlops")
+  for (const field of ["stepMicros", "itemMicros"]) checkTime(file[field], field)
+  if (file["layerMicros"] !== undefined) checkTime(file["layerMicros"], "layerMicros")
+  if (file["fittedTo"] !== undefined) checkFittedTo(file["fittedTo"])
+  if (file["links"] !== undefined) checkLinks(file["links"])
   return file as unknown as Calibration
 }
 
-const expectValue = (file: Record<string, unknown>, field: string, expected: unknown): void => {
-  if (file[field] === expected) return
-  throw new CalibrationError(`${field} is ${JSON.stringify(file[field])}, expected ${JSON.stringify(expected)}`)
+/** Every rate times `factor`; times that depend on no size stay. */
+export const scaledCalibration = (calibration: Calibration, factor: number): Calibration => {
+  if (factor === 1) return calibration
+  const scaled = (points: ReadonlyArray<RatePoint>) =>
+    points.map(({ at, teraFlops }) => ({ at, teraFlops: teraFlops * factor }))
+  return {
+    ...calibration,
+    gemm: scaled(calibration.gemm),
+    attention: scaled(calibration.attention),
+    copyTeraBytes: calibration.copyTeraBytes * factor,
+  }
 }
 
-const checkPositive = (value: unknown, field: string): void => {
-  if (typeof value === "number" && Number.isFinite(value) && value > 0) return
+const expectOneOf = (value: unknown, field: string, expected: ReadonlyArray<unknown>): void => {
+  if (expected.includes(value)) return
+  const names = expected.map((one) => JSON.stringify(one)).join(" or ")
+  throw new CalibrationError(`${field} is ${JSON.stringify(value)}, expected ${names}`)
+}
+
+const checkPositive = (value: unknown, field: string): number => {
+  if (typeof value === "number" && Number.isFinite(value) && value > 0) return value
   throw new CalibrationError(`${field} is ${JSON.stringify(value)}, expected a number above 0`)
 }
 
-const checkCurve = (value: unknown, field: string): void => {
+const checkTime = (value: unknown, field: string): void => {
+  if (typeof value === "number" && Number.isFinite(value) && value >= 0) return
+  throw new CalibrationError(`${field} is ${JSON.stringify(value)}, expected a number of at least 0`)
+}
+
+const checkPoints = (value: unknown, field: string, size: string, result: string): void => {
   if (!Array.isArray(value) || value.length === 0) throw new CalibrationError(`${field} is not a list of points`)
   let before = 0
-  for (const [i, point] of (value as ReadonlyArray<Record<string, unknown> | null>).entries()) {
-    checkPositive(point?.["at"], `${field}.${i}.at`)
-    checkPositive(point?.["teraFlops"], `${field}.${i}.teraFlops`)
-    const at = point!["at"] as number
-    if (at <= before) throw new CalibrationError(`${field}.${i}.at is ${at} after ${before}; points ascend`)
+  for (const [i, point] of (value as ReadonlyArray<Fields | null>).entries()) {
+    const at = checkPositive(point?.[size], `${field}.${i}.${size}`)
+    checkPositive(point?.[result], `${field}.${i}.${result}`)
+    if (at <= before) throw new CalibrationError(`${field}.${i}.${size} is ${at} after ${before}; points ascend`)
     before = at
+  }
+}
+
+const checkFittedTo = (value: unknown): void => {
+  const fields = value as Fields | null
+  if (typeof fields?.["model"] !== "string") throw new CalibrationError("fittedTo.model is missing or not a string")
+  checkPositive(fields["tensorParallel"], "fittedTo.tensorParallel")
+}
+
+const checkLinks = (value: unknown): void => {
+  if (!Array.isArray(value)) throw new CalibrationError("links is not a list of curves")
+  for (const [i, curve] of (value as ReadonlyArray<Fields | null>).entries()) {
+    expectOneOf(curve?.["library"], `links.${i}.library`, linkLibraries)
+    expectOneOf(curve?.["source"], `links.${i}.source`, ["measured", "public", "assumed"])
+    checkPositive(curve?.["ranks"], `links.${i}.ranks`)
+    checkPoints(curve?.["points"], `links.${i}.points`, "bytes", "micros")
   }
 }

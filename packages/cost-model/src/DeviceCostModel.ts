@@ -1,27 +1,20 @@
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import { StepLoad } from "@uniprefill/scheduler/StepLoad"
-import { assumedShares, type DeviceSpec } from "./DeviceSpec.ts"
+import type { Calibration, LinkCurve } from "./Calibration.ts"
+import { LinkTime } from "./LinkTime.ts"
 import type { OperationWork } from "./OperationWork.ts"
 import { RateCurve } from "./RateCurve.ts"
 
 export interface DeviceCosts {
-  readonly device: DeviceSpec
+  /** Its rates and times hold as they are. */
+  readonly calibration: Calibration
+  /** All-reduces between the ranks; null for one rank. */
+  readonly link: LinkCurve | null
   readonly work: ReadonlyArray<OperationWork>
-  /** Experts of a layer and how many a row passes; 0 without experts. */
-  readonly experts: number
-  readonly activeExperts: number
   /** Queries that a selection scores. */
   readonly lastQ: number
   /** Largest number of rows in a step. */
   readonly maxRowsPerStep: number
-  /** Launches and everything else that a step takes whatever it holds. */
-  readonly stepMicros: number
-  /** Added by each prefill item. */
-  readonly itemMicros: number
-  /** Time of one all-reduce besides its bytes. */
-  readonly reductionMicros: number
-  /** Multiplies every rate of the device: 1, or what fitting it to a real run gave. */
-  readonly efficiency: number
 }
 
 /** A part of a step's predicted time. */
@@ -30,12 +23,13 @@ export interface StepTerm {
   readonly micros: number
 }
 
-/** Of a segment's decode rows: time of the matrix products, bytes that are read besides the keys', time of the all-reduces. */
+/** Of a segment's decode rows: time of the matrix products, of what reads states, of the all-reduces. */
 const decodeTerms = 3
 
 /**
- * Step time from a device's measured rates: for each segment the matrix products take the longer of computing and of reading
- * the weights, with decode and prefill rows sharing one reading; the other operations follow one another.
+ * Step time from what a device does: for each segment the matrix products take the longer of computing and of reading the
+ * weights, with decode and prefill rows sharing one reading; the other operations follow one another. A segment takes no
+ * less than the launches of its layers.
  *
  * A step without rows launches nothing and takes no time.
  *
@@ -46,12 +40,17 @@ export class DeviceCostModel implements CostModel {
   readonly costs: DeviceCosts
   private readonly gemm: RateCurve
   private readonly attention: RateCurve
-  private readonly efficiency: number
   /** FLOP per µs of attention over the fewest tokens measured: what the recurrence and the scoring are given. */
   private readonly leastAttentionRate: number
   private readonly bytesPerMicro: number
-  private readonly decodeKeyBytes: Float64Array
-  private readonly linkBytesPerMicro: number
+  /** µs for each key that a decode row sees, in full-attention layers and within windows: reading K and V, or computing. */
+  private readonly keyMicros: Float64Array
+  private readonly windowKeyMicros: Float64Array
+  /** Launches of each segment's layers, µs. */
+  private readonly floors: Float64Array
+  private readonly link: LinkTime | null
+  private readonly stepTime: number
+  private readonly itemTime: number
   /** Expected number of distinct experts that r rows pass, for r = 0 … maxRowsPerStep. */
   private readonly distinctExperts: Float64Array
   /**
@@ -63,50 +62,65 @@ export class DeviceCostModel implements CostModel {
   private known = 0
 
   constructor(costs: DeviceCosts) {
-    const { device } = costs
+    const { calibration, work, link } = costs
     this.costs = costs
-    this.efficiency = costs.efficiency
-    const assumed = (share: number) => [{ at: 1, teraFlops: device.peakTeraFlops * share }]
-    this.gemm = new RateCurve(device.calibration?.gemm ?? assumed(assumedShares.gemm))
-    this.attention = new RateCurve(device.calibration?.attention ?? assumed(assumedShares.attention))
-    this.leastAttentionRate = this.attention.flopsPerMicro(this.attention.from) * costs.efficiency
-    const copy = device.calibration?.copyTeraBytes ?? device.memoryTeraBytes * assumedShares.memory
-    this.bytesPerMicro = copy * 1e6 * costs.efficiency
-    this.decodeKeyBytes = Float64Array.from(costs.work, (work) => work.decodeKeyBytes)
-    this.linkBytesPerMicro = device.linkGigaBytes * 1e3
-    this.distinctExperts = expectedExperts(costs.experts, costs.activeExperts, costs.maxRowsPerStep)
+    this.gemm = new RateCurve(calibration.gemm)
+    this.attention = new RateCurve(calibration.attention)
+    this.leastAttentionRate = this.attention.flopsPerMicro(this.attention.from)
+    this.bytesPerMicro = calibration.copyTeraBytes * 1e6
+    const perKey = (bytes: number, flops: number) =>
+      Math.max(bytes / this.bytesPerMicro, flops / this.leastAttentionRate)
+    this.keyMicros = Float64Array.from(work, (one) => perKey(one.decodeKeyBytes, one.decodePairFlops))
+    this.windowKeyMicros = Float64Array.from(work, (one) => perKey(one.decodeWindowKeyBytes, one.decodeWindowPairFlops))
+    this.floors = Float64Array.from(work, (one) => one.layers * (calibration.layerMicros ?? 0))
+    this.link = link === null ? null : new LinkTime(link)
+    this.stepTime = calibration.stepMicros
+    this.itemTime = calibration.itemMicros
+    const { experts = 0, topK = 0 } = work[0] ?? {}
+    this.distinctExperts = expectedExperts(experts, topK, costs.maxRowsPerStep)
   }
 
   stepMicros(load: StepLoad): number {
-    const { costs } = this
     const { decodeRows, items, rows, scoredRows } = load
     if (decodeRows + items === 0) return 0
     const isKnown = this.knows(decodeRows)
-    let micros = costs.stepMicros + items * costs.itemMicros
+    const segments = this.floors.length
+    let micros = this.stepTime + items * this.itemTime
+    if (decodeRows === 0 && items === 0) return Math.ceil(micros)
     if (isKnown && items === 0) {
-      for (let s = 0; s < costs.work.length; s++) micros = this.plusDecodes(micros, load, s)
+      // As in `decodes`, written out: a number that a call returns would be the only object that a steady step makes.
+      const { decodeTimes, keyMicros, windowKeyMicros, floors } = this
+      const { decodeKeys, decodeWindowKeys } = load
+      for (let s = 0, at = decodeRows * segments * decodeTerms; s < segments; s++, at += decodeTerms) {
+        const attention =
+          decodeKeys[s]! * keyMicros[s]! + decodeWindowKeys[s]! * windowKeyMicros[s]! + decodeTimes[at + 1]!
+        micros += Math.max(decodeTimes[at]! + attention + decodeTimes[at + 2]!, floors[s]!)
+      }
       return Math.ceil(micros)
     }
-    for (let s = 0; s < costs.work.length; s++) {
-      if (isKnown && rows[s] === 0 && scoredRows[s] === 0) {
-        micros = this.plusDecodes(micros, load, s)
-        continue
-      }
-      micros += this.products(load, s)
-      if (rows[s]! > 0) micros += this.prefillAttention(load, s) + this.elements(load, s) + this.recurrence(load, s)
-      if (scoredRows[s]! > 0) micros += this.scoring(load, s)
-      if (decodeRows > 0) micros += this.decodeAttention(load, s)
-      micros += this.reductions(load, s)
+    for (let s = 0; s < segments; s++) {
+      const onlyDecodes = isKnown && rows[s] === 0 && scoredRows[s] === 0
+      micros += !onlyDecodes ? this.segment(load, s) : decodeRows > 0 ? this.decodes(load, s) : 0
     }
     return Math.ceil(micros)
   }
 
-  /** Adds the same terms, in the same order, of a segment that decodes and nothing else: as most segments of most steps do. */
-  private plusDecodes(micros: number, { decodeRows, decodeKeys }: StepLoad, s: number): number {
-    const { decodeTimes, decodeKeyBytes } = this
-    const at = (decodeRows * decodeKeyBytes.length + s) * decodeTerms
-    const attention = (decodeKeys[s]! * decodeKeyBytes[s]! + decodeTimes[at + 1]!) / this.bytesPerMicro
-    return micros + decodeTimes[at]! + attention + decodeTimes[at + 2]!
+  /** Of a segment that decodes and nothing else, as most segments of most steps do. Requires rows that decode. */
+  private decodes({ decodeRows, decodeKeys, decodeWindowKeys }: StepLoad, s: number): number {
+    const { decodeTimes, keyMicros, windowKeyMicros } = this
+    const at = (decodeRows * keyMicros.length + s) * decodeTerms
+    const attention = decodeKeys[s]! * keyMicros[s]! + decodeWindowKeys[s]! * windowKeyMicros[s]! + decodeTimes[at + 1]!
+    return Math.max(decodeTimes[at]! + attention + decodeTimes[at + 2]!, this.floors[s]!)
+  }
+
+  private segment(load: StepLoad, s: number): number {
+    const rows = load.rows[s]!
+    if (rows === 0 && load.decodeRows === 0 && load.scoredRows[s] === 0) return 0
+    let micros = this.products(load, s)
+    if (rows > 0) micros += this.prefillAttention(load, s) + this.elements(load, s) + this.recurrence(load, s)
+    if (load.scoredRows[s]! > 0) micros += this.scoring(load, s)
+    if (load.decodeRows > 0) micros += this.decodeAttention(load, s) + this.decodeStates(load.decodeRows, s)
+    return Math.max(micros + this.reductions(load, s), this.floors[s]!)
   }
 
   /** Whether the times of so many decode rows are filled in; does it where they are not, within the rows of a step. */
@@ -125,7 +139,7 @@ export class DeviceCostModel implements CostModel {
       load.decodeRows = rows
       for (let s = 0; s < work.length; s++, at += decodeTerms) {
         this.decodeTimes[at] = this.products(load, s)
-        this.decodeTimes[at + 1] = rows * work[s]!.decodeRowBytes
+        this.decodeTimes[at + 1] = this.decodeStates(rows, s)
         this.decodeTimes[at + 2] = this.reductions(load, s)
         if (this.productsAreOutside(load, s)) this.decodesAreOutside[rows] = 1
       }
@@ -134,14 +148,18 @@ export class DeviceCostModel implements CostModel {
 
   /** The parts of `stepMicros`, whose sum it is; the last one is the rounding to whole µs. Parts of no time are left out. */
   terms(load: StepLoad): ReadonlyArray<StepTerm> {
-    const { costs } = this
+    const { work, calibration } = this.costs
     if (load.decodeRows + load.items === 0) return []
     const terms: Array<StepTerm> = [
-      { name: "launches and host work of any step", micros: costs.stepMicros },
-      { name: `${load.items} prefill items`, micros: load.items * costs.itemMicros },
+      { name: "launches and host work of any step", micros: calibration.stepMicros },
+      { name: `${load.items} prefill items`, micros: load.items * calibration.itemMicros },
     ]
-    for (let s = 0; s < costs.work.length; s++) {
-      const add = (name: string, micros: number) => terms.push({ name: `segment ${s}: ${name}`, micros })
+    for (let s = 0; s < work.length; s++) {
+      let sum = 0
+      const add = (name: string, micros: number) => {
+        sum += micros
+        terms.push({ name: `segment ${s}: ${name}`, micros })
+      }
       add(`matrix products (${this.isComputeBound(load, s) ? "computing" : "reading weights"})`, this.products(load, s))
       if (load.rows[s]! > 0) {
         add("prefill attention", this.prefillAttention(load, s))
@@ -149,8 +167,12 @@ export class DeviceCostModel implements CostModel {
         add("linear recurrence", this.recurrence(load, s))
       }
       if (load.scoredRows[s]! > 0) add("selection", this.scoring(load, s))
-      if (load.decodeRows > 0) add("decode attention", this.decodeAttention(load, s))
+      if (load.decodeRows > 0) {
+        add("decode attention", this.decodeAttention(load, s))
+        add("recurrent states", this.decodeStates(load.decodeRows, s))
+      }
       add("all-reduces", this.reductions(load, s))
+      if (sum > 0) add("launches that its work does not hide", Math.max(0, this.floors[s]! - sum))
     }
     const sum = terms.reduce((total, term) => total + term.micros, 0)
     terms.push({ name: "rounding up to whole µs", micros: this.stepMicros(load) - sum })
@@ -159,9 +181,10 @@ export class DeviceCostModel implements CostModel {
 
   /** What this prediction rests on that was not measured; empty when all of it was. */
   outside(load: StepLoad): ReadonlyArray<string> {
-    const { device } = this.costs
-    if (device.calibration === null) return [`${device.label}: nothing measured, datasheet peaks × assumed shares`]
+    const { calibration, link } = this.costs
+    if (calibration.source === "assumed") return [`${calibration.device}: nothing measured, ${calibration.note}`]
     const found: Array<string> = []
+    if (link?.source === "assumed") found.push(`all-reduces between ${link.ranks} ranks: not measured, ${link.library}`)
     for (let s = 0; s < this.costs.work.length; s++) {
       if (this.productsAreOutside(load, s)) {
         const rows = load.rows[s]! + load.decodeRows
@@ -179,9 +202,10 @@ export class DeviceCostModel implements CostModel {
 
   /** Whether `outside` would name anything. */
   isOutside(load: StepLoad): boolean {
-    if (this.costs.device.calibration === null) return true
+    const { calibration, link, work } = this.costs
+    if (calibration.source === "assumed" || link?.source === "assumed") return true
     if (load.items === 0 && this.knows(load.decodeRows)) return this.decodesAreOutside[load.decodeRows] === 1
-    for (let s = 0; s < this.costs.work.length; s++) {
+    for (let s = 0; s < work.length; s++) {
       if (this.productsAreOutside(load, s) || this.attentionIsOutside(load, s)) return true
     }
     return false
@@ -202,11 +226,13 @@ export class DeviceCostModel implements CostModel {
     for (let s = 0; s < this.costs.work.length; s++) {
       const work = this.costs.work[s]!
       flops +=
-        load.rows[s]! * (work.rowFlops + work.slidingRowFlops + work.recurrenceRowFlops) +
-        load.decodeRows * work.decodeRowFlops +
+        load.rows[s]! * (work.rowFlops + work.recurrenceRowFlops) +
         load.pairs[s]! * work.pairFlops +
+        load.windowPairs[s]! * work.windowPairFlops +
         load.entryPairs[s]! * work.entryPairFlops +
-        load.decodeKeys[s]! * work.decodePairFlops
+        load.decodeRows * (work.decodeRowFlops + work.decodeRecurrenceFlops) +
+        load.decodeKeys[s]! * work.decodePairFlops +
+        load.decodeWindowKeys[s]! * work.decodeWindowPairFlops
     }
     return flops
   }
@@ -225,7 +251,7 @@ export class DeviceCostModel implements CostModel {
     const work = this.costs.work[s]!
     const rows = load.rows[s]!
     const flops = rows * work.rowFlops + load.decodeRows * work.decodeRowFlops
-    return flops / (this.gemm.flopsPerMicro(rows + load.decodeRows) * this.efficiency)
+    return flops / this.gemm.flopsPerMicro(rows + load.decodeRows)
   }
 
   private reading(load: StepLoad, s: number): number {
@@ -243,8 +269,10 @@ export class DeviceCostModel implements CostModel {
   private prefillAttention(load: StepLoad, s: number): number {
     const work = this.costs.work[s]!
     const flops =
-      load.pairs[s]! * work.pairFlops + load.entryPairs[s]! * work.entryPairFlops + load.rows[s]! * work.slidingRowFlops
-    return flops / (this.attention.flopsPerMicro(attendedTokens(load, s)) * this.efficiency)
+      load.pairs[s]! * work.pairFlops +
+      load.entryPairs[s]! * work.entryPairFlops +
+      load.windowPairs[s]! * work.windowPairFlops
+    return flops / this.attention.flopsPerMicro(attendedTokens(load, s))
   }
 
   private elements(load: StepLoad, s: number): number {
@@ -260,17 +288,28 @@ export class DeviceCostModel implements CostModel {
     return flops / this.leastAttentionRate
   }
 
-  private decodeAttention(load: StepLoad, s: number): number {
-    const work = this.costs.work[s]!
-    return (load.decodeKeys[s]! * work.decodeKeyBytes + load.decodeRows * work.decodeRowBytes) / this.bytesPerMicro
+  private decodeAttention({ decodeKeys, decodeWindowKeys }: StepLoad, s: number): number {
+    return decodeKeys[s]! * this.keyMicros[s]! + decodeWindowKeys[s]! * this.windowKeyMicros[s]!
   }
 
+  private decodeStates(rows: number, s: number): number {
+    const { decodeRowBytes, decodeRecurrenceFlops } = this.costs.work[s]!
+    return rows * Math.max(decodeRowBytes / this.bytesPerMicro, decodeRecurrenceFlops / this.leastAttentionRate)
+  }
+
+  /** Rows of one step are reduced together where they pass the same layers. */
   private reductions(load: StepLoad, s: number): number {
-    const work = this.costs.work[s]!
+    const { rowReductions, decodeReductions, reductionRowBytes } = this.costs.work[s]!
+    const { link } = this
+    if (link === null) return 0
+    const { decodeRows } = load
     const rows = load.rows[s]!
-    if (work.reductions === 0 || rows + load.decodeRows === 0) return 0
-    const bytes = rows * work.rowLinkBytes + load.decodeRows * work.decodeLinkBytes
-    return work.reductions * this.costs.reductionMicros + bytes / this.linkBytesPerMicro
+    const shared = rows === 0 ? 0 : rowReductions
+    const alone = decodeRows === 0 ? 0 : Math.max(0, decodeReductions - shared)
+    return (
+      (shared === 0 ? 0 : shared * link.microsOf((rows + decodeRows) * reductionRowBytes)) +
+      (alone === 0 ? 0 : alone * link.microsOf(decodeRows * reductionRowBytes))
+    )
   }
 }
 

@@ -1,4 +1,4 @@
-import type { Calibration } from "./Calibration.ts"
+import type { Calibration, LinkCurve, LinkLibrary } from "./Calibration.ts"
 
 /** An accelerator as its datasheet describes it, with what was measured on it, if anything was. */
 export interface DeviceSpec {
@@ -12,7 +12,9 @@ export interface DeviceSpec {
   readonly memoryBytes: number
   /** Bandwidth to the other devices of a tensor-parallel group, each direction, 10⁹ bytes per second. */
   readonly linkGigaBytes: number
-  /** Null: only the datasheet is known, and every prediction is flagged as uncalibrated. */
+  /** All-reduces over such links, where any were timed. */
+  readonly links?: ReadonlyArray<LinkCurve> | undefined
+  /** Null: only the datasheet is known. */
   readonly calibration: Calibration | null
 }
 
@@ -21,3 +23,41 @@ export interface DeviceSpec {
  * device.
  */
 export const assumedShares = { gemm: 0.7, attention: 0.5, memory: 0.85 } as const
+
+/** What a device does: as measured, or its datasheet's peaks times the assumed shares. */
+export const calibrationOf = (device: DeviceSpec): Calibration =>
+  device.calibration ?? {
+    format: "uniprefill-calibration",
+    version: 2,
+    device: device.label,
+    source: "assumed",
+    note: "datasheet peaks × assumed shares",
+    gemm: [{ at: 1, teraFlops: device.peakTeraFlops * assumedShares.gemm }],
+    attention: [{ at: 1, teraFlops: device.peakTeraFlops * assumedShares.attention }],
+    copyTeraBytes: device.memoryTeraBytes * assumedShares.memory,
+    stepMicros: 0,
+    itemMicros: 0,
+  }
+
+/** Least time of an all-reduce where none was measured, µs, and the share of a link's bandwidth that large ones reach. */
+const assumedLink = { floorMicros: { nccl: 30, "peer-to-peer": 12 }, share: 0.74 } as const
+
+/**
+ * All-reduces between `ranks` devices: from the calibration, the links of such devices, or a floor and a ring over the datasheet's link. Null for one
+ * rank.
+ */
+export const linkOf = (device: DeviceSpec, library: LinkLibrary, ranks: number): LinkCurve | null => {
+  if (ranks === 1) return null
+  const curves = [...(device.calibration?.links ?? []), ...(device.links ?? [])]
+  const known = curves.find((curve) => curve.library === library && curve.ranks === ranks)
+  if (known !== undefined) return known
+  // A ring sends 2 (n − 1) / n of the bytes over each link.
+  const bytesPerMicro = (device.linkGigaBytes * 1e3 * assumedLink.share * ranks) / (2 * (ranks - 1))
+  const floor = assumedLink.floorMicros[library]
+  const corner = Math.ceil(floor * bytesPerMicro)
+  const points = [
+    { bytes: corner, micros: floor },
+    { bytes: 1000 * corner, micros: 1000 * floor },
+  ]
+  return { library, ranks, source: "assumed", points }
+}

@@ -1,5 +1,14 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
-import { layerParameters, type ModelShape } from "./ModelShape.ts"
+import {
+  type AttentionSpec,
+  type DeltaSpec,
+  deltaStateBytes,
+  kvWidth,
+  type LayerSpec,
+  type ModelSpec,
+} from "@uniprefill/model/ModelSpec"
+import { layerParameters } from "@uniprefill/model/Parameters"
+import { expertsOf, type ModelShape } from "./ModelShape.ts"
 
 /**
  * Operations and bytes of a segment for one rank of a tensor-parallel group, by kind of operation. Multiply-adds count
@@ -23,8 +32,8 @@ export interface OperationWork {
   readonly entryPairFlops: number
   /** A pair scored by the selection after the segment: Q·K alone, in the two passes that a softmax takes. */
   readonly scorePairFlops: number
-  /** Sliding-window attention of a row that sees a whole window. */
-  readonly slidingRowFlops: number
+  /** A (query, key) pair in all of the segment's sliding layers. */
+  readonly windowPairFlops: number
   /** The linear recurrence of a row. */
   readonly recurrenceRowFlops: number
   readonly decodeRowFlops: number
@@ -34,94 +43,146 @@ export interface OperationWork {
   readonly decodeKeyBytes: number
   /** Attention of a decode row for each of those keys. */
   readonly decodePairFlops: number
-  /** Sliding K/V and recurrent state that a decode row reads and writes. */
+  /** The same for each key within the window of sliding layers. */
+  readonly decodeWindowKeyBytes: number
+  readonly decodeWindowPairFlops: number
+  /** The linear recurrence of a decode row. */
+  readonly decodeRecurrenceFlops: number
+  /** Recurrent state that a decode row reads and writes. */
   readonly decodeRowBytes: number
-  /** All-reduces of a row between ranks, in bytes that leave a rank; 0 for one rank. */
-  readonly rowLinkBytes: number
-  readonly decodeLinkBytes: number
-  /** All-reduces of a step. */
-  readonly reductions: number
+  /** Experts of the layers that have any, and how many a row passes; 0 without experts. */
+  readonly experts: number
+  readonly topK: number
+  /** Layers whose K/V the segment holds. */
+  readonly layers: number
+  /** All-reduces between ranks that prefill rows take part in, and decode rows; 0 for one rank. */
+  readonly rowReductions: number
+  readonly decodeReductions: number
+  /** Bytes of a row in each of them. */
+  readonly reductionRowBytes: number
 }
 
 /** `ranks`: devices of the tensor-parallel group. K/V heads are replicated where there are fewer of them than ranks. */
 export const operationWork = (shape: ModelShape, layout: KvLayout, ranks: number): ReadonlyArray<OperationWork> => {
-  const { spec, experts, linear } = shape
-  const { hiddenSize, heads, kvHeads, headDim } = spec
-  const kvShare = 1 / Math.min(ranks, kvHeads)
-  const pair = (4 * heads * headDim) / ranks
-  const active = experts?.active ?? 0
+  const { spec } = shape
   const finalLayer = spec.layers.length - 1
-  const reduction = ranks === 1 ? 0 : (2 * (ranks - 1) * hiddenSize * 2) / ranks
+  const { experts, topK } = expertsOf(spec)
+  const works = spec.layers.map((layer) => layerWork(shape, layer, ranks))
 
   return layout.segments.map(({ firstLayer, lastLayer }, segment): OperationWork => {
-    const work = { parameters: 0, expertParameters: 0, decode: 0, decodeExperts: 0, elements: 0 }
-    let fullInner = 0
-    let full = 0
-    let slidingRow = 0
-    let recurrence = 0
-    let decodeRowBytes = 0
-    let rowReductions = 0
-    // The entry layer was the previous segment's last layer.
+    const sum = { parameters: 0, experts: 0, active: 0, elements: 0, pairs: 0, windowPairs: 0, recurrence: 0 }
+    const decode = { parameters: 0, experts: 0, active: 0, keyBytes: 0, pairs: 0, rowBytes: 0, recurrence: 0 }
+    const window = { keyBytes: 0, pairs: 0 }
+    let reductions = 0
+    for (let layer = firstLayer; layer <= lastLayer; layer++) {
+      const work = works[layer]!
+      decode.parameters += work.kv + work.rest
+      decode.experts += work.expert
+      decode.active += work.active
+      decode.keyBytes += work.keyBytes
+      decode.pairs += work.pair
+      decode.rowBytes += work.decodeRowBytes
+      window.keyBytes += work.windowKeyBytes
+      window.pairs += work.windowPair
+      decode.recurrence += work.recurrence
+    }
+    // The entry layer was the previous segment's last layer, which computed K and V.
     for (let layer = segment === 0 ? firstLayer : firstLayer - 1; layer <= lastLayer; layer++) {
-      const { kind, window } = spec.layers[layer]!
-      const { kv, rest, expert } = layerParameters(shape, layer)
+      const work = works[layer]!
       const isEntry = layer < firstLayer
-      const isExit = layer === lastLayer
-      if (!isEntry) {
-        work.decode += kv * kvShare + rest / ranks
-        work.decodeExperts += expert / ranks
-        if (kind === "full") full++
-        if (kind === "sliding") decodeRowBytes += window * 2 * kvHeads * headDim * shape.kvBytes * kvShare
-        if (kind === "state") decodeRowBytes += (2 * spec.stateBytesPerLayer) / ranks
-      }
-      if (isExit && kind !== "state") {
-        work.parameters += kv * kvShare
-        continue
-      }
-      work.parameters += (isEntry ? 0 : kv * kvShare) + rest / ranks
-      work.expertParameters += expert / ranks
-      work.elements += elementsOf(shape, kind === "state") / ranks
-      rowReductions += 2
-      if (kind === "full" && !isEntry) fullInner++
-      if (kind === "sliding") slidingRow += window * pair
-      if (kind === "state") recurrence += linear === null ? 0 : recurrenceFlops(linear) / ranks
+      if (!isEntry) sum.parameters += work.kv
+      if (layer === lastLayer && spec.layers[layer]!.mixer.kind !== "delta") continue
+      sum.parameters += work.rest
+      sum.experts += work.expert
+      sum.active += work.active
+      sum.elements += work.elements
+      reductions += 2
+      sum.windowPairs += work.windowPair
+      sum.recurrence += work.recurrence
+      if (!isEntry) sum.pairs += work.pair
     }
     const layers = lastLayer - firstLayer + 1
-    const head = lastLayer === finalLayer ? (hiddenSize * spec.vocabSize) / ranks : 0
+    const head = lastLayer === finalLayer ? (spec.hiddenSize * spec.vocabSize) / ranks : 0
     return {
-      rowFlops: 2 * (work.parameters + active * work.expertParameters),
-      rowWeightBytes: work.parameters * shape.weightBytes,
-      rowExpertBytes: work.expertParameters * shape.weightBytes,
-      rowElementBytes: work.elements * 2,
-      pairFlops: fullInner * pair,
-      entryPairFlops: segment === 0 ? 0 : pair,
-      scorePairFlops: lastLayer === finalLayer ? 0 : pair,
-      slidingRowFlops: slidingRow,
-      recurrenceRowFlops: recurrence,
-      decodeRowFlops: 2 * (work.decode + active * work.decodeExperts + head),
-      decodeWeightBytes: (work.decode + head) * shape.weightBytes,
-      decodeExpertBytes: work.decodeExperts * shape.weightBytes,
-      decodeKeyBytes: full * 2 * kvHeads * headDim * shape.kvBytes * kvShare,
-      decodePairFlops: full * pair,
-      decodeRowBytes,
-      rowLinkBytes: rowReductions * reduction,
-      decodeLinkBytes: 2 * layers * reduction,
-      reductions: ranks === 1 ? 0 : 2 * layers,
+      rowFlops: 2 * (sum.parameters + sum.active),
+      rowWeightBytes: sum.parameters * shape.weightBytes,
+      rowExpertBytes: sum.experts * shape.weightBytes,
+      rowElementBytes: sum.elements * 2,
+      pairFlops: sum.pairs,
+      entryPairFlops: segment === 0 ? 0 : works[firstLayer - 1]!.pair,
+      scorePairFlops: lastLayer === finalLayer ? 0 : works[lastLayer]!.pair,
+      windowPairFlops: sum.windowPairs,
+      recurrenceRowFlops: sum.recurrence,
+      decodeRowFlops: 2 * (decode.parameters + decode.active + head),
+      decodeWeightBytes: (decode.parameters + head) * shape.weightBytes,
+      decodeExpertBytes: decode.experts * shape.weightBytes,
+      decodeKeyBytes: decode.keyBytes,
+      decodePairFlops: decode.pairs,
+      decodeWindowKeyBytes: window.keyBytes,
+      decodeWindowPairFlops: window.pairs,
+      decodeRecurrenceFlops: decode.recurrence,
+      decodeRowBytes: decode.rowBytes,
+      experts,
+      topK,
+      layers,
+      rowReductions: ranks === 1 ? 0 : reductions,
+      decodeReductions: ranks === 1 ? 0 : 2 * layers,
+      reductionRowBytes: spec.hiddenSize * 2,
     }
   })
 }
 
+/** What one layer takes on one rank. Weights in parameters, `active` those of the experts that a row passes. */
+interface LayerWork {
+  readonly kv: number
+  readonly rest: number
+  readonly expert: number
+  readonly active: number
+  readonly elements: number
+  /** Of full attention. */
+  readonly pair: number
+  readonly keyBytes: number
+  /** Of sliding attention. */
+  readonly windowPair: number
+  readonly windowKeyBytes: number
+  readonly recurrence: number
+  readonly decodeRowBytes: number
+}
+
+const layerWork = (shape: ModelShape, layer: LayerSpec, ranks: number): LayerWork => {
+  const { spec } = shape
+  const { kv, mixer, mlp, expert, topK } = layerParameters(spec, layer)
+  const rest = (mixer + mlp) / ranks
+  const base = {
+    rest,
+    expert: expert / ranks,
+    active: (topK * expert) / ranks,
+    elements: elementsOf(spec, layer) / ranks,
+  }
+  const none = { pair: 0, keyBytes: 0, windowPair: 0, windowKeyBytes: 0, recurrence: 0, decodeRowBytes: 0 }
+  if (layer.mixer.kind === "delta") {
+    const recurrence = recurrenceFlops(layer.mixer) / ranks
+    return { ...base, ...none, kv: 0, recurrence, decodeRowBytes: (2 * deltaStateBytes(layer.mixer, 2)) / ranks }
+  }
+  const attention = layer.mixer
+  const share = 1 / Math.min(ranks, attention.kvHeads)
+  const pair = pairFlops(attention) / ranks
+  const keyBytes = 2 * kvWidth(attention) * shape.kvBytes * share
+  const own = attention.kind === "full" ? { pair, keyBytes } : { windowPair: pair, windowKeyBytes: keyBytes }
+  return { ...base, ...none, kv: kv * share, ...own }
+}
+
+/** Q·K and the weighted sum of V. */
+const pairFlops = ({ heads, headDim }: AttentionSpec): number => 4 * heads * headDim
+
 /** Elements that a row reads and writes outside of matrix products: two norms and two residual additions, and the MLP's gate. */
-const elementsOf = (shape: ModelShape, recurrent: boolean): number => {
-  const { spec, experts, linear } = shape
-  const width = experts === null ? spec.intermediateSize : experts.active * experts.width + experts.sharedWidth
-  const mixer =
-    recurrent && linear !== null
-      ? 6 * linear.valueHeads * linear.headDim
-      : 2 * (spec.heads + spec.kvHeads) * spec.headDim
-  return 6 * spec.hiddenSize + 3 * width + mixer
+const elementsOf = ({ hiddenSize }: ModelSpec, { mixer, mlp }: LayerSpec): number => {
+  const width = mlp.kind === "gated" ? mlp.inner : mlp.topK * mlp.inner + mlp.sharedInner
+  const mixed =
+    mixer.kind === "delta" ? 6 * mixer.valueHeads * mixer.valueDim : 2 * (mixer.heads + mixer.kvHeads) * mixer.headDim
+  return 6 * hiddenSize + 3 * width + mixed
 }
 
 /** The chunked form: state update and read-out, and the products inside a chunk of 64 rows. */
-const recurrenceFlops = ({ valueHeads, headDim }: { valueHeads: number; headDim: number }): number =>
-  valueHeads * (4 * headDim * headDim + 4 * 64 * headDim)
+const recurrenceFlops = ({ valueHeads, keyDim, valueDim }: DeltaSpec): number =>
+  valueHeads * (4 * keyDim * valueDim + 4 * 64 * valueDim)

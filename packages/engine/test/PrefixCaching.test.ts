@@ -3,8 +3,9 @@ import { Engine } from "@uniprefill/engine/Engine"
 import { PageKeys } from "@uniprefill/engine/PageKeys"
 import type { RecordedEvent, RecordingHeader } from "@uniprefill/recording/Recording"
 import { replay } from "@uniprefill/recording/Replay"
-import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
-import { segmentWork } from "@uniprefill/model/Work"
+import type { Calibration } from "@uniprefill/cost-model/Calibration"
+import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
+import { inSixteenBits } from "@uniprefill/cost-model/ModelShape"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { Effect } from "effect"
 import { assertIdle, collect, collectAll, engineLayer, request, settle } from "./EngineHarness.ts"
@@ -122,18 +123,20 @@ describe("a recording of the engine", () => {
     const lines: Array<RecordingHeader | RecordedEvent> = []
     const executor = new ScriptedExecutor({ outputs: () => [], slots: 2 })
     const layout = makeKvLayout(spec, schedule, { pageSize: 64, kvElementBytes: 2, carryElementBytes: 2 })
-    const table = {
-      format: "uniprefill-cost-model",
-      version: 1,
+    const calibration: Calibration = {
+      format: "uniprefill-calibration",
+      version: 2,
       device: "test",
       source: "assumed",
-      gemmFlopsPerMicro: 1000,
-      attentionFlopsPerMicro: 1000,
-      bytesPerMicro: 1000,
+      note: "",
+      gemm: [{ at: 1, teraFlops: 0.001 }],
+      attention: [{ at: 1, teraFlops: 0.001 }],
+      copyTeraBytes: 0.001,
       stepMicros: 50,
       itemMicros: 20,
-    } as const
-    const costModel = new RooflineCostModel(segmentWork(spec, layout, { weight: 2, kv: 2 }), table, 128)
+    }
+    const shape = inSixteenBits(spec)
+    const costModel = costModelOf({ calibration, shape, layout, lastQ: 128, maxRowsPerStep: 8192 })
     return Effect.gen(function* () {
       const engine = yield* Engine
       yield* Effect.forEach(

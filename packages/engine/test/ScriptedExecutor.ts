@@ -4,32 +4,25 @@ import { StepQueue } from "@uniprefill/executor/contract/StepQueue"
 import { SimulatedDevice } from "@uniprefill/executor/simulated/SimulatedDevice"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
-import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { readModelConfig } from "@uniprefill/model/ModelConfig"
 import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { FailureReason, type StepResult } from "@uniprefill/scheduler/StepResult"
 import { Effect, Layer } from "effect"
 
 /** A model of four layers over the vocabulary of needle-10m-deep. */
-export const spec: ModelSpec = {
-  architecture: "LlamaForCausalLM",
-  hiddenSize: 64,
-  intermediateSize: 128,
-  vocabSize: 4096,
-  maxPositions: 4096,
-  heads: 2,
-  kvHeads: 1,
-  headDim: 32,
-  attentionScale: 1,
-  attentionSoftCap: 0,
-  normEps: 1e-5,
-  tieWordEmbeddings: true,
-  attentionBias: false,
-  mlpBias: false,
-  rope: { theta: 10_000, scaling: { type: "none" } },
-  layers: Array.from({ length: 4 }, () => ({ kind: "full", window: 0 })),
-  stateBytesPerLayer: 0,
-  eosTokenIds: [1],
-}
+export const { spec } = readModelConfig("config.json", {
+  architectures: ["LlamaForCausalLM"],
+  hidden_size: 64,
+  intermediate_size: 128,
+  num_hidden_layers: 4,
+  num_attention_heads: 2,
+  num_key_value_heads: 1,
+  vocab_size: 4096,
+  max_position_embeddings: 4096,
+  rms_norm_eps: 1e-5,
+  tie_word_embeddings: true,
+  eos_token_id: 1,
+})
 
 /** Drops after layers 1 and 2, in prompts of 1,024 tokens and more. */
 export const schedule: DropSchedule = {

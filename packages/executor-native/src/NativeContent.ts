@@ -1,15 +1,23 @@
 import type { RequestContent } from "@uniprefill/executor/contract/Executor"
-import type { NativeRequestContent } from "./NativeLibrary.ts"
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import { keepBitmaps, type KeepProfile } from "./KeepProfile.ts"
+import type { NativeContent } from "./NativeLibrary.ts"
 
-/** A content in the addon's types. */
-export const toNativeContent = (content: RequestContent, dropLayers: number): NativeRequestContent => {
+/** A request's content in the addon's types. A keep profile decides the selections of a request that drops and has none yet. */
+export const toNativeContent = (
+  content: RequestContent,
+  schedule: DropSchedule,
+  profile: KeepProfile | null,
+): NativeContent => {
   const { sampling } = content
+  const profiled = profile !== null && content.pQ32 !== null && content.bitmaps.length === 0
   return {
     tokens: content.tokens,
     promptLength: content.promptLength,
-    dropLayers,
+    dropLayers: schedule.dropLayers.length,
     pQ32: content.pQ32 === null ? null : BigUint64Array.from(content.pQ32),
-    bitmaps: content.bitmaps,
+    bitmaps: profiled ? keepBitmaps(profile, content.promptLength, schedule) : content.bitmaps,
+    scoreDecided: profiled,
     returnLogits: content.returnLogits,
     promptLogprobs: content.promptLogprobs,
     sampling: {

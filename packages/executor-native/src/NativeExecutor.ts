@@ -1,37 +1,59 @@
 import { Executor, ExecutorError, type ExecutorInfo } from "@uniprefill/executor/contract/Executor"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
-import { type KvLayout, type KvLayoutOptions, makeKvLayout } from "@uniprefill/model/KvLayout"
-import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { type KvLayout, type KvLayoutOptions, layoutJson, makeKvLayout } from "@uniprefill/model/KvLayout"
+import type { ModelDirectory } from "@uniprefill/model/ModelDirectory"
+import { modelTable } from "@uniprefill/model/ModelTable"
 import { decodeResult, Encoder } from "@uniprefill/scheduler/Codec"
 import { Deferred, Effect, Layer, type Scope } from "effect"
+import type { KeepProfile } from "./KeepProfile.ts"
 import { toNativeContent } from "./NativeContent.ts"
-import { loadLibrary, type NativeKernels, type NativeModel, type NativeRunnerInfo } from "./NativeLibrary.ts"
+import { loadLibrary, type NativeDevice, type NativeKernels, type NativeModel } from "./NativeLibrary.ts"
 import { toExecutorError } from "./NativeReason.ts"
 
-export interface CpuOptions {
-  /** A Hugging Face model directory; `spec` is what its config.json says. */
-  readonly directory: string
-  readonly spec: ModelSpec
+export interface NativeOptions {
+  readonly model: ModelDirectory
   readonly schedule: DropSchedule
   /** The model that the schedule was made for, as its file says: 16 hexadecimal digits; another one is refused. */
   readonly scheduleFingerprint?: string | null | undefined
-  /** Memory for K, V and carry rows: as many slabs as fit. Committed by the system as it is touched. */
-  readonly memoryBytes: number
   /** Rows of a KV page. */
   readonly pageSize?: number | undefined
   readonly slots?: number | undefined
+  /** Recurrent states: one for each slot, and one for each snapshot that the prefix cache may hold. */
+  readonly stateSlots?: number | undefined
   readonly maxRowsPerStep?: number | undefined
   /** Longest prompt + output of a slot; by default what the model was made for. */
   readonly maxTokens?: number | undefined
+  /** Replaces what selections choose: for models with random weights. */
+  readonly keepProfile?: KeepProfile | null | undefined
+}
+
+export interface CpuOptions extends NativeOptions {
+  /** Memory for K, V and carry rows: as many slabs as fit. Committed by the system as it is touched. */
+  readonly memoryBytes: number
   /** 0: one for each processor of this process. */
   readonly threads?: number | undefined
   readonly kernels?: NativeKernels | undefined
 }
 
+export interface CudaOptions extends NativeOptions {
+  /** Share of the device's memory to use, weights and workspace included. */
+  readonly memoryFraction?: number | undefined
+  readonly deviceIndex?: number | undefined
+}
+
 export const cpuDefaults = { pageSize: 128, slots: 64, maxRowsPerStep: 8192, threads: 0, kernels: "auto" } as const
+export const cudaDefaults = {
+  pageSize: 128,
+  slots: 256,
+  maxRowsPerStep: 16_384,
+  memoryFraction: 0.9,
+  deviceIndex: 0,
+} as const
 
 /** K and V are bf16, the residual stream f32. */
 export const cpuElementBytes = { kvElementBytes: 2, carryElementBytes: 4 } as const
+/** Both are bf16. */
+export const cudaElementBytes = { kvElementBytes: 2, carryElementBytes: 2 } as const
 
 /** Slabs that `bytes` hold under a layout; at least 0. */
 export const slabsIn = (bytes: number, layout: KvLayout): number =>
@@ -39,69 +61,79 @@ export const slabsIn = (bytes: number, layout: KvLayout): number =>
 
 /** The Executor over libuniprefill on this machine's processors; lives until the layer's scope closes. */
 export const layerCpu = (options: CpuOptions): Layer.Layer<Executor, ExecutorError> =>
-  Layer.effect(Executor, make(options))
+  Layer.effect(Executor, make("cpu", options))
 
-const make = (options: CpuOptions): Effect.Effect<Executor["Service"], ExecutorError, Scope.Scope> =>
+/** The same in double precision by plain loops: slow, the oracle of the others. */
+export const layerReference = (options: CpuOptions): Layer.Layer<Executor, ExecutorError> =>
+  Layer.effect(Executor, make("reference", options))
+
+/** The Executor over a CUDA device; lives until the layer's scope closes. */
+export const layerCuda = (options: CudaOptions): Layer.Layer<Executor, ExecutorError> =>
+  Layer.effect(Executor, make("cuda", options))
+
+const make = (
+  device: NativeDevice,
+  options: CpuOptions | CudaOptions,
+): Effect.Effect<Executor["Service"], ExecutorError, Scope.Scope> =>
   Effect.gen(function* () {
-    const { directory, spec, schedule } = options
-    const { pageSize, slots, maxRowsPerStep, threads, kernels } = { ...cpuDefaults, ...defined(options) }
-    const maxTokens = options.maxTokens ?? spec.maxPositions
-    const starting = `start cpu executor for ${directory}`
-    const layout = yield* attempt(starting, () => layoutOf(spec, schedule, { pageSize, ...cpuElementBytes }))
-    const slabs = slabsIn(options.memoryBytes, layout)
+    const { model: source, schedule } = options
+    const defaults = device === "cuda" ? cudaDefaults : cpuDefaults
+    const given = { ...cpuDefaults, ...cudaDefaults, ...defaults, ...defined(options) }
+    const { pageSize, slots, maxRowsPerStep } = given
+    const maxTokens = options.maxTokens ?? source.spec.maxPositions
+    const starting = `start ${device} executor for ${source.directory}`
+    const elements = device === "cuda" ? cudaElementBytes : cpuElementBytes
+    const layout = yield* attempt(starting, () => layoutOf(source, schedule, { pageSize, ...elements }))
+    const slabs = "memoryBytes" in options ? slabsIn(options.memoryBytes, layout) : 0
+    const stateSlots = layout.stateSlotBytes === 0 ? 0 : (options.stateSlots ?? 2 * slots)
 
     const library = yield* attempt("load native library", () => loadLibrary())
     const model = yield* Effect.acquireRelease(
-      attempt(`load ${directory}`, () => library.open(directory)),
+      attempt(`load ${source.directory}`, () => library.open(modelTable(source))),
       (opened) => Effect.sync(() => opened.close()),
     )
-    yield* attempt(`load ${directory}`, () => checkSpec(spec, model))
-    yield* attempt(`load ${directory}`, () => checkFingerprint(options.scheduleFingerprint ?? null, model))
+    yield* attempt(`load ${source.directory}`, () => checkFingerprint(options.scheduleFingerprint ?? null, model))
     const runner = yield* Effect.acquireRelease(
       attempt(starting, () =>
         model.createRunner({
+          device,
           schedule: nativeSchedule(schedule),
-          pageSize,
+          layout: layoutJson(layout),
           slabs,
           slots,
+          stateSlots,
           maxRowsPerStep,
           maxTokens,
-          threads,
-          kernels,
+          threads: given.threads,
+          kernels: given.kernels,
+          memoryFraction: given.memoryFraction,
+          deviceIndex: given.deviceIndex,
         }),
       ),
       (created) => Effect.sync(() => created.close()),
     )
     const described = runner.describe()
-    yield* attempt(starting, () => checkLayout(layout, described))
-
     const info: ExecutorInfo = {
-      device: `cpu (${described.kernels}, ${described.threads} thread${described.threads === 1 ? "" : "s"})`,
+      device: described.device,
       layout,
-      slabs,
-      stateSlots: 0,
+      slabs: described.slabs,
+      stateSlots,
       slots,
       maxRowsPerStep,
       maxTokens,
       maxStepsInFlight: 2,
       tensorParallel: 1,
     }
-    const encoder = new Encoder()
     const lost = yield* Deferred.make<never, ExecutorError>()
+    const encoder = new Encoder()
     /** Steps without an answer, oldest first. */
     const unanswered: Array<number> = []
-    const wait = () =>
-      Effect.suspend(() => {
-        const stepId = unanswered.shift()
-        return Effect.tryPromise({
-          try: async () => decodeResult(await runner.wait()),
-          catch: (error) => toExecutorError(`step ${stepId}`, error),
-        })
-      })
     return {
       info,
       putContent: (id, content) =>
-        attempt(`put content ${id}`, () => runner.putContent(id, toNativeContent(content, schedule.dropLayers.length))),
+        attempt(`put content ${id}`, () =>
+          runner.putContent(id, toNativeContent(content, schedule, options.keepProfile ?? null)),
+        ),
       forgetContent: (id) => Effect.sync(() => runner.forgetContent(id)),
       enqueue: (plan) =>
         attempt(`enqueue step ${plan.stepId}`, () => {
@@ -109,13 +141,22 @@ const make = (options: CpuOptions): Effect.Effect<Executor["Service"], ExecutorE
           unanswered.push(plan.stepId)
         }),
       // A native step cannot be interrupted: waiting for it keeps what it works on from going away under it.
-      nextResult: Effect.tapError(wait(), (failure) =>
-        Effect.gen(function* () {
-          // Steps behind one that failed have failed with it.
-          while (unanswered.length > 0) yield* Effect.ignore(wait())
-          if (failure.reason === "DeviceLost") yield* Deferred.fail(lost, failure)
-        }),
-      ).pipe(Effect.uninterruptible),
+      nextResult: Effect.gen(function* () {
+        const stepId = unanswered.shift()
+        return yield* Effect.tryPromise({
+          try: async () => decodeResult(await runner.wait()),
+          catch: (error) => toExecutorError(`step ${stepId}`, error),
+        })
+      }).pipe(
+        Effect.tapError((failure) =>
+          Effect.gen(function* () {
+            // Steps behind one that failed have failed with it.
+            while (unanswered.shift() !== undefined) yield* Effect.ignore(Effect.tryPromise(() => runner.wait()))
+            if (failure.reason === "DeviceLost") yield* Deferred.fail(lost, failure)
+          }),
+        ),
+        Effect.uninterruptible,
+      ),
       lost: Deferred.await(lost),
     }
   })
@@ -132,7 +173,7 @@ const defined = <A extends object>(options: A): { [K in keyof A]?: Exclude<A[K],
 const invalid = (operation: string, detail: string) =>
   new ExecutorError({ reason: "InvalidArgument", operation, detail })
 
-const layoutOf = (spec: ModelSpec, schedule: DropSchedule, options: KvLayoutOptions): KvLayout => {
+const layoutOf = ({ spec }: ModelDirectory, schedule: DropSchedule, options: KvLayoutOptions): KvLayout => {
   try {
     return makeKvLayout(spec, schedule, options)
   } catch (error) {
@@ -152,39 +193,10 @@ const nativeSchedule = (schedule: DropSchedule) =>
         windowByOriginal: schedule.windowBy === "original",
       }
 
-/** The two readers of config.json must agree. */
-const checkSpec = (spec: ModelSpec, model: NativeModel): void => {
-  const info = model.describe()
-  const pairs: ReadonlyArray<readonly [field: string, given: number, read: number]> = [
-    ["layers", spec.layers.length, info.layers],
-    ["hiddenSize", spec.hiddenSize, info.hiddenSize],
-    ["vocabSize", spec.vocabSize, info.vocabSize],
-    ["heads", spec.heads, info.heads],
-    ["kvHeads", spec.kvHeads, info.kvHeads],
-    ["headDim", spec.headDim, info.headDim],
-    ["maxPositions", spec.maxPositions, info.maxPositions],
-  ]
-  for (const [field, given, read] of pairs) {
-    if (given !== read) throw invalid("check model", `the spec's ${field} is ${given}, the native library read ${read}`)
-  }
-}
-
 /** Which layers may drop is a property of the weights: a schedule is good for the model that it was measured on. */
 const checkFingerprint = (made: string | null, model: NativeModel): void => {
   const own = model.describe().fingerprint.toString(16).padStart(16, "0")
   if (made !== null && made !== own) {
     throw invalid("check drop schedule", `it was made for model ${made}, this one is ${own}`)
-  }
-}
-
-/** The scheduler counts slabs by this layout and the library lays them out by its own: they must be the same. */
-export const checkLayout = (layout: KvLayout, native: NativeRunnerInfo): void => {
-  const shapeOf = (tables: ReadonlyArray<{ segment: number; kind: string; slabsPerPage: number }>) =>
-    tables.map(({ segment, kind, slabsPerPage }) => `${kind} ${segment}: ${slabsPerPage}`).join(", ")
-  const ours = `${layout.slabBytes} bytes, ${layout.layersPerSlab} layers a slab; ${shapeOf(layout.tables)}`
-  const theirs = `${native.slabBytes} bytes, ${native.layersPerSlab} layers a slab; ${shapeOf(native.tables)}`
-  if (ours !== theirs) {
-    const detail = `the layout is (${ours}), the native library's is (${theirs})`
-    throw new ExecutorError({ reason: "Internal", operation: "check layout", detail })
   }
 }

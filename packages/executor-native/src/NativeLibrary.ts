@@ -7,13 +7,13 @@ import { ExecutorError } from "@uniprefill/executor/contract/Executor"
 /** The addon of native/src/addon, as it is. Its functions throw {@link NativeFailure}, or TypeError for wrong types. */
 export interface NativeLibrary {
   readonly abiVersion: number
-  /** Reads config.json and maps the weights. */
-  readonly open: (directory: string) => NativeModel
+  /** Maps the weights that a model table names and checks them. */
+  readonly open: (table: string) => NativeModel
 }
 
 export interface NativeModel {
   readonly describe: () => NativeModelInfo
-  /** Packs the weights for this processor; takes as long as copying them. */
+  /** Brings the weights into the device's own form; takes as long as copying them. */
   readonly createRunner: (options: NativeRunnerOptions) => NativeRunner
   readonly close: () => void
 }
@@ -22,16 +22,16 @@ export interface NativeModelInfo {
   readonly layers: number
   readonly hiddenSize: number
   readonly vocabSize: number
-  readonly heads: number
-  readonly kvHeads: number
-  readonly headDim: number
   readonly maxPositions: number
   readonly fingerprint: bigint
 }
 
+export type NativeDevice = "cpu" | "reference" | "cuda"
+
 export type NativeKernels = "auto" | "portable" | "avx2" | "avx512bf16"
 
 export interface NativeRunnerOptions {
+  readonly device: NativeDevice
   readonly schedule: {
     readonly dropLayers: Int32Array
     readonly rule: "exclusive" | "reference"
@@ -40,46 +40,50 @@ export interface NativeRunnerOptions {
     readonly lastQ: number
     readonly windowByOriginal: boolean
   } | null
-  readonly pageSize: number
+  /** The KvLayout as JSON. */
+  readonly layout: string
+  /** With `cuda`: 0 for as many as fit. */
   readonly slabs: number
   readonly slots: number
+  readonly stateSlots: number
   readonly maxRowsPerStep: number
   readonly maxTokens: number
   readonly threads: number
   readonly kernels: NativeKernels
+  /** Of the device's memory, with `cuda`. */
+  readonly memoryFraction: number
+  readonly deviceIndex: number
 }
 
-/** Carries out steps one after another; they run on a thread of their own. */
+/** Steps run on a thread of the runner's own, in the order in which they are enqueued. */
 export interface NativeRunner {
   readonly describe: () => NativeRunnerInfo
-  readonly putContent: (id: number, content: NativeRequestContent) => void
+  readonly putContent: (id: number, content: NativeContent) => void
   readonly forgetContent: (id: number) => void
   /** Copies the plan's bytes before it returns. */
   readonly enqueue: (plan: Uint8Array) => void
-  /** The result of the oldest step without an answer; rejects where it failed. */
+  /** The result of the oldest step not waited for; one call at a time. */
   readonly wait: () => Promise<Uint8Array>
   readonly close: () => void
 }
 
 export interface NativeRunnerInfo {
-  readonly slabBytes: number
-  readonly layersPerSlab: number
-  readonly tables: ReadonlyArray<{
-    readonly segment: number
-    readonly kind: "full" | "sliding" | "carry"
-    readonly layers: number
-    readonly slabsPerPage: number
-  }>
-  readonly threads: number
-  readonly kernels: NativeKernels
+  /** `cpu (avx512bf16, 2 threads)` */
+  readonly device: string
+  readonly slabs: number
+  readonly weightBytes: number
+  readonly workspaceBytes: number
+  readonly freeBytes: number
 }
 
-export interface NativeRequestContent {
+export interface NativeContent {
   readonly tokens: Int32Array
   readonly promptLength: number
   readonly dropLayers: number
   readonly pQ32: BigUint64Array | null
   readonly bitmaps: ReadonlyArray<Uint32Array>
+  /** Score where bitmaps decide, too: for the time that it takes. */
+  readonly scoreDecided: boolean
   readonly returnLogits: boolean
   readonly promptLogprobs: number
   readonly sampling: {
@@ -109,7 +113,7 @@ export interface NativeFailure extends Error {
 }
 
 /** UP_ABI_VERSION of the header that these types describe. */
-export const abiVersion = 1
+export const abiVersion = 2
 
 /** The addon's file: UNIPREFILL_NATIVE, or what `npm run build` leaves in native/build. */
 export const libraryPath = (environment: { readonly UNIPREFILL_NATIVE?: string | undefined } = process.env): string =>

@@ -22,7 +22,9 @@ export const toExecutorError = (operation: string, error: unknown): ExecutorErro
   if (error instanceof ExecutorError) return error
   if (isNativeFailure(error)) {
     const reason = reasonOfStatus[error.status] ?? "Internal"
-    return new ExecutorError({ reason, operation, detail: `${error.phase}: ${error.detail}` })
+    // What is wrong with a plan begins with its section and record.
+    const detail = reason === "InvalidPlan" ? error.detail : `${error.phase}: ${error.detail}`
+    return new ExecutorError({ reason, operation, detail })
   }
   if (error instanceof TypeError)
     return new ExecutorError({ reason: "InvalidArgument", operation, detail: error.message })

@@ -28,5 +28,5 @@ test("a file that is no library is named", () => {
 
 test("wrong types are refused by field", () => {
   const library = loadLibrary()
-  expect(() => library.open(3 as never)).toThrow("directory: a string was expected")
+  expect(() => library.open(3 as never)).toThrow("table: a string was expected")
 })

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { readModelConfig } from "@uniprefill/model/ModelConfig"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 
 /** A small Llama model with random weights, written as a Hugging Face directory. */
@@ -31,25 +32,21 @@ export interface Tensor {
   readonly data: Uint8Array
 }
 
-export const specOf = (model: RandomModel): ModelSpec => ({
-  architecture: "LlamaForCausalLM",
-  hiddenSize: model.hidden,
-  intermediateSize: model.inner,
-  vocabSize: model.vocab,
-  maxPositions: 4096,
-  heads: model.heads,
-  kvHeads: model.kvHeads,
-  headDim: model.headDim,
-  attentionScale: model.headDim ** -0.5,
-  attentionSoftCap: 0,
-  normEps: 1e-5,
-  tieWordEmbeddings: true,
-  attentionBias: false,
-  mlpBias: false,
-  rope: { theta: 10000, scaling: { type: "none" } },
-  layers: Array.from({ length: model.layers }, () => ({ kind: "full", window: 0 }) as const),
-  stateBytesPerLayer: 0,
-  eosTokenIds: [],
+export const specOf = (model: RandomModel): ModelSpec => readModelConfig("config.json", configOf(model)).spec
+
+const configOf = (model: RandomModel) => ({
+  architectures: ["LlamaForCausalLM"],
+  hidden_size: model.hidden,
+  intermediate_size: model.inner,
+  num_hidden_layers: model.layers,
+  num_attention_heads: model.heads,
+  num_key_value_heads: model.kvHeads,
+  head_dim: model.headDim,
+  vocab_size: model.vocab,
+  max_position_embeddings: 4096,
+  rms_norm_eps: 1e-5,
+  hidden_act: "silu",
+  tie_word_embeddings: true,
 })
 
 /** Numbers in [−1, 1), the same every time. */
@@ -107,21 +104,7 @@ export const safetensors = (tensors: ReadonlyArray<Tensor>): Uint8Array => {
 /** A directory that disappears at the end of the scope: `using directory = writeModel(…)`. */
 export const writeModel = (model: RandomModel, weights: Uint8Array = safetensors(randomTensors(model))) => {
   const path = mkdtempSync(join(tmpdir(), "uniprefill-native-"))
-  const config = {
-    architectures: ["LlamaForCausalLM"],
-    hidden_size: model.hidden,
-    intermediate_size: model.inner,
-    num_hidden_layers: model.layers,
-    num_attention_heads: model.heads,
-    num_key_value_heads: model.kvHeads,
-    head_dim: model.headDim,
-    vocab_size: model.vocab,
-    max_position_embeddings: 4096,
-    rms_norm_eps: 1e-5,
-    hidden_act: "silu",
-    tie_word_embeddings: true,
-  }
-  writeFileSync(join(path, "config.json"), JSON.stringify(config))
+  writeFileSync(join(path, "config.json"), JSON.stringify(configOf(model)))
   writeFileSync(join(path, "model.safetensors"), weights)
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) }
 }

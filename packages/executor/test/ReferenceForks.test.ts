@@ -127,7 +127,7 @@ describe("a second slot goes on from a prefill", () => {
     )
     expect(refusal({ maps: [1, 0, 30] })).toBe("maps[0]: slab 30 is free: neither the cache nor a table holds it")
     expect(refusal({ trims: [0, 0, 0], maps: [1, 0, 0] })).toBe(
-      "maps[0]: slab 0 is free: neither the cache nor a table holds it",
+      "trims[0]: table 0 of slot 0 is left with room for 0 rows, 200 are still needed",
     )
     expect(refusal({ copies: [3, 7] })).toBe("copies[0]: target slab 7 is not granted in this step")
     expect(refusal({ grants: [1, 0, 10], copies: [30, 10] })).toBe("copies[0]: source slab 30 is free")

@@ -85,10 +85,11 @@ describe("a refused plan names section, record and numbers, and nothing is left 
 
   it("the K/V or carry that a later segment reads, given back too early", () => {
     run({ grants: whole(), items: [0, 0, 200, 0, 0] })
-    const missing = "items[0]: slot 0 table 2 (carry): 200 rows need 4 pages, it holds 3"
-    expect(refusal({ trims: [0, 2, 3], items: [0, 0, 64, 1, 1] })).toBe(missing)
-    expect(refusal({ trims: [0, 0, 0], items: [0, 0, 64, 1, 1] })).toBe(
-      "items[0]: slot 0 table 0 (full): 200 rows need 4 pages, it holds 0",
+    expect(refusal({ trims: [0, 2, 3] })).toBe(
+      "trims[0]: table 2 of slot 0 is left with room for 192 rows, 200 are still needed",
+    )
+    expect(refusal({ trims: [0, 0, 0] })).toBe(
+      "trims[0]: table 0 of slot 0 is left with room for 0 rows, 200 are still needed",
     )
   })
 

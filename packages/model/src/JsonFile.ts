@@ -1,15 +1,22 @@
-import { Effect, FileSystem, Option, Schema, SchemaIssue } from "effect"
+import { Effect, FileSystem, Option, type PlatformError, Schema, SchemaIssue } from "effect"
 import { jsonFault } from "./JsonFault.ts"
 import { ModelError } from "./ModelError.ts"
 
 /** A whole text file, or none when it does not exist. Fails with `Unreadable`. */
-export const readText = Effect.fnUntraced(function* (file: string) {
-  const fileSystem = yield* FileSystem.FileSystem
-  return yield* fileSystem.readFileString(file).pipe(
+export const readText = (file: string) => readWhole(file, (fileSystem) => fileSystem.readFileString(file))
+
+/** A whole file, or none when it does not exist. Fails with `Unreadable`. */
+export const readBytes = (file: string) => readWhole(file, (fileSystem) => fileSystem.readFile(file))
+
+const readWhole = Effect.fnUntraced(function* <A>(
+  file: string,
+  read: (fileSystem: FileSystem.FileSystem) => Effect.Effect<A, PlatformError.PlatformError>,
+) {
+  return yield* read(yield* FileSystem.FileSystem).pipe(
     Effect.map(Option.some),
     Effect.catchTag("PlatformError", (error) =>
       error.reason._tag === "NotFound"
-        ? Effect.succeedNone
+        ? Effect.succeed(Option.none<A>())
         : Effect.fail(new ModelError({ reason: "Unreadable", file, field: null, detail: error.message })),
     ),
   )

@@ -1,9 +1,13 @@
-import { Effect, FileSystem, Option, Schema } from "effect"
+import { Effect, FileSystem, Option, Path, Schema } from "effect"
 import { type DropSchedule, denseSchedule } from "./DropSchedule.ts"
-import { decodeJson, readJson } from "./JsonFile.ts"
-import { decodeModelConfig, tokenIds } from "./ModelConfig.ts"
+import { tokenIds } from "./families/Config.ts"
+import type { TensorNames } from "./families/Family.ts"
+import { fnv1a64 } from "./Fnv.ts"
+import { decodeJson, readBytes, readJson } from "./JsonFile.ts"
+import { decodeModelConfig } from "./ModelConfig.ts"
 import { ModelError } from "./ModelError.ts"
 import type { ModelSpec } from "./ModelSpec.ts"
+import { tensorsOf } from "./Safetensors.ts"
 import { schedulePresets } from "./SchedulePresets.ts"
 import { checkSchedule, decodeScheduleFile, type ScheduleFile } from "./ScheduleFile.ts"
 
@@ -16,8 +20,13 @@ export interface ModelDirectory {
   readonly scheduleSource: string
   /** Fingerprint that the schedule was measured with, or null. */
   readonly scheduleFingerprint: string | null
-  /** Paths of the weights, sorted. */
+  /** Paths of the weights, sorted: those that the index names, or all. */
   readonly weights: ReadonlyArray<string>
+  /** model.safetensors.index.json, or null: the file of each tensor by its name alone. */
+  readonly index: { readonly file: string; readonly weightMap: Readonly<Record<string, string>> } | null
+  readonly tensors: TensorNames
+  /** FNV-1a 64 over config.json's bytes, 16 hexadecimal digits: where a fingerprint of the weights begins. */
+  readonly identity: string
   /** spec.eosTokenIds. */
   readonly eosTokenIds: ReadonlyArray<number>
   readonly generation: GenerationDefaults
@@ -41,12 +50,13 @@ export interface LoadOptions {
 export const loadModelDirectory = Effect.fn("loadModelDirectory")(function* (directory: string, options?: LoadOptions) {
   yield* checkDirectory(directory)
   const configFile = `${directory}/config.json`
-  const config = yield* readJson(configFile)
+  const config = yield* readBytes(configFile)
   if (Option.isNone(config)) return yield* missing(configFile, "every model directory has one")
-  const decoded = yield* decodeModelConfig(configFile, config.value)
-  const { eosTokenIds, generation } = yield* readGeneration(directory, decoded)
-  const spec: ModelSpec = { ...decoded, eosTokenIds }
-  const weights = yield* findWeights(directory)
+  const decoded = yield* decodeModelConfig(configFile, Option.getOrNull(yield* readJson(configFile)))
+  const { eosTokenIds, generation } = yield* readGeneration(directory, decoded.spec)
+  const spec: ModelSpec = { ...decoded.spec, eosTokenIds }
+  const { weights, index } = yield* findWeights(directory)
+  const present = index === null ? yield* tensorsOf(weights) : Object.keys(index.weightMap)
   const { schedule, fingerprint, source } = yield* chooseSchedule(directory, spec, options?.dropSchedule)
   return {
     directory,
@@ -55,6 +65,9 @@ export const loadModelDirectory = Effect.fn("loadModelDirectory")(function* (dir
     scheduleSource: source,
     scheduleFingerprint: fingerprint,
     weights,
+    index,
+    tensors: decoded.family.tensors(spec, new Set(present)),
+    identity: fnv1a64(config.value),
     eosTokenIds,
     generation,
   } satisfies ModelDirectory
@@ -119,23 +132,25 @@ const IndexJson = Schema.Struct({ weight_map: Schema.Record(Schema.String, Schem
 /** The files of the index when there is one, else every *.safetensors; each is checked to exist. */
 const findWeights = Effect.fnUntraced(function* (directory: string) {
   const fileSystem = yield* FileSystem.FileSystem
+  const root = (yield* Path.Path).resolve(directory)
   const names = yield* fileSystem.readDirectory(directory).pipe(Effect.mapError(unreadable(directory)))
   const present = names.filter((name) => name.endsWith(".safetensors")).toSorted()
   const indexFile = `${directory}/model.safetensors.index.json`
-  const index = yield* readJson(indexFile)
-  if (Option.isNone(index)) {
+  const json = yield* readJson(indexFile)
+  if (Option.isNone(json)) {
     if (present.length === 0) return yield* missing(`${directory}/model.safetensors`, "the model has no weights")
-    return present.map((name) => `${directory}/${name}`)
+    return { weights: present.map((name) => `${root}/${name}`), index: null }
   }
-  const { weight_map } = yield* decodeJson(IndexJson, indexFile, index.value)
-  const named = [...new Set(Object.values(weight_map))].toSorted()
+  const { weight_map: weightMap } = yield* decodeJson(IndexJson, indexFile, json.value)
+  const named = [...new Set(Object.values(weightMap))].toSorted()
   for (const name of named) {
     if (!present.includes(name)) {
-      const tensors = Object.values(weight_map).filter((file) => file === name).length
+      const tensors = Object.values(weightMap).filter((file) => file === name).length
       return yield* missing(`${directory}/${name}`, `${indexFile} has ${tensors} tensors in it`)
     }
   }
-  return named.map((name) => `${directory}/${name}`)
+  const index = { file: `${root}/model.safetensors.index.json`, weightMap }
+  return { weights: named.map((name) => `${root}/${name}`), index }
 })
 
 const chooseSchedule = Effect.fnUntraced(function* (directory: string, spec: ModelSpec, choice: string | undefined) {

@@ -2,7 +2,7 @@ import { Effect, Schema } from "effect"
 import { type DropSchedule, denseSchedule } from "./DropSchedule.ts"
 import { decodeJson } from "./JsonFile.ts"
 import { ModelError } from "./ModelError.ts"
-import type { ModelSpec } from "./ModelSpec.ts"
+import { layerKind, type ModelSpec } from "./ModelSpec.ts"
 
 /** uniprefill.json, the drop schedule that was measured for a model and lies beside it. */
 export interface ScheduleFile {
@@ -95,7 +95,7 @@ const scheduleFault = (schedule: DropSchedule, spec: ModelSpec): { field: string
         detail: `${layer} is the last layer, which computes no more rows than are asked for anyway; drop earlier or not at all`,
       }
     }
-    const { kind } = spec.layers[layer]!
+    const kind = layerKind(spec.layers[layer]!)
     if (kind !== "full") {
       return { field, detail: `layer ${layer} is of kind ${kind}; only a full-attention layer can select` }
     }

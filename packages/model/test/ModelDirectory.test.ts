@@ -48,7 +48,8 @@ it.layer(NodeServices.layer)("loadModelDirectory", (it) => {
   it.effect("reads the embedded model", () =>
     Effect.gen(function* () {
       const model = yield* loadModelDirectory(embedded)
-      expect(model.spec).toMatchObject({ hiddenSize: 256, heads: 4, kvHeads: 2, headDim: 64, attentionScale: 0.125 })
+      expect(model.spec).toMatchObject({ hiddenSize: 256, vocabSize: 4096, tieWordEmbeddings: true })
+      expect(model.spec.layers[15]!.mixer).toMatchObject({ heads: 4, kvHeads: 2, headDim: 64, scale: 0.125 })
       expect(model.spec.layers).toHaveLength(16)
       expect(model.eosTokenIds).toEqual([1, 201])
       expect(model.schedule.dropLayers).toEqual([7, 10, 13].map((layer) => ({ layer, p: 0.9 })))
@@ -83,10 +84,11 @@ it.layer(NodeServices.layer)("loadModelDirectory", (it) => {
       const recent = { ...config, rope_parameters: { rope_type: "llama3", rope_theta: 5e5, ...llama3 } }
       const expected = {
         theta: 5e5,
+        dim: 16,
         scaling: { type: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 128 },
       }
-      expect((yield* load({ "config.json": old })).spec.rope).toEqual(expected)
-      expect((yield* load({ "config.json": recent })).spec.rope).toEqual(expected)
+      expect((yield* load({ "config.json": old })).spec.layers[3]!.mixer).toMatchObject({ rope: expected })
+      expect((yield* load({ "config.json": recent })).spec.layers[3]!.mixer).toMatchObject({ rope: expected })
     }),
   )
 
@@ -108,7 +110,7 @@ it.layer(NodeServices.layer)("loadModelDirectory", (it) => {
     ],
     [
       { "config.json": { ...config, architectures: ["MambaForCausalLM"] } },
-      "config.json: architectures: names MambaForCausalLM; supported: LlamaForCausalLM",
+      "config.json: architectures: names MambaForCausalLM; supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration, Qwen3_5MoeForCausalLM, Qwen3_5MoeForConditionalGeneration, Qwen3NextForCausalLM",
     ],
     [
       { "config.json": { ...config, quantization_config: { quant_method: "awq" } } },

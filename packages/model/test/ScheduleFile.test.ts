@@ -8,7 +8,7 @@ import { Effect } from "effect"
 import fc from "fast-check"
 
 const spec = {
-  layers: Array.from({ length: 48 }, (_, i) => ({ kind: i % 4 === 3 ? "full" : "state", window: 0 })),
+  layers: Array.from({ length: 48 }, (_, i) => ({ mixer: { kind: i % 4 === 3 ? "full" : "delta" } })),
 } as unknown as ModelSpec
 
 const schedules: fc.Arbitrary<DropSchedule> = fc.record({
@@ -63,10 +63,10 @@ it.effect("there is a limit on drop layers", () =>
 it.effect("a preset fits a model of the shape that it was measured on", () =>
   Effect.gen(function* () {
     yield* checkSchedule("preset", schedulePresets.get("qwen3-next-80b-a3b")!, spec)
-    const llama = { layers: Array.from({ length: 32 }, () => ({ kind: "full", window: 0 })) } as unknown as ModelSpec
+    const llama = { layers: Array.from({ length: 32 }, () => ({ mixer: { kind: "full" } })) } as unknown as ModelSpec
     yield* checkSchedule("preset", schedulePresets.get("llama-3.1-8b")!, llama)
     const gemma = {
-      layers: Array.from({ length: 48 }, (_, i) => ({ kind: (i + 1) % 6 === 0 ? "full" : "sliding", window: 1024 })),
+      layers: Array.from({ length: 48 }, (_, i) => ({ mixer: { kind: (i + 1) % 6 === 0 ? "full" : "sliding" } })),
     } as unknown as ModelSpec
     yield* checkSchedule("preset", schedulePresets.get("gemma-3-12b")!, gemma)
   }),

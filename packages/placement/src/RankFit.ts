@@ -1,5 +1,5 @@
 import { type RankMemory, rankMemory, type RankMemoryOptions } from "./RankMemory.ts"
-import { splitFault } from "./Shards.ts"
+import { modelSplitFault } from "./Shards.ts"
 
 export interface RankFitOptions extends RankMemoryOptions {
   /** Memory of one device. */
@@ -32,7 +32,7 @@ export const fitRank = (options: RankFitOptions, ranks: number): RankFit | RankM
   if (!(memoryUtilization > 0 && memoryUtilization <= 1)) {
     throw new RangeError(`memoryUtilization must be above 0 and at most 1, got ${memoryUtilization}`)
   }
-  const fault = splitFault(spec, ranks)
+  const fault = modelSplitFault(spec, ranks)
   if (fault !== null) return { reason: "Split", detail: fault }
   const memory = rankMemory(options, ranks)
   const usableBytes = Math.floor(memoryBytes * memoryUtilization)

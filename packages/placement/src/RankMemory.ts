@@ -1,7 +1,8 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { type KvLayout, makeKvLayout } from "@uniprefill/model/KvLayout"
-import type { ModelSpec } from "@uniprefill/model/ModelSpec"
-import { kvHeadsPerRank } from "./Shards.ts"
+import { attentionOf, convWidth, type LayerSpec, type ModelSpec } from "@uniprefill/model/ModelSpec"
+import { layerParameters } from "@uniprefill/model/Parameters"
+import { rankSpec } from "./Shards.ts"
 
 export interface RankMemoryOptions {
   readonly spec: ModelSpec
@@ -36,25 +37,37 @@ export interface RankMemory {
 /** What a rank's memory holds besides slabs. Requires: the model can be split into `ranks`. */
 export const rankMemory = (options: RankMemoryOptions, ranks: number): RankMemory => {
   const { spec, schedule, weightBytes, weightElementBytes, slots, maxRowsPerStep, maxModelLen } = options
-  const { hiddenSize, heads, headDim, intermediateSize, vocabSize } = spec
-  const kvHeads = kvHeadsPerRank(spec, ranks)
+  const { hiddenSize, vocabSize } = spec
+  const rank = rankSpec(spec, ranks)
   // Weights are split evenly, but for the K and V projections of heads that several ranks hold.
-  const attention = spec.layers.filter((layer) => layer.kind !== "state").length
-  const kvWeight = (count: number) => attention * 2 * hiddenSize * count * headDim * weightElementBytes
-  const weights = Math.ceil((weightBytes - kvWeight(spec.kvHeads)) / ranks + kvWeight(kvHeads))
-  const layout = makeKvLayout({ ...spec, kvHeads, hiddenSize: hiddenSize / ranks }, schedule, options)
+  const kvWeight = ({ layers }: ModelSpec) =>
+    layers.reduce((sum, layer) => sum + layerParameters(spec, layer).kv, 0) * weightElementBytes
+  const weights = Math.ceil((weightBytes - kvWeight(spec)) / ranks + kvWeight(rank))
+  const layout = makeKvLayout({ ...rank, hiddenSize: hiddenSize / ranks }, schedule, options)
 
   // The residual stream and its sum are whole on every rank; the rest is split. All in 16 bits.
-  const rowElements = 2 * hiddenSize + ((heads + 2 * spec.kvHeads) * headDim) / ranks + (3 * intermediateSize) / ranks
+  const rowElements = 2 * hiddenSize + Math.max(...spec.layers.map(rowWidth)) / ranks
   const activations = maxRowsPerStep * rowElements * 2
   const logits = (slots * vocabSize * 4) / ranks
   const blocks = Math.ceil(maxModelLen / schedule.block)
-  const selection = schedule.dropLayers.length === 0 ? 0 : (heads / ranks) * blocks * (8 + 4)
+  const selection = schedule.dropLayers.length === 0 ? 0 : mostHeads(rank) * blocks * (8 + 4)
   return {
     weights,
-    states: Math.ceil((layout.stateSlotBytes * (slots + (options.snapshots ?? 0))) / ranks),
+    states: layout.stateSlotBytes * (slots + (options.snapshots ?? 0)),
     workspace: Math.ceil(activations + logits + selection),
     reserve: options.reserveBytes,
     layout,
   }
 }
+
+/** Elements of a row between a layer's projections: q, k and v, then the MLP's inner layer. */
+const rowWidth = ({ mixer, mlp }: LayerSpec): number => {
+  const mixed =
+    mixer.kind === "delta"
+      ? convWidth(mixer) + mixer.valueHeads * mixer.valueDim
+      : (mixer.heads + 2 * mixer.kvHeads) * mixer.headDim
+  return mixed + 3 * (mlp.kind === "moe" ? mlp.topK * mlp.inner + mlp.sharedInner : mlp.inner)
+}
+
+const mostHeads = ({ layers }: ModelSpec): number =>
+  layers.reduce((most, layer) => Math.max(most, attentionOf(layer)?.heads ?? 0), 0)

@@ -1,42 +1,41 @@
 import { denseSchedule } from "@uniprefill/model/DropSchedule"
-import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { readModelConfig } from "@uniprefill/model/ModelConfig"
+import type { AttentionSpec, LayerSpec, ModelSpec } from "@uniprefill/model/ModelSpec"
+import { parameterCount } from "@uniprefill/model/Parameters"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { footprintOf } from "@uniprefill/placement/Footprint"
 import { type Latencies, type Layout, layoutsOf, type PlacementRequest } from "@uniprefill/placement/Placement"
-import { shardsOf, splitFault } from "@uniprefill/placement/Shards"
+import { modelSplitFault, shardsOf, splittablesOf } from "@uniprefill/placement/Shards"
 import { describe, expect, it } from "vitest"
 
-const llama = (over: Partial<ModelSpec> & { readonly layerCount: number }): ModelSpec => ({
-  architecture: "LlamaForCausalLM",
-  hiddenSize: 4096,
-  intermediateSize: 14_336,
-  vocabSize: 128_256,
-  maxPositions: 131_072,
-  heads: 32,
-  kvHeads: 8,
-  headDim: 128,
-  attentionScale: 128 ** -0.5,
-  attentionSoftCap: 0,
-  normEps: 1e-5,
-  tieWordEmbeddings: false,
-  attentionBias: false,
-  mlpBias: false,
-  rope: { theta: 500_000, scaling: { type: "none" } },
-  layers: Array.from({ length: over.layerCount }, () => ({ kind: "full", window: 0 })),
-  stateBytesPerLayer: 0,
-  eosTokenIds: [128_001],
-  ...over,
-})
+interface Sizes {
+  readonly layers?: number
+  readonly hidden?: number
+  readonly inner?: number
+  readonly heads?: number
+  readonly kvHeads?: number
+}
 
-const small = llama({ layerCount: 32 })
-const large = llama({ layerCount: 80, hiddenSize: 8192, intermediateSize: 28_672, heads: 64 })
+const llama = ({ layers = 32, hidden = 4096, inner = 14_336, heads = 32, kvHeads = 8 }: Sizes): ModelSpec =>
+  readModelConfig("config.json", {
+    architectures: ["LlamaForCausalLM"],
+    hidden_size: hidden,
+    intermediate_size: inner,
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    num_key_value_heads: kvHeads,
+    head_dim: 128,
+    vocab_size: 128_256,
+    max_position_embeddings: 131_072,
+    rms_norm_eps: 1e-5,
+  }).spec
+
+const small = llama({})
+const sizesOfLarge = { layers: 80, hidden: 8192, inner: 28_672, heads: 64 }
+const large = llama(sizesOfLarge)
 const schedule = { ...denseSchedule, dropLayers: [7, 11, 15, 19, 23, 27].map((layer) => ({ layer, p: 0.99 })) }
 
-/** Parameters of a Llama model × 2 bytes. */
-const weightBytes = ({ hiddenSize, intermediateSize, vocabSize, heads, kvHeads, headDim, layers }: ModelSpec): number =>
-  2 *
-  (2 * vocabSize * hiddenSize +
-    layers.length * (2 * hiddenSize * (heads + kvHeads) * headDim + 3 * hiddenSize * intermediateSize))
+const weightBytes = (spec: ModelSpec): number => 2 * parameterCount(spec)
 
 const GB = 1e9
 const request = (over: Partial<PlacementRequest> = {}): PlacementRequest => {
@@ -134,7 +133,7 @@ describe("layouts", () => {
   })
 
   it("of a model that cannot be split evenly say what is uneven", () => {
-    const odd = layouts({ spec: { ...large, heads: 65 }, weightBytes: 200 * GB })
+    const odd = layouts({ spec: llama({ ...sizesOfLarge, heads: 65, kvHeads: 5 }), weightBytes: 200 * GB })
     expect(reasons(odd)).toEqual(["Weights", "Split", "Split", "Split"])
   })
 
@@ -166,11 +165,11 @@ describe("footprints", () => {
   })
 
   it("of a sliding window are no longer than the window", () => {
-    const layers = small.layers.map((_, i) => ({
-      kind: i % 2 === 0 ? "sliding" : "full",
-      window: i % 2 === 0 ? 256 : 0,
-    }))
-    const windowed = makeKvLayout({ ...small, layers } as ModelSpec, denseSchedule, options)
+    const layers = small.layers.map((layer, i): LayerSpec => {
+      const mixer = layer.mixer as AttentionSpec
+      return i % 2 === 0 ? { ...layer, mixer: { ...mixer, kind: "sliding", window: 256 } } : layer
+    })
+    const windowed = makeKvLayout({ ...small, layers }, denseSchedule, options)
     const full = footprintOf(windowed, [12_800]).slabs - footprintOf(windowed, [6400]).slabs
     expect(full * windowed.slabBytes).toBe((6400 * tokenBytes) / 2)
     expect(footprintOf(windowed, [12_800]).slabs).toBe(2 * full + (3 * 128 * tokenBytes) / 2 / windowed.slabBytes)
@@ -180,10 +179,10 @@ describe("footprints", () => {
 describe("shards", () => {
   it("cover every head once, and repeat KV heads where there are more ranks", () => {
     for (const ranks of [1, 2, 4, 8]) {
-      const shards = shardsOf({ ...small, kvHeads: 2 }, ranks)
-      const count = (pick: "heads" | "intermediate" | "hidden") =>
+      const shards = shardsOf(splittablesOf(llama({ kvHeads: 2 }))[0]!, ranks)
+      const count = (pick: "heads" | "inner" | "hidden") =>
         shards.reduce((sum, shard) => sum + shard[pick][1] - shard[pick][0], 0)
-      expect([count("heads"), count("intermediate"), count("hidden")]).toEqual([32, 14_336, 4096])
+      expect([count("heads"), count("inner"), count("hidden")]).toEqual([32, 14_336, 4096])
       for (const [i, { heads, kvHeads }] of shards.entries()) {
         expect(heads[0]).toBe(i === 0 ? 0 : shards[i - 1]!.heads[1])
         // Each query head is where its KV head is: 16 of them share one.
@@ -193,7 +192,7 @@ describe("shards", () => {
   })
 
   it("of repeated KV heads take their memory on every rank", () => {
-    const bytesOf = layouts({ spec: { ...small, kvHeads: 2 }, schedule: denseSchedule }).map(({ fit }) => {
+    const bytesOf = layouts({ spec: llama({ kvHeads: 2 }), schedule: denseSchedule }).map(({ fit }) => {
       const { layout } = fit!.memory
       return layout.tables[0]!.slabsPerPage * layout.slabBytes
     })
@@ -202,8 +201,9 @@ describe("shards", () => {
   })
 
   it("are refused where they would be uneven", () => {
-    expect(splitFault({ ...small, heads: 12 }, 8)).toBe("heads 12 cannot be split into 8 equal parts")
-    expect(splitFault({ ...small, kvHeads: 6, heads: 24 }, 4)).toMatch(/^kvHeads 6 can neither/)
-    expect(splitFault(small, 8)).toBeNull()
+    const fault = (sizes: Sizes, ranks: number) => modelSplitFault(llama(sizes), ranks)
+    expect(fault({ heads: 12, kvHeads: 4 }, 8)).toBe("heads 12 cannot be split into 8 equal parts")
+    expect(fault({ kvHeads: 6, heads: 24 }, 4)).toMatch(/^kvHeads 6 can neither/)
+    expect(fault({}, 8)).toBeNull()
   })
 })

@@ -1,10 +1,7 @@
-import type { CostTable } from "@uniprefill/cost-model/CostTable"
 import { DeviceCostModel, type DeviceCosts } from "@uniprefill/cost-model/DeviceCostModel"
-import { RooflineCostModel } from "@uniprefill/cost-model/RooflineCostModel"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
-import type { SegmentWork } from "@uniprefill/model/Work"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import type { DriverConfig } from "@uniprefill/scheduler/Driver"
 import { servingDefaults } from "@uniprefill/scheduler/ServingDefaults"
@@ -25,22 +22,13 @@ export interface RecordingHeader {
   readonly schedule: DropSchedule
   readonly layout: KvLayout
   /** What steps were predicted from, whole: replay looks nothing up. */
-  readonly costs: RecordedCosts
+  readonly costs: DeviceCosts
   readonly policy: { readonly name: string; readonly options: Readonly<Record<string, number>> }
   /** Everything else that the loop was configured with. */
   readonly limits: RecordedLimits
 }
 
 export type RecordedLimits = Omit<DriverConfig, "layout" | "schedule" | "costModel" | "policy">
-
-export type RecordedCosts =
-  | {
-      readonly model: "roofline"
-      readonly table: CostTable
-      readonly work: ReadonlyArray<SegmentWork>
-      readonly lastQ: number
-    }
-  | { readonly model: "device"; readonly costs: DeviceCosts }
 
 /** A submission, page keys and tenant hashed. */
 export interface RecordedSubmission {
@@ -135,16 +123,7 @@ const pick = (limits: RecordedLimits): RecordedLimits => {
 const defined = (limits: RecordedLimits): Partial<RecordedLimits> =>
   Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
 
-const costsOf = (model: CostModel): RecordedCosts => {
-  if (model instanceof RooflineCostModel) {
-    const { table, work, lastQ } = model
-    return { model: "roofline", table, work, lastQ }
-  }
-  if (model instanceof DeviceCostModel) return { model: "device", costs: model.costs }
-  throw new RangeError(`a ${model.constructor.name} cannot be recorded; roofline and device cost models can`)
+const costsOf = (model: CostModel): DeviceCosts => {
+  if (model instanceof DeviceCostModel) return model.costs
+  throw new RangeError(`a ${model.constructor.name} cannot be recorded; a DeviceCostModel can`)
 }
-
-export const costModelOf = (costs: RecordedCosts): CostModel =>
-  costs.model === "roofline"
-    ? new RooflineCostModel(costs.work, costs.table, costs.lastQ)
-    : new DeviceCostModel(costs.costs)

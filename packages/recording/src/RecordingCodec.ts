@@ -1,4 +1,4 @@
-import { decodeCostTable } from "@uniprefill/cost-model/CostTable"
+import { decodeCalibration } from "@uniprefill/cost-model/Calibration"
 import { type Section as SectionName, sections } from "@uniprefill/scheduler/StepPlan"
 import { Schema } from "effect"
 import type { RecordedEvent, RecordingHeader } from "./Recording.ts"
@@ -134,15 +134,13 @@ const Schedule = Schema.Struct({
   windowBy: Schema.Literals(["kept", "original"]),
 })
 
-const Costs = Schema.Union([
-  Schema.Struct({
-    model: Schema.Literal("roofline"),
-    table: Schema.Record(Schema.String, Schema.Unknown),
-    work: Schema.Array(Schema.Record(Schema.String, Schema.Finite)),
-    lastQ: Count,
-  }),
-  Schema.Struct({ model: Schema.Literal("device"), costs: Schema.Record(Schema.String, Schema.Unknown) }),
-])
+const Costs = Schema.Struct({
+  calibration: Schema.Record(Schema.String, Schema.Unknown),
+  link: Schema.NullOr(Schema.Record(Schema.String, Schema.Unknown)),
+  work: Schema.Array(Schema.Record(Schema.String, Schema.Finite)),
+  lastQ: Count,
+  maxRowsPerStep: Count,
+})
 
 const Header = Schema.Struct({
   format: Schema.Literal("uniprefill-recording"),
@@ -163,7 +161,7 @@ const decodeEvent = (value: unknown, line: number): RecordedEvent => checked(lin
 
 const decodeHeader = (value: unknown): RecordingHeader => {
   const header = checked(1, () => asHeader(value))
-  if (header.costs.model === "roofline") checked(1, () => decodeCostTable((header.costs as { table: unknown }).table))
+  checked(1, () => decodeCalibration(header.costs.calibration))
   // The records of cost models are as their modules declare them: what reads them is what wrote them.
   return header as unknown as RecordingHeader
 }

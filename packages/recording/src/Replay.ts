@@ -1,15 +1,10 @@
+import { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
 import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
 import type { Policy } from "@uniprefill/scheduler/Policy"
 import { policyByName, policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
 import { type Section, sections } from "@uniprefill/scheduler/StepPlan"
 import { StepResult } from "@uniprefill/scheduler/StepResult"
-import {
-  costModelOf,
-  type RecordedEvent,
-  type RecordedInput,
-  type RecordedPlan,
-  type RecordingHeader,
-} from "./Recording.ts"
+import { type RecordedEvent, type RecordedInput, type RecordedPlan, type RecordingHeader } from "./Recording.ts"
 import { recordedPlan } from "./RecordingDriver.ts"
 
 /** The first decision that came out differently. */
@@ -69,7 +64,7 @@ class Player {
       else this.inputs.push(event)
     }
     const { layout, schedule, costs, limits } = header
-    const config: DriverConfig = { ...limits, layout, schedule, costModel: costModelOf(costs), policy }
+    const config: DriverConfig = { ...limits, layout, schedule, costModel: new DeviceCostModel(costs), policy }
     this.driver = new Driver(config)
   }
 

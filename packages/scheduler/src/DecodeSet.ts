@@ -110,7 +110,10 @@ export class DecodeSet {
     const { layout, load, memory } = this
     const at = this.early.findIndex((one) => one.request === request)
     const [{ rows }] = this.early.splice(at, 1) as [EarlyMember]
-    for (let s = 0; s < rows.length; s++) load.decodeKeys[s]! += request.progress.prefillRows(s) - rows[s]!
+    for (let s = 0; s < rows.length; s++) {
+      load.leaveDecode(s, rows[s]! + request.progress.decodeRows)
+      load.joinDecode(s, request.progress.tableRows(s))
+    }
     let least = Number.MAX_SAFE_INTEGER
     for (let t = 0; t < layout.tables.length; t++) {
       if (!memory.holdsOutput(request, t)) continue
@@ -136,7 +139,7 @@ export class DecodeSet {
     }
     request.flight.decodeIndex = -1
     load.decodeRows--
-    for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! -= request.progress.tableRows(s)
+    for (let s = 0; s < load.decodeKeys.length; s++) load.leaveDecode(s, request.progress.tableRows(s))
     this.leaving.push(request.slot)
     return true
   }
@@ -179,12 +182,12 @@ export class DecodeSet {
         members.push(request)
         load.decodeRows++
         for (let s = 0; s < load.decodeKeys.length; s++) {
-          load.decodeKeys[s]! += request.progress.tableRows(s)
+          load.joinDecode(s, request.progress.tableRows(s))
         }
       }
       joining.length = stalled
     }
-    for (let s = 0; s < load.decodeKeys.length; s++) load.decodeKeys[s]! += members.length
+    load.advanceDecodes(members.length)
     for (let i = 0; i < members.length; i++) {
       const request = members[i]!
       const { progress } = request

@@ -4,7 +4,7 @@ import { loadRest } from "./Prefill.ts"
 import type { Request } from "./Request.ts"
 import { type PrefixHits, RequestView } from "./RequestView.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
-import { StepLoad } from "./StepLoad.ts"
+import { StepLoad, windowsOf } from "./StepLoad.ts"
 import type { WaitingQueue } from "./WaitingQueue.ts"
 
 /** Who there is to rank. */
@@ -35,7 +35,7 @@ export class Ranking {
 
   constructor(config: SchedulerConfig, memory: Memory) {
     this.config = config
-    this.load = new StepLoad(config.layout.segments.length)
+    this.load = new StepLoad(config.layout.segments.length, windowsOf(config.layout))
     this.predict = (request, computedRows) => {
       loadRest(request, config.layout, this.load, computedRows)
       return config.costModel.stepMicros(this.load)

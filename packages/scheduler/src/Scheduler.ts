@@ -8,7 +8,7 @@ import { Relief } from "./Relief.ts"
 import type { Request } from "./Request.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { ServingState } from "./ServingState.ts"
-import { StepLoad } from "./StepLoad.ts"
+import { StepLoad, windowsOf } from "./StepLoad.ts"
 import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
 import type { StepResult } from "./StepResult.ts"
 import type { WaitingQueue } from "./WaitingQueue.ts"
@@ -129,7 +129,7 @@ export class Scheduler {
     if (load.decodeRows === 0 && plan.items.length === 0) {
       if (!plan.lists.some((list) => list.length > 0)) return false
     } else plan.predictedMicros = state.budget.predicted(load)
-    const planned = this.spareLoads.pop() ?? new StepLoad(state.config.layout.segments.length)
+    const planned = this.spareLoads.pop() ?? new StepLoad(state.config.layout.segments.length, windowsOf(state.config.layout))
     planned.assign(load)
     this.loads.push(planned)
     return true

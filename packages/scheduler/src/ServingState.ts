@@ -7,7 +7,7 @@ import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { servingDefaults } from "./ServingDefaults.ts"
 import { Slots } from "./Slots.ts"
 import { StepBudget } from "./StepBudget.ts"
-import { StepLoad } from "./StepLoad.ts"
+import { StepLoad, windowsOf } from "./StepLoad.ts"
 import { Tenants } from "./Tenants.ts"
 import { WaitingQueue } from "./WaitingQueue.ts"
 
@@ -46,7 +46,7 @@ export class ServingState {
     this.headroomTokens = config.headroomTokens ?? servingDefaults.headroomTokens
     this.memory = new Memory(config)
     this.slots = new Slots(slots)
-    this.load = new StepLoad(layout.segments.length)
+    this.load = new StepLoad(layout.segments.length, windowsOf(layout))
     this.forks = new Forks(this.memory)
     this.decodes = new DecodeSet(layout, this.memory, this.load)
     this.ranking = new Ranking(config, this.memory)

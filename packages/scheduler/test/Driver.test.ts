@@ -7,9 +7,8 @@ import type { Request, Submission } from "@uniprefill/scheduler/Request"
 import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { FailureReason, StepResult } from "@uniprefill/scheduler/StepResult"
 import { describe, expect, it } from "vitest"
-import { specOf } from "../../../test/simulation/Models.ts"
+import { full, specOf } from "../../../test/simulation/Models.ts"
 
-const full = { kind: "full", window: 0 } as const
 const layout = makeKvLayout(specOf([full, full, full, full]), denseSchedule, {
   pageSize: 64,
   kvElementBytes: 2,

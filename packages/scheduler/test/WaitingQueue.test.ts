@@ -4,9 +4,9 @@ import { Request } from "@uniprefill/scheduler/Request"
 import { WaitingQueue } from "@uniprefill/scheduler/WaitingQueue"
 import fc from "fast-check"
 import { expect, it } from "vitest"
-import { specOf } from "../../../test/simulation/Models.ts"
+import { full, specOf } from "../../../test/simulation/Models.ts"
 
-const layout = makeKvLayout(specOf([{ kind: "full", window: 0 }]), denseSchedule, {
+const layout = makeKvLayout(specOf([full]), denseSchedule, {
   pageSize: 64,
   kvElementBytes: 2,
   carryElementBytes: 2,

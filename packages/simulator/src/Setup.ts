@@ -1,12 +1,13 @@
-import { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
-import type { DeviceSpec } from "@uniprefill/cost-model/DeviceSpec"
+import type { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
+import { type Calibration, type LinkLibrary, scaledCalibration } from "@uniprefill/cost-model/Calibration"
+import { calibrationOf, type DeviceSpec, linkOf } from "@uniprefill/cost-model/DeviceSpec"
 import { weightBytes, type ModelShape } from "@uniprefill/cost-model/ModelShape"
-import { operationWork } from "@uniprefill/cost-model/OperationWork"
+import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { fitRank, type RankFitOptions } from "@uniprefill/placement/RankFit"
 import { rankMemory } from "@uniprefill/placement/RankMemory"
-import { splitFault } from "@uniprefill/placement/Shards"
+import { modelSplitFault } from "@uniprefill/placement/Shards"
 import type { DriverConfig } from "@uniprefill/scheduler/Driver"
 import type { Policy } from "@uniprefill/scheduler/Policy"
 import type { KeepProfile } from "./model/KeepProfile.ts"
@@ -72,12 +73,15 @@ export interface HostTimes {
   /** Launches of any step, on the device's own time. */
   readonly launchMicros: number
   readonly itemMicros: number
+  /** What a layer takes at least, where its launches are not recorded in a graph. */
+  readonly layerMicros: number
   /** A selection that the host reads while the step waits. */
   readonly readBackMicros: number
   /** From arrival to submission, and for each prompt token. */
   readonly admissionMicros: number
   readonly tokenizeMicrosPerToken: number
-  readonly reductionMicros: number
+  /** What all-reduces between devices are done with. */
+  readonly link: LinkLibrary
 }
 
 /** Things that go wrong, drawn from the seed. */
@@ -126,17 +130,14 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
   const { model, schedule, device, engine, host, tensorParallel } = setup
   const options = rankFitOptions(setup)
   const { layout, slabs } = slabsOf(setup, options)
-  const costModel = new DeviceCostModel({
-    device,
-    work: operationWork(model, layout, tensorParallel),
-    experts: model.experts?.count ?? 0,
-    activeExperts: model.experts?.active ?? 0,
+  const costModel = costModelOf({
+    calibration: withHostTimes(scaledCalibration(calibrationOf(device), engine.efficiency), host),
+    shape: model,
+    layout,
     lastQ: schedule.lastQ,
     maxRowsPerStep: engine.maxRowsPerStep,
-    stepMicros: host.launchMicros,
-    itemMicros: host.itemMicros,
-    reductionMicros: host.reductionMicros,
-    efficiency: engine.efficiency,
+    tensorParallel,
+    link: linkOf(device, host.link, tensorParallel),
   })
   return {
     layout,
@@ -163,10 +164,19 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
   }
 }
 
+/** A calibration's own times hold where it has any: those of the scenario are for devices of which only rates are known. */
+const withHostTimes = (calibration: Calibration, host: HostTimes): Calibration => ({
+  ...calibration,
+  // A fit's time of a step is whole.
+  stepMicros: calibration.source === "fitted" ? calibration.stepMicros : calibration.stepMicros || host.launchMicros,
+  itemMicros: calibration.source === "fitted" ? calibration.itemMicros : calibration.itemMicros || host.itemMicros,
+  layerMicros: calibration.layerMicros ?? host.layerMicros,
+})
+
 /** The layout of one rank, and the slabs that every rank holds: those given, or as many as its memory leaves room for. */
 const slabsOf = (setup: Setup, options: RankFitOptions): { readonly layout: KvLayout; readonly slabs: number } => {
   const { device, engine, tensorParallel } = setup
-  const fault = splitFault(options.spec, tensorParallel)
+  const fault = modelSplitFault(options.spec, tensorParallel)
   if (fault !== null) throw new SetupError(`tensorParallel ${tensorParallel}: ${fault}`)
   if (engine.slabs > 0) return { layout: rankMemory(options, tensorParallel).layout, slabs: engine.slabs }
   const fit = fitRank(options, tensorParallel)

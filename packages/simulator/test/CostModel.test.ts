@@ -1,5 +1,4 @@
 import { fc, test } from "@fast-check/vitest"
-import { decodeCalibration } from "@uniprefill/cost-model/Calibration"
 import { weightBytes } from "@uniprefill/cost-model/ModelShape"
 import { operationWork } from "@uniprefill/cost-model/OperationWork"
 import { RateCurve } from "@uniprefill/cost-model/RateCurve"
@@ -64,7 +63,8 @@ describe("a step", () => {
           load.scoredRows[1] = scored
         }
         const parts = costs.terms(load).filter(({ name }) => !name.startsWith("rounding"))
-        expect(costs.stepMicros(load)).toBe(Math.ceil(parts.reduce((sum, { micros }) => sum + micros, 0)))
+        const sum = parts.reduce((total, { micros }) => total + micros, 0)
+        expect(costs.stepMicros(load)).toBe(Math.max(0, Math.ceil(sum - 1e-6)))
         expect(costs.isOutside(load)).toBe(costs.outside(load).length > 0)
       }
     },
@@ -116,11 +116,6 @@ describe("tensor parallel ranks", () => {
   it("replicate K/V heads where there are fewer of them", () => {
     expect(sixteen!.decodeKeyBytes / one!.decodeKeyBytes).toBe(1 / 8)
   })
-
-  it("reduce after attention and after the MLP of every layer", () => {
-    expect([one!.reductions, two!.reductions]).toEqual([0, 64])
-    expect(two!.decodeLinkBytes).toBe(64 * 4096 * 2)
-  })
 })
 
 it("models have the parameters that their names say", () => {
@@ -148,27 +143,6 @@ it("a rate between two points lies on their line, beyond them at the nearest", (
   ])
   expect([5, 10, 15, 20, 30, 40, 99].map((at) => curve.flopsPerMicro(at) / 1e6)).toEqual([1, 1, 1.5, 2, 1.5, 1, 1])
   expect([9, 10, 40, 41].map((at) => curve.covers(at))).toEqual([false, true, true, false])
-})
-
-describe("a calibration file", () => {
-  it.each([
-    [{ version: 2 }, "version is 2, expected 1"],
-    [{ gemm: [] }, "gemm is not a list of points"],
-    [
-      {
-        gemm: [
-          { at: 2, teraFlops: 1 },
-          { at: 2, teraFlops: 1 },
-        ],
-      },
-      "gemm.1.at is 2 after 2; points ascend",
-    ],
-    [{ attention: [{ at: 2, teraFlops: "fast" }] }, 'attention.0.teraFlops is "fast", expected a number above 0'],
-    [{ copyTeraBytes: 0 }, "copyTeraBytes is 0, expected a number above 0"],
-    [{ speed: 1 }, 'unknown field "speed"'],
-  ])("with %j is refused", (change, message) => {
-    expect(() => decodeCalibration({ ...devices.get("h200")!.calibration, ...change })).toThrow(message)
-  })
 })
 
 it("every field of a scenario has a flag of its own, a description and a default", () => {

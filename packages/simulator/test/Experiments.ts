@@ -25,5 +25,4 @@ export const noHost = {
   readBackMicros: 0,
   admissionMicros: 0,
   tokenizeMicrosPerToken: 0,
-  reductionMicros: 0,
 }

@@ -40,7 +40,7 @@ test.prop([
 
 it("a distribution interpolates between order statistics", () => {
   expect(distributionOf(Float64Array.of(4, 1, 3, 2))).toMatchObject({ n: 4, mean: 2.5, p50: 2.5, max: 4, p90: 3.7 })
-  expect(distributionOf(new Float64Array())).toMatchObject({ n: 0, mean: 0, max: 0 })
+  expect(distributionOf(new Float64Array())).toMatchObject({ n: 0, mean: NaN, max: NaN })
 })
 
 it("the occupancy log stays bounded and covers the whole run", () => {
@@ -57,6 +57,7 @@ it("the occupancy log stays bounded and covers the whole run", () => {
 })
 
 describe("a summary", () => {
+  const experiment = experimentOf(scenario)
   const simulation = simulated(scenario)
   const summary = summarise(simulation, options)
   const { log } = simulation
@@ -101,7 +102,7 @@ describe("a summary", () => {
   })
 
   it("becomes a page that asks for nothing else", () => {
-    const report = runReport("a <name>", ["about"], simulation, summary)
+    const report = runReport("a <name>", ["about"], experiment, simulation, summary)
     const page = htmlReport({ title: "T & U", complete: false, findings: [], runs: [report], charts: [] })
     expect(page).toContain("T &amp; U")
     expect(page).toContain("a &lt;name&gt;")

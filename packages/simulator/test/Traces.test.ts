@@ -7,7 +7,7 @@ import { readTrace } from "@uniprefill/simulator/workload/TraceFormat"
 import { workloadHash, workloadOf } from "@uniprefill/simulator/workload/Workload"
 import { describe, expect, it } from "vitest"
 
-const auto = { format: "auto", seed: 1, spread: false } as const
+const auto = { format: "auto", seed: 1, spread: false, blockTokens: 0 } as const
 const read = (text: string) => readTrace("t", text, auto)
 
 const mooncake = [
@@ -180,4 +180,52 @@ it("ServeGen statistics become requests at their rate, the same for a seed", () 
   expect(workload.arrivalMicros.at(-1)).toBeLessThan(600e6)
   expect(workload.assumptions).toContain("1 clients have no lengths and are left out")
   expect(workloadHash(serveGenWorkload("s", client, options))).toBe(workloadHash(workload))
+})
+
+describe("traces as they are published", () => {
+  it("Azure 2024 has dates with an offset", () => {
+    const text =
+      "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00.009930+00:00,2162,5\n2024-05-10 00:00:01.009930+00:00,10,5"
+    expect([...read(text).arrivalMicros]).toEqual([0, 1_000_000])
+    expect(() => read(text.replace("+00:00", "+02:00"))).toThrow(/t:2: .*UTC/)
+  })
+
+  it("Mooncake rows may say nothing of prefixes, or have blocks of another size", () => {
+    const bare = read('{"timestamp": 0, "input_length": 1300, "output_length": 5}')
+    expect([bare.blockTokens, bare.assumptions[0]]).toEqual([
+      0,
+      "times in milliseconds, nothing said of shared prefixes",
+    ])
+    const small = '{"timestamp": 0, "input_length": 130, "output_length": 5, "hash_ids": [3, 4, 5]}'
+    expect(() => read(small)).toThrow(
+      /hash_ids has 3 ids; 130 tokens make 1 blocks of 512.*--block-size \(here at least 44\)/,
+    )
+    const told = readTrace("t", small, { ...auto, blockTokens: 64 })
+    expect([told.blockTokens, ...told.blocks]).toEqual([64, 3, 4])
+  })
+
+  it("turns of a session follow the end of the one before, after its delay", () => {
+    const trace = read(
+      [
+        '{"session_id": "a", "timestamp": 0, "input_length": 100, "output_length": 5}',
+        '{"session_id": "b", "timestamp": 10, "input_length": 100, "output_length": 5}',
+        '{"session_id": "a", "delay": 250, "input_length": 200, "output_length": 5}',
+      ].join("\n"),
+    )
+    expect([...trace.after]).toEqual([-1, -1, 0])
+    expect([...trace.thinkMicros]).toEqual([0, 0, 250_000])
+  })
+
+  it("ticks of a second are spread in every format that has them, and said", () => {
+    const rows = Array.from({ length: 40 }, (_, i) => `${Math.floor(i / 4)},gpt,10,5,15,x`).join("\n")
+    const burst = `Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n${rows}`
+    const spread = readTrace("t", burst, { ...auto, spread: true })
+    expect(new Set(spread.arrivalMicros).size).toBeGreaterThan(30)
+    expect(spread.assumptions.join()).toContain("ticks of 1 s are spread")
+    expect(new Set(read(burst).arrivalMicros).size).toBe(10)
+  })
+
+  it("a byte-order mark is no part of the first row", () => {
+    expect(read(`\uFEFF${mooncake}`).count).toBe(2)
+  })
 })

@@ -127,9 +127,15 @@ class PlanReader {
     })
     this.each("trims", ([id, t, pages]) => {
       const table = this.table(id!, t!)
-      const { slabsPerPage } = layout.tables[t!]!
+      const { slabsPerPage, kind, segment } = layout.tables[t!]!
       const held = table.slabs.length / slabsPerPage
       this.check(pages! >= 0 && pages! <= held, `keeps ${pages} pages of ${held}`)
+      const room = (table.freedPages + pages!) * layout.pageSize
+      const needed = this.slot(id!).neededRows(kind, segment)
+      this.check(
+        pages === held || room >= needed,
+        `table ${t} of slot ${id} is left with room for ${room} rows, ${needed} are still needed`,
+      )
       for (const slab of table.slabs.splice(pages! * slabsPerPage)) memory.release(slab)
     })
     this.each("windowFrees", ([id, t, pages]) => {

@@ -142,6 +142,17 @@ export class SlotBooks {
     return this.prefillRows(0) + this.decoded < rows ? carry : -1
   }
 
+  /** Rows that a table must go on holding: those that are there and will still be read. */
+  neededRows(kind: "full" | "sliding" | "carry", segment: number): number {
+    if (kind !== "carry") return this.computed[this.drops ? segment : 0]! + this.decoded
+    if (!this.drops) return 0
+    const next = segment + 1
+    const isLast = next === this.computed.length - 1
+    const done =
+      this.kept.length > next && this.computed[next] === this.prefillRows(next) && (isLast || this.selected > next)
+    return done ? 0 : this.computed[segment]!
+  }
+
   /** Whether every row of every segment is computed, so that the slot may decode. */
   get prefilled(): boolean {
     return this.drops

@@ -7,6 +7,8 @@ import {
   attentionWeights,
   embed,
   finishLayer,
+  referenceAttention,
+  referenceLayer,
   type ReferenceModel,
   project,
   recur,
@@ -176,7 +178,7 @@ export class ReferenceCompute {
   }
 
   private firstVisible(slot: SlotBooks, layer: number, segment: number, row: number): number {
-    const { kind, window } = this.model.spec.layers[layer]!
+    const { kind, window } = referenceLayer(this.model.spec, layer)
     if (kind !== "sliding") return 0
     return this.schedule.windowBy === "kept" ? Math.max(0, row - window + 1) : slot.firstWithin(segment, row, window)
   }
@@ -203,7 +205,10 @@ export class ReferenceCompute {
     const { lastLayer } = this.layout.segments[segment]!
     const rows = slot.keptRows(segment)
     const { keys } = this.gather(slot, lastLayer, rows)
-    const masses = Array.from({ length: spec.heads }, () => new Float64Array(Math.ceil(rows / block)))
+    const masses = Array.from(
+      { length: referenceAttention(spec).heads },
+      () => new Float64Array(Math.ceil(rows / block)),
+    )
     for (let row = Math.max(0, rows - lastQ); row < rows; row++) {
       const carry = this.readCarry(slot, this.layout.segments[segment]!, row)
       const query = this.queryOf(lastLayer, carry, slot.positionOf(segment, row))
@@ -222,7 +227,7 @@ export class ReferenceCompute {
 
   /** Keys and values of a layer for rows 0 … end − 1; rows of pages given back are NaN. */
   private gather(slot: SlotBooks, layer: number, end: number): { keys: Float64Array; values: Float64Array } {
-    const { kvHeads, headDim } = this.model.spec
+    const { kvHeads, headDim } = referenceAttention(this.model.spec)
     const width = kvHeads * headDim
     const home = this.homes[layer]!
     const first = slot.tables[home.table]!.freedPages * this.layout.pageSize
@@ -245,7 +250,7 @@ export class ReferenceCompute {
   /** A slab holds layersPerSlab layers × pageSize rows × (K, V). */
   private kvAddress(slot: SlotBooks, { table, index }: Home, row: number): [slab: number, offset: number] {
     const { pageSize, layersPerSlab, tables } = this.layout
-    const { kvHeads, headDim } = this.model.spec
+    const { kvHeads, headDim } = referenceAttention(this.model.spec)
     const { slabs, freedPages } = slot.tables[table]!
     const page = Math.floor(row / pageSize) - freedPages
     const slab = slabs[page * tables[table]!.slabsPerPage + Math.floor(index / layersPerSlab)]!

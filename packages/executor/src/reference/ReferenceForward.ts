@@ -7,6 +7,8 @@ import {
   embed,
   finishLayer,
   logitsOf,
+  referenceAttention,
+  referenceLayer,
   type ReferenceModel,
   project,
   recur,
@@ -43,7 +45,8 @@ export interface ForwardResult {
 export const referenceForward = (model: ReferenceModel, request: ForwardRequest): ForwardResult => {
   const { spec } = model
   const { schedule, promptLength, pQ32 } = request
-  const width = spec.kvHeads * spec.headDim
+  const { heads, kvHeads, headDim } = referenceAttention(spec)
+  const width = kvHeads * headDim
   const bitmaps: Array<Uint32Array> = []
   let positions = Array.from({ length: request.tokens.length }, (_, i) => i)
   let rows = positions.map((position) => embed(model, request.tokens[position]!))
@@ -51,7 +54,7 @@ export const referenceForward = (model: ReferenceModel, request: ForwardRequest)
   const kept = [positions.slice(0, prompt)]
 
   for (const [index, layer] of model.layers.entries()) {
-    const { kind, window } = spec.layers[index]!
+    const { kind, window } = referenceLayer(spec, index)
     const normed = rows.map((row) => rmsNorm(spec, row, layer.inputNorm))
     if (kind === "state") {
       const state = new Float64Array(width)
@@ -77,7 +80,7 @@ export const referenceForward = (model: ReferenceModel, request: ForwardRequest)
     if (selection < 0 || pQ32 === null) continue
     const shape = { rows: prompt, block: schedule.block, sink: schedule.sink, lastQ: schedule.lastQ }
     const score = () => {
-      const masses = Array.from({ length: spec.heads }, () => new Float64Array(Math.ceil(prompt / schedule.block)))
+      const masses = Array.from({ length: heads }, () => new Float64Array(Math.ceil(prompt / schedule.block)))
       for (const [head, mass] of masses.entries()) {
         for (let q = Math.max(0, prompt - schedule.lastQ); q < prompt; q++) {
           const weights = attentionWeights(spec, queries[q]!, head, keys, 0, q)

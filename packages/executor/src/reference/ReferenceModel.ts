@@ -1,4 +1,4 @@
-import type { LayerKind, ModelSpec } from "@uniprefill/model/ModelSpec"
+import { attentionOf, type AttentionSpec, type LayerKind, layerKind, type ModelSpec } from "@uniprefill/model/ModelSpec"
 
 /**
  * A small model of the Llama family with random weights, in plain double-precision loops: what executors are tested
@@ -47,26 +47,58 @@ export interface ReferenceDimensions {
 
 export const referenceSpec = (dimensions: ReferenceDimensions): ModelSpec => {
   const { hidden = 16, intermediate = 24, heads = 2, kvHeads = 1, headDim = 8, vocab = 64, window = 96 } = dimensions
-  return {
-    architecture: "ReferenceForCausalLM",
-    hiddenSize: hidden,
-    intermediateSize: intermediate,
-    vocabSize: vocab,
-    maxPositions: dimensions.maxPositions ?? 4096,
+  const norm = { eps: 1e-5, offset: 0 }
+  const attention: AttentionSpec = {
+    kind: "full",
+    window: 0,
     heads,
     kvHeads,
     headDim,
-    attentionScale: dimensions.attentionScale ?? 1 / Math.sqrt(headDim),
-    attentionSoftCap: dimensions.attentionSoftCap ?? 0,
-    normEps: 1e-5,
+    scale: dimensions.attentionScale ?? 1 / Math.sqrt(headDim),
+    softCap: dimensions.attentionSoftCap ?? 0,
+    rope: { theta: 10_000, dim: headDim, scaling: { type: "none" } },
+    qkNorm: null,
+    outputGate: false,
+    bias: "none",
+  }
+  const sizes = { keyHeads: kvHeads, valueHeads: kvHeads, keyDim: headDim, valueDim: headDim, convKernel: 1 }
+  const mixers = {
+    full: attention,
+    sliding: { ...attention, kind: "sliding", window },
+    state: { kind: "delta", ...sizes, grouped: false, normaliseInput: "float", normEps: 1e-5 },
+  } as const
+  return {
+    architecture: "ReferenceForCausalLM",
+    hiddenSize: hidden,
+    vocabSize: vocab,
+    maxPositions: dimensions.maxPositions ?? 4096,
+    embeddingScale: 1,
+    logitSoftCap: 0,
+    finalNorm: norm,
     tieWordEmbeddings: true,
-    attentionBias: false,
-    mlpBias: false,
-    rope: { theta: 10_000, scaling: { type: "none" } },
-    layers: dimensions.layers.map((kind) => ({ kind, window: kind === "sliding" ? window : 0 })),
-    stateBytesPerLayer: dimensions.layers.includes("state") ? kvHeads * headDim * 8 : 0,
+    layers: dimensions.layers.map((kind) => ({
+      norm,
+      postNorms: false,
+      mixer: mixers[kind],
+      mlp: { kind: "gated", activation: "silu", inner: intermediate, bias: false },
+    })),
     eosTokenIds: [1],
   }
+}
+
+/** The attention of a reference model: its layers differ in kind and window alone. Requires a layer that has one. */
+export const referenceAttention = ({ layers }: ModelSpec): AttentionSpec => {
+  for (const layer of layers) if (layer.mixer.kind !== "delta") return layer.mixer
+  throw new RangeError("a reference model has an attention layer")
+}
+
+/** Kind and window of a layer. */
+export const referenceLayer = (
+  { layers }: ModelSpec,
+  layer: number,
+): { readonly kind: LayerKind; readonly window: number } => {
+  const spec = layers[layer]!
+  return { kind: layerKind(spec), window: attentionOf(spec)?.window ?? 0 }
 }
 
 /** Weights drawn from `seed`. Scores are spread wide enough that attention, and so selection, prefers some rows. */
@@ -75,14 +107,16 @@ export const makeReferenceModel = (spec: ModelSpec, seed: number): ReferenceMode
   const matrix = (outputs: number, inputs: number, gain: number) =>
     Float64Array.from({ length: outputs * inputs }, () => (gain * normal()) / Math.sqrt(inputs))
   const norm = () => Float64Array.from({ length: spec.hiddenSize }, () => 1 + 0.1 * normal())
-  const { hiddenSize: hidden, intermediateSize: intermediate } = spec
-  const keyValues = spec.kvHeads * spec.headDim
+  const { hiddenSize: hidden } = spec
+  const { inner: intermediate } = spec.layers[0]!.mlp
+  const { heads, kvHeads, headDim } = referenceAttention(spec)
+  const keyValues = kvHeads * headDim
   return {
     spec,
     embedding: Float64Array.from({ length: spec.vocabSize * hidden }, normal),
     finalNorm: norm(),
-    layers: spec.layers.map(({ kind }) => {
-      const queries = kind === "state" ? keyValues : spec.heads * spec.headDim
+    layers: spec.layers.map((layer) => {
+      const queries = layerKind(layer) === "state" ? keyValues : heads * headDim
       return {
         inputNorm: norm(),
         postNorm: norm(),
@@ -113,17 +147,17 @@ export const project = (matrix: Float64Array, row: Float64Array): Float64Array =
 export const rmsNorm = (spec: ModelSpec, row: Float64Array, weight: Float64Array): Float64Array => {
   let squares = 0
   for (const x of row) squares += x * x
-  const scale = 1 / Math.sqrt(squares / row.length + spec.normEps)
+  const scale = 1 / Math.sqrt(squares / row.length + spec.finalNorm.eps)
   return row.map((x, i) => x * scale * weight[i]!)
 }
 
 /** Rotates each head of a row of queries or keys to its original position, in place. */
 export const rotate = (spec: ModelSpec, row: Float64Array, position: number): Float64Array => {
-  const { headDim } = spec
+  const { headDim, rope } = referenceAttention(spec)
   const half = headDim / 2
   for (let head = 0; head < row.length; head += headDim) {
     for (let i = 0; i < half; i++) {
-      const angle = position * spec.rope.theta ** (-i / half)
+      const angle = position * rope.theta ** (-i / half)
       const a = row[head + i]!
       const b = row[head + half + i]!
       row[head + i] = a * Math.cos(angle) - b * Math.sin(angle)
@@ -144,15 +178,15 @@ export const attentionWeights = (
   lo: number,
   hi: number,
 ): Float64Array => {
-  const { headDim, kvHeads, attentionScale, attentionSoftCap: cap } = spec
-  const kvHead = Math.floor(head / (spec.heads / kvHeads))
+  const { heads, headDim, kvHeads, scale, softCap: cap } = referenceAttention(spec)
+  const kvHead = Math.floor(head / (heads / kvHeads))
   const weights = new Float64Array(hi - lo + 1)
   let largest = -Infinity
   for (let j = lo; j <= hi; j++) {
     let score = 0
     const at = (j * kvHeads + kvHead) * headDim
     for (let i = 0; i < headDim; i++) score += query[head * headDim + i]! * keys[at + i]!
-    score *= attentionScale
+    score *= scale
     if (cap > 0) score = cap * Math.tanh(score / cap)
     weights[j - lo] = score
     if (score > largest) largest = score
@@ -172,10 +206,10 @@ export const attend = (
   lo: number,
   hi: number,
 ): Float64Array => {
-  const { headDim, kvHeads } = spec
+  const { heads, headDim, kvHeads } = referenceAttention(spec)
   const output = new Float64Array(query.length)
-  for (let head = 0; head < spec.heads; head++) {
-    const kvHead = Math.floor(head / (spec.heads / kvHeads))
+  for (let head = 0; head < heads; head++) {
+    const kvHead = Math.floor(head / (heads / kvHeads))
     const weights = attentionWeights(spec, query, head, keys, lo, hi)
     for (let j = lo; j <= hi; j++) {
       const at = (j * kvHeads + kvHead) * headDim

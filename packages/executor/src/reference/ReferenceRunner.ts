@@ -1,12 +1,13 @@
 import { type DropSchedule, denseSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import { kvWidth } from "@uniprefill/model/ModelSpec"
 import { StateOperation, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { FailureReason, SelectionFlag, StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
 import { contentFault } from "../contract/ContentFault.ts"
 import { ExecutorError, type ExecutorInfo, type RequestContent } from "../contract/Executor.ts"
 import { applyPlan, Books, type Item, type PlanLimits, type Work } from "../contract/PlanBooks.ts"
 import { ReferenceCompute, type SelectionMade } from "./ReferenceCompute.ts"
-import { logitsOf, type ReferenceModel } from "./ReferenceModel.ts"
+import { logitsOf, referenceAttention, type ReferenceModel } from "./ReferenceModel.ts"
 import { logprobsOf, sample } from "./ReferenceSampler.ts"
 import { SlabMemory } from "./SlabMemory.ts"
 import { StateMemory } from "./StateMemory.ts"
@@ -69,7 +70,7 @@ export class ReferenceRunner {
     }
     this.books = new Books(slabs, states, layout.segments.length)
     this.memory = new SlabMemory(slabs, layout.slabBytes / 8)
-    this.states = new StateMemory(states, spec.layers.length, spec.kvHeads * spec.headDim)
+    this.states = new StateMemory(states, spec.layers.length, kvWidth(referenceAttention(spec)))
     this.computing = new ReferenceCompute(model, layout, schedule, this.memory, this.states, this.books.states)
   }
 

@@ -1,7 +1,7 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { lastSegment, type KvLayout } from "@uniprefill/model/KvLayout"
 import { keptRows } from "@uniprefill/model/Selection"
-import { StepLoad } from "@uniprefill/scheduler/StepLoad"
+import { StepLoad, windowsOf } from "@uniprefill/scheduler/StepLoad"
 import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { SelectionFlag, StepResult, TokenFlag } from "@uniprefill/scheduler/StepResult"
 import type { KeepModel } from "./KeepModel.ts"
@@ -78,7 +78,7 @@ export class SimulatedDevice {
     this.keep = keep
     this.token = token
     this.slots = new Array<Slot | null>(slots).fill(null)
-    this.load = new StepLoad(layout.segments.length)
+    this.load = new StepLoad(layout.segments.length, windowsOf(layout))
     this.last = lastSegment(layout)
   }
 
@@ -177,7 +177,7 @@ export class SimulatedDevice {
     this.records[slot.place * 3 + 1] = 0
     this.records[slot.place * 3 + 2] = 0
     load.decodeRows++
-    for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! += this.rowsOf(slot, s) + slot.decodeRows
+    for (let s = 0; s <= this.last; s++) load.joinDecode(s, this.rowsOf(slot, s) + slot.decodeRows)
     const stopStep = this.decodeSteps + slot.stopAt - slot.sampled
     const others = this.stops.get(stopStep)
     if (others === undefined) this.stops.set(stopStep, [slotId])
@@ -200,7 +200,7 @@ export class SimulatedDevice {
     }
     slot.place = -1
     load.decodeRows--
-    for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! -= this.rowsOf(slot, s) + slot.decodeRows
+    for (let s = 0; s <= this.last; s++) load.leaveDecode(s, this.rowsOf(slot, s) + slot.decodeRows)
   }
 
   private decode(result: CountedResult): void {
@@ -208,7 +208,7 @@ export class SimulatedDevice {
     const count = members.length
     if (count === 0) return
     this.decodeSteps++
-    for (let s = 0; s <= this.last; s++) load.decodeKeys[s]! += count
+    load.advanceDecodes(count)
     const { tokens } = result
     if (result.membership !== this.membership) {
       if (tokens.data.length < 3 * count) tokens.data = new Int32Array(records.length)

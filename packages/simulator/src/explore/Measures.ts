@@ -25,6 +25,7 @@ export const measures = {
   attainment: measure("SLO met, share", (summary) => summary.attainment, true),
   throughput: measure("output tok/s", (summary) => summary.outputTokensPerSecond, true),
   inputThroughput: measure("input tok/s", (summary) => summary.inputTokensPerSecond, true),
+  rejected: measure("rejected, share", ({ rejected, tooLong, offered }) => (rejected + tooLong) / Math.max(1, offered)),
   memoryMax: measure("memory max, share", (summary) => summary.memoryMax),
 } as const
 

@@ -1,4 +1,4 @@
-/** Statistics of a set of values: all zero when there are none. */
+/** Statistics of a set of values: NaN, null in JSON, when there are none. */
 export interface Distribution {
   readonly n: number
   readonly mean: number
@@ -10,10 +10,12 @@ export interface Distribution {
   readonly max: number
 }
 
+const nothing: Distribution = { n: 0, mean: NaN, std: NaN, p50: NaN, p90: NaN, p95: NaN, p99: NaN, max: NaN }
+
 /** Percentiles interpolate linearly between order statistics. Sorts `values`. */
 export const distributionOf = (values: Float64Array): Distribution => {
   const n = values.length
-  if (n === 0) return { n: 0, mean: 0, std: 0, p50: 0, p90: 0, p95: 0, p99: 0, max: 0 }
+  if (n === 0) return nothing
   values.sort()
   let sum = 0
   for (const value of values) sum += value

@@ -18,16 +18,19 @@ export class GapHistogram {
   }
 
   get mean(): number {
-    return this.count === 0 ? 0 : this.sum / this.count
+    return this.count === 0 ? Number.NaN : this.sum / this.count
   }
 
   /** Standard deviation. */
   get std(): number {
-    return this.count === 0 ? 0 : Math.sqrt(Math.max(0, this.sumOfSquares / this.count - this.mean * this.mean))
+    return this.count === 0
+      ? Number.NaN
+      : Math.sqrt(Math.max(0, this.sumOfSquares / this.count - this.mean * this.mean))
   }
 
-  /** The value below which a share `p` of the counts lies; 0 without counts. */
+  /** The value below which a share `p` of the counts lies; NaN without counts. */
   percentile(p: number): number {
+    if (this.count === 0) return Number.NaN
     let left = p * this.count
     for (let i = 0; i < this.buckets.length; i++) {
       left -= this.buckets[i]!

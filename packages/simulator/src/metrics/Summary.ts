@@ -1,6 +1,7 @@
 import type { Simulation } from "../Simulation.ts"
 import { distributionOf, type Distribution } from "./Distribution.ts"
 import { RequestStatus, type RequestLog } from "./RequestLog.ts"
+import { type Saturation, saturationOf } from "./Saturation.ts"
 
 /** Targets of one request; 0 for none. */
 export interface Slo {
@@ -38,6 +39,8 @@ export interface Summary {
   readonly inputTokensPerSecond: number
   readonly outputTokensPerSecond: number
   readonly slo: Slo
+  /** Null where it cannot be said: closed loops, sessions. */
+  readonly saturation: Saturation | null
   /** Requests that met every target, per second and as a share of all offered. */
   readonly goodput: number
   readonly attainment: number
@@ -100,7 +103,7 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
   }
   const gpuHours = (devices * seconds) / 3600
   const price = gpuHours * options.gpuHourPrice
-  const perMillion = (tokens: number) => (tokens === 0 ? 0 : (price / tokens) * 1e6)
+  const perMillion = (tokens: number) => (tokens === 0 || price === 0 ? Number.NaN : (price / tokens) * 1e6)
   const { gaps, occupancy } = counters
   const flops = replicas[0]!.config.costModel.flops(counters.work)
   const pool = replicas.reduce((sum, replica) => sum + replica.config.slabs, 0)
@@ -124,6 +127,7 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
     inputTokensPerSecond: inputTokens / seconds,
     outputTokensPerSecond: outputTokens / seconds,
     slo,
+    saturation: saturationOf(log, workload.after),
     goodput: met / seconds,
     attainment: met / Math.max(1, log.count - count.notOffered),
     ttft: distributionOf(valuesOf(log, warmupRequests, (row) => (log.firstToken[row]! - log.arrival[row]!) / 1000)),
@@ -136,7 +140,7 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
       p90: gaps.percentile(0.9) / 1000,
       p95: gaps.percentile(0.95) / 1000,
       p99: gaps.percentile(0.99) / 1000,
-      max: gaps.max / 1000,
+      max: gaps.count === 0 ? Number.NaN : gaps.max / 1000,
     },
     e2e: distributionOf(valuesOf(log, warmupRequests, (row) => (log.lastToken[row]! - log.arrival[row]!) / 1000)),
     queueing: distributionOf(

@@ -1,6 +1,6 @@
-import { denseShape, type ModelShape } from "@uniprefill/cost-model/ModelShape"
+import { inSixteenBits, type ModelShape } from "@uniprefill/cost-model/ModelShape"
 import { denseSchedule, type DropSchedule } from "@uniprefill/model/DropSchedule"
-import type { LayerSpec, ModelSpec } from "@uniprefill/model/ModelSpec"
+import { readModelConfig } from "@uniprefill/model/ModelConfig"
 import { schedulePresets } from "@uniprefill/model/SchedulePresets"
 
 export interface ModelPreset {
@@ -10,97 +10,80 @@ export interface ModelPreset {
   readonly schedule: DropSchedule
 }
 
-const full: LayerSpec = { kind: "full", window: 0 }
-const state: LayerSpec = { kind: "state", window: 0 }
-
-const llama = (over: Partial<ModelSpec> & { readonly layerCount: number }): ModelSpec => {
-  const { layerCount, ...fields } = over
-  return {
-    architecture: "LlamaForCausalLM",
-    hiddenSize: 4096,
-    intermediateSize: 14_336,
-    vocabSize: 128_256,
-    maxPositions: 131_072,
-    heads: 32,
-    kvHeads: 8,
-    headDim: 128,
-    attentionScale: 1 / Math.sqrt(128),
-    attentionSoftCap: 0,
-    normEps: 1e-5,
-    tieWordEmbeddings: false,
-    attentionBias: false,
-    mlpBias: false,
-    rope: {
-      theta: 500_000,
-      scaling: { type: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 8192 },
-    },
-    layers: Array.from({ length: layerCount }, () => full),
-    stateBytesPerLayer: 0,
-    eosTokenIds: [128_001, 128_008, 128_009],
-    ...fields,
-  }
+const llama = {
+  architectures: ["LlamaForCausalLM"],
+  num_key_value_heads: 8,
+  vocab_size: 128_256,
+  max_position_embeddings: 131_072,
+  rms_norm_eps: 1e-5,
+  rope_theta: 500_000,
+  rope_scaling: {
+    rope_type: "llama3",
+    factor: 8,
+    low_freq_factor: 1,
+    high_freq_factor: 4,
+    original_max_position_embeddings: 8192,
+  },
+  tie_word_embeddings: false,
+  eos_token_id: [128_001, 128_008, 128_009],
 }
 
-/** Every sixth layer sees everything, the others a window of 1,024 rows. */
-const gemma: ModelSpec = llama({
-  architecture: "Gemma3ForConditionalGeneration",
-  hiddenSize: 3840,
-  intermediateSize: 15_360,
-  vocabSize: 262_208,
-  heads: 16,
-  kvHeads: 8,
-  headDim: 256,
-  attentionScale: 1 / 16,
-  normEps: 1e-6,
-  tieWordEmbeddings: true,
-  rope: { theta: 1_000_000, scaling: { type: "linear", factor: 8 } },
-  layers: Array.from({ length: 48 }, (_, i): LayerSpec =>
-    (i + 1) % 6 === 0 ? full : { kind: "sliding", window: 1024 },
-  ),
-  eosTokenIds: [1, 106],
-  layerCount: 48,
-})
-
-/** Every fourth layer sees everything, the others are Gated DeltaNet with 32 states of 128 × 128 in f32. */
-const qwen: ModelSpec = llama({
-  architecture: "Qwen3NextForCausalLM",
-  hiddenSize: 2048,
-  intermediateSize: 5120,
-  vocabSize: 151_936,
-  maxPositions: 262_144,
-  heads: 16,
-  kvHeads: 2,
-  headDim: 256,
-  attentionScale: 1 / 16,
-  normEps: 1e-6,
-  rope: { theta: 10_000_000, scaling: { type: "none" } },
-  layers: Array.from({ length: 48 }, (_, i) => ((i + 1) % 4 === 0 ? full : state)),
-  // The states, and three columns of the convolution over q, k and v.
-  stateBytesPerLayer: 32 * 128 * 128 * 4 + 3 * (2 * 16 + 32) * 128 * 2,
-  eosTokenIds: [151_645],
-  layerCount: 48,
-})
-
-const preset = (name: string, shape: ModelShape): ModelPreset => ({
-  name,
-  shape,
-  schedule: schedulePresets.get(name) ?? denseSchedule,
-})
+/** What the published config.json of each says, as far as a family reads it. */
+const published = {
+  "llama-3.1-8b": {
+    ...llama,
+    hidden_size: 4096,
+    intermediate_size: 14_336,
+    num_hidden_layers: 32,
+    num_attention_heads: 32,
+  },
+  "llama-3.1-70b": {
+    ...llama,
+    hidden_size: 8192,
+    intermediate_size: 28_672,
+    num_hidden_layers: 80,
+    num_attention_heads: 64,
+  },
+  "gemma-3-12b": {
+    architectures: ["Gemma3ForConditionalGeneration"],
+    eos_token_id: [1, 106],
+    text_config: {
+      hidden_size: 3840,
+      intermediate_size: 15_360,
+      num_hidden_layers: 48,
+      num_attention_heads: 16,
+      num_key_value_heads: 8,
+      head_dim: 256,
+      sliding_window: 1024,
+      rope_scaling: { rope_type: "linear", factor: 8 },
+    },
+  },
+  "qwen3-next-80b-a3b": {
+    architectures: ["Qwen3NextForCausalLM"],
+    hidden_size: 2048,
+    intermediate_size: 5120,
+    num_hidden_layers: 48,
+    num_attention_heads: 16,
+    num_key_value_heads: 2,
+    head_dim: 256,
+    vocab_size: 151_936,
+    max_position_embeddings: 262_144,
+    rope_theta: 10_000_000,
+    partial_rotary_factor: 0.25,
+    linear_num_key_heads: 16,
+    linear_num_value_heads: 32,
+    num_experts: 512,
+    num_experts_per_tok: 10,
+    moe_intermediate_size: 512,
+    shared_expert_intermediate_size: 512,
+    eos_token_id: 151_645,
+  },
+}
 
 /** Models by name. */
 export const modelPresets: ReadonlyMap<string, ModelPreset> = new Map(
-  [
-    preset("llama-3.1-8b", denseShape(llama({ layerCount: 32 }))),
-    preset(
-      "llama-3.1-70b",
-      denseShape(llama({ hiddenSize: 8192, intermediateSize: 28_672, heads: 64, layerCount: 80 })),
-    ),
-    preset("gemma-3-12b", denseShape(gemma)),
-    preset("qwen3-next-80b-a3b", {
-      ...denseShape(qwen),
-      experts: { count: 512, active: 10, width: 512, sharedWidth: 512 },
-      linear: { keyHeads: 16, valueHeads: 32, headDim: 128 },
-      gatedAttention: true,
-    }),
-  ].map((one) => [one.name, one]),
+  Object.entries(published).map(([name, config]) => {
+    const shape = inSixteenBits(readModelConfig(name, config).spec)
+    return [name, { name, shape, schedule: schedulePresets.get(name) ?? denseSchedule }]
+  }),
 )

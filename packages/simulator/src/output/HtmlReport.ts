@@ -1,5 +1,7 @@
 import type { Distribution } from "../metrics/Distribution.ts"
 import { barChart, escape, lineChart, short, stackedChart, waterfallChart } from "./Chart.ts"
+import { saturationText } from "../metrics/Saturation.ts"
+import { provenanceTable } from "./Provenance.ts"
 import type { RunReport } from "./RunReport.ts"
 import { lengthLabel } from "./Table.ts"
 
@@ -15,6 +17,8 @@ export interface HtmlReport {
   /** False: the run was ended early, and the page says so on top. */
   readonly complete: boolean
   readonly findings: ReadonlyArray<string>
+  /** What the figures rest on, for reports without runs; those of runs are their own. */
+  readonly restsOn?: ReadonlyArray<string> | undefined
   readonly runs: ReadonlyArray<RunReport>
   readonly charts: ReadonlyArray<ReportChart>
 }
@@ -33,6 +37,7 @@ export const htmlReport = (report: HtmlReport): string => `<!doctype html>
 <h1>${escape(report.title)}</h1>
 ${report.complete ? "" : '<p class="partial">PARTIAL RESULT: the run was ended before its workload was. Latencies speak of the requests that were done.</p>'}
 ${report.findings.length === 0 ? "" : `<ul class="findings">${report.findings.map((line) => `<li>${escape(line)}</li>`).join("")}</ul>`}
+${restsOn(report)}
 </header>
 ${report.runs.length === 0 ? "" : tiles(report.runs)}
 <main>
@@ -43,6 +48,19 @@ ${report.runs.map(assumptions).join("\n")}
 </body>
 </html>
 `
+
+/** In plain sight: rates, links, kept rows and accuracy of every run, and which of them are saturated. */
+const restsOn = ({ runs, restsOn: given }: HtmlReport): string => {
+  const lines = given ?? provenanceTable(runs)
+  const saturated = runs.flatMap(({ name, summary }) => {
+    const text = saturationText(summary.saturation)
+    return text === null ? [] : [`${name}: ${text}`]
+  })
+  return [
+    ...saturated.map((text) => `<p class="partial">${escape(text)}</p>`),
+    ...(lines.length === 0 ? [] : [`<pre class="rests">${escape(lines.join("\n"))}</pre>`]),
+  ].join("\n")
+}
 
 const chart = ({ title, note, svg }: ReportChart): string =>
   `<figure><figcaption>${escape(title)}${note === "" ? "" : `<small>${escape(note)}</small>`}</figcaption>${svg}</figure>`
@@ -73,6 +91,7 @@ const tiles = (runs: ReadonlyArray<RunReport>): string => {
         ]
       : []),
     ["MFU", ({ summary }) => `${(summary.mfu * 100).toFixed(1)}%`],
+    ["rejected", ({ summary }) => `${summary.rejected + summary.tooLong}`],
     ["completed of offered", ({ summary }) => `${summary.completed} of ${summary.offered}`],
   ]
   const head = `<tr><th></th>${runs.map((run, i) => `<th><i style="background:var(--series-${i % 8})"></i>${escape(run.name)}</th>`).join("")}</tr>`
@@ -109,7 +128,7 @@ const sharedCharts = (runs: ReadonlyArray<RunReport>): Array<string> => {
       note: "ms",
       svg: barChart(
         "Median TTFT by prompt length",
-        { label: "TTFT P50, ms", log: true },
+        { label: "TTFT P50, ms", min: 0 },
         buckets.map(lengthLabel),
         runs.map((run) => ({
           name: run.name,
@@ -220,7 +239,9 @@ svg { width: 100%; height: auto; display: block; }
 .label { font: 12px system-ui, sans-serif; fill: var(--soft); }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .mark { fill: none; stroke-width: 2; }
+.rests { margin: 8px 0 16px; padding: 8px 12px; background: var(--panel); border-radius: 8px; overflow-wrap: anywhere; }
 details { margin-top: 16px; }
 pre { white-space: pre-wrap; color: var(--soft); font-size: 12.5px; }
+@media (max-width: 480px) { body { padding: 14px; } th, td { padding-right: 8px; font-size: 13px; } }
 footer { margin-top: 24px; color: var(--soft); font-size: 13px; }
 `

@@ -31,6 +31,7 @@ export const resultJson = (summary: Summary, about: Readonly<Record<string, unkn
   ...latency("max_itl", summary.maxItl),
   ...latency("normalised", summary.normalised),
   slo: summary.slo,
+  saturation: summary.saturation,
   slo_attainment: summary.attainment,
   by_prompt_length: summary.byLength.map((bucket) => ({
     from: bucket.from,
@@ -56,6 +57,7 @@ export const resultJson = (summary: Summary, about: Readonly<Record<string, unkn
   plan_hash: summary.hash,
 })
 
+/** NaN, of no request, becomes null. */
 const latency = (name: string, values: Distribution): Record<string, number> => ({
   [`mean_${name}_ms`]: values.mean,
   [`median_${name}_ms`]: values.p50,

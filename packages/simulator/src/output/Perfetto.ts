@@ -117,9 +117,14 @@ export class PerfettoTrace {
   }
 
   private nameTracks(replica: Replica): void {
-    const { label } = replica.config.costModel.costs.device
+    const { device } = replica.config.costModel.costs.calibration
     const named = { ...trackOf(replica), ts: 0 }
-    this.events.push({ ph: "M", name: "process_name", ...named, args: { name: `replica ${replica.index} (${label})` } })
+    this.events.push({
+      ph: "M",
+      name: "process_name",
+      ...named,
+      args: { name: `replica ${replica.index} (${device})` },
+    })
     this.events.push({ ph: "M", name: "thread_name", ...named, args: { name: "device" } })
   }
 }

@@ -2,12 +2,15 @@ import type { Summary } from "../metrics/Summary.ts"
 import { percentile } from "../metrics/Distribution.ts"
 import { RequestStatus } from "../metrics/RequestLog.ts"
 import { tpotOf, valuesOf } from "../metrics/Summary.ts"
+import type { Experiment } from "../scenario/Build.ts"
 import type { Simulation } from "../Simulation.ts"
+import { type Provenance, provenanceOf } from "./Provenance.ts"
 
 /** What a report shows of one run, thinned to what can be seen. Plain data: it crosses threads and goes into files. */
 export interface RunReport {
   readonly name: string
   readonly about: ReadonlyArray<string>
+  readonly provenance: Provenance
   readonly summary: Summary
   /** `[ms, share of requests at or below]`. */
   readonly ttftCdf: ReadonlyArray<readonly [number, number]>
@@ -42,6 +45,7 @@ const waterfallRows = 60
 export const runReport = (
   name: string,
   about: ReadonlyArray<string>,
+  experiment: Experiment,
   simulation: Simulation,
   summary: Summary,
 ): RunReport => {
@@ -49,6 +53,7 @@ export const runReport = (
   return {
     name,
     about,
+    provenance: provenanceOf(experiment, summary),
     summary,
     ttftCdf: cdf(valuesOf(log, summary.warmupRequests, (row) => (log.firstToken[row]! - log.arrival[row]!) / 1000)),
     tpotCdf: cdf(valuesOf(log, summary.warmupRequests, (row) => (log.outputs[row]! > 1 ? tpotOf(log, row) : null))),

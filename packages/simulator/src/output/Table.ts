@@ -1,4 +1,5 @@
 import type { Distribution } from "../metrics/Distribution.ts"
+import { saturationText } from "../metrics/Saturation.ts"
 import type { LengthBucket, Summary } from "../metrics/Summary.ts"
 
 const width = 50
@@ -7,6 +8,8 @@ const width = 50
 export const benchTable = (summary: Summary): string => {
   const lines = [heading(" Serving Benchmark Result ", "=")]
   const row = (label: string, value: string) => lines.push(`${label.padEnd(width - 10)}${value.padEnd(10)}`.trimEnd())
+  const saturated = saturationText(summary.saturation)
+  if (saturated !== null) lines.unshift(saturated)
   row("Successful requests:", `${summary.completed}`)
   const others = [
     ["Rejected requests (queue full):", summary.rejected],

@@ -8,7 +8,7 @@ import { parseJson, ScenarioError } from "./ScenarioFields.ts"
 
 /** What selections keep, with its source, and how far the workload goes beyond what it was made from. */
 export const buildKeep = (
-  keep: string | ReadonlyArray<number>,
+  keep: string | number | ReadonlyArray<number>,
   schedule: DropSchedule,
   workload: Workload,
   read: ReadText,
@@ -18,9 +18,13 @@ export const buildKeep = (
   return said === "" ? profile : { ...profile, note: `${profile.note}; ${said}` }
 }
 
-const profileOf = (keep: string | ReadonlyArray<number>, schedule: DropSchedule, read: ReadText): KeepProfile => {
+const profileOf = (
+  keep: string | number | ReadonlyArray<number>,
+  schedule: DropSchedule,
+  read: ReadText,
+): KeepProfile => {
   if (keep === "paper") return paperKeep
-  if (typeof keep !== "string") return constantShares(keep)
+  if (typeof keep !== "string") return constantShares(typeof keep === "number" ? [keep] : keep)
   if (/\.recording\.jsonl(\.gz)?$/.test(keep)) return recordedKeep(keep, read(keep), schedule)
   if (!keep.endsWith(".json")) {
     throw new ScenarioError(

@@ -44,7 +44,12 @@ const load = (fields: Fields, seed: number, read: ReadText): Workload => {
       requests,
     })
   }
-  return readTrace(fields.trace, text, { format: fields.traceFormat as TraceFormat, seed, spread: fields.spreadTicks })
+  return readTrace(fields.trace, text, {
+    format: fields.traceFormat as TraceFormat,
+    seed,
+    spread: fields.spreadTicks,
+    blockTokens: fields.blockSize,
+  })
 }
 
 const generate = (fields: Fields, seed: number): Workload => {

@@ -1,3 +1,4 @@
+import { type LinkLibrary, linkLibraries } from "@uniprefill/cost-model/Calibration"
 import { policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
 import { servingDefaults } from "@uniprefill/scheduler/ServingDefaults"
 import { Schema } from "effect"
@@ -46,6 +47,7 @@ export const WorkloadFields = Schema.Struct({
     "max_tokens that requests state: true-length, or a number of tokens",
   ),
   sharedPrefixes: field(Schema.Boolean, "Use the trace's shared prefix blocks"),
+  blockSize: field(count(0), "Tokens of a prefix block of the trace (0: what the format says)"),
   fromSecond: field(atLeast(0), "ServeGen: first second of the recorded days"),
   seconds: field(above(0), "ServeGen: seconds sampled"),
   arrivals: field(
@@ -98,10 +100,11 @@ export const HostFields = Schema.Struct({
   stepMicros: field(count(0), "Host time of a step, hidden where a second one is in flight"),
   launchMicros: field(atLeast(0), "Launches of a step, on the device's time"),
   itemMicros: field(atLeast(0), "Added by each prefill item"),
+  layerMicros: field(atLeast(0), "What a layer takes at least: launches, where they are not recorded in a graph"),
   readBackMicros: field(count(0), "A selection that the host reads while the step waits"),
   admissionMicros: field(atLeast(0), "From arrival to submission"),
   tokenizeMicrosPerToken: field(atLeast(0), "Tokenising, for each prompt token, before submission"),
-  reductionMicros: field(atLeast(0), "Each all-reduce between devices, besides its bytes"),
+  link: field(Schema.Literals(linkLibraries), "What all-reduces between devices are done with"),
 })
 
 export const FaultFields = Schema.Struct({
@@ -126,14 +129,14 @@ export const Scenario = Schema.Struct({
     Schema.String,
     "llama-3.1-8b, llama-3.1-70b, gemma-3-12b, qwen3-next-80b-a3b, or a decoder's config.json",
   ),
-  device: field(Schema.String, "h200, h100, a100, l40s, rtx-4090, rtx-pro-6000"),
+  device: field(Schema.String, "h200, h100, h20, a100, b200, mi300x, l40s, rtx-4090, rtx-pro-6000"),
   calibration: field(Schema.String, "File of measured rates, in place of the device's own"),
   tensorParallel: field(count(1), "Devices of a replica"),
   replicas: field(count(1), "Replicas behind the router"),
   router: field(Schema.Literals(routerKinds), "How requests are spread over replicas"),
   schedule: field(Schema.String, "Drop schedule: preset (the model's own), off, or a uniprefill.json"),
   keep: field(
-    Schema.Union([Schema.String, Schema.Array(share)]),
+    Schema.Union([Schema.String, share, Schema.Array(share)]),
     "What selections keep: paper (its mean shares), shares like 0.8,0.6, a *.keep.json, or a *.recording.jsonl.gz",
   ),
   policy: field(
@@ -171,7 +174,7 @@ export const scenarioDefaults = {
   replicas: 1,
   router: "least-loaded",
   schedule: "preset",
-  keep: "paper" as string | ReadonlyArray<number>,
+  keep: "paper" as string | number | ReadonlyArray<number>,
   policy: "fcfs",
   seed: 1,
   timeoutMs: 0,
@@ -191,6 +194,7 @@ export const scenarioDefaults = {
     maxPromptTokens: 0,
     maxTokens: "true-length" as "true-length" | number,
     sharedPrefixes: true,
+    blockSize: 0,
     fromSecond: 0,
     seconds: 600,
     arrivals: "poisson",
@@ -232,10 +236,11 @@ export const scenarioDefaults = {
     stepMicros: 200,
     launchMicros: 500,
     itemMicros: 20,
+    layerMicros: 0,
     readBackMicros: 40,
     admissionMicros: 500,
     tokenizeMicrosPerToken: 2,
-    reductionMicros: 8,
+    link: "nccl" as LinkLibrary,
   },
   faults: { slowSteps: 0, slowFactor: 4, failedSteps: 0, recoveryMs: 10_000, cancelled: 0, cancelWithinMs: 10_000 },
   slo: { ttftMs: 2000, tpotMs: 60 },

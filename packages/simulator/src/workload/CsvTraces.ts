@@ -1,18 +1,26 @@
+import { spreadArrivals } from "./Ticks.ts"
 import { TraceError } from "./TraceError.ts"
 import { checkOrder, csvRows, longestTokens, type TraceRow } from "./TraceRows.ts"
 import { workloadOf, type Workload, type WorkloadRow } from "./Workload.ts"
 
+interface Spread {
+  readonly seed: number
+  readonly spread: boolean
+}
+
 /** Azure: date and time, prompt and output tokens. */
-export const azureTrace = (file: string, text: string): Workload => {
+export const azureTrace = (file: string, text: string, options: Spread): Workload => {
   const { rows } = csvRows(file, text)
-  const arrivals = rows.map(dateMicros)
-  checkOrder(rows, arrivals, "TIMESTAMP")
+  const dates = rows.map(dateMicros)
+  checkOrder(rows, dates, "TIMESTAMP")
+  const arrivals = Float64Array.from(dates, (date) => date - dates[0]!)
+  const spreads = spreadArrivals(arrivals, options)
   return workloadOf(
     file,
-    ["times are dates; the first row is at 0", "says nothing of shared prefixes"],
+    ["times are dates; the first row is at 0", "says nothing of shared prefixes", ...spreads],
     0,
     rows.map((row, i) => ({
-      arrivalMicros: arrivals[i]! - arrivals[0]!,
+      arrivalMicros: arrivals[i]!,
       promptTokens: row.tokens("ContextTokens"),
       outputTokens: row.tokens("GeneratedTokens"),
     })),
@@ -20,10 +28,11 @@ export const azureTrace = (file: string, text: string): Workload => {
 }
 
 /** BurstGPT: seconds. Rows without output are failures of the service, not requests to repeat. */
-export const burstGptTrace = (file: string, text: string): Workload => {
+export const burstGptTrace = (file: string, text: string, options: Spread): Workload => {
   const { rows } = csvRows(file, text)
-  const arrivals = rows.map((row) => row.micros("Timestamp", 1e6))
-  checkOrder(rows, arrivals, "Timestamp")
+  const arrivals = Float64Array.from(rows, (row) => row.micros("Timestamp", 1e6))
+  checkOrder(rows, [...arrivals], "Timestamp")
+  const spreads = spreadArrivals(arrivals, options)
   const served: Array<WorkloadRow> = []
   for (const [i, row] of rows.entries()) {
     const outputTokens = row.integer("Response tokens", 0, longestTokens)
@@ -32,7 +41,7 @@ export const burstGptTrace = (file: string, text: string): Workload => {
     served.push({ arrivalMicros: arrivals[i]!, promptTokens: row.tokens("Request tokens"), outputTokens, tenant })
   }
   const failed = rows.length - served.length
-  const assumptions = ["times in seconds", "says nothing of shared prefixes"]
+  const assumptions = ["times in seconds", "says nothing of shared prefixes", ...spreads]
   if (failed > 0) assumptions.push(`${failed} rows with 0 response tokens are failures and left out`)
   return workloadOf(file, assumptions, 0, served)
 }
@@ -88,14 +97,14 @@ export const plainTrace = (file: string, text: string): Workload => {
   )
 }
 
-const datePattern = /^(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?Z?$/
+const datePattern = /^(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:Z|[+-]00:?00)?$/
 
 /** µs since 0000-03-01, in the proleptic Gregorian calendar. */
 const dateMicros = (row: TraceRow): number => {
   const text = row.text("TIMESTAMP")
   const match = datePattern.exec(text)
   if (match === null)
-    return row.fail(`TIMESTAMP is ${JSON.stringify(text)}, expected a date and time like 2023-11-16 18:17:03.97`)
+    return row.fail(`TIMESTAMP is ${JSON.stringify(text)}, expected a date and time in UTC like 2023-11-16 18:17:03.97`)
   const [year, month, day, hour, minute, second] = match.slice(1, 7).map(Number) as [
     number,
     number,

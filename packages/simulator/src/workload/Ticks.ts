@@ -1,4 +1,13 @@
-import type { Random } from "../Random.ts"
+import { Random } from "../Random.ts"
+
+/** Spreads arrivals that lie on ticks where it is asked for; what was done, in a sentence, or nothing. */
+export const spreadArrivals = (
+  arrivals: Float64Array,
+  { seed, spread }: { readonly seed: number; readonly spread: boolean },
+): ReadonlyArray<string> => {
+  const tick = spread ? spreadTicks(arrivals, new Random(seed, "ticks")) : 0
+  return tick > 0 ? [`arrivals logged in ticks of ${tick / 1e6} s are spread inside them (seed ${seed})`] : []
+}
 
 /**
  * Spreads arrivals that a log has rounded down to ticks: those of one tick are drawn uniformly from it, in order. The tick is

@@ -12,10 +12,13 @@ export interface TraceOptions {
   readonly seed: number
   /** Whether arrivals on coarse ticks are spread inside them. */
   readonly spread: boolean
+  /** Tokens of a prefix block, where the format's own number does not hold; 0 for that. */
+  readonly blockTokens: number
 }
 
 /** Reads a trace. Fails with TraceError naming file and line. */
-export const readTrace = (file: string, text: string, options: TraceOptions): Workload => {
+export const readTrace = (file: string, content: string, options: TraceOptions): Workload => {
+  const text = content.replace(/^\uFEFF/, "")
   const format = options.format === "auto" ? detectFormat(file, text) : options.format
   const workload = load(format, file, text, options)
   if (workload.count === 0) throw new TraceError(file, 0, "no requests in the trace")
@@ -27,13 +30,13 @@ const load = (format: TraceFormat, file: string, text: string, options: TraceOpt
     case "mooncake":
       return mooncakeTrace(file, text, options)
     case "bailian":
-      return bailianTrace(file, text)
+      return bailianTrace(file, text, options)
     case "nanoseconds":
-      return nanosecondTrace(file, text)
+      return nanosecondTrace(file, text, options)
     case "azure":
-      return azureTrace(file, text)
+      return azureTrace(file, text, options)
     case "burstgpt":
-      return burstGptTrace(file, text)
+      return burstGptTrace(file, text, options)
     case "csv":
       return plainTrace(file, text)
   }

@@ -1,0 +1,235 @@
+// What a backend provides: everything that the layer loop of step/ asks to be computed.
+//
+// A backend sees rows, never requests: which rows there are, in which order, where their keys and values lie and what they see
+// is decided in step/, the same for CPU, CUDA and the reference. It owns weights, slabs, recurrent states and activations.
+//
+// Activations. The rows of a step are numbered 0 … in the residual stream; a layer takes them tile by tile (`Rows`), since what
+// lies between the residual stream and the attention is needed for one tile at a time. Each operation says what it reads and
+// writes:
+//
+//   of the whole step   residual [hidden]   queries [heads · head_dim]   gates [the same]   attended [width into o or delta_out]
+//                       (max_rows + last_q rows: the queries of a selection come behind the step's)
+//   of one tile         normed [hidden]     projected     gated [2 · inner]   inner [inner]   mixed [hidden]   logits [vocab]
+//
+// Operations run in the order of the calls; a backend may still be at work when a call returns, but for those that return
+// something. They throw Failure.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "memory/layout.h"
+#include "memory/page_tables.h"
+#include "sampling/sampling.h"
+#include "selection/selection.h"
+#include "weights/checkpoint.h"
+#include "weights/matrices.h"
+
+namespace up {
+
+// Rows [begin, begin + count) of a step.
+struct Rows {
+  int begin = 0;
+  int count = 0;
+
+  int end() const { return begin + count; }
+};
+
+// Consecutive rows of a step that belong to one slot.
+struct RowGroup {
+  int slot;
+  int first;
+  int rows;
+};
+
+// What attention and recurrence need to know of rows [0, rows()) of a step in the layers of one segment.
+struct RowTable {
+  int segment = 0;
+  // Groups in the order of their rows; the first `decode_rows` are one row each.
+  std::vector<RowGroup> groups;
+  int decode_rows = 0;
+  std::vector<int32_t> positions;      // [rows] of rotary embedding
+  std::vector<int32_t> places;         // [rows] index in the segment's tables: where K and V go, and the last key that is seen
+  std::vector<int32_t> first_visible;  // [rows] first key that a sliding layer's row sees; empty without such layers
+
+  int rows() const { return static_cast<int>(positions.size()); }
+};
+
+// Rows of slots in a segment's carry tables, one for each row of a step; slot −1: the row has none and is left alone.
+struct CarryRows {
+  int segment = 0;
+  std::vector<int32_t> slots;
+  std::vector<int32_t> rows;
+};
+
+enum class Norm { input, post_attention, mlp, post_mlp, final };
+
+// One selection: the queries of a request's last prompt rows against the keys of the drop layer.
+struct SelectionTask {
+  int slot;
+  int table;       // of the keys
+  int first;       // its queries are rows first … first + shape's query rows − 1 of the step
+  int query_rows;  // min(last_q, rows)
+  SelectionShape shape;
+  uint64_t p_q32;
+};
+
+struct SelectionOutcome {
+  std::vector<uint32_t> bitmap;
+  bool finite = true;  // false: scores were not, and everything is kept
+};
+
+// One token to be drawn from a row of logits.
+struct SampleTask {
+  int row;  // of the tile of logits
+  int slot;
+  const Sampling *sampling;
+  uint64_t sequence;  // another one for every request that a slot holds
+  uint64_t index;     // output tokens so far
+  // The prompt, then the output that was brought along; the backend knows what it has sampled since.
+  std::span<const int32_t> tokens;
+  int prompt_length;
+  bool return_logits;
+};
+
+// A token whose probability is wanted: a prompt's next one.
+struct LogprobTask {
+  int row;  // of the tile of logits
+  int slot;
+  int prompt_row;
+  int32_t token;
+  int count;  // the most likely ones besides
+};
+
+// What a step put out.
+struct Outputs {
+  struct Sampled {
+    int slot;
+    Sample sample;
+  };
+  struct Logits {
+    int slot;
+    std::vector<float> values;  // [vocab]
+  };
+  struct PromptLogprobs {
+    int slot;
+    int prompt_row;
+    std::vector<std::pair<int32_t, float>> logprobs;
+  };
+  std::vector<Sampled> tokens;  // in the order of the tasks
+  std::vector<Logits> logits;
+  std::vector<PromptLogprobs> prompt_logprobs;
+  int64_t device_micros = 0;
+};
+
+// Outputs of a step that a device may still be at work on.
+class PendingOutputs {
+ public:
+  virtual ~PendingOutputs() = default;
+  // Once. Fails when the step has failed.
+  virtual Outputs wait() = 0;
+};
+
+// Memory that changes before a step's rows are computed, in this order: tables, copies, states.
+struct MemoryChanges {
+  struct Entry {
+    int slot;
+    int table;
+    int index;  // of the slab in the table
+    int slab;   // −1: given back
+  };
+  enum class StateChange { zero, copy };
+  struct State {
+    StateChange change;
+    int source;  // state slots; the source of a zeroing is itself
+    int target;
+  };
+  std::vector<Entry> tables;
+  std::vector<std::pair<int32_t, int32_t>> copies;  // slabs: source, target
+  std::vector<State> states;
+};
+
+struct BackendOptions {
+  Layout layout;
+  int slabs = 0;
+  int slots = 0;
+  int state_slots = 0;
+  int max_rows = 0;    // of a step
+  int max_tokens = 0;  // of a slot
+  int last_q = 0;
+  std::vector<bool> split_layers;  // layers whose Q and K/V are projected for different rows
+  const PageTables *tables = nullptr;  // as the plans have left them; outlives the backend
+  const std::vector<int32_t> *state_slots_of = nullptr;  // [slots] state slot of each, −1 without
+};
+
+// What a backend holds, in bytes of its device.
+struct BackendMemory {
+  int slabs = 0;
+  int64_t weights = 0;
+  int64_t workspace = 0;
+  int64_t free = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // Most rows of a tile, and of a tile of logits.
+  virtual int tile_rows() const = 0;
+  virtual int logits_rows() const = 0;
+  // "cpu (avx512bf16, 2 threads)"
+  virtual std::string name() const = 0;
+  virtual BackendMemory memory() const = 0;
+
+  // Begins a step.
+  virtual void begin(const MemoryChanges &changes) = 0;
+
+  // residual[rows] = embedding of the tokens; −1 − slot stands for the last token sampled for that slot.
+  virtual void embed(Rows rows, std::span<const int32_t> tokens) = 0;
+  // residual[to + i] = residual[from[i]]; from ascends, from[i] ≥ to + i.
+  virtual void move_rows(std::span<const int32_t> from, int to) = 0;
+  virtual void read_carry(Rows rows, const CarryRows &carry) = 0;
+  virtual void write_carry(Rows rows, const CarryRows &carry) = 0;
+
+  // normed = norm(residual[tile])
+  virtual void norm(Rows tile, int layer, Norm norm) = 0;
+  // residual[tile] += norm(mixed)
+  virtual void add_normed(Rows tile, int layer, Norm norm) = 0;
+  // One matrix product, bias included:
+  //   qkv, q, kv, delta_in   projected = normed · Wᵀ (every attention layer may be asked for qkv, split_layers for q and kv too)
+  //   o, delta_out           residual[tile] += attended[tile] · Wᵀ; mixed = … in a layer with post norms
+  //   gate_up                gated = normed · Wᵀ
+  //   down                   residual[tile] += inner · Wᵀ; mixed = … in a layer with post norms
+  //   lm_head                logits = normed · Wᵀ, soft-capped
+  virtual void linear(Rows tile, int layer, MatrixKind kind) = 0;
+
+  // Of projected, what `kind` says it holds: queries[tile] (and gates[tile]) = rotated norm of Q, and K and V to the pages of
+  // rows.segment. `rows` describes the whole step; the tile is a part of it.
+  virtual void rotate_and_write(Rows tile, int layer, MatrixKind kind, const RowTable &rows) = 0;
+  // attended = attention of queries over pages, of every row of the table
+  virtual void attend(int layer, const RowTable &rows) = 0;
+  // attended[tile] *= σ(gates[tile])
+  virtual void apply_gate(Rows tile, int layer) = 0;
+  // Of projected: convolution, recurrence and gated norm to attended[tile]; the slots' states go on. Tiles come in order.
+  virtual void recur(Rows tile, int layer, const RowTable &rows) = 0;
+  // inner = activation(gate) · up of gated
+  virtual void activate(Rows tile, int layer) = 0;
+  // residual[tile] += experts(normed); mixed = … in a layer with post norms
+  virtual void experts(Rows tile, int layer) = 0;
+
+  // Scores, sums and cuts; waits for the result. Queries as rotate_and_write left them.
+  virtual std::vector<SelectionOutcome> select(int layer, std::span<const SelectionTask> tasks, up_rule rule) = 0;
+
+  // Draws from logits; the tokens become the slots' last ones.
+  virtual void sample(std::span<const SampleTask> tasks) = 0;
+  virtual void logprobs(std::span<const LogprobTask> tasks) = 0;
+
+  // Ends the step. What it put out can be waited for while the next one is under way; at most two are.
+  virtual std::unique_ptr<PendingOutputs> finish() = 0;
+};
+
+}  // namespace up

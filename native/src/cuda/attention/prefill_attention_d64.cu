@@ -1,0 +1,10 @@
+#include "cuda/attention/prefill_attention.cuh"
+
+namespace up::cuda {
+
+up_status launch_prefill_d64(const up_prefill_attention &p, const up_sparse_attention *sparse, const PrefillSchedule &schedule,
+                            cudaStream_t stream, up_backend_error *error) {
+  return launch_prefill<64>(p, sparse, schedule, stream, error);
+}
+
+}  // namespace up::cuda

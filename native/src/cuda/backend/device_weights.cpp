@@ -1,0 +1,169 @@
+#include "cuda/backend/device_weights.h"
+
+#include <bit>
+#include <deque>
+
+#include "cuda/backend/weight_upload.h"
+
+namespace up::cuda {
+namespace {
+
+uint16_t to_bf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+}  // namespace
+
+// Places in the one allocation, by offset until it is made.
+class DeviceWeights::Planner {
+ public:
+  explicit Planner(const Checkpoint &checkpoint) : checkpoint_(checkpoint) {}
+
+  const uint16_t *vector(int layer, const std::string &role) { return values(checkpoint_.vector(layer, role)); }
+  const float *floats(int layer, const std::string &role) {
+    const std::vector<float> &kept = floats_.emplace_back(checkpoint_.vector(layer, role));
+    return reinterpret_cast<const float *>(place({std::as_bytes(std::span(kept))}));
+  }
+  // A tensor as it is.
+  const uint16_t *tensor(int layer, const std::string &role) {
+    return elements(place({std::as_bytes(checkpoint_.matrix(layer, role))}));
+  }
+  Matrix matrix(int layer, MatrixKind kind) { return matrix(matrix_rows(checkpoint_, layer, kind)); }
+  // Two matrices of one width, one under the other.
+  Matrix stacked(int layer, MatrixKind kind, MatrixKind below) {
+    MatrixRows rows = matrix_rows(checkpoint_, layer, kind);
+    const MatrixRows more = matrix_rows(checkpoint_, layer, below);
+    rows.pieces.insert(rows.pieces.end(), more.pieces.begin(), more.pieces.end());
+    rows.n += more.n;
+    return matrix(rows);
+  }
+  // One matrix of every expert.
+  const uint16_t *experts(int layer, MatrixKind kind, int count) {
+    std::vector<std::span<const std::byte>> pieces;
+    for (int expert = 0; expert < count; expert++) {
+      for (const auto &piece : matrix_rows(checkpoint_, layer, kind, expert).pieces) pieces.push_back(std::as_bytes(piece));
+    }
+    return elements(place(std::move(pieces)));
+  }
+  Matrix embedding() {
+    const ModelTable &table = checkpoint_.table();
+    return {tensor(-1, "embedding"), table.vocab_size, table.hidden_size, nullptr};
+  }
+
+  size_t bytes() const { return bytes_; }
+  // Turns offsets into addresses.
+  std::vector<Transfer> &transfers(std::byte *base) {
+    for (Transfer &transfer : transfers_) transfer.target = base + reinterpret_cast<uintptr_t>(transfer.target);
+    return transfers_;
+  }
+
+ private:
+  Matrix matrix(const MatrixRows &rows) {
+    std::vector<std::span<const std::byte>> pieces;
+    for (const auto &piece : rows.pieces) pieces.push_back(std::as_bytes(piece));
+    Matrix out{elements(place(std::move(pieces))), rows.n, rows.k, nullptr};
+    if (!rows.bias.empty()) out.bias = values(rows.bias);
+    return out;
+  }
+  // Offsets pass for pointers until load(); they begin behind 256 bytes, so that none is null.
+  std::byte *place(std::vector<std::span<const std::byte>> pieces) {
+    size_t bytes = 0;
+    for (const auto &piece : pieces) bytes += piece.size();
+    auto *const out = reinterpret_cast<std::byte *>(bytes_);
+    transfers_.push_back({out, std::move(pieces)});
+    bytes_ += aligned_bytes(bytes);
+    return out;
+  }
+  static const uint16_t *elements(const std::byte *placed) { return reinterpret_cast<const uint16_t *>(placed); }
+  const uint16_t *values(const std::vector<float> &from) {
+    std::vector<uint16_t> &kept = converted_.emplace_back();
+    for (const float value : from) kept.push_back(to_bf16(value));
+    return elements(place({std::as_bytes(std::span(kept))}));
+  }
+
+  const Checkpoint &checkpoint_;
+  size_t bytes_ = 256;
+  std::vector<Transfer> transfers_;
+  std::deque<std::vector<uint16_t>> converted_;
+  std::deque<std::vector<float>> floats_;
+};
+
+DeviceWeights::DeviceWeights(const Checkpoint &checkpoint) : planner_(std::make_unique<Planner>(checkpoint)) {
+  const ModelTable &table = checkpoint.table();
+  Planner &plan = *planner_;
+  for (int i = 0; i < table.layer_count(); i++) {
+    const LayerSpec &spec = table.layer(i);
+    LayerWeights w;
+    w.input_norm = plan.vector(i, "inputNorm");
+    w.mlp_norm = plan.vector(i, "mlpNorm");
+    if (spec.post_norms) {
+      w.post_attention_norm = plan.vector(i, "postAttentionNorm");
+      w.post_mlp_norm = plan.vector(i, "postMlpNorm");
+    }
+    if (spec.is_attention()) {
+      w.qkv = plan.matrix(i, MatrixKind::qkv);
+      if (spec.attention.qk_norm) {
+        w.q_norm = plan.vector(i, "qNorm");
+        w.k_norm = plan.vector(i, "kNorm");
+      }
+      w.o = plan.matrix(i, MatrixKind::o);
+    } else {
+      w.delta_in = plan.matrix(i, MatrixKind::delta_in);
+      w.conv = plan.tensor(i, "conv");
+      w.a_log = plan.floats(i, "aLog");
+      w.dt_bias = plan.floats(i, "dtBias");
+      w.delta_norm = plan.vector(i, "deltaNorm");
+      w.delta_out = plan.matrix(i, MatrixKind::delta_out);
+    }
+    if (!spec.mlp.is_moe()) {
+      w.gate_up = plan.matrix(i, MatrixKind::gate_up);
+      w.down = plan.matrix(i, MatrixKind::down);
+    } else {
+      const bool shared = spec.mlp.shared_inner > 0;
+      w.router = shared ? plan.stacked(i, MatrixKind::router, MatrixKind::shared_gate) : plan.matrix(i, MatrixKind::router);
+      w.expert_gate_up = plan.experts(i, MatrixKind::expert_gate_up, spec.mlp.experts);
+      w.expert_down = plan.experts(i, MatrixKind::expert_down, spec.mlp.experts);
+      if (shared) {
+        w.shared_gate_up = plan.matrix(i, MatrixKind::shared_gate_up);
+        w.shared_down = plan.matrix(i, MatrixKind::shared_down);
+      }
+    }
+    layers_.push_back(w);
+  }
+  embedding_ = plan.embedding();
+  final_norm_ = plan.vector(-1, "finalNorm");
+  const bool tied = table.tensor(-1, "lmHead") == table.tensor(-1, "embedding");
+  lm_head_ = tied ? embedding_ : plan.matrix(-1, MatrixKind::lm_head);
+
+  bytes_ = plan.bytes();
+}
+
+DeviceWeights::~DeviceWeights() = default;
+
+void DeviceWeights::load(Device &device, const Progress &progress) {
+  memory_ = DeviceBuffer(device, bytes_, "the weights");
+  const auto settle = [&]<class T>(const T *&pointer) {
+    if (pointer != nullptr) pointer = memory_.as<const T>(reinterpret_cast<uintptr_t>(pointer));
+  };
+  const auto settle_matrix = [&](Matrix &matrix) {
+    settle(matrix.data);
+    settle(matrix.bias);
+  };
+  for (LayerWeights &w : layers_) {
+    for (const uint16_t **each : {&w.input_norm, &w.post_attention_norm, &w.mlp_norm, &w.post_mlp_norm, &w.q_norm, &w.k_norm, &w.conv,
+                                  &w.delta_norm, &w.expert_gate_up, &w.expert_down})
+      settle(*each);
+    settle(w.a_log);
+    settle(w.dt_bias);
+    for (Matrix *each : {&w.qkv, &w.o, &w.delta_in, &w.delta_out, &w.gate_up, &w.down, &w.router, &w.shared_gate_up, &w.shared_down})
+      settle_matrix(*each);
+  }
+  settle(final_norm_);
+  settle_matrix(embedding_);
+  settle_matrix(lm_head_);
+  upload_all(device, planner_->transfers(memory_.as()), progress);
+  planner_.reset();
+}
+
+}  // namespace up::cuda

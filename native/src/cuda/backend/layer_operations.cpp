@@ -1,0 +1,349 @@
+#include "cuda/backend/layer_operations.h"
+
+#include <algorithm>
+
+#include "cuda/backend/parameters.h"
+#include "cuda/common/operators.h"
+#include "weights/rope.h"
+
+namespace up::cuda {
+namespace {
+
+std::vector<RopeSpec> distinct_ropes(const ModelTable &model) {
+  std::vector<RopeSpec> out;
+  for (const LayerSpec &layer : model.layers) {
+    if (layer.is_attention() && std::find(out.begin(), out.end(), layer.attention.rope) == out.end())
+      out.push_back(layer.attention.rope);
+  }
+  return out;
+}
+
+size_t angle_table_bytes(const RopeSpec &rope, int positions) {
+  return aligned_bytes(static_cast<size_t>(positions) * static_cast<size_t>(rope.dim / 2) * sizeof(float));
+}
+
+template <class... Parts>
+[[noreturn]] void unsupported(const Parts &...parts) {
+  up::fail(UP_UNSUPPORTED_MODEL, "check model for CUDA", parts...);
+}
+
+void check_layer(const LayerSpec &layer, int hidden, int index) {
+  const auto refuse = [&](const auto &...parts) { unsupported("layers[", index, "]", parts..., " are what the CUDA backend has"); };
+  const AttentionSpec &a = layer.attention;
+  if (layer.is_attention()) {
+    if (a.head_dim != 64 && a.head_dim != 128 && a.head_dim != 256) refuse(".mixer.headDim is ", a.head_dim, ": 64, 128 and 256");
+    if (a.rope.dim % 16 != 0) refuse(".mixer.rope.dim is ", a.rope.dim, ": multiples of 16");
+  } else {
+    const DeltaSpec &d = layer.delta;
+    if ((d.key_dim != 64 && d.key_dim != 128) || (d.value_dim != 64 && d.value_dim != 128))
+      refuse(".mixer.keyDim is ", d.key_dim, " and valueDim ", d.value_dim, ": 64 and 128");
+    if (d.conv_kernel > 4) refuse(".mixer.convKernel is ", d.conv_kernel, ": 2 to 4");
+  }
+  const MlpSpec &m = layer.mlp;
+  if (m.inner % (m.is_moe() ? 64 : 8) != 0) refuse(".mlp.inner is ", m.inner, ": multiples of ", m.is_moe() ? 64 : 8);
+  if (m.shared_inner % 8 != 0) refuse(".mlp.sharedInner is ", m.shared_inner, ": multiples of 8");
+  if (m.is_moe() && hidden % 64 != 0) refuse(".mlp.kind is moe with hiddenSize ", hidden, ": multiples of 64");
+  if (m.experts > 1024) refuse(".mlp.experts is ", m.experts, ": 1 to 1024");
+  if (m.top_k > 32) refuse(".mlp.topK is ", m.top_k, ": 1 to 32");
+}
+
+}  // namespace
+
+void LayerOperations::check_supported(const ModelTable &model, const BackendOptions &options) {
+  if (model.hidden_size % 8 != 0 || model.hidden_size > 16384)
+    unsupported("hiddenSize is ", model.hidden_size, ": the CUDA backend has multiples of 8 up to 16384");
+  for (int i = 0; i < model.layer_count(); i++) check_layer(model.layer(i), model.hidden_size, i);
+  const int page = options.layout.page_size;
+  if (page != 64 && page != 128 && page != 256)
+    up::fail(UP_INVALID_ARGUMENT, "check layout for CUDA", "pageSize is ", page, ": the CUDA backend has 64, 128 and 256");
+  if (options.layout.slab_bytes % 16 != 0)
+    up::fail(UP_INVALID_ARGUMENT, "check layout for CUDA", "slabBytes is ", options.layout.slab_bytes, ", no multiple of 16");
+  if (options.last_q > 128) up::fail(UP_INVALID_ARGUMENT, "check schedule for CUDA", "last_q is ", options.last_q, ", at most 128");
+}
+
+size_t LayerOperations::angle_bytes(const ModelTable &model, int max_tokens) {
+  size_t bytes = 0;
+  for (const RopeSpec &rope : distinct_ropes(model)) bytes += 2 * angle_table_bytes(rope, max_tokens);
+  return bytes;
+}
+
+LayerOperations::LayerOperations(Device &device, const ModelTable &model, const BackendOptions &options, const DeviceWeights &weights,
+                                 const Activations &activations, const KvPool &pool)
+    : device_(device),
+      model_(model),
+      hidden_(model.hidden_size),
+      slots_(options.slots),
+      max_tokens_(options.max_tokens),
+      weights_(weights),
+      activations_(activations),
+      pool_(pool),
+      matmul_(device) {
+  for (const RopeSpec &rope : distinct_ropes(model)) add_angles(rope);
+}
+
+void LayerOperations::add_angles(const RopeSpec &rope) {
+  constexpr const char *phase = "compute rotary angles";
+  const size_t bytes = angle_table_bytes(rope, max_tokens_);
+  Angles made{rope, DeviceBuffer(device_, 2 * bytes, "the rotary angles"), nullptr, nullptr};
+  auto *const cosines = made.memory.as<float>();
+  auto *const sines = made.memory.as<float>(bytes);
+  const std::vector<double> frequencies = rope_frequencies(rope);
+  const DeviceBuffer on_device(device_, frequencies.size() * sizeof(double), "the rotary frequencies");
+  device_.check(cudaMemcpy(on_device.as(), frequencies.data(), frequencies.size() * sizeof(double), cudaMemcpyHostToDevice), phase);
+  launch_rope_table(on_device.as<double>(), static_cast<int>(frequencies.size()), max_tokens_, cosines, sines, device_.stream());
+  device_.check_launch(phase);
+  device_.wait(phase);
+  made.cosines = cosines;
+  made.sines = sines;
+  angles_.push_back(std::move(made));
+}
+
+const LayerOperations::Angles &LayerOperations::angles(const RopeSpec &rope) const {
+  return *std::find_if(angles_.begin(), angles_.end(), [&](const Angles &each) { return each.rope == rope; });
+}
+
+Matrix LayerOperations::matrix(int layer, MatrixKind kind) const {
+  if (kind == MatrixKind::lm_head) return weights_.lm_head();
+  const LayerWeights &w = weights_.layer(layer);
+  const AttentionSpec &a = model_.layer(layer).attention;
+  const int queries = a.query_width() * (a.output_gate ? 2 : 1);
+  switch (kind) {
+    case MatrixKind::qkv: return w.qkv;
+    case MatrixKind::q: return w.qkv.rows(0, queries);
+    case MatrixKind::kv: return w.qkv.rows(queries, 2 * a.kv_width());
+    case MatrixKind::o: return w.o;
+    case MatrixKind::gate_up: return w.gate_up;
+    case MatrixKind::down: return w.down;
+    case MatrixKind::delta_in: return w.delta_in;
+    case MatrixKind::delta_out: return w.delta_out;
+    case MatrixKind::router: return w.router;
+    case MatrixKind::shared_gate_up: return w.shared_gate_up;
+    case MatrixKind::shared_down: return w.shared_down;
+    default: break;
+  }
+  up::fail(UP_INTERNAL, "multiply matrices", "layer ", layer, " has no matrix ", static_cast<int>(kind));
+}
+
+void LayerOperations::embed(Rows rows, const int32_t *tokens, const int32_t *last_tokens) {
+  auto p = parameters<up_embedding>();
+  p.rows = rows.count;
+  p.width = hidden_;
+  p.vocab_size = model_.vocab_size;
+  p.scale = model_.embedding_scale;
+  p.tokens = tokens;
+  p.table = weights_.embedding();
+  p.table_stride = hidden_;
+  p.output = residual(rows.begin);
+  p.output_stride = hidden_;
+  p.last_tokens = last_tokens;
+  p.slots = slots_;
+  device_.run(cuda::embed, &p);
+}
+
+void LayerOperations::move_rows(const int32_t *from, int count, int to) {
+  add_due_sum();
+  // By way of scratch: a row may have to go where another one still lies.
+  const int64_t row_bytes = int64_t{2} * hidden_;
+  launch_gather_rows(residual(0), from, activations_.scratch.as(), count, row_bytes, device_.stream());
+  device_.check_launch("move rows");
+  device_.copy(residual(to), activations_.scratch.as(), static_cast<size_t>(count * row_bytes), "move rows");
+}
+
+void LayerOperations::read_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows) {
+  add_due_sum();
+  launch_read_carry(pool_.carry(segment), slots, carry_rows, residual(rows.begin), rows.count, int64_t{2} * hidden_, device_.stream());
+  device_.check_launch("read carry rows");
+}
+
+void LayerOperations::write_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows) {
+  add_due_sum();
+  launch_write_carry(pool_.carry(segment), slots, carry_rows, residual(rows.begin), rows.count, int64_t{2} * hidden_, device_.stream());
+  device_.check_launch("write carry rows");
+}
+
+void LayerOperations::norm(Rows tile, int layer, Norm norm) {
+  const bool is_final = norm == Norm::final;
+  const NormSpec &spec = is_final ? model_.final_norm : model_.layer(layer).norm;
+  const uint16_t *weight =
+      is_final ? weights_.final_norm() : norm == Norm::mlp ? weights_.layer(layer).mlp_norm : weights_.layer(layer).input_norm;
+  if (sum_.layer >= 0 && sum_.tile.begin == tile.begin && sum_.tile.count == tile.count) return add_and_norm(&spec, weight);
+  add_due_sum();
+  auto p = parameters<up_rms_norm>();
+  p.rows = tile.count;
+  p.width = hidden_;
+  p.eps = spec.eps;
+  p.weight_offset = spec.offset;
+  p.input = residual(tile.begin);
+  p.input_stride = hidden_;
+  p.weight = weight;
+  p.output = activations_.normed.as();
+  p.output_stride = hidden_;
+  device_.run(normalise, &p);
+}
+
+void LayerOperations::add_normed(Rows tile, int layer, Norm norm) {
+  add_due_sum();
+  sum_ = {tile, layer, norm};
+}
+
+void LayerOperations::add_due_sum() {
+  if (sum_.layer >= 0) add_and_norm(nullptr, nullptr);
+}
+
+void LayerOperations::add_and_norm(const NormSpec *next, const uint16_t *next_weight) {
+  if (!sum_.normed) {
+    auto p = parameters<up_rms_norm>();
+    p.rows = sum_.tile.count;
+    p.width = hidden_;
+    p.input = activations_.mixed.as();
+    p.input_stride = p.addend_stride = p.sum_stride = p.output_stride = hidden_;
+    p.addend = p.sum = residual(sum_.tile.begin);
+    if (next != nullptr) {
+      p.eps = next->eps;
+      p.weight_offset = next->offset;
+      p.weight = next_weight;
+      p.output = activations_.normed.as();
+    }
+    sum_ = {};
+    device_.run(normalise, &p);
+    return;
+  }
+  const NormSpec &spec = model_.layer(sum_.layer).norm;
+  const LayerWeights &w = weights_.layer(sum_.layer);
+  auto p = parameters<up_post_norm>();
+  p.rows = sum_.tile.count;
+  p.width = hidden_;
+  p.eps = spec.eps;
+  p.weight_offset = spec.offset;
+  p.input = activations_.mixed.as();
+  p.input_stride = hidden_;
+  p.weight = sum_.norm == Norm::post_mlp ? w.post_mlp_norm : w.post_attention_norm;
+  p.residual = residual(sum_.tile.begin);
+  p.residual_stride = hidden_;
+  p.sum = residual(sum_.tile.begin);
+  p.sum_stride = hidden_;
+  if (next != nullptr) {
+    p.next_eps = next->eps;
+    p.next_weight_offset = next->offset;
+    p.next_weight = next_weight;
+    p.output = activations_.normed.as();
+    p.output_stride = hidden_;
+  }
+  sum_ = {};
+  device_.run(cuda::add_normed, &p);
+}
+
+Product LayerOperations::product(Rows tile, int layer, MatrixKind kind, const Matrix &weights) const {
+  Product p{&weights, activations_.normed.as(), hidden_, tile.count, activations_.scratch.as(), projected_stride(weights.n)};
+  switch (kind) {
+    case MatrixKind::o:
+    case MatrixKind::delta_out:
+    case MatrixKind::down: {
+      const bool mixed = model_.layer(layer).post_norms;
+      // An MLP's activations lie where the gates were, beside the other half.
+      p.in = kind == MatrixKind::down ? activations_.scratch.as<uint16_t>() : attended(layer, tile.begin);
+      p.in_stride = kind == MatrixKind::down ? 2 * int64_t{weights.k} : weights.k;
+      p.out = mixed ? activations_.mixed.as<uint16_t>() : residual(tile.begin);
+      p.out_stride = hidden_;
+      p.accumulate = !mixed;
+      break;
+    }
+    case MatrixKind::shared_down:
+      p.in = activations_.scratch.as();
+      p.in_stride = 2 * int64_t{weights.k};
+      p.out = activations_.mixed.as();
+      p.out_stride = hidden_;
+      break;
+    case MatrixKind::lm_head:
+      p.out_stride = logits_stride(weights.n);
+      p.out_f32 = true;
+      break;
+    default: break;
+  }
+  return p;
+}
+
+void LayerOperations::linear(Rows tile, int layer, MatrixKind kind) {
+  add_due_sum();
+  const Matrix weights = matrix(layer, kind);
+  const Product p = product(tile, layer, kind, weights);
+  matmul_.run(p);
+  if (kind != MatrixKind::lm_head || model_.logit_soft_cap == 0) return;
+  auto edit = parameters<up_logit_edit>();
+  edit.dtype = UP_F32;
+  edit.rows = tile.count;
+  edit.vocab_size = model_.vocab_size;
+  edit.soft_cap = model_.logit_soft_cap;
+  edit.logits = p.out;
+  edit.logits_stride = p.out_stride;
+  device_.run(edit_logits, &edit);
+}
+
+void LayerOperations::tune(const std::vector<bool> &split_layers) {
+  for (const DeviceBuffer *each : {&activations_.residual, &activations_.attended, &activations_.normed, &activations_.scratch}) {
+    launch_fill_random(each->as(), static_cast<int64_t>(each->bytes() / 2), device_.stream());
+    device_.check_launch("time matrix products");
+  }
+  // Layers of one shape are timed together, so that weights come from memory and not from the cache.
+  struct Case {
+    int layer;
+    MatrixKind kind;
+    std::vector<Matrix> weights;
+  };
+  std::vector<Case> cases;
+  const auto add = [&](int layer, MatrixKind kind) {
+    const Matrix weights = matrix(layer, kind);
+    const auto same = [&](const Case &each) {
+      const Matrix &other = each.weights.front();
+      return each.kind == kind && other.n == weights.n && other.k == weights.k && (other.bias == nullptr) == (weights.bias == nullptr);
+    };
+    const auto found = std::find_if(cases.begin(), cases.end(), same);
+    if (found == cases.end())
+      cases.push_back({layer, kind, {weights}});
+    else
+      found->weights.push_back(weights);
+  };
+  for (int i = 0; i < model_.layer_count(); i++) {
+    const LayerSpec &spec = model_.layer(i);
+    if (spec.is_attention()) {
+      add(i, MatrixKind::qkv);
+      add(i, MatrixKind::o);
+      if (split_layers[static_cast<size_t>(i)]) {
+        add(i, MatrixKind::q);
+        add(i, MatrixKind::kv);
+      }
+    } else {
+      add(i, MatrixKind::delta_in);
+      add(i, MatrixKind::delta_out);
+    }
+    if (!spec.mlp.is_moe()) {
+      add(i, MatrixKind::gate_up);
+      add(i, MatrixKind::down);
+      continue;
+    }
+    add(i, MatrixKind::router);
+    if (spec.mlp.shared_inner == 0) continue;
+    add(i, MatrixKind::shared_gate_up);
+    add(i, MatrixKind::shared_down);
+  }
+  add(0, MatrixKind::lm_head);
+  for (const Case &each : cases) {
+    const int rows = each.kind == MatrixKind::lm_head ? activations_.sizes.logits_rows : activations_.sizes.tile_rows;
+    matmul_.tune(product({0, rows}, each.layer, each.kind, each.weights.front()), each.weights);
+  }
+}
+
+void LayerOperations::activate(Rows tile, int layer) {
+  const MlpSpec &mlp = model_.layer(layer).mlp;
+  auto p = parameters<up_gated_activation>();
+  p.activation = mlp.activation == Activation::silu ? UP_SILU : UP_GELU_TANH;
+  p.rows = tile.count;
+  p.inner = mlp.inner;
+  p.input = activations_.scratch.as();
+  p.input_stride = 2 * int64_t{mlp.inner};
+  p.output = activations_.scratch.as();  // over the gate
+  p.output_stride = p.input_stride;
+  device_.run(cuda::activate, &p);
+}
+
+}  // namespace up::cuda

@@ -1,0 +1,94 @@
+// The operations of a layer on device memory: what backend.h says, with row tables that are on the device already.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cuda/backend/activations.h"
+#include "cuda/backend/device_weights.h"
+#include "cuda/backend/kv_pool.h"
+#include "cuda/backend/row_tables.h"
+#include "cuda/linear/matmul.h"
+
+namespace up::cuda {
+
+class LayerOperations {
+ public:
+  LayerOperations(Device &device, const ModelTable &model, const BackendOptions &options, const DeviceWeights &weights,
+                  const Activations &activations, const KvPool &pool);
+
+  // Fails with UP_UNSUPPORTED_MODEL, naming the field, for a model that some kernel is missing for.
+  static void check_supported(const ModelTable &model, const BackendOptions &options);
+  // Bytes of the tables of rotary angles.
+  static size_t angle_bytes(const ModelTable &model, int max_tokens);
+
+  // Chooses how the model's products are computed, by timing them on its weights. Writes over all activations.
+  void tune(const std::vector<bool> &split_layers);
+
+  // Forgets what a step before has left undone.
+  void begin() { sum_ = {}; }
+  void embed(Rows rows, const int32_t *tokens, const int32_t *last_tokens);
+  // residual[to + i] = residual[from[i]]; `from` on the device.
+  void move_rows(const int32_t *from, int count, int to);
+  void read_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows);
+  void write_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows);
+  void norm(Rows tile, int layer, Norm norm);
+  void add_normed(Rows tile, int layer, Norm norm);
+  void linear(Rows tile, int layer, MatrixKind kind);
+  void rotate_and_write(Rows tile, int layer, MatrixKind kind, const DeviceRows &rows);
+  // `any_length`: the keys that rows see may become more before it runs, as in a graph that is replayed.
+  void attend(int layer, const DeviceRows &rows, bool any_length);
+  void apply_gate(Rows tile, int layer);
+  void activate(Rows tile, int layer);
+  void recur(Rows tile, int layer, const DeviceRows &rows, UploadRing &ring);
+  void experts(Rows tile, int layer);
+
+  // A selection's workspace lies in scratch.
+  void select(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, up_rule rule,
+              const int32_t *length, const uint64_t *p_q32, uint32_t *bitmap, int32_t *kept_length, int32_t *fallback);
+
+  const float *logits() const { return activations_.scratch.as<const float>(); }
+
+ private:
+  // residual[tile] += norm(mixed), or += mixed, put off: most often the norm of the same rows follows, and one kernel does both.
+  struct Sum {
+    Rows tile;
+    int layer = -1;  // −1: none is due
+    Norm norm = Norm::post_mlp;
+    bool normed = true;
+  };
+  struct Angles {
+    RopeSpec rope;
+    DeviceBuffer memory;  // cosines, then sines
+    const float *cosines, *sines;
+  };
+
+  void add_angles(const RopeSpec &rope);
+  const Angles &angles(const RopeSpec &rope) const;
+  Matrix matrix(int layer, MatrixKind kind) const;
+  uint16_t *residual(int row) const { return activations_.residual.as<uint16_t>() + int64_t{row} * hidden_; }
+  uint16_t *queries(int layer, int row) const;
+  uint16_t *gates(int layer, int row) const;
+  uint16_t *attended(int layer, int row) const;
+  // A matrix product of `rows`; `weights` is what the product points to.
+  Product product(Rows rows, int layer, MatrixKind kind, const Matrix &weights) const;
+  void add_due_sum();
+  // The sum that is due, and the norm that follows it where there is one.
+  void add_and_norm(const NormSpec *next, const uint16_t *next_weight);
+  void attend_decode(int layer, const DeviceRows &rows, bool any_length);
+  void attend_prefill(int layer, const DeviceRows &rows);
+  void recur_rows(int layer, const DeviceRows &rows, Rows tile, const int32_t *starts, const struct DeltaScratch &scratch);
+
+  Device &device_;
+  const ModelTable &model_;
+  const int hidden_, slots_, max_tokens_;
+  const DeviceWeights &weights_;
+  const Activations &activations_;
+  const KvPool &pool_;
+  Matmul matmul_;
+  std::vector<Angles> angles_;
+  Sum sum_;
+};
+
+}  // namespace up::cuda

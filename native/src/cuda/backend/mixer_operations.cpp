@@ -1,0 +1,162 @@
+// Gated DeltaNet and mixtures of experts.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "cuda/backend/layer_operations.h"
+#include "cuda/backend/parameters.h"
+#include "cuda/common/operators.h"
+
+namespace up::cuda {
+
+void LayerOperations::recur(Rows tile, int layer, const DeviceRows &rows, UploadRing &ring) {
+  const DeltaScratch scratch(model_.layer(layer).delta, tile.count, rows.decode_rows + rows.prefill_groups);
+  if (tile.begin == 0) return recur_rows(layer, rows, tile, rows.all_starts, scratch);
+  // Starts count from the tile's first row; groups that lie beside it have no rows in it.
+  std::vector<int32_t> starts(static_cast<size_t>(rows.decode_rows + rows.prefill_groups) + 1);
+  const auto before = [&](int32_t start) { return std::clamp(start - tile.begin, 0, tile.count); };
+  std::transform(rows.host_starts.begin(), rows.host_starts.end(), starts.begin(), before);
+  recur_rows(layer, rows, tile, ring.upload(std::span<const int32_t>(starts)), scratch);
+}
+
+void LayerOperations::recur_rows(int layer, const DeviceRows &rows, Rows tile, const int32_t *starts, const DeltaScratch &scratch) {
+  const DeltaSpec &d = model_.layer(layer).delta;
+  const LayerWeights &w = weights_.layer(layer);
+  const int64_t stride = projected_stride(w.delta_in.n);
+  const auto *projected = activations_.scratch.as<const uint16_t>();
+  auto *const convolved = activations_.scratch.as<uint16_t>(scratch.convolved);
+  auto *const decay = activations_.scratch.as<float>(scratch.decay);
+  auto *const beta = activations_.scratch.as<float>(scratch.beta);
+  const int decode_rows = std::clamp(rows.decode_rows - tile.begin, 0, tile.count);
+
+  auto in = parameters<up_delta_input>();
+  in.requests = rows.decode_rows + rows.prefill_groups;
+  in.max_rows = tile.count;
+  in.channels = d.conv_width();
+  in.kernel = d.conv_kernel;
+  in.input = projected;
+  in.input_row_stride = stride;
+  in.weight = w.conv;
+  in.row_starts = starts;
+  in.states = pool_.conv_states(layer, rows.states);
+  in.output = convolved;
+  in.output_row_stride = d.conv_width();
+  in.heads = d.value_heads;
+  in.beta_input = projected + d.conv_width() + d.value_width();
+  in.decay_input = projected + d.conv_width() + d.value_width() + d.value_heads;
+  in.beta_input_stride = in.decay_input_stride = stride;
+  in.a_log = w.a_log;
+  in.dt_bias = w.dt_bias;
+  in.decay = decay;
+  in.beta = beta;
+  device_.run(delta_prepare, &in);
+
+  const auto shared = [&](auto &p) {
+    p.key_heads = d.key_heads;
+    p.value_heads = d.value_heads;
+    p.key_dim = d.key_dim;
+    p.value_dim = d.value_dim;
+    p.normalise = 1;
+    p.norm_eps = 1e-6f;
+    p.scale = 1 / std::sqrt(static_cast<float>(d.key_dim));
+    p.queries = convolved;
+    p.keys = convolved + d.key_width();
+    p.values = convolved + 2 * d.key_width();
+    p.query_row_stride = p.key_row_stride = p.value_row_stride = d.conv_width();
+    p.decay = decay;
+    p.beta = beta;
+    p.output = attended(layer, tile.begin);
+    p.output_row_stride = d.value_width();
+  };
+  if (decode_rows > 0) {
+    auto p = parameters<up_delta_decode>();
+    shared(p);
+    p.requests = decode_rows;
+    p.states = pool_.states(layer, rows.states + tile.begin);
+    device_.run(recur_decode, &p);
+  }
+  if (rows.prefill_groups > 0) {
+    auto p = parameters<up_delta_prefill>();
+    shared(p);
+    p.requests = rows.prefill_groups;
+    p.max_rows = tile.count;
+    p.row_starts = starts + rows.decode_rows;
+    p.states = pool_.states(layer, rows.states + rows.decode_rows);
+    device_.run(recur_prefill, &p, activations_.scratch.as<void>(scratch.workspace), activations_.scratch.bytes() - scratch.workspace);
+  }
+
+  auto norm = parameters<up_gated_norm>();
+  norm.rows = tile.count;
+  norm.heads = d.value_heads;
+  norm.head_dim = d.value_dim;
+  norm.eps = d.norm_eps;
+  norm.input = norm.output = attended(layer, tile.begin);
+  norm.input_row_stride = norm.output_row_stride = d.value_width();
+  norm.gate = projected + d.conv_width();
+  norm.gate_row_stride = stride;
+  norm.weight = w.delta_norm;
+  device_.run(normalise_gated, &norm);
+}
+
+void LayerOperations::experts(Rows tile, int layer) {
+  add_due_sum();
+  const LayerSpec &spec = model_.layer(layer);
+  const MlpSpec &m = spec.mlp;
+  const LayerWeights &w = weights_.layer(layer);
+  const ExpertScratch scratch(m, hidden_, tile.count);
+  const DeviceBuffer &memory = activations_.scratch;
+  const bool has_shared = m.shared_inner > 0;
+  const up_activation activation = m.activation == Activation::silu ? UP_SILU : UP_GELU_TANH;
+  auto *const logits = memory.as<uint16_t>(scratch.router);
+  const int64_t logits_row = projected_stride(w.router.n);
+  matmul_.run({&w.router, activations_.normed.as(), hidden_, tile.count, logits, logits_row});
+
+  auto route = parameters<up_moe_router>();
+  route.rows = tile.count;
+  route.experts = m.experts;
+  route.top_k = m.top_k;
+  route.renormalise = m.renormalise ? 1 : 0;
+  route.logits = logits;
+  route.logits_stride = logits_row;
+  route.chosen = memory.as<int32_t>(scratch.chosen);
+  route.weights = memory.as<float>(scratch.weights);
+  device_.run(cuda::route, &route);
+
+  auto p = parameters<up_moe>();
+  if (has_shared) {
+    auto *const inner = memory.as<uint16_t>(scratch.shared_inner);
+    auto *const out = memory.as<uint16_t>(scratch.shared);
+    const int64_t inner_row = 2 * int64_t{m.shared_inner};
+    matmul_.run({&w.shared_gate_up, activations_.normed.as(), hidden_, tile.count, inner, inner_row});
+    auto gated = parameters<up_gated_activation>();
+    gated.activation = activation;
+    gated.rows = tile.count;
+    gated.inner = m.shared_inner;
+    gated.input = gated.output = inner;
+    gated.input_stride = gated.output_stride = inner_row;
+    device_.run(cuda::activate, &gated);
+    matmul_.run({&w.shared_down, inner, inner_row, tile.count, out, hidden_});
+    p.shared = out;
+    p.shared_stride = hidden_;
+    p.shared_gate = logits + m.experts;
+    p.shared_gate_stride = logits_row;
+  }
+  p.activation = activation;
+  p.rows = tile.count;
+  p.hidden = hidden_;
+  p.inner = m.inner;
+  p.experts = m.experts;
+  p.top_k = m.top_k;
+  p.input = activations_.normed.as();
+  p.input_stride = hidden_;
+  p.chosen = route.chosen;
+  p.weights = route.weights;
+  p.gate_up = w.expert_gate_up;
+  p.down = w.expert_down;
+  p.output = activations_.mixed.as();
+  p.output_stride = hidden_;
+  device_.run(run_experts, &p, memory.as<void>(scratch.workspace), memory.bytes() - scratch.workspace);
+  if (!spec.post_norms) sum_ = {tile, layer, Norm::post_mlp, false};
+}
+
+}  // namespace up::cuda

@@ -1,0 +1,74 @@
+// Matrix products with weights through cuBLASLt: out = in · Wᵀ (+ out) (+ bias), bf16 with f32 accumulation.
+//
+// An algorithm is chosen once for every shape of weights and bucket of row counts, among those that sum a product's terms in
+// one go (no split of K, no reduction afterwards), and kept. tune() chooses by time, since cuBLASLt's own first choice is up to
+// 16% slower than its best at 16,384 rows. What is timed has been seen to give the same bits for the same row as most others do,
+// over all buckets: so neither a noisy clock nor the number of rows in a step decides what a row comes to.
+//
+// Up to 64 rows are multiplied by a kernel of our own (few_rows.h) where it takes the shape. Where it does not, what serves 64 rows
+// competes as well: cuBLASLt's choices for fewer are up to six times slower.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <tuple>
+#include <vector>
+
+#include "cuda/backend/device.h"
+#include "cuda/backend/device_weights.h"
+#include "cuda/linear/cublaslt.h"
+
+namespace up::cuda {
+
+struct Product {
+  const Matrix *weights;
+  const void *in;  // [rows, k] bf16
+  int64_t in_stride;
+  int rows;
+  void *out;  // [rows, n]
+  int64_t out_stride;
+  bool out_f32 = false;     // otherwise bf16
+  bool accumulate = false;  // adds to what is there
+};
+
+class Matmul {
+ public:
+  static constexpr size_t workspace_bytes = 32 << 20;
+
+  explicit Matmul(Device &device);
+  ~Matmul();
+  Matmul(const Matmul &) = delete;
+  Matmul &operator=(const Matmul &) = delete;
+
+  void run(const Product &product);
+  // Chooses the algorithms for products like `example`, with its rows at most, by timing them on `weights` in turn. Writes to
+  // the example's output.
+  void tune(const Product &example, std::span<const Matrix> weights);
+  const std::string &version() const { return lt_.version; }
+
+  // The row count that stands for `rows` and its neighbours.
+  static int bucket(int rows);
+
+ private:
+  // (n, k, in stride, out stride, f32 out, accumulate, bias)
+  using Key = std::tuple<int, int, int64_t, int64_t, bool, bool, bool>;
+  struct Shape;
+
+  Shape &shape(const Product &product);
+  // What can be run for a bucket, cuBLASLt's first choice first; at least one.
+  std::vector<lt::MatmulAlgo> candidates(Shape &shape, const Product &product, int bucket);
+  void run(Shape &shape, const Product &product, const lt::MatmulAlgo &algorithm);
+  // A hash of the first row of the product, without what was there before.
+  uint64_t first_row(Shape &shape, Product product, const lt::MatmulAlgo &algorithm);
+  void check(int status, const char *what, const Product &product);
+
+  Device &device_;
+  const lt::Functions &lt_;
+  lt::Handle handle_ = nullptr;
+  DeviceBuffer workspace_;
+  std::map<Key, std::unique_ptr<Shape>> shapes_;
+};
+
+}  // namespace up::cuda

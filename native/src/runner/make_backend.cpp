@@ -1,0 +1,29 @@
+#include "runner/make_backend.h"
+
+#include "abi/failure.h"
+#include "cpu/cpu_backend.h"
+#include "device_backend.h"
+#include "reference/reference_backend.h"
+
+namespace up {
+
+ElementBytes element_bytes(up_device device) {
+  switch (raw_value(device)) {
+    case UP_DEVICE_CPU: return cpu_element_bytes;
+    case UP_DEVICE_REFERENCE: return reference_element_bytes;
+    case UP_DEVICE_CUDA: return {2, 2, 2};
+    default: fail(UP_INVALID_ARGUMENT, "check options", "device is ", raw_value(device), ", 0 to 2 was expected");
+  }
+}
+
+std::unique_ptr<Backend> make_backend(const std::shared_ptr<const Checkpoint> &checkpoint, const BackendOptions &options,
+                                      const up_runner_options &runner) {
+  switch (runner.device) {
+    case UP_DEVICE_CPU: return make_cpu_backend(checkpoint, options, runner.kernels, runner.threads);
+    case UP_DEVICE_REFERENCE: return make_reference_backend(checkpoint, options);
+    case UP_DEVICE_CUDA: return make_device_backend(checkpoint, options, {runner.device_index, runner.memory_fraction, {}});
+  }
+  fail(UP_INVALID_ARGUMENT, "make backend", "device is ", raw_value(runner.device));
+}
+
+}  // namespace up

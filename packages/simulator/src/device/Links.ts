@@ -1,0 +1,52 @@
+import type { LinkCurve } from "@uniprefill/cost-model/Calibration"
+
+const curve = (
+  library: LinkCurve["library"],
+  ranks: number,
+  source: LinkCurve["source"],
+  points: ReadonlyArray<readonly [kilobytes: number, micros: number]>,
+): LinkCurve => ({
+  library,
+  ranks,
+  source,
+  points: points.map(([kilobytes, micros]) => ({ bytes: kilobytes * 1024, micros })),
+})
+
+/** A large all-reduce over a ring: 2 (n − 1) / n of the bytes at what NCCL reaches between two H100, 333 GB/s. */
+const ring = (ranks: number, kilobytes: number): readonly [number, number] => [
+  kilobytes,
+  Math.round((2 * (ranks - 1) * kilobytes * 1024) / ranks / 333e3),
+]
+
+/**
+ * All-reduces over NVLink 4. Between two ranks measured on 2 × H100 SXM (NV18), bf16: NCCL in a CUDA graph, from 64 MB on
+ * eager; peer to peer in two shots. Between four and eight NCCL's 1 MB are public figures, larger sizes a ring at the
+ * bandwidth measured between two.
+ */
+export const nvlink4: ReadonlyArray<LinkCurve> = [
+  curve("nccl", 2, "measured", [
+    [8, 12],
+    [128, 12.5],
+    [512, 14.8],
+    [1024, 19.4],
+    [4096, 36.9],
+    [16_384, 80],
+    [65_536, 256],
+    [262_144, 894],
+    [1_048_576, 3224],
+  ]),
+  curve("nccl", 4, "public", [[1024, 40], ring(4, 65_536), ring(4, 1_048_576)]),
+  curve("nccl", 8, "public", [[1024, 45], ring(8, 65_536), ring(8, 1_048_576)]),
+  curve("peer-to-peer", 2, "measured", [
+    [8, 7.3],
+    [128, 8],
+    [512, 8.9],
+    [1024, 11.5],
+    [4096, 20.5],
+    [16_384, 59],
+    [65_536, 256],
+  ]),
+]
+
+/** The same curves on a device that they were not measured on. */
+export const likeNvlink4: ReadonlyArray<LinkCurve> = nvlink4.map((one) => ({ ...one, source: "assumed" }))

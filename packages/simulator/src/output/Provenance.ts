@@ -1,0 +1,81 @@
+import { calibrationOf, linkOf } from "@uniprefill/cost-model/DeviceSpec"
+import type { Summary } from "../metrics/Summary.ts"
+import type { Experiment } from "../scenario/Build.ts"
+
+/** What the figures of a run rest on. Plain data; every output shows it, for each run on its own. */
+export interface Provenance {
+  readonly device: string
+  /** `calibrated` is said only where most steps lie inside of what was measured. */
+  readonly rates: "calibrated" | "extrapolated" | "fitted" | "assumed"
+  readonly ratesNote: string
+  /** Share of steps predicted outside of what was measured. */
+  readonly outsideShare: number
+  /** All-reduces between ranks; null for one rank. */
+  readonly link: string | null
+  /** Null for a run that drops nothing. */
+  readonly kept: { readonly source: string; readonly note: string; readonly accuracy: string } | null
+}
+
+export const provenanceOf = ({ scenario, setup }: Experiment, summary: Summary): Provenance => {
+  const { device, keep, schedule, tensorParallel, host } = setup
+  const outsideShare = summary.steps === 0 ? 1 : summary.stepsOutsideCalibration / summary.steps
+  const calibration = calibrationOf(device)
+  const link = linkOf(device, host.link, tensorParallel)
+  const { fittedTo } = calibration
+  const elsewhere =
+    fittedTo !== undefined && (fittedTo.model !== scenario.model || fittedTo.tensorParallel !== tensorParallel)
+      ? `; fitted to ${fittedTo.model} at tensor parallel ${fittedTo.tensorParallel}, which this is not`
+      : ""
+  const share = `${percent(outsideShare)} of steps outside of what was measured`
+  const rates =
+    calibration.source === "assumed"
+      ? ("assumed" as const)
+      : outsideShare > 0.5
+        ? ("extrapolated" as const)
+        : calibration.source === "fitted"
+          ? ("fitted" as const)
+          : ("calibrated" as const)
+  const notes = {
+    assumed: `UNCALIBRATED: ${calibration.note}`,
+    extrapolated: `EXTRAPOLATED: ${share}`,
+    fitted: `fitted to recorded runs, ${share}`,
+    calibrated: `calibrated, ${share}`,
+  }
+  return {
+    device: device.label,
+    rates,
+    ratesNote: `${notes[rates]}${elsewhere}`,
+    outsideShare,
+    link: link === null ? null : `${link.library} between ${link.ranks} ranks, ${link.source}`,
+    kept: schedule.dropLayers.length === 0 ? null : { source: keep.source, note: keep.note, accuracy: keep.accuracy },
+  }
+}
+
+/** A line for each part. */
+export const provenanceLines = ({ device, ratesNote, link, kept }: Provenance): ReadonlyArray<string> => [
+  `rates      ${device}: ${ratesNote}`,
+  ...(link === null ? [] : [`links      ${link}`]),
+  ...(kept === null ? [] : [`kept rows  ${kept.source}: ${kept.note}`, `accuracy   ${kept.accuracy}`]),
+]
+
+/** What several runs rest on, each different set once, with the names of those that it holds for. */
+export const provenanceTable = (
+  runs: ReadonlyArray<{ readonly name: string; readonly provenance: Provenance }>,
+): ReadonlyArray<string> => {
+  const groups = new Map<string, Array<string>>()
+  for (const { name, provenance } of runs) {
+    const lines = provenanceLines(provenance).join("\n")
+    groups.set(lines, [...(groups.get(lines) ?? []), name])
+  }
+  return [...groups].flatMap(([lines, names]) => [
+    ...(groups.size > 1 ? [`${[...new Set(names)].join(", ")}:`] : []),
+    ...lines.split("\n").map((line) => (groups.size > 1 ? `  ${line}` : line)),
+  ])
+}
+
+/** Rounded, but neither to nothing nor to all where it is neither. */
+const percent = (share: number): string => {
+  const rounded = Math.round(share * 100)
+  if (rounded === 0 && share > 0) return "< 1%"
+  return rounded === 100 && share < 1 ? "> 99%" : `${rounded}%`
+}
