@@ -13,9 +13,9 @@ import { greedy } from "@uniprefill/executor/contract/Executor"
 import { uniformNumbers } from "@uniprefill/executor/reference/ReferenceModel"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect, Stream } from "effect"
-import * as EngineLive from "uniprefill/EngineLive"
-import { executorLive } from "uniprefill/ExecutorLive"
-import { embeddedModel, modelOptions, type ModelSettings } from "uniprefill/ModelOptions"
+import * as EngineLive from "uniprefill/model/EngineLive"
+import { executorLive } from "uniprefill/model/ExecutorLive"
+import { embeddedModel, modelOptions, type ModelSettings } from "uniprefill/options/ModelOptions"
 import { lexiconOf, makePrompt, makeTask, taskKinds } from "./RetrievalTasks.ts"
 
 const { values } = parseArgs({
@@ -60,7 +60,7 @@ const ask = (prompt: Int32Array, drop: boolean, requestId: string) =>
     yield* Stream.runForEach(events, (event) =>
       Effect.sync(() => {
         if (event._tag === "Output") text += event.text
-        else {
+        else if (event._tag === "Finished") {
           kept = event.kept
           ttftMicros = event.times.firstTokenMicros - event.times.arrivedMicros
         }

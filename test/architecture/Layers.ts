@@ -1,13 +1,14 @@
 /**
  * The direction of the arrows: a package imports packages of earlier layers only, never one of its own layer.
  *
- *     units ← model ← scheduler ← placement, cost-model ← executor, recording ← simulator, executor-native ← engine ← apps
+ *     units, threads ← model, tokenizer ← scheduler ← placement, cost-model ← executor, recording ← simulator,
+ *     executor-native ← engine ← apps
  *
  * The first layer's other packages stand alone.
  */
 export const layers: ReadonlyArray<ReadonlyArray<string>> = [
-  ["packages/units", "packages/tokenizer", "packages/openai", "packages/needle-10m-deep"],
-  ["packages/model"],
+  ["packages/units", "packages/threads", "packages/openai", "packages/needle-10m-deep"],
+  ["packages/model", "packages/tokenizer"],
   ["packages/scheduler"],
   ["packages/placement", "packages/cost-model"],
   ["packages/executor", "packages/recording"],

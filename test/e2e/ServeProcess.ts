@@ -35,6 +35,10 @@ export class ServeProcess {
     })
   }
 
+  get pid(): number {
+    return this.#child.pid!
+  }
+
   get stderr(): string {
     return this.#stderr()
   }

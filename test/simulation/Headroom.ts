@@ -8,7 +8,8 @@ import type { Request } from "@uniprefill/scheduler/Request"
 export const headroom = (
   { scheduler }: Driver,
   request: Request,
-  { layout, slots, headroomTokens: tokens = 384 }: DriverConfig): number => {
+  { layout, slots, headroomTokens: tokens = 384 }: DriverConfig,
+): number => {
   let slabs = 0
   let running = 0
   const add = ({ maxTokens, outputs }: Request) => {

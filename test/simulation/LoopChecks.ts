@@ -111,22 +111,20 @@ export class LoopChecks {
   /** Plans that one tick made, before any of them runs. `preempted` are those who gave way in it. */
   planned(plans: ReadonlyArray<StepPlan>, preempted: ReadonlyArray<Request>, now: number): void {
     this.checkVictims(preempted, now)
-    let charged = 0
     const chargedBy = new Map<string, number>()
     for (const plan of plans) {
       const waited = this.someoneWaits
       const front = this.front(now)
       this.apply(plan, front, (tenant, tokens) => {
-        charged += tokens
         chargedBy.set(tenant, (chargedBy.get(tenant) ?? 0) + tokens)
       })
       this.checkItems(plan)
+      this.checkRows(plan)
       this.checkBudget(plan, waited)
       this.checkLoad(plan)
       this.fly(plan)
     }
     this.checkCharges(chargedBy, "prompt tokens computed")
-    void charged
   }
 
   /** A step's result, before the loop takes it. */
@@ -171,7 +169,12 @@ export class LoopChecks {
       this.slots.set(opens[i]!, { seen, replayed: seen.outputs, decodeRows: 0 })
       if (seen.request.phase === "fork") continue
       if (isNew) charge(seen.request.tenant, seen.request.promptLength - seen.request.account.cachedTokens)
-      if (front !== null && front.request.id < seen.request.id && this.isPlannable(front) && !this.isServed(front, plan)) {
+      if (
+        front !== null &&
+        front.request.id < seen.request.id &&
+        this.isPlannable(front) &&
+        !this.isServed(front, plan)
+      ) {
         front.bypasses++
         const most = this.config.protectAfter + this.config.slots
         if (front.bypasses + front.preemptions > most) {
@@ -223,6 +226,21 @@ export class LoopChecks {
     }
   }
 
+  /** Every segment of a step takes its prefill rows and the decode rows: items that run on count with every row kept. */
+  private checkRows(plan: StepPlan): void {
+    const { layout, maxRowsPerStep } = this.config
+    const rows = Array<number>(layout.segments.length).fill(this.decoding.size)
+    for (const item of itemsOf(plan)) {
+      const open = this.slots.get(item.slot)!
+      for (let s = item.firstSegment; s <= item.lastSegment; s++) {
+        rows[s]! += s === item.firstSegment || !open.seen.request.drops ? item.rows : this.rowsOf(open, s)
+      }
+    }
+    if (rows.some((count) => count > maxRowsPerStep)) {
+      broken("no segment of a step has more rows than a step may", `${rows.join()}, at most ${maxRowsPerStep}`)
+    }
+  }
+
   /** The scheduler's own picture of the step, by which it was fitted to the budget. */
   private checkLoad(plan: StepPlan): void {
     const load = this.loads.get(plan.stepId)!
@@ -241,10 +259,16 @@ export class LoopChecks {
     }
     const told = { items: load.items, rows: [...load.rows], keys: [...load.decodeKeys] }
     if (load.decodeRows !== this.decoding.size || JSON.stringify(told.keys) !== JSON.stringify(own.keys)) {
-      broken("the keys of decodes are counted", `${load.decodeRows} rows, ${told.keys.join()}; ${this.decoding.size}, ${own.keys.join()}`)
+      broken(
+        "the keys of decodes are counted",
+        `${load.decodeRows} rows, ${told.keys.join()}; ${this.decoding.size}, ${own.keys.join()}`,
+      )
     }
     if (told.items !== own.items || JSON.stringify(told.rows) !== JSON.stringify(own.rows)) {
-      broken("the step's load is what it holds", `${told.items} items, ${told.rows.join()}; ${own.items}, ${own.rows.join()}`)
+      broken(
+        "the step's load is what it holds",
+        `${told.items} items, ${told.rows.join()}; ${own.items}, ${own.rows.join()}`,
+      )
     }
   }
 
@@ -297,7 +321,10 @@ export class LoopChecks {
       if (before === undefined) continue
       const more = expected.get(tenant.name) ?? 0
       if (tenant.served - before !== more) {
-        broken(`a tenant is charged its ${what}`, `${tenant.name || "nobody"}: ${tenant.served - before}, expected ${more}`)
+        broken(
+          `a tenant is charged its ${what}`,
+          `${tenant.name || "nobody"}: ${tenant.served - before}, expected ${more}`,
+        )
       }
     }
     this.noteServed()

@@ -194,7 +194,12 @@ class SwarmRun {
       (key, index) => this.sampled(key, index),
     )
     this.driver = new Driver(this.config)
-    this.checks = new LoopChecks(this.driver, this.config, this.runner, scenario.slowness === 0 || scenario.slowness === 1)
+    this.checks = new LoopChecks(
+      this.driver,
+      this.config,
+      this.runner,
+      scenario.slowness === 0 || scenario.slowness === 1,
+    )
   }
 
   /** Does what the loop asks for. Stop strings are found as a shell finds them: when all tokens of a step have been taken. */
@@ -418,7 +423,8 @@ class SwarmRun {
       const known = Math.floor((of.promptLength + outputs.length - 1) / this.scenario.pageSize)
       if (known <= request.holdings.pageKeys.length) continue
       const keys = this.keysOf(of, index, answer, outputs.length - 1)
-      for (let page = request.holdings.pageKeys.length; page < known; page++) this.driver.pageFilled(request.id, keys[page]!)
+      for (let page = request.holdings.pageKeys.length; page < known; page++)
+        this.driver.pageFilled(request.id, keys[page]!)
     }
   }
 

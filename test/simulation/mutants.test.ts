@@ -45,7 +45,8 @@ const mutants: Readonly<Record<string, () => void>> = {
   "pages published before the step that computes them has committed": () =>
     plant(Scheduler.prototype, "addItem", function (original, request, ...rest) {
       original(request, ...rest)
-      if (request.progress.segment === 0 && request.holdings.pageKeys.length > 0) this.memory.publish(request, request.progress.computedRows)
+      if (request.progress.segment === 0 && request.holdings.pageKeys.length > 0)
+        this.memory.publish(request, request.progress.computedRows)
     }),
 
   "a fork that shares the page that both write to: no copy-on-write": () =>
@@ -95,7 +96,9 @@ const mutants: Readonly<Record<string, () => void>> = {
 
   "an unfair victim: the oldest, protected or not": () =>
     plant(Ranking.prototype, "victimFor", (_original, request, bySlot) => {
-      const running = bySlot.filter((one: Request | null) => one !== null && one.endReason === null && !one.flight.leaving)
+      const running = bySlot.filter(
+        (one: Request | null) => one !== null && one.endReason === null && !one.flight.leaving,
+      )
       return running.reduce((a: Request | null, b: Request) => (a === null || b.id < a.id ? b : a), null) ?? request
     }),
 

@@ -43,10 +43,12 @@ if (isEnough(process.versions.node) && (isBuilt || process.execArgv.includes("--
     )
     process.exit(1)
   }
-  const child = spawn(node, [...(isBuilt ? [] : ["--conditions=source"]), main, ...arguments_], { stdio: "inherit" })
-  // A terminal sends Ctrl-C to both processes; other signals come here alone and are passed on.
-  process.on("SIGINT", () => {})
-  for (const signal of ["SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal))
+  const child = spawn(node, [...(isBuilt ? [] : ["--conditions=source"]), main, ...arguments_], {
+    // The channel tells the program when this process is killed: it must not outlive it and keep the port.
+    stdio: ["inherit", "inherit", "inherit", "ipc"],
+  })
+  // Signals may come to this process alone. A terminal sends Ctrl-C to both; the program takes two at once as one.
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal))
   child.on("error", (error) => {
     process.stderr.write(`uniprefill: cannot run ${node}: ${error.message}\n`)
     process.exit(1)

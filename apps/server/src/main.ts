@@ -1,7 +1,7 @@
 import { NodeServices } from "@effect/platform-node"
 import { Cause, Effect, Exit, Result, Runtime } from "effect"
-import * as Cli from "./Cli.ts"
-import { UsageError } from "./UsageError.ts"
+import * as Cli from "./cli/Cli.ts"
+import { UsageError } from "./cli/UsageError.ts"
 
 /** A signal to a whole process group may also be passed on by a parent: one press of Ctrl-C, twice received. */
 const sameSignalMs = 500
@@ -22,10 +22,16 @@ const runMain = Runtime.makeRunMain(({ fiber }) => {
     if (received !== undefined) process.exit(exitCodes.interrupted)
     received = signal
     receivedAt = now
+    process.exitCode = signal === "SIGTERM" ? 0 : exitCodes.interrupted
     fiber.interruptUnsafe(fiber.id)
   }
   process.on("SIGINT", onSignal)
   process.on("SIGTERM", onSignal)
+  // Under the entry script: that process is gone, and nobody passes signals on or waits for this one.
+  if (process.channel !== undefined) {
+    process.channel?.unref()
+    process.on("disconnect", () => process.exit(exitCodes.failure))
+  }
   // The reader of a pipe has gone away: as other filters do, end without a word.
   process.stdout.on("error", (error: NodeJS.ErrnoException) =>
     process.exit(error.code === "EPIPE" ? 0 : exitCodes.failure),

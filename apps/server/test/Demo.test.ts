@@ -8,10 +8,10 @@ import { makeReferenceModel, referenceSpec } from "@uniprefill/executor/referenc
 import { denseSchedule, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect, Layer } from "effect"
-import { runDemo } from "uniprefill/Demo"
-import { drawDemo } from "uniprefill/DemoPicture"
-import { makeDemoPrompt } from "uniprefill/DemoPrompt"
-import { type DemoReport, keptPositions, makeDemoReport } from "uniprefill/DemoReport"
+import { runDemo } from "uniprefill/demo/Demo"
+import { drawDemo } from "uniprefill/demo/DemoPicture"
+import { makeDemoPrompt } from "uniprefill/demo/DemoPrompt"
+import { type DemoReport, keptPositions, makeDemoReport } from "uniprefill/demo/DemoReport"
 
 const directory = fileURLToPath(new URL("../../../packages/needle-10m-deep", import.meta.url))
 const haystack = readFileSync(`${directory}/demo/haystack.txt`, "utf8")

@@ -25,8 +25,16 @@ export class FakeEngine {
   failAfter = Number.POSITIVE_INFINITY
   /** Ends an answer after this many tokens without a `Finished`. */
   vanishAfter = Number.POSITIVE_INFINITY
+  /** What each token's text is instead; as many tokens are answered. */
+  texts: ReadonlyArray<string> | undefined
+  finishReason: "stop" | "length" = "length"
+  stopReason: string | number | null = null
   stalledMicros = 0
+  waiting = 0
   draining = false
+  /** Everything that runs ends with the reason `abort`. */
+  ending = false
+  readonly #sleepers: Array<() => void> = []
   lastFailure: string | null = null
   readonly requests: Array<GenerateRequest> = []
   /** The request of every answer that was given up. */
@@ -48,7 +56,7 @@ export class FakeEngine {
         }),
       status: Effect.sync(() => ({
         running: this.running.size,
-        waiting: this.stalledMicros > 0 ? 3 : 0,
+        waiting: this.stalledMicros > 0 ? 3 : this.waiting,
         draining: this.draining,
         slabsUsed: 0,
         slabs: 100,
@@ -58,12 +66,18 @@ export class FakeEngine {
         failures: this.lastFailure === null ? 0 : 3,
         lastFailure: this.lastFailure,
       })),
+      abortAll: Effect.sync(() => this.abortAll()),
       drain: Effect.callback<void>((resume) => {
         this.draining = true
         if (this.running.size === 0) resume(Effect.void)
         else this.#idle.push(() => resume(Effect.void))
       }),
     })
+  }
+
+  abortAll(): void {
+    this.ending = true
+    for (const wake of this.#sleepers.splice(0)) wake()
   }
 
   #generate(request: GenerateRequest): Effect.Effect<AnswerStreams, EngineError, Scope.Scope> {
@@ -93,7 +107,7 @@ export class FakeEngine {
   }
 
   #events(request: GenerateRequest): AnswerStream {
-    const tokens = Array.from({ length: request.maxTokens ?? 8 }, (_, i) => i + 1000)
+    const tokens = Array.from({ length: this.texts?.length ?? request.maxTokens ?? 8 }, (_, i) => i + 1000)
     const broken = new EngineError({ reason: "Failed", field: null, detail: "step 12: device lost" })
     const finished = Effect.sync((): GenerateEvent => {
       const left = this.running.get(request.requestId)! - 1
@@ -101,8 +115,8 @@ export class FakeEngine {
       else this.#finish(request.requestId)
       return {
         _tag: "Finished",
-        reason: "length",
-        stopReason: null,
+        reason: this.ending ? "abort" : this.finishReason,
+        stopReason: this.stopReason,
         promptTokens: request.prompt.length,
         completionTokens: tokens.length,
         cachedTokens: this.cachedTokens,
@@ -113,18 +127,26 @@ export class FakeEngine {
     })
     const output = (token: number, i: number): Effect.Effect<GenerateEvent, EngineError> =>
       Effect.gen({ self: this }, function* () {
-        if (this.delayMs > 0) yield* Effect.sleep(this.delayMs)
+        if (this.delayMs > 0) {
+          const woken = Effect.callback<void>((resume) => void this.#sleepers.push(() => resume(Effect.void)))
+          yield* Effect.race(Effect.sleep(this.delayMs), woken)
+        }
         if (i >= this.failAfter) return yield* broken
         const { logprobs } = request.sampling
         const alternatives = Array.from({ length: logprobs }, (_, k) => [token + k, -0.5 - k] as const)
         return {
           _tag: "Output" as const,
           tokens: [token],
-          text: ` ${i}`,
+          text: this.texts?.[i] ?? ` ${i}`,
           logprobs: logprobs < 0 ? [] : [[[token, -0.5] as const, ...alternatives]],
+          ...(i > 0 || request.promptLogprobs === undefined
+            ? {}
+            : { promptLogprobs: Array.from(request.prompt.subarray(1), (of) => [[of, -0.25] as const]) }),
         }
       })
-    const outputs = Stream.mapEffect(Stream.fromIterable(tokens.entries()), ([i, token]) => output(token, i))
+    const outputs = Stream.mapEffect(Stream.fromIterable(tokens.entries()), ([i, token]) => output(token, i)).pipe(
+      Stream.takeWhile(() => !this.ending),
+    )
     if (this.vanishAfter < tokens.length) return Stream.take(outputs, this.vanishAfter)
     return Stream.concat(outputs, Stream.fromEffect(finished))
   }

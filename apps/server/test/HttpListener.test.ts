@@ -1,8 +1,8 @@
 import { Effect, Layer } from "effect"
 import { HttpServer } from "effect/http"
 import { describe, expect, it } from "vitest"
-import * as HttpListener from "uniprefill/HttpListener"
-import { serverLimits } from "uniprefill/ServerLimits"
+import * as HttpListener from "uniprefill/http/HttpListener"
+import { serverLimits } from "uniprefill/http/ServerLimits"
 
 describe("HttpListener", () => {
   it("answers 503 with Retry-After until an app is mounted, instead of leaving the client hanging", async () => {

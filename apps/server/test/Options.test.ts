@@ -2,8 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Effect, Option, Result } from "effect"
-import { type GivenFlags, resolveOptions } from "uniprefill/Options"
-import { serveOptions } from "uniprefill/ServeOptions"
+import { type GivenFlags, resolveOptions } from "uniprefill/options/Options"
+import { serveOptions } from "uniprefill/options/ServeOptions"
 import { afterAll, describe, expect, it, test } from "vitest"
 
 const folder = mkdtempSync(join(tmpdir(), "uniprefill-options-"))

@@ -1,12 +1,14 @@
 import { readFileSync } from "node:fs"
 import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
-import * as EngineLive from "uniprefill/EngineLive"
-import { executorLive } from "uniprefill/ExecutorLive"
-import * as HttpApp from "uniprefill/HttpApp"
-import * as HttpListener from "uniprefill/HttpListener"
-import { modelOptions, type ModelSettings } from "uniprefill/ModelOptions"
-import { serverLimits } from "uniprefill/ServerLimits"
+import * as EngineLive from "uniprefill/model/EngineLive"
+import { executorLive } from "uniprefill/model/ExecutorLive"
+import { Dropping } from "uniprefill/answers/Dropping"
+import { Shadow } from "uniprefill/answers/Shadow"
+import * as HttpApp from "uniprefill/http/HttpApp"
+import * as HttpListener from "uniprefill/http/HttpListener"
+import { modelOptions, type ModelSettings } from "uniprefill/options/ModelOptions"
+import { serverLimits } from "uniprefill/http/ServerLimits"
 import { afterAll, beforeAll, expect, it } from "vitest"
 import { closeScope } from "./FakeEngine.ts"
 
@@ -24,6 +26,7 @@ let metrics: string
 beforeAll(async () => {
   const limits = serverLimits
   const layers = HttpApp.layer({ apiKeys: [], limits, stallSeconds: 60 }).pipe(
+    Layer.provide([Shadow.layer(1), Dropping.layer]),
     Layer.provideMerge(EngineLive.layer(settings, [], executorLive)),
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
     Layer.provide(Logger.layer([])),
@@ -36,7 +39,9 @@ beforeAll(async () => {
     body: JSON.stringify({ prompt: Array(4000).fill(300), max_tokens: 2, ignore_eos: true }),
   })
   expect(response.status).toBe(200)
-  metrics = await (await fetch(`${url}/metrics`)).text()
+  // The shadow runs once the answer is given.
+  do metrics = await (await fetch(`${url}/metrics`)).text()
+  while (!metrics.includes("uniprefill:shadow_first_token_kl_count"))
 })
 afterAll(() => closeScope(scope))
 
@@ -56,7 +61,19 @@ it("the page names every label", () => {
   // A bucket's bound is the format's own.
   labels.delete("le")
   expect(labels).toEqual(
-    new Set(["model_name", "engine", "block_size", "num_gpu_blocks", "finished_reason", "segment"]),
+    new Set([
+      "model_name",
+      "engine",
+      "block_size",
+      "num_gpu_blocks",
+      "finished_reason",
+      "segment",
+      "reason",
+      "source",
+      "handler",
+      "method",
+      "status",
+    ]),
   )
   for (const label of labels) expect(page).toContain(`\`${label}\``)
 })

@@ -4,11 +4,13 @@ import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
 import OpenAI from "openai"
-import * as EngineLive from "uniprefill/EngineLive"
-import * as HttpApp from "uniprefill/HttpApp"
-import * as HttpListener from "uniprefill/HttpListener"
-import { modelOptions, type ModelSettings } from "uniprefill/ModelOptions"
-import { serverLimits } from "uniprefill/ServerLimits"
+import * as EngineLive from "uniprefill/model/EngineLive"
+import { Dropping } from "uniprefill/answers/Dropping"
+import { Shadow } from "uniprefill/answers/Shadow"
+import * as HttpApp from "uniprefill/http/HttpApp"
+import * as HttpListener from "uniprefill/http/HttpListener"
+import { modelOptions, type ModelSettings } from "uniprefill/options/ModelOptions"
+import { serverLimits } from "uniprefill/http/ServerLimits"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { closeScope } from "./FakeEngine.ts"
 import { collect } from "./TestServer.ts"
@@ -35,6 +37,7 @@ let tokenizer: Tokenizer["Service"]
 beforeAll(async () => {
   const limits = serverLimits
   const layers = HttpApp.layer({ apiKeys: [], limits, stallSeconds: 60 }).pipe(
+    Layer.provide([Shadow.none, Dropping.layer]),
     Layer.provideMerge(EngineLive.layer(settings, ["gibberish"], executorOf)),
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
     Layer.provide(Logger.layer([])),
@@ -102,6 +105,31 @@ describe("the engine behind the server", () => {
       expect(token_logprobs![i]).toBeLessThanOrEqual(0)
       expect(top_logprobs![i]![token]).toBeCloseTo(token_logprobs![i]!, 6)
     }
+  })
+
+  it("says where each token begins in the text, also of characters that several tokens make", async () => {
+    const parts = await Effect.runPromise(tokenizer.encode("🦔漢字ünï the of and to in", { addSpecialTokens: false }))
+    const drawn = { ignore_eos: true, temperature: 100, seed: 3, allowed_token_ids: [...parts] }
+    const long = { ...ask, logprobs: 1, max_tokens: 200, ...(drawn as object) }
+    const whole = (await client.completions.create(long)).choices[0]!
+    const { tokens, text_offset: offsets } = whole.logprobs!
+    expect(tokens).toHaveLength(200)
+    const halves = tokens!.filter((token) => token.includes("\ufffd")).length
+    expect(Math.min(halves, 200 - halves)).toBeGreaterThan(10)
+    for (const [i, token] of tokens!.entries()) {
+      const at = offsets![i]!
+      expect(at).toBeGreaterThanOrEqual(i === 0 ? 0 : offsets![i - 1]!)
+      expect(at).toBeLessThanOrEqual(whole.text.length)
+      expect(token.includes("\ufffd") || whole.text.startsWith(token, at)).toBe(true)
+    }
+    const streamed = { tokens: [] as Array<string>, offsets: [] as Array<number>, text: "" }
+    for await (const { choices } of await client.completions.create({ ...long, stream: true })) {
+      const { text, logprobs } = choices[0]!
+      streamed.text += text
+      streamed.tokens.push(...(logprobs?.tokens ?? []))
+      streamed.offsets.push(...(logprobs?.text_offset ?? []))
+    }
+    expect(streamed).toEqual({ tokens, offsets, text: whole.text })
   })
 
   it("ends before a stop string, and says which", async () => {

@@ -5,12 +5,14 @@ import { Engine } from "@uniprefill/engine/Engine"
 import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
 import OpenAI from "openai"
-import * as EngineLive from "uniprefill/EngineLive"
-import { executorLive } from "uniprefill/ExecutorLive"
-import * as HttpApp from "uniprefill/HttpApp"
-import * as HttpListener from "uniprefill/HttpListener"
-import { modelOptions, type ModelSettings } from "uniprefill/ModelOptions"
-import { serverLimits } from "uniprefill/ServerLimits"
+import * as EngineLive from "uniprefill/model/EngineLive"
+import { executorLive } from "uniprefill/model/ExecutorLive"
+import { Dropping } from "uniprefill/answers/Dropping"
+import { Shadow } from "uniprefill/answers/Shadow"
+import * as HttpApp from "uniprefill/http/HttpApp"
+import * as HttpListener from "uniprefill/http/HttpListener"
+import { modelOptions, type ModelSettings } from "uniprefill/options/ModelOptions"
+import { serverLimits } from "uniprefill/http/ServerLimits"
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
 import { closeScope } from "./FakeEngine.ts"
 import { eventually, startServer } from "./TestServer.ts"
@@ -39,6 +41,7 @@ const start = async (settings: Partial<ModelSettings>) => {
   const all = { ...Object.fromEntries(defaults), executor: "sim", "time-scale": 0, ...settings } as ModelSettings
   const limits = serverLimits
   const layers = HttpApp.layer({ apiKeys, limits, stallSeconds: 60 }).pipe(
+    Layer.provide([Shadow.none, Dropping.layer]),
     Layer.provideMerge(EngineLive.layer(all, ["sim"], executorLive)),
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
     Layer.provide(Logger.layer([])),

@@ -1,15 +1,21 @@
+import { copyFile, mkdtemp, writeFile } from "node:fs/promises"
+import { tmpdir } from "node:os"
 import { createRequire } from "node:module"
 import { connect } from "node:net"
-import { dirname } from "node:path"
+import { dirname, join } from "node:path"
 import { NodeServices } from "@effect/platform-node"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Context, Effect, Layer, Logger, Scope } from "effect"
 import { HttpServer } from "effect/http"
 import OpenAI from "openai"
-import * as HttpApp from "uniprefill/HttpApp"
-import * as HttpListener from "uniprefill/HttpListener"
-import { ServedModel } from "uniprefill/ServedModel"
-import { type ServerLimits, serverLimits } from "uniprefill/ServerLimits"
+import * as HttpApp from "uniprefill/http/HttpApp"
+import type { FailureInjectionOptions } from "uniprefill/http/FailureInjection"
+import type { CorsOptions } from "uniprefill/http/Cors"
+import * as HttpListener from "uniprefill/http/HttpListener"
+import { Dropping } from "uniprefill/answers/Dropping"
+import { Shadow } from "uniprefill/answers/Shadow"
+import { ServedModel } from "uniprefill/model/ServedModel"
+import { type ServerLimits, serverLimits } from "uniprefill/http/ServerLimits"
 import { closeScope, FakeEngine } from "./FakeEngine.ts"
 
 export const modelDirectory = dirname(
@@ -36,6 +42,8 @@ export interface TestServer {
   readonly url: string
   readonly port: number
   readonly engine: FakeEngine
+  /** The operator's switch. */
+  readonly dropping: { enabled: boolean }
   readonly client: OpenAI
   readonly logs: Array<LogLine>
   readonly post: (path: string, body: unknown, headers?: Record<string, string>) => Promise<Response>
@@ -45,6 +53,11 @@ export interface TestServer {
 export interface TestServerOptions {
   readonly apiKeys?: ReadonlyArray<string>
   readonly limits?: Partial<ServerLimits>
+  readonly cors?: CorsOptions
+  readonly trustGateway?: boolean
+  readonly failures?: FailureInjectionOptions
+  /** Text of a template in place of the model's; null for none. */
+  readonly chatTemplate?: string | null
 }
 
 /** The whole HTTP application over a fake engine and the embedded model's tokenizer, on a port of its own. */
@@ -55,9 +68,16 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
     logs.push({ message: String(message), fields: annotations })
   })
   const limits = { ...serverLimits, ...options.limits }
-  const app = HttpApp.layer({ apiKeys: options.apiKeys ?? [], limits, stallSeconds: 60 }).pipe(
+  const dropping = { enabled: true }
+  const app = HttpApp.layer({ ...options, apiKeys: options.apiKeys ?? [], limits, stallSeconds: 60 }).pipe(
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
-    Layer.provide([engine.layer, served, Tokenizer.layer({ directory: modelDirectory })]),
+    Layer.provide([
+      Shadow.none,
+      Layer.succeed(Dropping, dropping),
+      engine.layer,
+      served,
+      await tokenizerOf(options.chatTemplate),
+    ]),
     Layer.provide(Logger.layer([logger])),
     Layer.provide(NodeServices.layer),
   )
@@ -70,6 +90,7 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
     url,
     port,
     engine,
+    dropping,
     client: new OpenAI({ baseURL: `${url}/v1`, apiKey: options.apiKeys?.[0] ?? "none", maxRetries: 0 }),
     logs,
     post: (path, body, headers = {}) =>
@@ -80,6 +101,15 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
       }),
     close: () => closeScope(scope),
   }
+}
+
+/** The embedded model's tokenizer, with another template or none. */
+const tokenizerOf = async (chatTemplate: string | null | undefined) => {
+  if (chatTemplate === undefined) return Tokenizer.layer({ directory: modelDirectory })
+  const folder = await mkdtemp(join(tmpdir(), "uniprefill-template-"))
+  await copyFile(join(modelDirectory, "tokenizer.json"), join(folder, "tokenizer.json"))
+  if (chatTemplate !== null) await writeFile(join(folder, "chat_template.jinja"), chatTemplate)
+  return Tokenizer.layer({ directory: folder })
 }
 
 /** Sends raw bytes and returns everything that comes back until the server closes. */

@@ -109,11 +109,12 @@ export class Admission {
     return null
   }
 
-  /** An answer has ended: a request's name is free with its last one. */
-  ended({ request }: Generation): void {
+  /** An answer has ended: a request's name is free with its last one. Returns whether this was the last. */
+  ended({ request }: Generation): boolean {
     const left = this.requestIds.get(request.requestId)! - 1
     if (left > 0) this.requestIds.set(request.requestId, left)
     else this.requestIds.delete(request.requestId)
+    return left === 0
   }
 
   /** Why `requests` requests with `promptTokens` prompt tokens in all cannot be queued together; null if they can. */

@@ -23,6 +23,8 @@ export class Engine extends Context.Service<
     readonly status: Effect.Effect<EngineStatus>
     /** Refuses new requests with `Draining`; completes when the running ones have finished. */
     readonly drain: Effect.Effect<void>
+    /** Ends everything that runs or waits with the reason `abort`: each stream ends as if its answer had ended there. */
+    readonly abortAll: Effect.Effect<void>
   }
 >()("@uniprefill/engine/Engine") {}
 

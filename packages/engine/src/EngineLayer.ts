@@ -14,6 +14,7 @@ import { describe } from "./ExecutorLoop.ts"
 import { Generation } from "./Generation.ts"
 import { checkRequest } from "./RequestCheck.ts"
 import { modelFingerprint, PageKeys } from "./PageKeys.ts"
+import type { PrefixEvent } from "./PrefixEvents.ts"
 import { ServingLoop } from "./ServingLoop.ts"
 
 export interface EngineConfig {
@@ -52,6 +53,8 @@ export interface EngineConfig {
   readonly record?:
     | { readonly write: (line: RecordingHeader | RecordedEvent) => void; readonly code: string }
     | undefined
+  /** Takes what changes in the prefix cache, as it changes and in order. */
+  readonly prefixEvents?: ((event: PrefixEvent) => void) | undefined
   /** Executor failures in a row after which the engine is unhealthy. */
   readonly maxFailures?: number | undefined
 }
@@ -120,10 +123,15 @@ const make = (
       executor,
       metrics,
       record: record?.write,
+      prefixEvents: config.prefixEvents,
       now: () => Number(clock.monotonicTimeNanosUnsafe() / 1000n),
       maxFailures: config.maxFailures ?? engineDefaults.maxFailures,
       maxUnreadTokens: config.maxUnreadTokens ?? engineDefaults.maxUnreadTokens,
     })
+    const reject = (error: EngineError): EngineError => {
+      metrics.rejected(error.reason)
+      return error
+    }
     const fingerprint = modelFingerprint(spec)
     const { scheduler } = loop.driver
     yield* metrics.watch(() => ({
@@ -140,7 +148,7 @@ const make = (
       generate: (request) =>
         Effect.suspend(() => {
           const fault = checkRequest(request, spec)
-          if (fault !== null) return Effect.fail(fault)
+          if (fault !== null) return Effect.fail(reject(fault))
           const { prompt, answers = 1, skipSpecialTokens, tenant = "", cacheSalt = "" } = request
           const keys =
             config.prefixCaching === false ? null : PageKeys.make(fingerprint, tenant, cacheSalt, info.layout.pageSize)
@@ -151,7 +159,7 @@ const make = (
           })
           const submit = Effect.suspend(() => {
             const admitted = loop.submit(request, generations, pageKeys)
-            return admitted instanceof EngineError ? Effect.fail(admitted) : Effect.succeed(admitted)
+            return admitted instanceof EngineError ? Effect.fail(reject(admitted)) : Effect.succeed(admitted)
           })
           const leave = Effect.sync(() => generations.forEach((one) => loop.abort(one)))
           const [first, ...others] = generations.map(({ events }) => events)
@@ -163,13 +171,14 @@ const make = (
       room: (requests, promptTokens) =>
         Effect.suspend(() => {
           const refusal = loop.room(requests, promptTokens)
-          return refusal === null ? Effect.void : Effect.fail(refusal)
+          return refusal === null ? Effect.void : Effect.fail(reject(refusal))
         }),
       status: Effect.sync(() => loop.status()),
       drain: Effect.suspend(() => {
         loop.drain()
         return loop.idle.await
       }),
+      abortAll: Effect.sync(() => loop.abortAll()),
     })
   })
 

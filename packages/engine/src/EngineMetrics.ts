@@ -2,6 +2,7 @@ import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { FinishReason } from "@uniprefill/scheduler/Request"
 import { pagesFor } from "@uniprefill/units/Units"
 import { type Context, Effect, Metric, type Scope } from "effect"
+import type { EngineError, GenerateRequest } from "./Engine.ts"
 import type { Generation } from "./Generation.ts"
 
 /**
@@ -19,8 +20,12 @@ export interface EngineMetrics {
   readonly firstToken: (generation: Generation) => void
   /** `tokens` tokens came `micros` after the ones before them. */
   readonly nextTokens: (micros: number, tokens: number) => void
-  /** An answer has ended, whatever the reason. */
-  readonly finished: (generation: Generation, reason: FinishReason) => void
+  /** So many answers have been queued. */
+  readonly started: (answers: number) => void
+  /** A request was not taken. */
+  readonly rejected: (reason: EngineError["reason"]) => void
+  /** An answer has ended, whatever the reason; `last` says that no answer to its prompt is left. */
+  readonly finished: (generation: Generation, reason: FinishReason, last: boolean) => void
 }
 
 export interface EngineLoad {
@@ -70,6 +75,9 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
 
   const running = gauge("vllm:num_requests_running", "Requests that have a slot.")
   const waiting = gauge("vllm:num_requests_waiting", "Requests that wait for admission.")
+  const waitingFor = gauge("vllm:num_requests_waiting_by_reason", "Requests that wait, by what they wait for.", {
+    reason: "capacity",
+  })
   const usage = gauge("vllm:kv_cache_usage_perc", "Share of memory slabs in use, 0 to 1.")
   gauge("vllm:cache_config_info", "Rows of a page and slabs of the pool, as labels.", {
     block_size: String(layout.pageSize),
@@ -82,6 +90,21 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
   })
 
   const promptTokens = counter("vllm:prompt_tokens_total", "Prompt tokens of requests that reached their first token.")
+  const cachedTokens = counter("vllm:prompt_tokens_cached_total", "Prompt tokens that were found in the prefix cache.")
+  const computedTokens = counter("vllm:prompt_tokens_by_source_total", "Prompt tokens by where they came from.", {
+    source: "local_compute",
+  })
+  const hitTokens = counter("vllm:prompt_tokens_by_source_total", "Prompt tokens by where they came from.", {
+    source: "local_cache_hit",
+  })
+  const corrupted = counter("vllm:corrupted_requests_total", "Requests whose logits held a NaN or an infinity.")
+  const startedAnswers = counter("uniprefill:requests_started_total", "Answers queued; each ends under one reason.")
+  const rejections = Object.fromEntries(
+    rejectionReasons.map((reason) => [
+      reason,
+      counter("vllm:admission_rejections_total", "Requests that were not taken, by reason.", { reason }),
+    ]),
+  )
   const generationTokens = counter("vllm:generation_tokens_total", "Output tokens sampled.")
   const counted = (name: string, description: string) =>
     Metric.counter(name, { description, attributes, incremental: true })
@@ -104,10 +127,25 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
   const endToEnd = histogram("vllm:e2e_request_latency_seconds", "Arrival to the end.", requestSeconds)
   const queued = histogram("vllm:request_queue_time_seconds", "Arrival to the first step.", requestSeconds)
   const prefill = histogram("vllm:request_prefill_time_seconds", "First step to first token.", requestSeconds)
+  const inference = histogram("vllm:request_inference_time_seconds", "First step to the end.", requestSeconds)
   const decode = histogram("vllm:request_decode_time_seconds", "First token to the last.", requestSeconds)
   const lengths = oneTwoFive(options.maxModelLen)
   const requestPrompt = histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", lengths)
   const requestOutput = histogram("vllm:request_generation_tokens", "Output tokens of a request.", lengths)
+  const requestComputed = histogram(
+    "vllm:request_prefill_kv_computed_tokens",
+    "Prompt tokens of a request that were not found in the prefix cache.",
+    lengths,
+  )
+  const requestMostOutput = histogram(
+    "vllm:request_max_num_generation_tokens",
+    "Output tokens of a request's longest answer.",
+    lengths,
+  )
+  const paramsN = histogram("vllm:request_params_n", "Answers asked for.", [1, 2, 5, 10, 20])
+  const paramsMaxTokens = histogram("vllm:request_params_max_tokens", "Output tokens asked for.", lengths)
+  /** Of requests some of whose answers have ended. */
+  const longest = new WeakMap<GenerateRequest, number>()
   const iteration = histogram("vllm:iteration_tokens_total", "Prompt and output tokens of a step.", iterationTokens)
 
   const keptRatio = layout.segments.slice(1).map((_, segment) =>
@@ -141,6 +179,11 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
             read(() => ({ value: load().waiting })),
           ),
           Metric.registerUnsafe(
+            waitingFor,
+            context,
+            read(() => ({ value: load().waiting })),
+          ),
+          Metric.registerUnsafe(
             usage,
             context,
             read(() => ({ value: load().slabsUsed / slabs })),
@@ -168,16 +211,29 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
       pagesSaved((pagesFor(before, layout.pageSize) - pagesFor(kept, layout.pageSize)) * tablesAfter[segment]!)
       if (fallback) fallbacks(1)
     },
-    firstToken: ({ answer, scheduled, firstTokenMicros, request }) => {
+    started: (answers) => startedAnswers(answers),
+    rejected: (reason) => rejections[reason]?.(1),
+    firstToken: ({ answer, scheduled, leader, firstTokenMicros, request }) => {
       if (answer > 0) return
       promptTokens(request.prompt.length)
+      cachedTokens(leader.account.cachedTokens)
+      hitTokens(leader.account.cachedTokens)
+      computedTokens(request.prompt.length - leader.account.cachedTokens)
       timeToFirst(seconds(firstTokenMicros - scheduled.arrivedMicros))
     },
     nextTokens: (micros, tokens) => {
       for (let i = 0; i < tokens; i++) interToken(seconds(micros / tokens))
     },
-    finished: ({ answer, finished, outputs }, reason) => {
+    finished: ({ answer, finished, outputs, request, corrupt }, reason, last) => {
       success[reason](1)
+      if (corrupt) corrupted(1)
+      const most = Math.max(longest.get(request) ?? 0, outputs.length)
+      if (last) requestMostOutput(most)
+      else longest.set(request, most)
+      if (answer === 0) {
+        paramsN(request.answers ?? 1)
+        if (request.maxTokens !== undefined) paramsMaxTokens(request.maxTokens)
+      }
       if (finished === null) return
       const { arrivedMicros, firstScheduledMicros, firstTokenMicros, finishedMicros } = finished.times
       endToEnd(seconds(finishedMicros - arrivedMicros))
@@ -185,9 +241,11 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
       if (answer === 0) {
         requestPrompt(finished.promptTokens)
         if (firstScheduledMicros >= 0) queued(seconds(firstScheduledMicros - arrivedMicros))
+        if (firstTokenMicros >= 0) requestComputed(finished.promptTokens - finished.cachedTokens)
         if (firstTokenMicros >= 0) prefill(seconds(firstTokenMicros - firstScheduledMicros))
       }
       if (firstTokenMicros < 0) return
+      inference(seconds(finishedMicros - firstScheduledMicros))
       decode(seconds(finishedMicros - firstTokenMicros))
       if (outputs.length > 1) perToken(seconds((finishedMicros - firstTokenMicros) / (outputs.length - 1)))
     },
@@ -198,6 +256,14 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
 const read = <State>(get: () => State) => ({ get, update: () => {}, modify: () => {} })
 
 const finishedReasons: ReadonlyArray<FinishReason> = ["stop", "length", "abort", "error"]
+
+const rejectionReasons: ReadonlyArray<EngineError["reason"]> = [
+  "InvalidRequest",
+  "TooLong",
+  "QueueFull",
+  "Draining",
+  "Failed",
+]
 
 const ttftSeconds = [
   0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,

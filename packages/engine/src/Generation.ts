@@ -31,6 +31,8 @@ export class Generation {
   fresh = 0
   /** Log-probabilities that the step being committed brought for this request's token. */
   stepLogprobs: Logprobs = []
+  /** Its logits held a NaN or an infinity. */
+  corrupt = false
   /** The stop string that ended the text. */
   stopString: string | null = null
   /** µs of the first token and of the last publication; −1 before. */
@@ -83,6 +85,14 @@ export class Generation {
   /** What prompt row `row` says of the next token. A request that starts over says it again. */
   promptRow(row: number, logprobs: Logprobs): void {
     if (this.outputs.length === 0) this.promptLogprobs[row] = logprobs
+  }
+
+  /** Tokens of the prompt and the output, from one place to before another. */
+  tokens(from: number, to: number): Int32Array {
+    const { prompt } = this.request
+    const tokens = new Int32Array(to - from)
+    for (let i = from; i < to; i++) tokens[i - from] = i < prompt.length ? prompt[i]! : this.outputs[i - prompt.length]!
+    return tokens
   }
 
   /** Keys of the pages filled by output tokens since the last call. The token sampled last is in no page yet. */

@@ -9,8 +9,8 @@ export interface PublicationOptions {
   readonly metrics: EngineMetrics
   /** Output tokens that a reader may leave unread. */
   readonly maxUnreadTokens: number
-  /** Called when an answer has ended and its readers will be told so. */
-  readonly ended: (generation: Generation) => void
+  /** Called when an answer has ended and its readers will be told so; returns whether no answer to its prompt is left. */
+  readonly ended: (generation: Generation) => boolean
   /** Called in the microtask that tells readers. */
   readonly told: () => void
 }
@@ -40,6 +40,11 @@ export class Publication {
 
   add(generation: Generation): void {
     this.generations.set(generation.scheduled.id, generation)
+  }
+
+  /** Those that have not ended. */
+  running(): ReadonlyArray<Generation> {
+    return [...this.generations.values()]
   }
 
   /** Undefined for what has ended. */
@@ -95,11 +100,12 @@ export class Publication {
       if (generation === undefined) continue
       this.generations.delete(request.id)
       this.touched.add(generation)
+      if (failure === FailureReason.nonFinite) generation.corrupt = true
       if (reason === "error")
         generation.fail(failed(failureText(failure, generation) ?? lastFailure ?? "the executor failed"))
       else generation.complete(reason, nowMicros)
-      this.options.ended(generation)
-      this.options.metrics.finished(generation, generation.finished?.reason ?? reason)
+      const isLast = this.options.ended(generation)
+      this.options.metrics.finished(generation, generation.finished?.reason ?? reason, isLast)
     }
   }
 
@@ -108,7 +114,7 @@ export class Publication {
     for (const generation of this.generations.values()) {
       generation.fail(failed(detail))
       this.touched.add(generation)
-      this.options.ended(generation)
+      this.options.metrics.finished(generation, "error", this.options.ended(generation))
     }
     this.generations.clear()
   }

@@ -11,6 +11,7 @@ import { EngineError, type EngineStatus, type GenerateRequest } from "./Engine.t
 import type { EngineMetrics } from "./EngineMetrics.ts"
 import { describe, ExecutorLoop } from "./ExecutorLoop.ts"
 import type { Generation } from "./Generation.ts"
+import { type PrefixEvent, PrefixEvents } from "./PrefixEvents.ts"
 import { Publication } from "./Publication.ts"
 
 export interface ServingLoopOptions {
@@ -19,6 +20,8 @@ export interface ServingLoopOptions {
   readonly metrics: EngineMetrics
   /** Takes everything that the loop is told and decides, where that is recorded. */
   readonly record?: ((event: RecordedEvent) => void) | undefined
+  /** Takes what changes in the prefix cache. */
+  readonly prefixEvents?: ((event: PrefixEvent) => void) | undefined
   /** Integer µs, never going back. */
   readonly now: () => number
   /** Executor failures in a row after which the engine is unhealthy. */
@@ -66,6 +69,11 @@ export class ServingLoop {
       stepDone: (result) => this.stepDone(result),
       stepFailed: () => this.stepFailed(),
     })
+    const { prefixEvents } = options
+    if (prefixEvents === undefined) return
+    const { pageSize } = driver.layout
+    const listener = new PrefixEvents(pageSize, (request) => this.publication.of(request), prefixEvents)
+    this.driver.scheduler.memory.prefixes.listener = listener
   }
 
   /** Carries out steps until interrupted. Fails when the executor is lost. */
@@ -101,6 +109,7 @@ export class ServingLoop {
         this.admitted.delete(admitted)
       })
     }
+    this.options.metrics.started(generations.length)
     this.idle.closeUnsafe()
     this.executor.wake()
     return admitted
@@ -116,6 +125,11 @@ export class ServingLoop {
     this.guard(() => this.perform(this.driver.abort(generation.scheduled.id)))
     this.settle()
     this.executor.wake()
+  }
+
+  /** Ends every answer, whatever its reader does. */
+  abortAll(): void {
+    for (const generation of this.publication.running()) this.abort(generation)
   }
 
   status(): EngineStatus {

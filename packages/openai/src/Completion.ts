@@ -11,11 +11,12 @@ export type Usage = typeof Usage.Type
 export const FinishReason = Schema.Literals(["stop", "length", "abort"])
 export type FinishReason = typeof FinishReason.Type
 
-/** Lists of equal length, one entry per output token. */
+/** Lists of equal length, one entry per token: those of the prompt, where it is echoed, and those of the output. */
 export const CompletionLogprobs = Schema.Struct({
   tokens: Schema.Array(Schema.String),
-  token_logprobs: Schema.Array(Schema.Finite),
-  top_logprobs: Schema.Array(Schema.Record(Schema.String, Schema.Finite)),
+  /** Null for the first token of a prompt that is echoed: nothing comes before it. */
+  token_logprobs: Schema.Array(Schema.NullOr(Schema.Finite)),
+  top_logprobs: Schema.Array(Schema.NullOr(Schema.Record(Schema.String, Schema.Finite))),
   /** Where the token begins in the choice's text, in UTF-16 units. */
   text_offset: Schema.Array(Schema.Int),
 })

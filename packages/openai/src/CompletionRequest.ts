@@ -4,7 +4,7 @@ import { type Decoded, decodeRequest, InvalidRequest } from "./InvalidRequest.ts
 import { requestLimits } from "./Limits.ts"
 import { Prompt, promptsOf } from "./Prompt.ts"
 import { samplingFields } from "./SamplingFields.ts"
-import { findUnsupported, unsupportedFields } from "./Unsupported.ts"
+import { findUnsupported, isWorthALine } from "./Unsupported.ts"
 
 /** Output tokens when a completion request names no number. */
 export const defaultMaxTokens = 16
@@ -13,7 +13,8 @@ export const defaultMaxTokens = 16
 export const CompletionRequest = Schema.Struct({
   ...samplingFields,
   prompt: Prompt,
-  max_tokens: optional(intBetween(1, 0x7fff_ffff)),
+  /** 0 asks for the prompt alone, for its length or its log-probabilities. */
+  max_tokens: optional(intBetween(0, 0x7fff_ffff)),
   logprobs: optional(intBetween(0, requestLimits.logprobs)),
   echo: optional(Schema.Boolean),
   add_special_tokens: optional(Schema.Boolean),
@@ -39,14 +40,14 @@ export const decodeCompletionRequest = (body: unknown): Result.Result<Decoded<Co
   if (prompts * n > requestLimits.choices) {
     return refuse("n", `${prompts} prompts × n = ${n} exceeds ${requestLimits.choices} answers in one request`)
   }
+  if (request.echo === true && typeof request.logprobs === "number" && n > 1) {
+    return refuse("n", `echo with logprobs takes one answer, got n = ${n}`)
+  }
   if (request.best_of !== undefined && request.best_of !== null && request.best_of !== n) {
     return refuse("best_of", `best_of = ${request.best_of} is not supported: leave it out or give n = ${n}`)
   }
   if (request.stream_options && request.stream !== true) {
     return refuse("stream_options", "stream_options is only allowed when stream is true")
-  }
-  if (request.echo === true && typeof request.logprobs === "number") {
-    return refuse("echo", "echo together with logprobs is not supported by this server")
   }
   if (request.uniprefill?.report === true && prompts > 1) {
     return refuse("uniprefill.report", `uniprefill.report takes a single prompt, got ${prompts}`)
@@ -55,6 +56,6 @@ export const decodeCompletionRequest = (body: unknown): Result.Result<Decoded<Co
   if ((request.min_tokens ?? 0) > maxTokens) {
     return refuse("min_tokens", `min_tokens = ${request.min_tokens} exceeds max_tokens = ${maxTokens}`)
   }
-  const unknownFields = decoded.success.unknownFields.filter((name) => !unsupportedFields.includes(name))
+  const unknownFields = decoded.success.unknownFields.filter(isWorthALine)
   return Result.succeed({ value: request, unknownFields })
 }

@@ -17,6 +17,7 @@ export type ErrorBody = typeof ErrorBody.Type
 const types: Readonly<Record<number, string>> = {
   400: "BadRequestError",
   401: "AuthenticationError",
+  403: "PermissionDeniedError",
   404: "NotFoundError",
   405: "MethodNotAllowedError",
   408: "RequestTimeoutError",

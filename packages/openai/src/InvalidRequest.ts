@@ -1,4 +1,6 @@
 import { Result, Schema, SchemaIssue } from "effect"
+import { isList } from "./Field.ts"
+import { cut } from "./Text.ts"
 
 /** A request that cannot be served as asked; becomes a 400. */
 export class InvalidRequest extends Schema.TaggedError<InvalidRequest>()("InvalidRequest", {
@@ -14,9 +16,10 @@ const shownChars = 40
 const show = (value: unknown): string => {
   if (value === undefined) return "nothing"
   if (typeof value === "string") {
-    return JSON.stringify(value.length > shownChars ? `${value.slice(0, shownChars)}…` : value)
+    return JSON.stringify(value.length > shownChars ? `${cut(value, shownChars)}…` : value)
   }
-  if (Array.isArray(value)) return `a list of ${value.length}`
+  if (isList(value)) return `a list of ${value.length}`
+  if (typeof value === "bigint") return String(value)
   if (typeof value === "object" && value !== null) return "an object"
   return JSON.stringify(value) ?? typeof value
 }
@@ -32,7 +35,7 @@ const paramOf = (path: Path): string => {
     if (typeof key === "number") param += `[${key}]`
     else param += param === "" ? String(key) : `.${String(key)}`
   }
-  return param.slice(0, 256)
+  return cut(param, 256)
 }
 
 const valueAt = (input: unknown, path: Path): unknown => {
@@ -77,11 +80,11 @@ const structOf = (schema: unknown): Record<string, unknown> | undefined => {
 const collectUnknown = (fields: Record<string, unknown>, input: object, prefix: string, into: Array<string>): void => {
   for (const [name, value] of Object.entries(input)) {
     if (!Object.hasOwn(fields, name)) {
-      into.push(`${prefix}${name.slice(0, 64)}`)
+      into.push(`${prefix}${cut(name, 64)}`)
       continue
     }
     const nested = structOf(fields[name])
-    if (nested !== undefined && typeof value === "object" && value !== null && !Array.isArray(value)) {
+    if (nested !== undefined && typeof value === "object" && value !== null && !isList(value)) {
       collectUnknown(nested, value, `${prefix}${name}.`, into)
     }
   }

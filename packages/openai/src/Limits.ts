@@ -20,6 +20,12 @@ export interface RequestLimits {
   readonly userLength: number
   readonly modelLength: number
   readonly cacheSaltLength: number
+  /** Messages of a conversation. */
+  readonly messages: number
+  /** Characters and values of a chat template's own variables. */
+  readonly templateVariables: number
+  /** Tokens that are turned into text at a time. */
+  readonly detokenizedTokens: number
   /** Latest deadline for a first token, in ms. */
   readonly ttftSloMs: number
 }
@@ -38,6 +44,9 @@ export const requestLimits: RequestLimits = {
   userLength: 512,
   modelLength: 512,
   cacheSaltLength: 256,
+  messages: 4096,
+  templateVariables: 65_536,
+  detokenizedTokens: 1_048_576,
   ttftSloMs: 86_400_000,
 }
 

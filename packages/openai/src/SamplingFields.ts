@@ -1,6 +1,6 @@
 import { Schema } from "effect"
-import { finiteBetween, intBetween, optional, stringUpTo, tokenIds } from "./Field.ts"
-import { requestLimits } from "./Limits.ts"
+import { finiteBetween, floatAbove, intBetween, optional, Seed, stringUpTo, tokenIds } from "./Field.ts"
+import { maxTokenId, requestLimits } from "./Limits.ts"
 
 const Stop = Schema.declare(
   (input): input is string | ReadonlyArray<string> => typeof input === "string" || Array.isArray(input),
@@ -25,7 +25,8 @@ const LogitBias = Schema.Record(Schema.String, finiteBetween(-100, 100)).check(
   Schema.makeFilter((bias) => {
     const keys = Object.keys(bias)
     if (keys.length > requestLimits.logitBias) return `Expected at most ${requestLimits.logitBias} token ids`
-    const bad = keys.find((key) => !/^\d{1,10}$/.test(key))
+    // One way to write each id, so that none comes twice.
+    const bad = keys.find((key) => !/^(?:0|[1-9]\d{0,9})$/.test(key) || Number(key) > maxTokenId)
     return bad === undefined ? undefined : { path: [bad], issue: "Expected a token id as the key" }
   }),
 )
@@ -43,11 +44,7 @@ const CacheSalt = Schema.String.check(
 export const samplingFields = {
   model: optional(stringUpTo(requestLimits.modelLength)),
   temperature: optional(finiteBetween(0, 100)),
-  top_p: optional(
-    Schema.Finite.check(
-      Schema.makeFilter((p) => (p > 0 && p <= 1 ? undefined : "Expected a value above 0 and at most 1")),
-    ),
-  ),
+  top_p: optional(floatAbove(0, 1)),
   /** 0 and −1 are off. */
   top_k: optional(intBetween(-1, 0x7fff_ffff)),
   min_p: optional(finiteBetween(0, 1)),
@@ -56,7 +53,7 @@ export const samplingFields = {
   repetition_penalty: optional(finiteBetween(0.01, 10)),
   logit_bias: optional(LogitBias),
   n: optional(intBetween(1, requestLimits.n)),
-  seed: optional(intBetween(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)),
+  seed: optional(Seed),
   stop: optional(Stop),
   stop_token_ids: optional(tokenIds(requestLimits.stopTokenIds)),
   include_stop_str_in_output: optional(Schema.Boolean),
@@ -65,7 +62,13 @@ export const samplingFields = {
   skip_special_tokens: optional(Schema.Boolean),
   allowed_token_ids: optional(tokenIds(requestLimits.allowedTokenIds)),
   stream: optional(Schema.Boolean),
-  stream_options: optional(Schema.Struct({ include_usage: optional(Schema.Boolean) })),
+  stream_options: optional(
+    Schema.Struct({
+      include_usage: optional(Schema.Boolean),
+      /** The usage so far in every event. */
+      continuous_usage_stats: optional(Schema.Boolean),
+    }),
+  ),
   /** Lower is sooner, under a policy that looks at it. */
   priority: optional(intBetween(-0x8000_0000, 0x7fff_ffff)),
   /** When the first token is due, from the request's arrival; for policies that look at it. A field of this server. */
@@ -90,3 +93,5 @@ export const samplingFields = {
     }),
   ),
 }
+
+export type SamplingFields = Schema.Struct<typeof samplingFields>["Type"]

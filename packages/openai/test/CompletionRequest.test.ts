@@ -21,8 +21,8 @@ describe("refuses a bad field by name, with what was expected and what came", ()
   test.each([
     [{ temperature: -0.1 }, "temperature", "temperature: expected a value between 0 and 100, got -0.1"],
     [{ temperature: "hot" }, "temperature", 'temperature: expected number, got "hot"'],
-    [{ top_p: 0 }, "top_p", "top_p: expected a value above 0 and at most 1, got 0"],
-    [{ top_p: 1.5 }, "top_p", "top_p: expected a value above 0 and at most 1, got 1.5"],
+    [{ top_p: 0 }, "top_p", "top_p: expected a value above 0 and at most 1, as a 32-bit float too, got 0"],
+    [{ top_p: 1.5 }, "top_p", "top_p: expected a value above 0 and at most 1, as a 32-bit float too, got 1.5"],
     [{ top_k: 1.5 }, "top_k", "top_k: expected an integer, got 1.5"],
     [{ min_p: 2 }, "min_p", "min_p: expected a value between 0 and 1, got 2"],
     [{ frequency_penalty: 3 }, "frequency_penalty", "frequency_penalty: expected a value between -2 and 2, got 3"],
@@ -34,10 +34,10 @@ describe("refuses a bad field by name, with what was expected and what came", ()
     ],
     [{ n: 0 }, "n", "n: expected a value between 1 and 64, got 0"],
     [{ n: 65 }, "n", "n: expected a value between 1 and 64, got 65"],
-    [{ max_tokens: 0 }, "max_tokens", "max_tokens: expected a value between 1 and 2147483647, got 0"],
+    [{ max_tokens: -1 }, "max_tokens", "max_tokens: expected a value between 0 and 2147483647, got -1"],
     [{ logprobs: 21 }, "logprobs", "logprobs: expected a value between 0 and 20, got 21"],
     [{ logprobs: true }, "logprobs", "logprobs: expected number, got true"],
-    [{ seed: 1.5 }, "seed", "seed: expected an integer, got 1.5"],
+    [{ seed: 1.5 }, "seed", "seed: expected an integer of at most 64 bits, got 1.5"],
     [{ stream: "yes" }, "stream", 'stream: expected boolean, got "yes"'],
     [{ stop: 5 }, "stop", "stop: expected a string or a list of strings, got 5"],
     [{ stop: ["a", 5] }, "stop[1]", "stop[1]: expected a string, got 5"],
@@ -47,6 +47,7 @@ describe("refuses a bad field by name, with what was expected and what came", ()
     [{ stop_token_ids: [1, -1] }, "stop_token_ids[1]", "stop_token_ids[1]: expected a token id, got -1"],
     [{ stop_token_ids: 7 }, "stop_token_ids", "stop_token_ids: expected a list of token ids, got 7"],
     [{ allowed_token_ids: ["a"] }, "allowed_token_ids[0]", 'allowed_token_ids[0]: expected a token id, got "a"'],
+    [{ logit_bias: { "07": 1 } }, "logit_bias.07", "logit_bias.07: expected a token id as the key, got 1"],
     [{ logit_bias: { a: 1 } }, "logit_bias.a", "logit_bias.a: expected a token id as the key, got 1"],
     [{ logit_bias: { "5": 101 } }, "logit_bias.5", "logit_bias.5: expected a value between -100 and 100, got 101"],
     [{ uniprefill: { p: 1.1 } }, "uniprefill.p", "uniprefill.p: expected a value between 0 and 1, got 1.1"],
@@ -99,6 +100,21 @@ describe("refuses a bad field by name, with what was expected and what came", ()
     expect(refuse({ model: "m", prompt: "x", ...fields })).toEqual({ param, message })
   })
 
+  it("bounds seeds to 64 bits, and says which it got", () => {
+    for (const seed of [2n ** 64n, -(2n ** 63n) - 1n]) {
+      expect(refuse({ prompt: "x", seed })).toEqual({
+        param: "seed",
+        message: `seed: expected an integer of at most 64 bits, got ${seed}`,
+      })
+    }
+    expect(accept({ seed: 2n ** 64n - 1n }).value.seed).toBe(2n ** 64n - 1n)
+  })
+
+  it("takes one answer where the prompt's log-probabilities are echoed", () => {
+    expect(refuse({ prompt: "x", echo: true, logprobs: 0, n: 2 }).param).toBe("n")
+    expect(accept({ echo: true, logprobs: 0 }).value.logprobs).toBe(0)
+  })
+
   it("names a body that is no object, and a missing prompt", () => {
     expect(refuse([1])).toEqual({ param: null, message: "request body: expected object, got a list of 1" })
     expect(refuse(null)).toEqual({ param: null, message: "request body: expected object, got null" })
@@ -125,12 +141,18 @@ describe("refuses what would change the answer and is not supported", () => {
   ])("%s", (name, value) => {
     expect(refuse({ prompt: "x", [name]: value })).toEqual({
       param: name,
-      message: `${name} is not supported by this server`,
+      message: expect.stringMatching(new RegExp(`^${name} (is|are) not supported by this server`)),
     })
   })
 
-  it("echo with logprobs, best_of above n", () => {
-    expect(refuse({ prompt: "x", echo: true, logprobs: 0 }).param).toBe("echo")
+  it("fields of other servers that would change the answer", () => {
+    for (const fields of [{ typical_p: 0.9 }, { xtc_probability: 0.5 }, { no_repeat_ngram_size: 3 }, { regex: "a" }]) {
+      expect(refuse({ prompt: "x", ...fields }).param).toBe(Object.keys(fields)[0])
+    }
+    expect(accept({ typical_p: 1, metadata: { a: "b" }, store: true }).unknownFields).toEqual([])
+  })
+
+  it("best_of above n", () => {
     expect(refuse({ prompt: "x", best_of: 3 }).param).toBe("best_of")
     expect(accept({ best_of: 1 }).value.best_of).toBe(1)
     expect(accept({ n: 3, best_of: 3 }).value.n).toBe(3)

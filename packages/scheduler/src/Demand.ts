@@ -125,7 +125,10 @@ export class Demand {
   private carrySlabs(request: Request, segment: number, replayed: number): number {
     const table = this.layout.segments[segment]?.carry ?? -1
     if (table < 0) return 0
-    return pagesFor(request.progress.rowsOf(segment) + replayed, this.layout.pageSize) * this.layout.tables[table]!.slabsPerPage
+    return (
+      pagesFor(request.progress.rowsOf(segment) + replayed, this.layout.pageSize) *
+      this.layout.tables[table]!.slabsPerPage
+    )
   }
 
   /** A sliding table that is filled chunk by chunk holds at most its window and one chunk. */

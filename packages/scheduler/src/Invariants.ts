@@ -58,7 +58,10 @@ export const checkIntegrity = (
         else require(prefix.has(slab), "a cached slab is read by those whose prefix it is", { slab, id })
       }
     }
-    require(request.holdings.reservedSlabs >= 0, "a reservation is never negative", { id, reserved: request.holdings.reservedSlabs })
+    require(request.holdings.reservedSlabs >= 0, "a reservation is never negative", {
+      id,
+      reserved: request.holdings.reservedSlabs,
+    })
     if (request.phase === "waiting")
       require(request.holdings.tables.every((table) => table.length === 0) &&
         request.slot < 0, "a waiting request owns nothing", {

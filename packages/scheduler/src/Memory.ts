@@ -63,7 +63,10 @@ export class Memory {
     this.cache = this.prefixes.cache
     this.demand = new Demand(layout, this.pool, config.maxRowsPerStep)
     this.hasStates = layout.stateSlotBytes > 0
-    this.slabsPerOutputPage = layout.tables.reduce((sum, { kind, slabsPerPage }) => sum + (kind === "full" ? slabsPerPage : 0), 0)
+    this.slabsPerOutputPage = layout.tables.reduce(
+      (sum, { kind, slabsPerPage }) => sum + (kind === "full" ? slabsPerPage : 0),
+      0,
+    )
     for (let slot = slots - 1; slot >= 0; slot--) this.freeSlots.push(slot)
     for (let slot = stateSlots - 1; slot >= 0; slot--) this.freeStateSlots.push(slot)
   }
@@ -239,7 +242,11 @@ export class Memory {
       if (table.segment < request.progress.segment || table.segment > lastSegment) continue
       if (table.kind === "carry" && !request.drops) continue
       const chunk = table.segment === request.progress.segment || !request.drops
-      need += this.lacking(request, t, chunk ? request.progress.computedRows + rows : request.progress.prefillRows(table.segment))
+      need += this.lacking(
+        request,
+        t,
+        chunk ? request.progress.computedRows + rows : request.progress.prefillRows(table.segment),
+      )
     }
     return need
   }
@@ -288,7 +295,8 @@ export class Memory {
       const rows = request.progress.tableRows(table.segment)
       const spent = table.kind === "carry" && table.segment < segment - 1
       let pages: number = pagesFor(rows, this.layout.pageSize)
-      if (spent && !(table.segment === 0 && request.holdings.keepsCarry)) pages = table.segment === 0 ? request.holdings.cached.length : 0
+      if (spent && !(table.segment === 0 && request.holdings.keepsCarry))
+        pages = table.segment === 0 ? request.holdings.cached.length : 0
       this.trim(request, t, pages)
       if (table.kind === "sliding") this.slide(request, t, rows, this.pendingWindowFrees)
     }
@@ -428,7 +436,8 @@ export class Memory {
   private slide(request: Request, tableIndex: number, nextRow: number, frees: IntList): void {
     const table = this.layout.tables[tableIndex]!
     const firstVisible = nextRow - table.window + 1
-    const pages = Math.floor(Math.max(0, firstVisible) / this.layout.pageSize) - request.holdings.freedPages[tableIndex]!
+    const pages =
+      Math.floor(Math.max(0, firstVisible) / this.layout.pageSize) - request.holdings.freedPages[tableIndex]!
     if (pages <= 0) return
     const slabs = request.holdings.tables[tableIndex]!
     const count = pages * table.slabsPerPage

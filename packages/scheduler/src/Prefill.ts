@@ -19,8 +19,8 @@ export interface ChunkLimits {
   /** How a step is measured, and how much of that it may be. */
   readonly measure: CostModel
   readonly most: number
-  /** Rows that the step still takes. */
-  readonly rows: number
+  /** Prefill rows that each segment may have in the step. */
+  readonly rowsPerSegment: number
   /** Rows after which the chunk is cut, whatever fits: where prefill can resume. */
   readonly cut: number
   /** Whether an item of so many rows that runs on to a segment finds its memory. */
@@ -43,7 +43,8 @@ export const largestChunk = (
   const { progress } = request
   const remaining = progress.prefillRows(progress.segment) - progress.computedRows
   const wanted = Math.min(remaining, limits.cut)
-  const most = wanted <= limits.rows ? wanted : roundDown(limits.rows, chunkRows)
+  const left = rowsLeft(request, layout, load, limits.rowsPerSegment)
+  const most = wanted <= left ? wanted : roundDown(left, chunkRows)
   if (most <= 0 && remaining > 0) return null
   const costWith = (rows: number): number => {
     addRows(request, layout, load, rows, 1)
@@ -57,10 +58,15 @@ export const largestChunk = (
 }
 
 /** The smallest piece, whatever it costs: what a step with nothing else to do, or a starved prompt, is given. */
-export const smallestChunk = (request: Request, layout: KvLayout, rows: number): PrefillChunk | null => {
+export const smallestChunk = (
+  request: Request,
+  layout: KvLayout,
+  load: StepLoad,
+  rowsPerSegment: number,
+): PrefillChunk | null => {
   const { progress } = request
   const smallest = Math.min(chunkRows, progress.prefillRows(progress.segment) - progress.computedRows)
-  if (smallest > rows) return null
+  if (smallest > rowsLeft(request, layout, load, rowsPerSegment)) return null
   return { rows: smallest, lastSegment: lastSegmentTogether(request, progress.segment, layout) }
 }
 
@@ -102,7 +108,12 @@ export const addDone = (
   request: Request,
   layout: KvLayout,
   load: StepLoad,
-  item: { readonly firstRow: number; readonly rows: number; readonly firstSegment: number; readonly lastSegment: number },
+  item: {
+    readonly firstRow: number
+    readonly rows: number
+    readonly firstSegment: number
+    readonly lastSegment: number
+  },
 ): void => {
   const { progress } = request
   const { firstRow, rows, firstSegment, lastSegment } = item
@@ -116,6 +127,14 @@ export const addDone = (
     load.addRows(1, s, first, count, all, previous)
     if (request.drops && first + count === all) addScoring(request, layout, load, s, 1)
   }
+}
+
+/** Rows of the request that the step still takes, in every segment that they pass together. */
+const rowsLeft = (request: Request, layout: KvLayout, load: StepLoad, rowsPerSegment: number): number => {
+  const { segment } = request.progress
+  let taken = 0
+  for (let s = segment; s <= lastSegmentTogether(request, segment, layout); s++) taken = Math.max(taken, load.rows[s]!)
+  return rowsPerSegment - taken
 }
 
 /** Whole chunks, or all of `most`, that cost no more than the limit; −1 where not even none do. */
@@ -156,7 +175,8 @@ const runOn = (request: Request, layout: KvLayout, load: StepLoad, rows: number,
   let last = segment
   while (last + 1 < layout.segments.length) {
     addSegment(request, layout, load, last + 1, 1)
-    if (limits.measure.stepMicros(load) > limits.most || !limits.hasMemory(rows, last + 1)) {
+    const fits = load.rows[last + 1]! <= limits.rowsPerSegment && limits.measure.stepMicros(load) <= limits.most
+    if (!fits || !limits.hasMemory(rows, last + 1)) {
       addSegment(request, layout, load, last + 1, -1)
       break
     }

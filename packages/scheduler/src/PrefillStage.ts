@@ -12,8 +12,8 @@ export class PrefillStage {
   /** Times that a prompt was given a chunk beyond the budget: one that waited too long, or what it was owed. */
   overBudgetChunks = 0
   private readonly state: ServingState
-  /** Of the plan being made: rows that it still takes; the segment that its items start at; what it may be measured to take. */
-  private rowsLeft = 0
+  /** Of the plan being made: prefill rows that a segment may have; the segment that its items start at; what it may be measured to take. */
+  private rowsPerSegment = 0
   private startSegment = -1
   private most = 0
   /** Prompts that wait may be admitted, and so many more may be refused. */
@@ -46,7 +46,7 @@ export class PrefillStage {
     const { load, prefilling, waiting, config, ranking } = state
     this.admitting = this.mayAdmit()
     if (!this.admitting && prefilling.length === 0) return
-    this.rowsLeft = config.maxRowsPerStep - load.decodeRows
+    this.rowsPerSegment = config.maxRowsPerStep - load.decodeRows
     this.startSegment = -1
     this.refusalsLeft = mostRefusals
     this.most = state.budget.open(load, this.someoneWaits)
@@ -100,7 +100,6 @@ export class PrefillStage {
     }
     if (load.decodeRows > 0) budget.settle(load)
     this.startSegment = progress.segment
-    this.rowsLeft -= chunk.rows
     if (request === this.front) this.frontIsServed = true
     this.addItem(request, chunk, plan, nowMicros)
     return true
@@ -112,11 +111,9 @@ export class PrefillStage {
     return {
       measure: budget.measure,
       most: this.most,
-      rows: this.rowsLeft,
+      rowsPerSegment: this.rowsPerSegment,
       cut:
-        progress.segment === 0
-          ? memory.prefixes.rowsToCut(request, progress.computedRows)
-          : Number.POSITIVE_INFINITY,
+        progress.segment === 0 ? memory.prefixes.rowsToCut(request, progress.computedRows) : Number.POSITIVE_INFINITY,
       hasMemory: (rows, lastSegment) => memory.canRun(request, rows, lastSegment),
     }
   }
@@ -127,7 +124,7 @@ export class PrefillStage {
    */
   private forced(request: Request, nowMicros: number): PrefillChunk | null {
     const { config, load, budget } = this.state
-    const chunk = smallestChunk(request, config.layout, this.rowsLeft)
+    const chunk = smallestChunk(request, config.layout, load, this.rowsPerSegment)
     if (chunk === null || load.decodeRows === 0) return chunk
     addChunk(request, config.layout, load, chunk)
     const pays = budget.pays(load)

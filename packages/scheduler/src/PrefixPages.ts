@@ -1,7 +1,7 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
-import { type CachedPage, PrefixCache } from "./PrefixCache.ts"
+import { type CachedPage, type PageKey, PrefixCache } from "./PrefixCache.ts"
 import type { Request } from "./Request.ts"
 import type { SlabPool } from "./SlabPool.ts"
 import { StateOperation, type StepPlan } from "./StepPlan.ts"
@@ -11,6 +11,15 @@ interface SharedTables {
   readonly whole: ReadonlyArray<number>
   readonly sliding: ReadonlyArray<number>
   readonly root: CachedPage
+}
+
+/** Hears what is cached and what no longer is, for those who route requests to where their prefixes are. */
+export interface PrefixListener {
+  /** Page number `page` of the request's prompt and output has been published under `key`, behind that of `parent`. */
+  readonly stored: (request: Request, page: number, key: PageKey, parent: PageKey | null) => void
+  readonly removed: (key: PageKey) => void
+  /** Nothing is cached any more. */
+  readonly cleared: () => void
 }
 
 /** A copy of a slot's recurrent states that a planned step makes. */
@@ -31,6 +40,7 @@ interface PlannedSnapshot {
  */
 export class PrefixPages {
   readonly cache = new PrefixCache()
+  listener: PrefixListener | null = null
   /** Tokens looked up in the cache, and found there. */
   queries = 0
   hits = 0
@@ -128,7 +138,8 @@ export class PrefixPages {
       if (request.holdings.freedPages[t]! > 0) plan.windowFrees.push3(request.slot, t, request.holdings.freedPages[t]!)
       listSlabs(plan.maps, request.slot, t, request.holdings.tables[t]!, 0)
     }
-    if (this.hasStates) plan.states.push3(request.slot, StateOperation.restore, request.holdings.cached[pages - 1]!.stateSlot)
+    if (this.hasStates)
+      plan.states.push3(request.slot, StateOperation.restore, request.holdings.cached[pages - 1]!.stateSlot)
   }
 
   /**
@@ -162,8 +173,10 @@ export class PrefixPages {
       if (this.isShared(slabs)) return 0
       this.retainSlabs(slabs)
       request.holdings.cached.push(this.cache.publish(parent, key, slabs, shared.sliding.length))
+      this.listener?.stored(request, p, key, p === 0 ? null : parent.key)
     }
-    if (rows !== pages * pageSize || request.holdings.cached.length < pages || !this.isResumePoint(request, rows)) return 0
+    if (rows !== pages * pageSize || request.holdings.cached.length < pages || !this.isResumePoint(request, rows))
+      return 0
     // Decode makes no copies of states, without which windows are of no use.
     if (shared.sliding.length === 0 || (this.hasStates && request.phase === "decode")) return 0
     return this.keepWindows(request, pages, shared, spare < 0 ? spareSlabs(request) : spare)
@@ -242,6 +255,7 @@ export class PrefixPages {
   evict(plan: StepPlan): number {
     const page = this.cache.evict()
     if (page === undefined) return -1
+    this.listener?.removed(page.key)
     plan.evictions.pushAll(page.slabs)
     for (const slabs of page.windows) if (slabs !== null) plan.evictions.pushAll(slabs)
     return this.forget(page)
@@ -256,6 +270,7 @@ export class PrefixPages {
       const stateSlot = this.forget(page)
       if (stateSlot >= 0) giveBack(stateSlot)
     }
+    this.listener?.cleared()
     if (this.cache.slabs > 0)
       throw new InvariantViolation("no page is in use once every slot is given up", { slabs: this.cache.slabs })
   }

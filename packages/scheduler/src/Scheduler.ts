@@ -129,7 +129,8 @@ export class Scheduler {
     if (load.decodeRows === 0 && plan.items.length === 0) {
       if (!plan.lists.some((list) => list.length > 0)) return false
     } else plan.predictedMicros = state.budget.predicted(load)
-    const planned = this.spareLoads.pop() ?? new StepLoad(state.config.layout.segments.length, windowsOf(state.config.layout))
+    const planned =
+      this.spareLoads.pop() ?? new StepLoad(state.config.layout.segments.length, windowsOf(state.config.layout))
     planned.assign(load)
     this.loads.push(planned)
     return true

@@ -18,12 +18,20 @@ const AddedToken = Schema.Struct({
   id: Schema.Int,
   content: Schema.String,
   special: Schema.optionalKey(Schema.Boolean),
+  lstrip: Schema.optionalKey(Schema.Boolean),
+  rstrip: Schema.optionalKey(Schema.Boolean),
 })
 
 /** The parts of tokenizer.json that this package itself reads; the rest is for @huggingface/tokenizers. */
 export const TokenizerJson = Schema.Struct({
   added_tokens: Schema.optionalKey(Schema.Array(AddedToken)),
-  model: Schema.Struct({ type: Schema.optionalKey(Schema.String), vocab: Schema.Unknown }),
+  model: Schema.Struct({
+    type: Schema.optionalKey(Schema.String),
+    vocab: Schema.Unknown,
+    byte_fallback: Schema.optionalKey(Schema.NullOr(Schema.Boolean)),
+  }),
+  normalizer: Schema.optionalKey(Schema.Unknown),
+  pre_tokenizer: Schema.optionalKey(Schema.Unknown),
   decoder: Schema.NullOr(Schema.Record(Schema.String, Schema.Unknown)),
 })
 export type TokenizerJson = typeof TokenizerJson.Type

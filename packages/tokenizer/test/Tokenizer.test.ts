@@ -46,7 +46,7 @@ describe("encode and decode", () => {
   )
 })
 
-describe("the encoding thread", () => {
+describe("the threads", () => {
   const long = loremLine.repeat(2_000)
 
   it.live("leaves the event loop free", () =>
@@ -78,6 +78,21 @@ describe("the encoding thread", () => {
       assert.isAbove((yield* Fiber.join(running)).length, 0)
       assert.strictEqual(tokenizer.decode(yield* Fiber.join(next), keepSpecial), long.slice(0, 9_000))
     }).pipe(Effect.provide(Tokenizer.layer({ directory, maxWaiting: 1 }))),
+  )
+
+  it.live(
+    "do not let a text that takes ages stand before a short one, nor one whose client left before a long one",
+    () =>
+      Effect.gen(function* () {
+        const tokenizer = yield* Tokenizer
+        const ages = yield* Effect.forkChild(tokenizer.encode(loremLine.repeat(150_000), noSpecial), {
+          startImmediately: true,
+        })
+        yield* tokenizer.encode(long.slice(0, 5_000), noSpecial)
+        assert.isUndefined(ages.pollUnsafe())
+        yield* Fiber.interrupt(ages)
+        assert.isAbove((yield* tokenizer.encode(long, noSpecial)).length, 20_000)
+      }).pipe(Effect.provide(Tokenizer.layer({ directory }))),
   )
 
   it.live("throws the tokens of an interrupted text away and gives the next text its own", () =>
@@ -124,7 +139,7 @@ describe("chat templates", () => {
   it.effect("renders the model's own", () =>
     Effect.gen(function* () {
       const tokenizer = yield* Tokenizer
-      assert.isTrue(tokenizer.hasChatTemplate)
+      assert.isString(tokenizer.chatTemplate)
       assert.strictEqual(yield* tokenizer.renderChat(chat), "some text\nQuestion: What is it?\nAnswer:")
       const messages = [...chat.messages, { role: "assistant", content: "It is " }]
       const open = { ...chat, messages, addGenerationPrompt: false, continueFinalMessage: true }
@@ -136,6 +151,60 @@ describe("chat templates", () => {
   )
 
   const source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ mood }}"
+
+  it.effect("leaves an answer open where its text ends, blanks as the template has them, also an empty one", () =>
+    withDirectory(
+      {
+        "tokenizer.json": needleJson,
+        "chat_template.jinja": "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}",
+      },
+      (path) =>
+        Effect.gen(function* () {
+          const tokenizer = yield* Tokenizer
+          const render = (content: string) => {
+            const messages = [...chat.messages, { role: "assistant", content }]
+            return tokenizer.renderChat({ ...chat, messages, addGenerationPrompt: false, continueFinalMessage: true })
+          }
+          const before = "<user>some text\nWhat is it?</s><assistant>"
+          assert.strictEqual(yield* render("It is "), `${before}It is `)
+          assert.strictEqual(yield* render("some text"), `${before}some text`)
+          assert.strictEqual(yield* render(""), before)
+        }).pipe(Effect.provide(Tokenizer.layer({ directory: path }))),
+    ),
+  )
+
+  it.effect("gives parts of content to a template that takes them, and one text to others", () =>
+    Effect.gen(function* () {
+      const parts = [
+        { type: "text" as const, text: "a" },
+        { type: "text" as const, text: "b" },
+      ]
+      const templates = {
+        "{% for m in messages %}{{ m.content }}{% endfor %}": "a\nb",
+        "{% for m in messages %}{% for part in m.content %}[{{ part.text }}]{% endfor %}{% endfor %}": "[a][b]",
+      }
+      for (const [template, text] of Object.entries(templates)) {
+        yield* withDirectory({ "tokenizer.json": needleJson, "chat_template.jinja": template }, (path) =>
+          Effect.gen(function* () {
+            const tokenizer = yield* Tokenizer
+            assert.strictEqual(
+              yield* tokenizer.renderChat({ ...chat, messages: [{ role: "user", content: parts }] }),
+              text,
+            )
+          }).pipe(Effect.provide(Tokenizer.layer({ directory: path }))),
+        )
+      }
+    }),
+  )
+
+  it.live("renders long chats on a thread, as here", () =>
+    Effect.gen(function* () {
+      const tokenizer = yield* Tokenizer
+      const messages = [{ role: "user", content: `${loremLine.repeat(500)}What is it?` }]
+      const text = yield* tokenizer.renderChat({ ...chat, messages })
+      assert.strictEqual(text, `${loremLine.repeat(500).trimEnd()}\nQuestion: What is it?\nAnswer:`)
+    }).pipe(Effect.provide(Tokenizer.layer({ directory }))),
+  )
 
   it.effect("takes one from tokenizer_config.json, with special tokens and the request's variables", () =>
     withDirectory(
@@ -164,7 +233,7 @@ describe("chat templates", () => {
       (path) =>
         Effect.gen(function* () {
           const none = yield* Effect.provide(Tokenizer, Tokenizer.layer({ directory: path }))
-          assert.isFalse(none.hasChatTemplate)
+          assert.isNull(none.chatTemplate)
           assert.strictEqual((yield* Effect.flip(none.renderChat(chat))).reason, "NoChatTemplate")
           const chatTemplate = join(path, "t.jinja")
           const refusing = yield* Effect.provide(Tokenizer, Tokenizer.layer({ directory: path, chatTemplate }))

@@ -21,7 +21,10 @@ export const policyNames = [
 export const defaultTokenBudget = { maxNumBatchedTokens: 2048, maxNumSeqs: 128 } as const
 
 const plain: ReadonlyMap<string, Policy> = new Map(
-  [fcfs, priority, shortestPrefill, earliestDeadline, fairShare, longestPrefixMatch].map((policy) => [policy.name, policy]),
+  [fcfs, priority, shortestPrefill, earliestDeadline, fairShare, longestPrefixMatch].map((policy) => [
+    policy.name,
+    policy,
+  ]),
 )
 
 /**

@@ -68,9 +68,7 @@ export const whyLines = (replica: Replica, { plan, plannedMicros, startMicros }:
     } else lines.push(`  ${name(request)} waits: the step's budget is spent (${spent})`)
   }
   for (const request of [...scheduler.waiting].slice(0, listed)) {
-    lines.push(
-      `  ${name(request)} is not admitted: ${refusal(replica, request, startSegment, spent)}`,
-    )
+    lines.push(`  ${name(request)} is not admitted: ${refusal(replica, request, startSegment, spent)}`)
   }
   if (scheduler.waiting.length > listed) lines.push(`  … and ${scheduler.waiting.length - listed} behind them`)
   return lines

@@ -1,0 +1,133 @@
+import type { ChatCompletion, ChatCompletionChunk, ChatDelta, ChatLogprobs } from "@uniprefill/openai/ChatCompletion"
+import { errorBody } from "@uniprefill/openai/ErrorBody"
+import type { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
+import { type AnswerFormat, done, sse } from "../answers/AnswerFormat.ts"
+import {
+  type AnswerEvent,
+  type AnswerPlan,
+  type Finished,
+  type PlannedChoice,
+  stopReasonOf,
+} from "../answers/AnswerPlan.ts"
+import { type StreamUsage, UsageCount } from "../answers/UsageCount.ts"
+import { chatLogprobs } from "./ChatLogprobs.ts"
+import { type ReasoningMarks, ReasoningSplit } from "./ReasoningSplit.ts"
+
+/** The engine's events in the wire format of chat completions. */
+export const chatFormat = (
+  plan: AnswerPlan,
+  reasoning: ReasoningMarks | null,
+  tokenizer: Pick<Tokenizer["Service"], "tokenText" | "tokenBytes">,
+  streamUsage: StreamUsage,
+): AnswerFormat => {
+  const { id, createdSeconds, model } = plan
+  const head = { id, created: createdSeconds, model }
+  const usage = new UsageCount(plan)
+  const splits = plan.choices.map(() => new ReasoningSplit(reasoning))
+
+  const chunk = (choice: PlannedChoice, delta: ChatDelta, logprobs: ChatLogprobs | null, end: Finished | null) =>
+    sse({
+      ...head,
+      object: "chat.completion.chunk",
+      choices: [
+        {
+          index: choice.index,
+          delta,
+          logprobs,
+          finish_reason: end?.reason ?? null,
+          stop_reason: end === null ? null : stopReasonOf(plan, end),
+        },
+      ],
+      ...usage.inChunk(streamUsage),
+      ...(end !== null && plan.report ? { uniprefill: { kept: end.kept } } : {}),
+    } satisfies ChatCompletionChunk)
+
+  const logprobsOf = (choice: PlannedChoice, event: AnswerEvent): ChatLogprobs | null => {
+    const { logprobs: top } = choice.request.sampling
+    return top < 0 || event._tag !== "Output" ? null : chatLogprobs(event.logprobs, top, tokenizer)
+  }
+
+  return {
+    begin: () => plan.choices.map((choice) => chunk(choice, { role: "assistant", content: "" }, null, null)).join(""),
+    events: (choice, events) => {
+      const split = splits[choice.index]!
+      let out = ""
+      for (let i = 0; i < events.length; i++) {
+        const event = events[i]!
+        usage.add(choice, event)
+        // The last output carries the end if it is there.
+        const next = event._tag === "Finished" ? event : events[i + 1]
+        const end = next?._tag === "Finished" ? next : null
+        if (end !== null && event._tag !== "Finished") {
+          i++
+          usage.add(choice, end)
+        }
+        const text = event._tag === "Output" ? split.push(event.text) : none
+        const rest = end === null ? none : split.flush()
+        const thoughts = text.reasoning + rest.reasoning
+        const said = text.content + rest.content
+        const logprobs = logprobsOf(choice, event)
+        const delta = {
+          ...(thoughts === "" ? {} : { reasoning_content: thoughts }),
+          ...(said === "" ? {} : { content: said }),
+        }
+        if (thoughts !== "" || said !== "" || end !== null || (logprobs !== null && logprobs.content.length > 0)) {
+          out += chunk(choice, delta, logprobs, end)
+        }
+      }
+      return out
+    },
+    end: () => {
+      const last = { ...head, object: "chat.completion.chunk", choices: [], usage: usage.usage } as const
+      return `${streamUsage === "none" ? "" : sse(last satisfies ChatCompletionChunk)}${done}`
+    },
+    failed: ({ status, message, param }) => `${sse(errorBody(status, message, param))}${done}`,
+    whole: (events) => {
+      const choices = plan.choices.map((choice, i) => {
+        const text = wholeText(events[i]!, splits[i]!)
+        const logprobs = { content: [] as Array<ChatLogprobs["content"][number]>, refusal: null }
+        for (const event of events[i]!) {
+          usage.add(choice, event)
+          for (const token of logprobsOf(choice, event)?.content ?? []) logprobs.content.push(token)
+        }
+        const end = events[i]!.at(-1) as Finished
+        return {
+          index: choice.index,
+          message: {
+            role: "assistant" as const,
+            content: text.content,
+            refusal: null,
+            ...(text.reasoning === "" ? {} : { reasoning_content: text.reasoning }),
+          },
+          logprobs: choice.request.sampling.logprobs < 0 ? null : logprobs,
+          finish_reason: end.reason,
+          stop_reason: stopReasonOf(plan, end),
+        }
+      })
+      const { kept } = events[0]!.at(-1) as Finished
+      const report = plan.report ? { uniprefill: { kept } } : {}
+      return {
+        ...head,
+        object: "chat.completion",
+        choices,
+        usage: usage.usage,
+        ...report,
+      } satisfies ChatCompletion
+    },
+  }
+}
+
+const none = { reasoning: "", content: "" }
+
+/** An answer's text in its two parts. */
+export const wholeText = (events: ReadonlyArray<AnswerEvent>, split: ReasoningSplit) => {
+  let reasoning = ""
+  let content = ""
+  const add = (part: { readonly reasoning: string; readonly content: string }) => {
+    reasoning += part.reasoning
+    content += part.content
+  }
+  for (const event of events) if (event._tag === "Output") add(split.push(event.text))
+  add(split.flush())
+  return { reasoning, content }
+}

@@ -1,0 +1,174 @@
+import { Effect, Option, References } from "effect"
+import { Argument, CliConfig, CliOutput, Command, Flag, GlobalFlag } from "effect/cli"
+import { benchOptions } from "../bench/BenchOptions.ts"
+import { benchServe } from "../bench/BenchServe.ts"
+import { demo } from "../demo/Demo.ts"
+import { demoOptions } from "../options/DemoOptions.ts"
+import { executorLive } from "../model/ExecutorLive.ts"
+import { generate } from "./GenerateCommand.ts"
+import { generateOptions } from "../options/GenerateOptions.ts"
+import { flagsOf, type GivenFlags, type OptionTable, resolveOptions } from "../options/Options.ts"
+import * as Logging from "../http/Logging.ts"
+import { serve } from "./ServeCommand.ts"
+import { serveOptions } from "../options/ServeOptions.ts"
+import { version } from "../Version.ts"
+
+/** What a config file may hold: the options of every command. */
+const allNames = [...new Set([serveOptions, generateOptions, demoOptions].flatMap((table) => Object.keys(table)))]
+
+const resolve = <Table extends OptionTable>(table: Table, flags: GivenFlags<Table>) =>
+  resolveOptions(table, flags, process.env, allNames)
+
+/** Only warnings are worth a line beside an answer, unless --log-level asks for more. */
+const quietly = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.gen(function* () {
+    const level = Option.getOrElse(yield* GlobalFlag.LogLevel, () => "Warn" as const)
+    return yield* Effect.provideService(effect, References.MinimumLogLevel, level)
+  }).pipe(Effect.provide(Logging.layer("text")))
+
+const serveCommand = Command.make(
+  "serve",
+  flagsOf(serveOptions),
+  Effect.fnUntraced(function* (flags) {
+    return yield* serve(yield* resolve(serveOptions, flags), executorLive)
+  }),
+).pipe(
+  Command.withShortDescription("Serve a model over an OpenAI-compatible HTTP API"),
+  Command.withDescription(
+    "Serve a model over an OpenAI-compatible HTTP API: /v1/models, /v1/completions, /tokenize, /detokenize, /health, " +
+      "/ready, /metrics, /version. SIGTERM or Ctrl-C lets running requests finish; a second one stops at once. " +
+      "Every option can also be set in the environment, --max-model-len as UNIPREFILL_MAX_MODEL_LEN, or in the file " +
+      "that --config names.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill serve", description: "Serve the embedded model on http://127.0.0.1:8000" },
+    {
+      command: "uniprefill serve --model ./Llama-3.1-8B --drop-schedule preset:llama-3.1-8b",
+      description: "Drop tokens with the paper's schedule for this model",
+    },
+    {
+      command: "uniprefill serve --drop-schedule off",
+      description: "The same answers as any dense server, at its speed",
+    },
+    {
+      command: "UNIPREFILL_API_KEY=secret uniprefill serve --host 0.0.0.0",
+      description: "Open to the network, for clients that have the key",
+    },
+  ]),
+)
+
+const generateCommand = Command.make(
+  "generate",
+  {
+    ...flagsOf(generateOptions),
+    prompt: Argument.String("prompt").pipe(
+      Argument.withDescription("The text to continue; without it, standard input is read"),
+      Argument.optional,
+    ),
+  },
+  Effect.fnUntraced(function* ({ prompt, ...flags }) {
+    return yield* quietly(generate(yield* resolve(generateOptions, flags), prompt, executorLive))
+  }),
+).pipe(
+  Command.withShortDescription("Answer one prompt on the terminal"),
+  Command.withDescription(
+    "Answer one prompt: the text goes to standard output as it is made, and how it went to standard error where that " +
+      "is a terminal. The line break that ends standard input is not part of the prompt.",
+  ),
+  Command.withExamples([
+    { command: 'uniprefill generate "Once upon a time" --max-tokens 32', description: "Continue a text" },
+    { command: "uniprefill generate < prompt.txt > answer.txt", description: "From a file to a file" },
+    { command: "uniprefill generate --drop-schedule off < prompt.txt", description: "The same, with no token dropped" },
+  ]),
+)
+
+const demoCommand = Command.make(
+  "demo",
+  {
+    ...flagsOf(demoOptions),
+    json: Flag.Boolean("json").pipe(
+      Flag.withDescription("Print the result as JSON instead of a picture"),
+      Flag.withDefault(false),
+    ),
+  },
+  Effect.fnUntraced(function* ({ json, ...flags }) {
+    return yield* quietly(demo(yield* resolve(demoOptions, flags), json, executorLive))
+  }),
+).pipe(
+  Command.withShortDescription("Find a sentence in a long text, dense and with token dropping"),
+  Command.withDescription(
+    "Hide a sentence in a long text and ask for it, once dense and once with token dropping: time to the first token, " +
+      "rows kept, a picture of the blocks that stayed, and both answers.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill demo", description: "A text of 8192 tokens" },
+    { command: "uniprefill demo --tokens 16384 --repeat 3", description: "A longer one, medians of three" },
+  ]),
+)
+
+const benchServeCommand = Command.make(
+  "serve",
+  flagsOf(benchOptions),
+  Effect.fnUntraced(function* (flags) {
+    return yield* benchServe(yield* resolveOptions(benchOptions, flags, process.env, Object.keys(benchOptions)))
+  }),
+).pipe(
+  Command.withShortDescription("Measure a running server as its clients see it"),
+  Command.withDescription(
+    "Send requests to a server with an OpenAI-compatible API, this one or another, and report throughput, time to the first " +
+      "token and time between tokens. Options and words are those of vllm bench serve.",
+  ),
+  Command.withExamples([
+    {
+      command: "uniprefill bench serve --num-prompts 200 --request-rate 10",
+      description: "Random prompts of 1,024 tokens",
+    },
+    {
+      command: "uniprefill bench serve --dataset-name timed-trace --dataset-path trace.jsonl",
+      description: "A recorded trace at its own times",
+    },
+    {
+      command: "uniprefill bench serve --backend openai-chat --goodput ttft:500,tpot:50",
+      description: "Chats, and how many keep both promises",
+    },
+  ]),
+)
+
+const benchCommand = Command.make("bench").pipe(
+  Command.withShortDescription("Measure"),
+  Command.withDescription("Measure a server: see uniprefill bench serve --help."),
+  Command.withSubcommands([benchServeCommand]),
+)
+
+const root = Command.make("uniprefill").pipe(
+  Command.withDescription(
+    "Long-context LLM serving with token-dropping prefill: at some layers of a long prompt, the blocks of tokens that its " +
+      "end pays no attention to leave the computation. Comes with a small model to try it on.",
+  ),
+  Command.withSubcommands([serveCommand, generateCommand, demoCommand, benchCommand]),
+  Command.withExamples([
+    { command: "uniprefill serve", description: "Serve the embedded model on http://127.0.0.1:8000" },
+    { command: 'uniprefill generate "Once upon a time"', description: "Answer one prompt on the terminal" },
+    { command: "uniprefill demo", description: "See what token dropping does to a long prompt" },
+    { command: "uniprefill serve --help", description: "Every option with its default" },
+  ]),
+)
+
+/** A wrong command line gets the error and the way to help; the whole of help would scroll the error away. */
+const presenter: CliOutput.Presenter = {
+  present: (event) => {
+    if (event._tag !== "InvalidInvocation") return CliOutput.defaultPresenter.present(event)
+    const errors = event.errors.map((error) => `uniprefill: ${error.message}\n`).join("")
+    return Effect.sync(() => void process.stderr.write(`${errors}See ${event.commandPath.join(" ")} --help\n`))
+  },
+}
+
+/** Runs the command line of this process. */
+export const run = Command.run(root, { version }).pipe(
+  Effect.provide(CliOutput.layerPresenter(presenter)),
+  Effect.provide(
+    CliConfig.layer({
+      builtIns: [GlobalFlag.Help, GlobalFlag.Version, GlobalFlag.Completions, GlobalFlag.LogLevel],
+    }),
+  ),
+)

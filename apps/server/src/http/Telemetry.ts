@@ -1,0 +1,12 @@
+import { Layer } from "effect"
+import { FetchHttpClient } from "effect/http"
+import { Otlp, OtlpSerialization } from "effect/observability"
+import { version } from "../Version.ts"
+
+/** Sends traces, logs and metrics to an OpenTelemetry collector; logs also stay where they are. */
+export const layer = (baseUrl: string) =>
+  Otlp.layer({
+    baseUrl,
+    resource: { serviceName: "uniprefill", serviceVersion: version },
+    loggerMergeWithExisting: true,
+  }).pipe(Layer.provide([FetchHttpClient.layer, OtlpSerialization.layerJson]))

@@ -1,0 +1,142 @@
+import { basename } from "node:path"
+import { NodeServices } from "@effect/platform-node"
+import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
+import { Engine, type EngineError } from "@uniprefill/engine/Engine"
+import * as EngineLayer from "@uniprefill/engine/EngineLayer"
+import { Executor, type ExecutorError } from "@uniprefill/executor/contract/Executor"
+import { openRecording, type RecordingFileError } from "@uniprefill/recording/RecordingFile"
+import { loadModelDirectory, type ModelDirectory } from "@uniprefill/model/ModelDirectory"
+import type { ModelError } from "@uniprefill/model/ModelError"
+import { attentionOf, kvWidth } from "@uniprefill/model/ModelSpec"
+import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
+import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
+import { Clock, Effect, Layer } from "effect"
+import { makeKvEventPublisher } from "../gateway/KvEventPublisher.ts"
+import { defaultTopic, type KvEventsConfig } from "../gateway/KvEventsConfig.ts"
+import { calibrationOf } from "./CostModels.ts"
+import { embeddedModel, type ModelSettings } from "../options/ModelOptions.ts"
+import { policyOf } from "./PolicyLive.ts"
+import { ServedModel } from "./ServedModel.ts"
+import { version } from "../Version.ts"
+import { UsageError } from "../cli/UsageError.ts"
+
+export type StartError = ModelError | TokenizerError | ExecutorError | EngineError | RecordingFileError | UsageError
+
+/** Makes what runs the steps of a model. */
+export type ExecutorOf = (
+  model: ModelDirectory,
+  settings: ModelSettings,
+) => Layer.Layer<Executor, ExecutorError | UsageError>
+
+/** What only a server asks for. */
+export interface ServingOptions {
+  /** A template file in place of the model's own. */
+  readonly chatTemplate?: string | undefined
+  /** Where what the prefix cache holds is published. */
+  readonly kvEvents?: KvEventsConfig | undefined
+}
+
+/**
+ * A model directory as a running engine: weights, drop schedule and tokenizer are read, the executor started.
+ *
+ * `names` are what clients call the model; none means the name of its directory.
+ */
+export const layer = (
+  settings: ModelSettings,
+  names: ReadonlyArray<string>,
+  executorOf: ExecutorOf,
+  serving: ServingOptions = {},
+): Layer.Layer<Engine | Tokenizer | ServedModel, StartError> =>
+  Layer.unwrap(
+    Effect.gen(function* () {
+      const directory = settings.model ?? embeddedModel()
+      const model = yield* loadModelDirectory(directory, { dropSchedule: settings["drop-schedule"] })
+      yield* Effect.logInfo("model read").pipe(
+        Effect.annotateLogs({
+          directory,
+          drop_schedule: model.scheduleSource,
+          drop_layers: model.schedule.dropLayers.map((drop) => `${drop.layer}:${drop.p}`).join(",") || "none",
+        }),
+      )
+      yield* checkMaxModelLen(settings, model)
+      const servedNames = names.length > 0 ? names : [basename(directory.replace(/\/+$/, ""))]
+      return servedLayer(model, servedNames).pipe(
+        Layer.provideMerge(engineLayer(model, settings, servedNames[0]!, serving)),
+        Layer.provideMerge(Tokenizer.layer({ directory, chatTemplate: serving.chatTemplate, warm: true })),
+        Layer.provide(executorOf(model, settings)),
+      )
+    }).pipe(Effect.provide(NodeServices.layer)),
+  )
+
+/** Before the executor is made, which knows the limit but not the option. */
+const checkMaxModelLen = ({ "max-model-len": asked }: ModelSettings, { spec }: ModelDirectory) => {
+  if (asked === undefined || asked <= spec.maxPositions) return Effect.void
+  const message = `--max-model-len: the model takes at most ${spec.maxPositions} tokens, got ${asked}`
+  return Effect.fail(new UsageError({ message }))
+}
+
+const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: string, serving: ServingOptions) =>
+  Layer.unwrap(
+    Effect.gen(function* () {
+      const { info } = yield* Executor
+      const { spec, schedule } = model
+      const calibration = yield* calibrationOf(settings)
+      const policy = yield* policyOf(settings)
+      const { record } = settings
+      const recording = record === undefined ? undefined : yield* openRecording(record)
+      const { layout, maxRowsPerStep } = info
+      const shape = { spec, weightBytes: 2, kvBytes: kvElementBytes(model, layout) }
+      const { kvEvents } = serving
+      const publisher =
+        kvEvents === undefined
+          ? undefined
+          : yield* makeKvEventPublisher(kvEvents, kvEvents.topic ?? defaultTopic(modelName), info.layout.pageSize)
+      if (publisher !== undefined) {
+        const { endpoint, replayEndpoint } = publisher
+        yield* Effect.logInfo("KV events are published").pipe(
+          Effect.annotateLogs({ endpoint, replay_endpoint: replayEndpoint ?? "none" }),
+        )
+      }
+      return EngineLayer.layer({
+        spec,
+        schedule,
+        costModel: costModelOf({ calibration, shape, layout, lastQ: schedule.lastQ, maxRowsPerStep }),
+        modelName,
+        policy,
+        prefixCaching: settings["prefix-caching"] === "on",
+        record: recording === undefined ? undefined : { write: recording.write, code: version },
+        prefixEvents: publisher?.publish,
+        maxModelLen: settings["max-model-len"],
+        stepBudgetMicros: settings["step-budget-ms"] * 1000,
+        idleStepBudgetMicros: Math.max(
+          settings["step-budget-ms"] * 1000,
+          EngineLayer.engineDefaults.idleStepBudgetMicros,
+        ),
+      })
+    }),
+  )
+
+/** The executor's layout says it: a slab holds K and V of `pageSize` rows of `layersPerSlab` layers. */
+const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["info"]["layout"]): number => {
+  const width = Math.max(...spec.layers.map((one) => kvWidth(attentionOf(one) ?? { kvHeads: 0, headDim: 0 })))
+  return layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * width)
+}
+
+const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>) =>
+  Layer.effect(
+    ServedModel,
+    Effect.gen(function* () {
+      const engine = yield* Engine
+      const { dropLayers } = model.schedule
+      return {
+        names,
+        root: model.directory,
+        createdSeconds: Math.floor((yield* Clock.currentTimeMillis) / 1000),
+        maxModelLen: engine.model.maxModelLen,
+        vocabSize: model.spec.vocabSize,
+        eosTokenIds: model.eosTokenIds,
+        generation: model.generation,
+        scheduleP: dropLayers.length === 0 ? null : Math.min(...dropLayers.map((drop) => drop.p)),
+      }
+    }),
+  )

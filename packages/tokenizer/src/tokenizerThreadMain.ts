@@ -1,0 +1,3 @@
+import { serveTokenizer } from "./TokenizerThread.ts"
+
+serveTokenizer()

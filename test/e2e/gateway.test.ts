@@ -1,0 +1,92 @@
+import { describe, expect, it } from "vitest"
+import { PrefixAwarePicker } from "./PrefixAwarePicker.ts"
+import { ServeProcess } from "./ServeProcess.ts"
+
+const start = async (pod: string) => {
+  const config = { enable_kv_cache_events: true, endpoint: "tcp://127.0.0.1:*", topic: `kv@${pod}@needle` }
+  const options = ["--executor", "sim", "--time-scale", "0.05", "--kv-memory", "64MiB", "--log-format", "json"]
+  const server = await ServeProcess.start(...options, "--kv-events-config", JSON.stringify(config))
+  const line = server.stderr.split("\n").find((text) => text.includes("KV events are published"))!
+  const { endpoint } = JSON.parse(line).annotations as { endpoint: string }
+  return { server, endpoint }
+}
+
+const ask = async (url: string, prompt: string, headers: Record<string, string> = {}) => {
+  const response = await fetch(`${url}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json", ...headers },
+    body: JSON.stringify({ prompt, max_tokens: 4, temperature: 0 }),
+  })
+  return { status: response.status, json: (await response.json()) as any }
+}
+
+describe("two servers behind a picker that knows their prefixes", () => {
+  it("requests go to where their beginning is, others to where less is going on", async () => {
+    const { server: first, endpoint: firstEvents } = await start("pod-1")
+    await using one = first
+    const { server: second, endpoint: secondEvents } = await start("pod-2")
+    await using two = second
+    const picker = new PrefixAwarePicker()
+    await picker.add(one.url, firstEvents, "kv@pod-1@")
+    await picker.add(two.url, secondEvents, "kv@pod-2@")
+
+    const documents = Array.from(
+      { length: 6 },
+      (_, d) => `Document ${d}. ${`The quick brown fox ${d} jumps. `.repeat(120)}`,
+    )
+    const homes = new Map<number, string>()
+    // Many at once, so that the load decides about what nobody has.
+    await Promise.all(
+      documents.map(async (text, d) => {
+        await new Promise((resolve) => setTimeout(resolve, 60 * d))
+        const { url } = await picker.pick(text)
+        homes.set(d, url)
+        expect((await ask(url, text)).status).toBe(200)
+      }),
+    )
+    expect(new Set(homes.values()).size).toBe(2)
+    await new Promise((resolve) => setTimeout(resolve, 300))
+
+    let known = 0
+    let hits = 0
+    for (const [d, text] of documents.entries()) {
+      const question = `${text}\nQuestion: what about ${d}?\nAnswer:`
+      const { url, cached } = await picker.pick(question)
+      expect(url).toBe(homes.get(d))
+      expect(cached).toBeGreaterThan(500)
+      const { json } = await ask(url, question)
+      const found = json.usage.prompt_tokens_details.cached_tokens
+      known += cached
+      hits += found
+      expect(found).toBeGreaterThan(0)
+      // The other server would have had to compute it.
+      const other = url === one.url ? two.url : one.url
+      expect((await ask(other, `${question} ${d}`)).json.usage.prompt_tokens_details.cached_tokens).toBe(0)
+    }
+    expect(hits).toBe(known)
+    expect(picker.gaps).toBe(0)
+
+    // What is pushed out is forgotten by the picker too.
+    for (let i = 0; i < 60; i++) await ask(one.url, `Filler ${i}. ${`word ${i} `.repeat(1500)}`)
+    await new Promise((resolve) => setTimeout(resolve, 300))
+    const mine = [...homes].filter(([, url]) => url === one.url).map(([d]) => d)
+    for (const d of mine) {
+      const { url, cached } = await picker.pick(documents[d]!)
+      const { json } = await ask(url, documents[d]!)
+      expect(json.usage.prompt_tokens_details.cached_tokens).toBe(cached)
+    }
+    picker.close()
+  })
+
+  it("read what a gateway reads: health, cache config, and its own headers", async () => {
+    const { server: own } = await start("pod-3")
+    await using server = own
+    expect((await fetch(`${server.url}/health`)).status).toBe(200)
+    const metrics = await (await fetch(`${server.url}/metrics`)).text()
+    expect(metrics).toMatch(/^vllm:cache_config_info\{.*block_size="128".*num_gpu_blocks="\d+".*\} 1$/m)
+    const { json } = await ask(server.url, "hello", { "x-request-id": "gateway-7" })
+    expect(json.id).toBe("cmpl-gateway-7")
+    server.signal("SIGTERM")
+    expect(await server.ended).toBe(0)
+  })
+})

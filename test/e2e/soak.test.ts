@@ -1,0 +1,42 @@
+import { describe, expect, it } from "vitest"
+import { Metrics, nothing, settled } from "./Metrics.ts"
+import { ServeProcess } from "./ServeProcess.ts"
+import { soak } from "./Soak.ts"
+
+/** `npm run bench -- soak` is the same for two minutes. */
+const options = { clients: 64, shortTokens: 40, longTokens: 2000, maxTokens: 24, seed: 7 }
+
+describe("clients that come, leave in the middle and come again", () => {
+  it.each([
+    ["the simulated executor", ["--executor", "sim", "--time-scale", "0.001", "--sim-output", "random"], 6],
+    ["the embedded model", ["--max-num-seqs", "16"], 8],
+  ] as const)("each get what they would have got alone, from %s", async (_, settings, seconds) => {
+    await using server = await ServeProcess.start(...settings, "--log-level", "warn")
+    const report = await soak(server, { ...options, seconds })
+    expect({ wrong: report.wrong, failed: report.failed }).toEqual({ wrong: [], failed: [] })
+    expect(report.answers).toBeGreaterThan(10)
+    expect(report.aborted).toBeGreaterThan(5)
+    expect(await settled(server.url)).toEqual(nothing)
+
+    // Every metric that a dashboard asks for is there, and what belongs together adds up.
+    const metrics = await Metrics.read(server.url)
+    const ended = metrics.value("vllm:request_success_total")!
+    expect(metrics.value("uniprefill:requests_started_total")).toBe(ended)
+    expect(metrics.value("vllm:request_success_total", { finished_reason: "abort" })).toBeGreaterThan(0)
+    expect(metrics.value("vllm:e2e_request_latency_seconds_count")).toBe(ended)
+    expect(metrics.value("vllm:request_params_n_count")).toBe(ended)
+    expect(metrics.value("vllm:request_params_max_tokens_count")).toBe(ended)
+    expect(metrics.value("vllm:request_max_num_generation_tokens_count")).toBe(ended)
+    expect(metrics.value("vllm:prompt_tokens_by_source_total")).toBe(metrics.value("vllm:prompt_tokens_total"))
+    const cached = metrics.value("vllm:prompt_tokens_by_source_total", { source: "local_cache_hit" })
+    expect(metrics.value("vllm:prompt_tokens_cached_total")).toBe(cached)
+    expect(cached).toBeGreaterThan(0)
+    expect(metrics.value("vllm:prefix_cache_hits_total")).toBeGreaterThanOrEqual(cached!)
+    const first = metrics.value("vllm:time_to_first_token_seconds_count")!
+    expect(metrics.value("vllm:inter_token_latency_seconds_count")).toBe(
+      metrics.value("vllm:generation_tokens_total")! - first,
+    )
+    expect(metrics.value("vllm:corrupted_requests_total")).toBe(0)
+    expect(metrics.value("http_requests_total", { status: "5xx" }) ?? 0).toBe(0)
+  })
+})
