@@ -23,6 +23,8 @@ interface Seen {
   /** Since when it is the oldest prompt without a first token; −1 before. */
   frontSince: number
   hasFirstToken: boolean
+  /** Preempted, and not opened since: what steps in flight sample of it is accepted, and does not make it decode. */
+  startsOver: boolean
   ended: boolean
 }
 
@@ -76,7 +78,7 @@ export class LoopChecks {
 
   submitted(requests: ReadonlyArray<Request>, now: number): void {
     for (const request of requests) {
-      const blank = { outputs: 0, bypasses: 0, preemptions: 0, frontSince: -1, hasFirstToken: false, ended: false }
+      const blank = { outputs: 0, bypasses: 0, preemptions: 0, frontSince: -1, hasFirstToken: false, startsOver: false, ended: false }
       this.seen.set(request.id, { request, arrived: now, kept: [request.promptLength], ...blank })
       this.put(request)
     }
@@ -96,6 +98,7 @@ export class LoopChecks {
     const seen = this.seen.get(request.id)!
     seen.preemptions++
     seen.hasFirstToken = false
+    seen.startsOver = true
   }
 
   /** The executor has lost everything. */
@@ -152,7 +155,7 @@ export class LoopChecks {
     for (const { id, tenant } of requests) {
       const seen = this.seen.get(id)!
       seen.outputs++
-      seen.hasFirstToken = true
+      if (!seen.startsOver) seen.hasFirstToken = true
       chargedBy.set(tenant, (chargedBy.get(tenant) ?? 0) + 2)
     }
     this.checkCharges(chargedBy, "output tokens")
@@ -166,6 +169,7 @@ export class LoopChecks {
       const seen = this.byContent.get(opens[i + 1]!)!
       const isNew = !this.everOpened.has(seen)
       this.everOpened.add(seen)
+      seen.startsOver = false
       this.slots.set(opens[i]!, { seen, replayed: seen.outputs, decodeRows: 0 })
       if (seen.request.phase === "fork") continue
       if (isNew) charge(seen.request.tenant, seen.request.promptLength - seen.request.account.cachedTokens)
@@ -203,7 +207,9 @@ export class LoopChecks {
     return this.flying.some(({ firsts, owners }) =>
       firsts.some(([, target]) => {
         const seen = owners.get(target)
-        if (seen === undefined || seen.ended || seen.request.flight.leaving) return false
+        if (seen === undefined || seen.ended || seen.startsOver || seen.request.flight.leaving) return false
+        // Answers to a prompt that was preempted start over with it.
+        if (seen.request.leader?.flight.leaving === true) return false
         return seen.request.maxTokens > seen.outputs + 1
       }),
     )
@@ -350,6 +356,7 @@ export class LoopChecks {
 
   /** Its first token is being computed. */
   private isSampled(one: Seen): boolean {
+    if (one.startsOver) return false
     return this.flying.some(({ firsts, owners }) => firsts.some(([, target]) => owners.get(target) === one))
   }
 
@@ -370,16 +377,17 @@ export class LoopChecks {
   /** Who gave way was the last in rank, and never the oldest protected one. */
   private checkVictims(preempted: ReadonlyArray<Request>, now: number): void {
     if (preempted.length === 0) return
-    const guard = this.guard(now)
+    const running = new Set([...this.slots.values()].map(({ seen }) => seen).filter((one) => !one.ended && !one.startsOver))
+    const guard = this.guard(running, now)
     for (const victim of preempted) {
       if (guard?.request === victim && guard.preemptions >= this.config.protectAfter) {
         broken("the oldest protected request is nobody's victim", `request ${victim.id}`)
       }
       const isBehind = this.rankOf(this.config.policy.name)
       if (isBehind === null) continue
-      for (const { seen } of this.slots.values()) {
+      for (const seen of running) {
         const { request } = seen
-        if (seen === guard || seen.ended || request.flight.leaving || preempted.includes(request)) continue
+        if (seen === guard || request.flight.leaving || preempted.includes(request)) continue
         if (request.phase === "prefill" || request.phase === "decode") {
           if (isBehind(request, victim)) {
             broken("who makes room is the last in rank", `request ${victim.id}, and not ${request.id}`)
@@ -390,17 +398,16 @@ export class LoopChecks {
     for (const request of preempted) this.preempted(request)
   }
 
-  /** The oldest protected one of those that run and the first that waits. */
-  private guard(now: number): Seen | null {
+  /** The oldest protected one of those that ran when the tick began and the first that waited. */
+  private guard(running: ReadonlySet<Seen>, now: number): Seen | null {
     let first: Seen | null = null
     for (const one of this.seen.values()) {
-      if (one.ended || one.request.phase !== "waiting") continue
+      if (one.ended || running.has(one) || one.request.phase === "fork" || one.request.flight.leaving) continue
       if (first === null || one.request.id < first.request.id) first = one
     }
     let guard = first !== null && this.isProtected(first, now) ? first : null
-    for (const { seen } of this.slots.values()) {
-      if (seen.ended || !this.isProtected(seen, now)) continue
-      if (guard === null || seen.request.id < guard.request.id) guard = seen
+    for (const one of running) {
+      if (this.isProtected(one, now) && (guard === null || one.request.id < guard.request.id)) guard = one
     }
     return guard
   }

@@ -22,6 +22,8 @@ export class PrefillStage {
   /** The oldest prompt that is not computed, and whether the plan has work of it. */
   private front: Request | null = null
   private frontIsServed = false
+  /** Later prompts that the plan begins. */
+  private begunAfterFront = 0
   /** The front, where it goes before the policy's order. */
   private first: Request | null = null
   /** Prompts that found no memory since there was last more of it: asking again would find none. */
@@ -43,7 +45,7 @@ export class PrefillStage {
    */
   plan(plan: StepPlan, nowMicros: number): void {
     const { state } = this
-    const { load, prefilling, waiting, config, ranking } = state
+    const { load, prefilling, config, ranking } = state
     this.admitting = this.mayAdmit()
     if (!this.admitting && prefilling.length === 0) return
     this.rowsPerSegment = config.maxRowsPerStep - load.decodeRows
@@ -52,8 +54,16 @@ export class PrefillStage {
     this.most = state.budget.open(load, this.someoneWaits)
     this.front = ranking.front(state, nowMicros)
     this.frontIsServed = false
-    const first = ranking.protectedFront(state, nowMicros)
-    this.first = first
+    this.begunAfterFront = 0
+    this.first = ranking.protectedFront(state, nowMicros)
+    this.fill(plan, nowMicros)
+    this.countBypasses()
+  }
+
+  /** Serves prompts in their order until the step, or its limits, are full. */
+  private fill(plan: StepPlan, nowMicros: number): void {
+    const { prefilling, waiting, config, ranking } = this.state
+    const { first } = this
     if (first !== null) {
       if (!this.serve(first, plan, nowMicros)) return
       // Room is kept for it.
@@ -182,7 +192,7 @@ export class PrefillStage {
       this.refuse(request)
       return false
     }
-    this.countBypass(request)
+    if (this.front !== null && this.front.id < request.id) this.begunAfterFront++
     const { account, flight } = request
     if (account.firstScheduledMicros < 0) {
       account.tenant.served += request.promptLength - account.cachedTokens
@@ -220,11 +230,10 @@ export class PrefillStage {
     if (--this.refusalsLeft === 0) this.admitting = false
   }
 
-  /** A later prompt is begun before the front, which could have been served. */
-  private countBypass(request: Request): void {
-    const { front } = this
-    if (front === null || front.id >= request.id || this.frontIsServed || front.flight.awaitsStep > 0) return
-    front.account.bypasses++
+  /** Later prompts were begun in a plan without the front, which could have been served. */
+  private countBypasses(): void {
+    const { front, begunAfterFront } = this
+    if (front !== null && !this.frontIsServed && front.flight.awaitsStep === 0) front.account.bypasses += begunAfterFront
   }
 
   // ----------------------------------------------------------------------------------------------------- items
