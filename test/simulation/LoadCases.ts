@@ -3,6 +3,8 @@ import { largest, type LoadRow, percentile, ServedLoad, stream } from "./Loads.t
 export interface LoadCase {
   readonly name: string
   readonly measure: () => Readonly<Record<string, number>>
+  /** What those figures may come to, in ms where they are times. */
+  readonly limits: Readonly<Record<string, number>>
 }
 
 const round = (value: number) => Math.round(value * 10) / 10
@@ -16,6 +18,7 @@ const long = (promptTokens: number, outputTokens: number, more: Partial<LoadRow>
 export const cases: ReadonlyArray<LoadCase> = [
   {
     name: "fair-share: one tenant's flood, another's trickle",
+    limits: { bMax: 250 },
     measure: () => {
       const rows = [
         ...stream(1000, 0, long(4096, 64, { tenant: "a", group: "a" })),
@@ -37,6 +40,7 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "priority: important ones into an overload",
+    limits: { p50: 250 },
     measure: () => {
       const rows = [
         ...stream(1000, 10, long(8192, 64, { priority: 1 })),
@@ -48,6 +52,7 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "priority: slots held by unimportant decodes",
+    limits: { ttft: 1000 },
     measure: () => {
       const rows = [
         ...stream(8, 0, long(1024, 8000, { priority: 1 })),
@@ -59,6 +64,7 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "decodes at the budget, a prompt beside them",
+    limits: { ttft: 1500, itlP99: 25 / 0.8 },
     measure: () => {
       const rows = [...stream(24, 0, long(30_000, 30_000)), ...stream(1, 1, long(8192, 10, { group: "prompt" }), 60)]
       const served = new ServedLoad({
@@ -79,6 +85,7 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "cpu: a prompt beside one decode",
+    limits: { ttft: 120_000, itlP99: 200 / 0.8 },
     measure: () => {
       const measure = (beside: number) => {
         const rows = [...stream(beside, 0, long(256, 4000)), ...stream(1, 1, long(4096, 10, { group: "prompt" }), 30)]
@@ -102,6 +109,7 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "shortest-prefill: short ones pass a long one",
+    limits: { ttft: 10_000, passed: 32 },
     measure: () => {
       const rows = [...stream(900, 11, long(3072, 64)), ...stream(1, 1, long(65_536, 64, { group: "long" }), 10)]
       const served = new ServedLoad({ rows, scenario: { policy: "shortest-prefill" } })
@@ -122,6 +130,7 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "first gap after a prompt, two steps in flight",
+    limits: { "preset firstGapMax": 75, "off firstGapMax": 75 },
     measure: () => {
       const rows = stream(12, 0, long(32_768, 4)).map((row, i) => ({ ...row, arrivalMicros: i * 100_000 }))
       const out: Record<string, number> = {}
@@ -135,6 +144,7 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "tenants: one floods the queue",
+    limits: { bRefused: 0 },
     measure: () => {
       const rows = [
         ...stream(6000, 100, long(4096, 64, { tenant: "a", group: "a" })),
@@ -146,6 +156,7 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "a device twice as slow as predicted",
+    limits: { itlP99: 60 },
     measure: () => {
       const rows = [...stream(8, 0, long(1024, 4000, { group: "decodes" })), ...stream(60, 1, long(16_384, 40), 2)]
       const served = new ServedLoad({ rows, scenario: { faults: { slowSteps: 1, slowFactor: 2 } } })
@@ -158,6 +169,7 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "fcfs: shorts behind a prompt that waits for memory",
+    limits: { shortMax: 1000 },
     measure: () => {
       const rows = [
         ...stream(1, 0, long(100_000, 2000, { group: "first" })),
@@ -173,6 +185,7 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "memory for a few of many",
+    limits: {},
     measure: () => {
       const out: Record<string, number> = {}
       for (const [requests, fit] of [

@@ -78,7 +78,15 @@ export class LoopChecks {
 
   submitted(requests: ReadonlyArray<Request>, now: number): void {
     for (const request of requests) {
-      const blank = { outputs: 0, bypasses: 0, preemptions: 0, frontSince: -1, hasFirstToken: false, startsOver: false, ended: false }
+      const blank = {
+        outputs: 0,
+        bypasses: 0,
+        preemptions: 0,
+        frontSince: -1,
+        hasFirstToken: false,
+        startsOver: false,
+        ended: false,
+      }
       this.seen.set(request.id, { request, arrived: now, kept: [request.promptLength], ...blank })
       this.put(request)
     }
@@ -377,10 +385,18 @@ export class LoopChecks {
   /** Who gave way was the last in rank, and never the oldest protected one. */
   private checkVictims(preempted: ReadonlyArray<Request>, now: number): void {
     if (preempted.length === 0) return
-    const running = new Set([...this.slots.values()].map(({ seen }) => seen).filter((one) => !one.ended && !one.startsOver))
+    const running = new Set(
+      [...this.slots.values()].map(({ seen }) => seen).filter((one) => !one.ended && !one.startsOver),
+    )
     const guard = this.guard(running, now)
+    const { protectAfter } = this.config
+    // An older one that gave way first is protected by that.
+    const takesOver = (victim: Request) => (other: Request) => {
+      const { bypasses, preemptions } = this.seen.get(other.id)!
+      return other.id < victim.id && bypasses + preemptions + 1 >= protectAfter
+    }
     for (const victim of preempted) {
-      if (guard?.request === victim && guard.preemptions >= this.config.protectAfter) {
+      if (guard?.request === victim && guard.preemptions >= protectAfter && !preempted.some(takesOver(victim))) {
         broken("the oldest protected request is nobody's victim", `request ${victim.id}`)
       }
       const isBehind = this.rankOf(this.config.policy.name)

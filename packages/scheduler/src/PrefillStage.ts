@@ -233,7 +233,8 @@ export class PrefillStage {
   /** Later prompts were begun in a plan without the front, which could have been served. */
   private countBypasses(): void {
     const { front, begunAfterFront } = this
-    if (front !== null && !this.frontIsServed && front.flight.awaitsStep === 0) front.account.bypasses += begunAfterFront
+    if (front !== null && !this.frontIsServed && front.flight.awaitsStep === 0)
+      front.account.bypasses += begunAfterFront
   }
 
   // ----------------------------------------------------------------------------------------------------- items
