@@ -94,6 +94,7 @@ def main():
     checks = Checks(backend, arguments.seed)
     shapes(checks, arguments.quick)
     torch.cuda.synchronize()
+    print(", ".join(f"{name} {count}" for name, count in sorted(checks.names.items())))
     print(f"{checks.cases} cases, {checks.failures} failed")
     raise SystemExit(1 if checks.failures else 0)
 

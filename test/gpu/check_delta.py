@@ -58,7 +58,7 @@ class DeltaChecks(CheckRun):
         inputs = []  # [kernel - 1 + length, channels] of each request
         for b, n in enumerate(lengths):
             slot = book[0][b]
-            past = before[slot].reshape(kernel - 1, channels) if 0 <= slot < data.shape[0] else torch.zeros_like(x[: kernel - 1, :channels])
+            past = before[slot].reshape(kernel - 1, channels) if 0 <= slot < data.shape[0] else torch.zeros(kernel - 1, channels, device="cuda")
             first = int(starts[b])
             inputs.append(torch.cat([past, x[first : first + n, :channels]]).double())
         expected = torch.full(out.shape, POISON, dtype=torch.float64, device="cuda")
@@ -150,13 +150,14 @@ class DeltaChecks(CheckRun):
             o, s = self.recur(x[own], decay[own], beta[own], shape, initial(b).reshape(value_heads, key_dim, value_dim), scale)
             expected.append(o.reshape(n, value_heads * value_dim))
             kept.append(s)
-        error = relative_error(out, torch.cat(expected)) / (1.5 if alike else 1)
+        # Where keys resemble each other, most of what is added to a state cancels, and the rounding of its parts does not: the
+        # chunked form with operands of this dtype, emulated in double, is off by up to 2.0e-2 (outputs) and 2.6e-2 (states) in bf16.
+        error = relative_error(out, torch.cat(expected)) / (3.2 if alike else 1)
         whole = self.expected_states((before, book), lengths, lambda b, n: kept[b][n])
         targets = {t for t, n in zip(book[1], lengths) if n and 0 <= t < data.shape[0]} | {slot for _, _, slot in book[2]}
         others = [i for i in range(data.shape[0]) if i not in targets]
         if targets:
-            # Where keys resemble each other, most of what is added to a state cancels; the rounding of its parts does not.
-            error = max(error, relative_error(data[sorted(targets)], whole[sorted(targets)]) / (4 if alike else 1))
+            error = max(error, relative_error(data[sorted(targets)], whole[sorted(targets)]) / (5 if alike else 1))
         if not clean or not torch.equal(data[others], before[others]):
             error = float("inf")
         detail = f"lengths {lengths} heads {key_heads}/{value_heads} d {key_dim}/{value_dim} {dtype} alike {alike} snapshots {len(book[2])}"

@@ -1,6 +1,7 @@
 """What the checks of operators share: a seed, limits of error, a report."""
 
 import random
+from collections import Counter
 
 import torch
 
@@ -17,6 +18,7 @@ class CheckRun:
         self.generator = torch.Generator(device="cuda").manual_seed(seed)
         self.failures = 0
         self.cases = 0
+        self.names = Counter()
 
     def normal(self, *shape, dtype=torch.float32, scale=1.0):
         return (torch.randn(*shape, generator=self.generator, device="cuda") * scale).to(dtype)
@@ -24,6 +26,7 @@ class CheckRun:
     def report(self, name, detail, error, limit):
         ok = error <= limit
         self.cases += 1
+        self.names[name] += 1
         self.failures += not ok
         if not ok or self.cases % 10 == 0:
             print(f"{'ok  ' if ok else 'FAIL'} {name:10} {error:9.2e} ≤ {limit:.0e}  {detail}", flush=True)

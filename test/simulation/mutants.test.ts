@@ -241,7 +241,7 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "a fork whose pages are given back with its leader's": /holders of a slab are counted/,
   "a prefix gone on from without its window or states": /state slot -1|state has absorbed/,
   "a copy of states that belongs to the page before": /state has absorbed/,
-  "a segment that ends one row early": /chunks are multiples of 64 rows/,
+  "a segment that ends one row early": /chunks are multiples of 64 rows|the keys of decodes are counted/,
   "selections made again on resume": /has forgotten a selection|has selected again/,
   "reservations not subtracted at admission": /reservations are covered/,
   "an unfair victim: the oldest, protected or not": /is nobody's victim/,
@@ -266,7 +266,7 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "an early decode whose kept rows are not counted when they are known": /the keys of decodes are counted/,
   "an idle server's budget while first tokens are awaited": /prefill stays within the budget/,
   "a tenant charged again for a prompt that starts over": /a tenant is charged its prompt tokens computed/,
-  "slots that are never closed": /is open/,
+  "slots that are never closed": /is open|slots open/,
   "forks that do not know what their leader dropped": /the keys of decodes are counted/,
   "bypasses that nobody counts": /is passed over so often at most/,
 }

@@ -122,48 +122,81 @@ struct DeltaRecurrence {
       for (int w = 0; w < W; ++w) Simd::store_pairs(rounded + (key * W + 2 * w) * 16, Simd::load(even + w * 16), Simd::load(odd + w * 16));
     }
 
-    // δ and o of a block's rows from row `begun` on. `products`: of each row's k, then of its q, with the block's keys.
-    void run_rows(int begun, int rows, const float *products, const float *betas, const float *row_decays, int gate_stride, float *v,
-                  ptrdiff_t v_stride, int columns) {
-      F decay_of = Simd::load(decays), last[W];  // D_ts of the row before, and its δ
-      float g = begun == 0 ? 1 : *decayed;
+    // What a block's rows are given, from its row `begun` on.
+    struct RowInputs {
+      const float *products;  // [rows, 2, delta_block] of each row's k, then of its q, with the block's keys
+      const float *betas, *decays;
+      ptrdiff_t gate_stride;
+      float *v;
+      ptrdiff_t v_stride;
+      int columns;
+    };
+
+    // δ and o of N rows from the block's row t on, the i-th that the call has. A row takes up the changes before it in their
+    // order, whatever N is.
+    template <int N>
+    [[gnu::always_inline]] inline void run_together(int t, int i, const RowInputs &in, F &decay_of, float &g) {
+      alignas(64) float of_k[N][delta_block], of_q[N][delta_block];
+      F rest[N][W], o[N][W];
+      const float *products = in.products + i * 2 * delta_block, *with_s = recalled + i * 2 * width;
+      float *v = in.v + i * in.v_stride;
 #pragma GCC unroll 8
-      for (int w = 0; w < W; ++w) last[w] = Simd::load(changes + (begun == 0 ? 0 : begun - 1) * width + w * 16);
-      for (int i = 0; i < rows; ++i, v += v_stride, products += 2 * delta_block) {
-        const int t = begun + i;
-        const float decay = row_decays[static_cast<ptrdiff_t>(i) * gate_stride];
-        alignas(64) float of_k[delta_block], of_q[delta_block];
+      for (int n = 0; n < N; ++n, products += 2 * delta_block, with_s += 2 * width) {
+        const float decay = in.decays[(i + n) * in.gate_stride];
         g *= decay;
         // The row's own change has not decayed; rows after it have none yet.
-        decay_of = Simd::keep_lanes(Simd::mul(decay_of, Simd::set(decay)), 0, t - 1, 1);
-        Simd::store(of_k, Simd::mul(decay_of, Simd::load(products)));
-        Simd::store(of_q, Simd::mul(decay_of, Simd::load(products + delta_block)));
-        const float *with_s = recalled + i * 2 * width;
-        F rest[W], o[W];
+        decay_of = Simd::keep_lanes(Simd::mul(decay_of, Simd::set(decay)), 0, t + n - 1, 1);
+        Simd::store(of_k[n], Simd::mul(Simd::sub(Simd::set(0), decay_of), Simd::load(products)));  // to be taken away
+        Simd::store(of_q[n], Simd::mul(decay_of, Simd::load(products + delta_block)));
 #pragma GCC unroll 8
         for (int w = 0; w < W; ++w) {
-          const F factor = Simd::set(g);
-          rest[w] = Simd::sub(Simd::load_n(v + w * 16, columns - w * 16), Simd::mul(factor, Simd::load(with_s + w * 16)));
-          o[w] = Simd::mul(factor, Simd::load(with_s + width + w * 16));
+          const F value = Simd::load_n(v + n * in.v_stride + w * 16, in.columns - w * 16);
+          rest[n][w] = Simd::sub(value, Simd::mul(Simd::set(g), Simd::load(with_s + w * 16)));
+          o[n][w] = Simd::mul(Simd::set(g), Simd::load(with_s + width + w * 16));
         }
-        for (int s = 0; s < t - 1; ++s) {
-          const F share_k = Simd::set(-of_k[s]), share_q = Simd::set(of_q[s]);
+      }
+      for (int s = 0; s < t; ++s) {
+        F change[W];
 #pragma GCC unroll 8
-          for (int w = 0; w < W; ++w) {
-            const F change = Simd::load(changes + s * width + w * 16);
-            rest[w] = Simd::fma(share_k, change, rest[w]);
-            o[w] = Simd::fma(share_q, change, o[w]);
-          }
-        }
+        for (int w = 0; w < W; ++w) change[w] = Simd::load(changes + s * width + w * 16);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) add_change(of_k[n][s], of_q[n][s], change, rest[n], o[n]);
+      }
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) {
+        const F beta = Simd::set(in.betas[(i + n) * in.gate_stride]);
 #pragma GCC unroll 8
         for (int w = 0; w < W; ++w) {
-          if (t > 0) {
-            rest[w] = Simd::fma(Simd::set(-of_k[t - 1]), last[w], rest[w]);
-            o[w] = Simd::fma(Simd::set(of_q[t - 1]), last[w], o[w]);
-          }
-          last[w] = Simd::mul(Simd::set(betas[static_cast<ptrdiff_t>(i) * gate_stride]), rest[w]);
-          Simd::store(changes + t * width + w * 16, last[w]);
-          Simd::store_n(v + w * 16, Simd::fma(Simd::set(of_q[t]), last[w], o[w]), columns - w * 16);
+          rest[n][w] = Simd::mul(beta, rest[n][w]);
+          Simd::store(changes + (t + n) * width + w * 16, rest[n][w]);
+          o[n][w] = Simd::fma(Simd::set(of_q[n][t + n]), rest[n][w], o[n][w]);
+          Simd::store_n(v + n * in.v_stride + w * 16, o[n][w], in.columns - w * 16);
+        }
+#pragma GCC unroll 8
+        for (int later = n + 1; later < N; ++later) add_change(of_k[later][t + n], of_q[later][t + n], rest[n], rest[later], o[later]);
+      }
+    }
+
+    [[gnu::always_inline]] static inline void add_change(float of_k, float of_q, const F (&change)[W], F (&rest)[W], F (&o)[W]) {
+      const F share_k = Simd::set(of_k), share_q = Simd::set(of_q);
+#pragma GCC unroll 8
+      for (int w = 0; w < W; ++w) {
+        rest[w] = Simd::fma(share_k, change[w], rest[w]);
+        o[w] = Simd::fma(share_q, change[w], o[w]);
+      }
+    }
+
+    void run_rows(int begun, int rows, const RowInputs &in) {
+      constexpr int N = Simd::strip_together;
+      F decay_of = Simd::load(decays);  // D_ts of the row before
+      float g = begun == 0 ? 1 : *decayed;
+      for (int i = 0; i < rows;) {
+        if ((begun + i) % N == 0 && i + N <= rows) {
+          run_together<N>(begun + i, i, in, decay_of, g);
+          i += N;
+        } else {
+          run_together<1>(begun + i, i, in, decay_of, g);
+          i++;
         }
       }
       Simd::store(decays, decay_of);
@@ -212,8 +245,9 @@ struct DeltaRecurrence {
                                          strip.recalled);
       const ptrdiff_t gates = static_cast<ptrdiff_t>(block->first) * shape.value_heads + task.head;
       float *v = rows.mixed + static_cast<ptrdiff_t>(block->first) * shape.conv_width() + 2 * shape.key_width();
-      strip.run_rows(block->begun, block->rows, rows.products + first * 2 * delta_block, rows.betas + gates, rows.decays + gates,
-                     shape.value_heads, v + task.head * shape.value_dim + task.column, shape.conv_width(), columns);
+      strip.run_rows(block->begun, block->rows,
+                     {rows.products + first * 2 * delta_block, rows.betas + gates, rows.decays + gates, shape.value_heads,
+                      v + task.head * shape.value_dim + task.column, shape.conv_width(), columns});
       if (block->ends()) strip.end_block(block->keys + (2 * key_head + 1) * shape.head_keys());
     }
   }

@@ -23,10 +23,11 @@ struct Avx2 {
   // 8 accumulators, 4 registers of weights, 2 broadcasts: 14 of 16 registers.
   static constexpr int tile_rows = 4;
   static constexpr int tile_vectors = 1;
-  // Of DeltaRecurrence: columns of a strip, and rows and keys that pass it at once.
+  // Of DeltaRecurrence: vectors of a strip, rows and keys that are multiplied with it at once, rows that change it together.
   static constexpr int strip_vectors = 1;
   static constexpr int strip_rows = 4;
   static constexpr int strip_keys = 4;
+  static constexpr int strip_together = 2;
 
   static __m256i lanes() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
   static __m256i before(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lanes()); }

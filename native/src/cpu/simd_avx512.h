@@ -17,10 +17,11 @@ struct Avx512 {
   // 24 accumulators, 4 vectors of weights, a broadcast: 29 of 32 registers.
   static constexpr int tile_rows = 6;
   static constexpr int tile_vectors = 4;
-  // Of DeltaRecurrence: columns of a strip, and rows and keys that pass it at once.
+  // Of DeltaRecurrence: vectors of a strip, rows and keys that are multiplied with it at once, rows that change it together.
   static constexpr int strip_vectors = 2;
   static constexpr int strip_rows = 8;
   static constexpr int strip_keys = 8;
+  static constexpr int strip_together = 4;
 
   static __mmask16 first_lanes(int n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
 

@@ -24,10 +24,11 @@ struct Portable {
   // The register tile of dot_tile: rows × (vectors · 16 columns).
   static constexpr int tile_rows = 4;
   static constexpr int tile_vectors = 1;
-  // Of DeltaRecurrence: columns of a strip, and rows and keys that pass it at once.
+  // Of DeltaRecurrence: vectors of a strip, rows and keys that are multiplied with it at once, rows that change it together.
   static constexpr int strip_vectors = 1;
   static constexpr int strip_rows = 4;
   static constexpr int strip_keys = 4;
+  static constexpr int strip_together = 1;
 
   static F set(float x) {
     F r;

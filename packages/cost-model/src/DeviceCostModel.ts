@@ -86,7 +86,6 @@ export class DeviceCostModel implements CostModel {
     const isKnown = this.knows(decodeRows)
     const segments = this.floors.length
     let micros = this.stepTime + items * this.itemTime
-    if (decodeRows === 0 && items === 0) return Math.ceil(micros)
     if (isKnown && items === 0) {
       // As in `decodes`, written out: a number that a call returns would be the only object that a steady step makes.
       const { decodeTimes, keyMicros, windowKeyMicros, floors } = this

@@ -289,7 +289,7 @@ export class Simulation {
   private onStepStarted(replica: Replica, step: StepRecord, endMicros: number): void {
     const { counters, queue } = this
     const { load } = replica.device
-    counters.steps++
+    if (load.decodeRows + load.items > 0) counters.steps++
     counters.busyMicros += step.deviceMicros
     counters.maxStepMicros = Math.max(counters.maxStepMicros, step.deviceMicros)
     if (replica.config.costModel.isOutside(load)) counters.stepsOutsideCalibration++

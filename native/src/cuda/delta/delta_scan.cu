@@ -132,18 +132,20 @@ __device__ __forceinline__ void pack_left(uint32_t (&p)[K / 16][4], const float 
     for (int i = 0; i < 4; ++i) p[k][i] = Element<T>::pack(x[8 * k + 2 * i], x[8 * k + 2 * i + 1]);
 }
 
-// x[…] of rows 8·j + 2·(lane % 4) + e, which are an accumulator's columns here, times their factors.
-__device__ __forceinline__ void scale_rows(float (&x)[32], const float *factors) {
+// Factors of rows 8·j + 2·(lane % 4) + e, which are an accumulator's columns here. Read while a product is under way: on the way
+// from state to state there is no time to wait for them.
+struct RowFactors {
+  float2 f[8];
+
+  __device__ __forceinline__ void read(const float *factors) {
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const float2 f = *reinterpret_cast<const float2 *>(factors + 8 * j + 2 * (threadIdx.x % 4));
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      x[4 * j + 2 * half] *= f.x;
-      x[4 * j + 2 * half + 1] *= f.y;
-    }
+    for (int j = 0; j < 8; ++j) f[j] = *reinterpret_cast<const float2 *>(factors + 8 * j + 2 * (threadIdx.x % 4));
   }
-}
+  __device__ __forceinline__ void scale(float (&x)[32]) const {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) x[i] *= i % 2 ? f[i / 4].y : f[i / 4].x;
+  }
+};
 
 // The warp's 64 rows × 16 columns of o, from their transpose, by way of shared memory.
 template <class T>
@@ -191,6 +193,10 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
   pack_left<T, DK>(left, s.d);
   float x[32], o[32];
   uint32_t change[4][4], weighted[4][4];
+  // Vᵀ as it lies in accumulators, a quarter of it, and its factors. One group of columns has the registers to read all of it while
+  // a product is under way; two read it piece by piece where it is used.
+  uint32_t values[4][4];
+  float2 key_in[8];
 
   const auto multiply_state = [&](float(&d)[32], uint32_t tile, int begin, int end) {
 #pragma unroll
@@ -205,10 +211,24 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
     mma_commit();
   };
 
+  const auto fetch_quarter = [&](int slot, int j) {
+    const uint32_t tile = shared_address(shared.values[slot][group]);
+    load_matrices_transposed(values[j], swizzled(tile, 8 * (2 * j + lane / 16) + lane % 8, 2 * warp + lane / 8 % 2));
+#pragma unroll
+    for (int i = 2 * j; i < 2 * j + 2; ++i)
+      key_in[i] = *reinterpret_cast<const float2 *>(shared.factors[slot].key_in + 8 * i + 2 * (lane % 4));
+  };
+  const auto fetch = [&](int slot) {
+    if constexpr (Groups == 1) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) fetch_quarter(slot, j);
+    }
+  };
+
   Ring<kStages> stage;
   const auto rows_of = [&](int chunk) { return min(kChunk, rows.end - rows.begin - chunk * kChunk); };
-  // From Sᵀk, in x, to the next state; o is in flight at the end.
-  const auto advance = [&](int chunk) {
+  // From Sᵀk, in x, to the next state; o is in flight at the end, and the stage is the next chunk's, which is there if there is one.
+  const auto advance = [&](int chunk, bool last) {
     const int slot = stage.slot, count = rows_of(chunk);
     const DeltaFactors &factors = shared.factors[slot];
     const uint32_t inverse = shared_address(shared.triangles[slot][0]), scores = shared_address(shared.triangles[slot][1]);
@@ -217,24 +237,16 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
     multiply_state(o, queries + slot * kKeyStep, 0, DK / 32);
     mma_commit();
     // x = Vᵀ - e^G Sᵀk
-    {
-      const uint32_t values = shared_address(shared.values[slot][group]);
-      scale_rows(x, factors.key_in);
 #pragma unroll
-      for (int j = 0; j < 8; j += 2) {
-        uint32_t v[4];
-        load_matrices_transposed(v, swizzled(values, 8 * (j + lane / 16) + lane % 8, 2 * warp + lane / 8 % 2));
+    for (int i = 0; i < 32; i += 2) {
+      if (Groups > 1 && i % 8 == 0) fetch_quarter(slot, i / 8);
+      const float2 v = Element<T>::unpack(values[i / 8][i / 2 % 4]);
+      x[i] = fmaf(-key_in[i / 4].x, x[i], v.x);
+      x[i + 1] = fmaf(-key_in[i / 4].y, x[i + 1], v.y);
+    }
+    if (count < kChunk) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float2 pair = Element<T>::unpack(v[i]);
-          x[4 * j + 2 * i] = pair.x - x[4 * j + 2 * i];
-          x[4 * j + 2 * i + 1] = pair.y - x[4 * j + 2 * i + 1];
-        }
-      }
-      if (count < kChunk) {
-#pragma unroll
-        for (int i = 0; i < 32; ++i) x[i] = 8 * (i / 4) + 2 * (lane % 4) + i % 2 < count ? x[i] : 0.0f;
-      }
+      for (int i = 0; i < 32; ++i) x[i] = 8 * (i / 4) + 2 * (lane % 4) + i % 2 < count ? x[i] : 0.0f;
     }
     pack_left<T, 64>(change, x);
     mma_pin(x);
@@ -244,6 +256,8 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
     mma_commit();
     multiply_state(o, queries + slot * kKeyStep, DK / 32, DK / 16);
     mma_commit();
+    RowFactors key_out;
+    key_out.read(factors.key_out);
     {
       const float total = factors.total;
 #pragma unroll
@@ -252,7 +266,7 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
     mma_wait<1>();
     mma_pin(x);
     pack_left<T, 64>(change, x);
-    scale_rows(x, factors.key_out);
+    key_out.scale(x);
     pack_left<T, 64>(weighted, x);
     mma_pin(s.d);
     mma_begin();
@@ -260,15 +274,19 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
     for (int k = 0; k < 4; ++k)
       Mma<T, DK>::registers(s.d, weighted[k], operand(change_keys + slot * kKeyStep, k * 2048));
     mma_commit();
+    RowFactors query;
+    query.read(factors.query);
     mma_wait<1>();
     mma_pin(o);
-    scale_rows(o, factors.query);
+    query.scale(o);
     mma_pin(o);
     mma_begin();
 #pragma unroll
     for (int k = 0; k < 4; ++k)
       Mma<T, 64>::registers_k_major(o, change[k], triangle_operand(scores + k * kBlockColumnBytes), 1);
     mma_commit();
+    stage.advance();
+    if (!last) barrier_wait(&shared.full[stage.slot], stage.parity);
     mma_wait<1>();
     mma_pin(s.d);
     pack_left<T, DK>(left, s.d);
@@ -289,23 +307,24 @@ __device__ __forceinline__ void scan_compute(Shared<DK, Groups> &shared, const A
   };
   barrier_wait(&shared.full[0], 0);
   issue_seen(0);
+  fetch(0);
   mma_wait<0>();
   mma_pin(x);
   for (int chunk = 0; chunk + 1 < chunks; ++chunk) {
     const int slot = stage.slot;
-    advance(chunk);
-    stage.advance();
-    barrier_wait(&shared.full[stage.slot], stage.parity);
+    advance(chunk, false);
     issue_seen(stage.slot);
+    fetch(stage.slot);
     mma_wait<1>();
     finish(chunk, slot);
     // A product with its left side in registers that is in flight where the loop closes makes the compiler wait for each.
     mma_wait<0>();
     mma_pin(x);
   }
-  advance(chunks - 1);
+  const int slot = stage.slot;
+  advance(chunks - 1, true);
   mma_wait<0>();
-  finish(chunks - 1, stage.slot);
+  finish(chunks - 1, slot);
   float *target = state_of<float>(a.states, a.states.target_slots, request);
   if (target != nullptr) s.write(target + head_state, a.value_dim, column);
 }

@@ -7,7 +7,7 @@ namespace up::cuda {
 namespace {
 
 struct Layout {
-  size_t starts, tiles, rows, places, inner, results, total;
+  size_t starts, tiles, rows, places, taken, inner, results, total;
 };
 
 Layout layout(const up_moe &p) {
@@ -18,7 +18,8 @@ Layout layout(const up_moe &p) {
   l.tiles = l.starts + aligned((experts + 1) * sizeof(int32_t));
   l.rows = l.tiles + aligned((experts + 1) * sizeof(int32_t));
   l.places = l.rows + aligned(choices * sizeof(int32_t));
-  l.inner = l.places + aligned(choices * sizeof(int32_t));
+  l.taken = l.places + aligned(choices * sizeof(int32_t));
+  l.inner = l.taken + aligned(2 * sizeof(int32_t));
   l.results = l.inner + aligned(choices * static_cast<size_t>(p.inner) * 2);
   l.total = l.results + aligned(choices * static_cast<size_t>(p.hidden) * 2);
   return l;
@@ -51,7 +52,7 @@ up_status run_experts(const up_moe *p, void *workspace, size_t workspace_bytes, 
   auto *base = static_cast<uint8_t *>(workspace);
   const auto integers = [&](size_t offset) { return reinterpret_cast<int32_t *>(base + offset); };
   const MoeScratch scratch{integers(0),      integers(l.starts), integers(l.tiles), integers(l.rows),
-                           integers(l.places), base + l.inner,     base + l.results};
+                           integers(l.places), integers(l.taken),  base + l.inner,    base + l.results};
   const auto queue = static_cast<cudaStream_t>(stream);
   if (up_status s = launch_moe_sort(*p, scratch, queue, error); s != UP_OK) return s;
   if (up_status s = launch_moe_products(*p, scratch, queue, error); s != UP_OK) return s;

@@ -1,14 +1,13 @@
-// The two grouped products: tiles of 256 choices of one expert × 256 columns of its weights.
+// The two grouped products: tiles of 128 choices of one expert × 256 columns of its weights.
 //
-// Two blocks of threads, a cluster, share a tile: each has half of the rows, in units of 64, and brings half of the weights to both,
-// so that a tile of weights is read once for 256 rows and a multiprocessor pulls 32 bytes a cycle from the second-level cache,
-// not 48. A block is persistent and has three warpgroups. One brings tiles of 64 along the inner dimension through a ring of
-// four: weights by the copy engine, rows of the left side by its own threads (cp.async), since they lie anywhere. Each of the others
-// owns 64 rows × 256 columns in 128 accumulators a thread; one whose rows do not exist does no products. In the first product half
-// of the columns are the gate's and half the up projection's, so that an activation's two inputs are in the same thread.
+// A block is persistent and has three warpgroups. One brings tiles of 64 along the inner dimension through a ring of four: weights
+// by the copy engine, rows of the left side by its own threads (cp.async), since they lie anywhere. Each of the others owns
+// 64 rows × 256 columns in 128 accumulators a thread; one whose rows do not exist does no products. 128 × 256 tiles pull 48 bytes a
+// cycle from the second-level cache, less than any smaller ones. In the first product half of the columns are the gate's and half
+// the up projection's, so that an activation's two inputs are in the same thread.
 //
-// Weights pass through the cache once, so they are the first to leave it; a row of the input is read for all its experts and all their
-// columns.
+// Tiles of an expert with the same columns follow each other, then those of the next columns, and blocks take them one after the
+// other: those that run at the same time share weights.
 #include <algorithm>
 
 #include "cuda/layer/activations.cuh"
@@ -26,16 +25,16 @@ constexpr int kColumns = 256;
 constexpr int kInner = 64;
 constexpr int kStages = 4;
 constexpr int kLag = 2;  // stages whose rows are still on their way when the next one's are asked for
-constexpr int kLeftBytes = kTileRows / 2 * kInner * 2;
+constexpr int kTasks = 2;
+constexpr int kLeftBytes = kTileRows * kInner * 2;
 constexpr int kRightBytes = kColumns * kInner * 2;
-
-// Rows of a block: half of a tile.
-constexpr int kBlockRows = kTileRows / 2;
 
 struct Shared {
   alignas(1024) uint8_t left[kStages][kLeftBytes];
   alignas(1024) uint8_t right[kStages][kRightBytes];
   uint64_t full[kStages], empty[kStages];
+  uint64_t task_full[kTasks], task_empty[kTasks];
+  int tasks[kTasks];  // numbers of tiles, in the order that the block takes them
   int tiles[kMostExperts + 1], starts[kMostExperts + 1];
 };
 
@@ -44,6 +43,7 @@ struct Arguments {
   int64_t left_stride;
   const int32_t *rows;  // of the left side, for each sorted choice; nullptr: its own
   const int32_t *starts, *tiles;
+  int32_t *taken;
   void *output;
   int64_t output_stride;
   int experts, depth, width;  // depth: inner dimension; width: columns of the output
@@ -52,11 +52,11 @@ struct Arguments {
 
 // Rows of one expert and columns of its weights.
 struct Tile {
-  int expert, first, rows;  // the block's own, first among the sorted choices; rows may be none
+  int expert, first, rows;  // first: among the sorted choices
   int column;               // of the output
 };
 
-__device__ __forceinline__ Tile find_tile(const Arguments &a, const Shared &shared, int index, int output_columns, int rank) {
+__device__ __forceinline__ Tile find_tile(const Arguments &a, const Shared &shared, int index, int output_columns) {
   const int across = (a.width + output_columns - 1) / output_columns;
   const int *tiles = shared.tiles;
   int expert = 0;
@@ -67,53 +67,22 @@ __device__ __forceinline__ Tile find_tile(const Arguments &a, const Shared &shar
   t.expert = expert;
   t.first = shared.starts[expert] + local % down * kTileRows;
   t.rows = min(kTileRows, shared.starts[expert + 1] - t.first);
-  const int upper = min(t.rows, (t.rows + 127) / 128 * 64);
-  if (rank == 1) t.first += upper;
-  t.rows = rank == 1 ? t.rows - upper : upper;
   t.column = local / down * output_columns;
   return t;
-}
-
-__device__ __forceinline__ uint64_t evict_first() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
 }
 
 __device__ __forceinline__ void copy_async(uint32_t target, const void *source) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
 }
 
-// To the same place in both blocks of the cluster, and to the same barrier there.
-__device__ __forceinline__ void copy_to_both(void *target, const CUtensorMap *map, uint64_t *barrier, int row, int panel, int half,
-                                             int expert, uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
-      " [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8, %9;" ::"r"(shared_address(target)),
-      "l"(map), "r"(shared_address(barrier)), "r"(0), "r"(row), "r"(panel), "r"(half), "r"(expert),
-      "h"(static_cast<uint16_t>(3)), "l"(policy)
-      : "memory");
-}
-
-__device__ __forceinline__ int cluster_rank() {
-  int rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-// A warp is done with a slot: lanes 0 and 1 tell both blocks, who may each write to it next.
-__device__ __forceinline__ void release(uint64_t *empty) {
+// The number of the block's next tile; all warps of the block ask.
+__device__ __forceinline__ int next_task(Shared &shared, Ring<kTasks> &task) {
+  barrier_wait(&shared.task_full[task.slot], task.parity);
+  const int index = shared.tasks[task.slot];
   __syncwarp();
-  const int lane = threadIdx.x % 32;
-  if (lane > 1) return;
-  asm volatile(
-      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(shared_address(empty)),
-      "r"(lane)
-      : "memory");
+  if (threadIdx.x % 32 == 0) barrier_arrive(&shared.task_empty[task.slot]);
+  task.advance();
+  return index;
 }
 
 // The rows that a ring's slot got are there: tells the warpgroups that multiply.
@@ -126,41 +95,53 @@ __device__ __forceinline__ void deliver(uint64_t *full) {
 
 template <class T, bool Gated>
 __device__ __forceinline__ void bring(Shared &shared, const Arguments &a, const CUtensorMap *map, int count, int output_columns) {
-  constexpr int kEach = kBlockRows / 16;
+  constexpr int kEach = kTileRows / 16;
   const int thread = threadIdx.x, piece = thread % 8, top = thread / 8;
-  const int steps = a.depth / kInner, rank = cluster_rank();
-  const uint64_t first_to_go = evict_first();
+  const int steps = a.depth / kInner;
   // A thread brings piece `piece` of rows top, top + 16, …: which ones these are, on the left side.
   const auto look_up = [&](int index, Tile &tile, int (&rows)[kEach]) {
     if (index >= count) return;
-    tile = find_tile(a, shared, index, output_columns, rank);
+    tile = find_tile(a, shared, index, output_columns);
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int at = tile.first + top + 16 * i;
       rows[i] = top + 16 * i >= tile.rows ? -1 : a.rows == nullptr ? at : __ldg(a.rows + at);
     }
   };
+  Ring<kTasks> task, given;
+  const auto give = [&](int index) {
+    barrier_wait(&shared.task_empty[given.slot], given.parity ^ 1);
+    shared.tasks[given.slot] = index;
+    barrier_arrive(&shared.task_full[given.slot]);
+    given.advance();
+  };
   Tile next{};
   int next_rows[kEach];
-  look_up(blockIdx.x / 2, next, next_rows);
+  if (thread == 0) give(atomicAdd(a.taken, 1));
+  int index = next_task(shared, task);
+  look_up(index, next, next_rows);
   Ring<kStages> stage, behind;
   int open = 0;  // slots asked for and not delivered
-  for (int index = blockIdx.x / 2; index < count; index += gridDim.x / 2) {
+  // The next tile is asked for, given and looked up while this one is under way, some steps apart, so that nobody waits.
+  const int give_step = min(2, steps - 1), look_step = min(4, steps - 1);
+  while (index < count) {
     const Tile tile = next;
     const T *rows[kEach];
 #pragma unroll
     for (int i = 0; i < kEach; ++i)
       rows[i] = next_rows[i] < 0 ? nullptr
                                  : static_cast<const T *>(a.left) + min(next_rows[i], a.left_rows - 1) * a.left_stride + 8 * piece;
-    // Asked for now, so that the next tile's rows are known when this one ends.
-    look_up(index + gridDim.x / 2, next, next_rows);
+    int taken = 0;
+    if (thread == 0) taken = atomicAdd(a.taken, 1);
     for (int step = 0; step < steps; ++step) {
       barrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
       uint64_t *full = &shared.full[stage.slot];
       if (thread == 0) {
         barrier_expect(full, kRightBytes);
-        copy_to_both(shared.right[stage.slot] + rank * (kRightBytes / 2), map, full, Gated ? tile.column : tile.column + 128 * rank,
-                     step, Gated ? rank : 0, tile.expert, first_to_go);
+        uint8_t *right = shared.right[stage.slot];
+        for (int half = 0; half < 2; ++half)
+          copy_tile(right + half * (kRightBytes / 2), map, full, 0, Gated ? tile.column : tile.column + 128 * half, step,
+                    Gated ? half : 0, tile.expert);
       }
       const uint32_t left = shared_address(shared.left[stage.slot]) + top * 128 + ((piece ^ (top & 7)) << 4);
 #pragma unroll
@@ -172,6 +153,12 @@ __device__ __forceinline__ void bring(Shared &shared, const Arguments &a, const 
         deliver<kLag>(&shared.full[behind.slot]);
         behind.advance();
         --open;
+      }
+      if (step == give_step && thread == 0) give(taken);
+      __syncwarp();
+      if (step == look_step) {
+        index = next_task(shared, task);
+        look_up(index, next, next_rows);
       }
     }
   }
@@ -197,18 +184,20 @@ __device__ __forceinline__ void store_pieces(const float (&x)[16], T *output, in
 
 template <class T, bool Gated, up_activation Activation>
 __device__ __forceinline__ void multiply(Shared &shared, const Arguments &a, int count, int output_columns, int group) {
-  const int row = 64 * group + 16 * (threadIdx.x / 32 % 4) + threadIdx.x % 32 / 4;
+  const int lane = threadIdx.x % 32, row = 64 * group + 16 * (threadIdx.x / 32 % 4) + lane / 4;
   const uint32_t left = k_major(shared_address(shared.left) + group * 64 * 128), right = k_major(shared_address(shared.right));
-  const int steps = a.depth / kInner, rank = cluster_rank();
+  const int steps = a.depth / kInner;
   Ring<kStages> stage;
+  Ring<kTasks> task;
   float d[kColumns / 2];
-  for (int index = blockIdx.x / 2; index < count; index += gridDim.x / 2) {
-    const Tile tile = find_tile(a, shared, index, output_columns, rank);
+  for (int index = next_task(shared, task); index < count; index = next_task(shared, task)) {
+    const Tile tile = find_tile(a, shared, index, output_columns);
     const bool wanted = 64 * group < tile.rows;
     if (!wanted) {
       for (int step = 0; step < steps; ++step) {
         barrier_wait(&shared.full[stage.slot], stage.parity);
-        release(&shared.empty[stage.slot]);
+        __syncwarp();
+        if (lane == 0) barrier_arrive(&shared.empty[stage.slot]);
         stage.advance();
       }
       continue;
@@ -230,13 +219,15 @@ __device__ __forceinline__ void multiply(Shared &shared, const Arguments &a, int
       barrier_wait(&shared.full[stage.slot], stage.parity);
       issue(stage.slot, false);
       mma_wait<1>();
-      release(&shared.empty[before]);
+      __syncwarp();
+      if (lane == 0) barrier_arrive(&shared.empty[before]);
       before = stage.slot;
       stage.advance();
     }
     mma_wait<0>();
     mma_pin(d);
-    release(&shared.empty[before]);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&shared.empty[before]);
     T *output = static_cast<T *>(a.output) + tile.first * a.output_stride;
 #pragma unroll
     for (int first = 0; first < (Gated ? 64 : 128); first += 16) {
@@ -262,7 +253,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       barrier_init(&shared.full[i], 128 + 1);
-      barrier_init(&shared.empty[i], 2 * 8);
+      barrier_init(&shared.empty[i], 8);
+    }
+    for (int i = 0; i < kTasks; ++i) {
+      barrier_init(&shared.task_full[i], 1);
+      barrier_init(&shared.task_empty[i], kThreads / 32);
     }
     barrier_init_fence();
   }
@@ -271,7 +266,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     shared.starts[i] = a.starts[i];
   }
   __syncthreads();
-  cluster_sync();  // the other block's barriers are there
   const int count = shared.tiles[a.experts] * ((a.width + output_columns - 1) / output_columns);
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // so that the compiler knows it is one for the warp
   if (warpgroup == 0) {
@@ -281,7 +275,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     registers_claim<216>();
     multiply<T, Gated, Activation>(shared, a, count, output_columns, warpgroup - 1);
   }
-  cluster_sync();  // nothing is on its way to this block any more
 }
 
 template <class T, bool Gated, up_activation Activation>
@@ -293,17 +286,8 @@ up_status launch(const up_moe &p, const Arguments &a, const CUtensorMap &map, cu
   // No more tiles than choices, and than full ones and a last one an expert.
   const int64_t rows = std::min(moe_choices(p), moe_choices(p) / kTileRows + p.experts);
   const int64_t most = rows * ceil_div(a.width, Gated ? kColumns / 2 : kColumns);
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {2, 1, 1};
-  cudaLaunchConfig_t configuration{};
-  configuration.gridDim = dim3(2 * static_cast<unsigned>(std::min<int64_t>(most, std::max(multiprocessors() / 2, 1))));
-  configuration.blockDim = dim3(kThreads);
-  configuration.dynamicSmemBytes = sizeof(Shared);
-  configuration.stream = stream;
-  configuration.attrs = &cluster;
-  configuration.numAttrs = 1;
-  return check(cudaLaunchKernelEx(&configuration, kernel, a, map), phase, error);
+  kernel<<<static_cast<unsigned>(std::min<int64_t>(most, multiprocessors())), kThreads, sizeof(Shared), stream>>>(a, map);
+  return check_launch(phase, error);
 }
 
 template <class T>
@@ -313,10 +297,10 @@ up_status launch(const up_moe &p, const MoeScratch &scratch, cudaStream_t stream
   const Tensor down{p.down, p.hidden, 1, p.experts, p.inner, 0, int64_t{p.hidden} * p.inner};
   if (up_status s = encode_map(&up_map, p.dtype, p.hidden, up, 128, "map gate and up", error); s != UP_OK) return s;
   if (up_status s = encode_map(&down_map, p.dtype, p.inner, down, 128, "map down", error); s != UP_OK) return s;
-  const Arguments first{p.input,   p.input_stride, scratch.rows, scratch.starts, scratch.tiles, scratch.inner,
-                        p.inner,   p.experts,      p.hidden,     p.inner,        p.rows};
-  const Arguments second{scratch.inner, p.inner,   nullptr, scratch.starts, scratch.tiles, scratch.results,
-                         p.hidden,      p.experts, p.inner, p.hidden,       static_cast<int>(moe_choices(p))};
+  const Arguments first{p.input,       p.input_stride, scratch.rows, scratch.starts, scratch.tiles, scratch.taken,
+                        scratch.inner, p.inner,        p.experts,    p.hidden,       p.inner,       p.rows};
+  const Arguments second{scratch.inner,   p.inner,  nullptr,   scratch.starts, scratch.tiles, scratch.taken + 1,
+                         scratch.results, p.hidden, p.experts, p.inner,        p.hidden,      static_cast<int>(moe_choices(p))};
   up_status status = p.activation == UP_SILU ? launch<T, true, UP_SILU>(p, first, up_map, stream, error)
                                              : launch<T, true, UP_GELU_TANH>(p, first, up_map, stream, error);
   if (status != UP_OK) return status;

@@ -29,6 +29,7 @@ __device__ __forceinline__ int expert_of(const Arguments &a, int choice) {
 __global__ void __launch_bounds__(kThreads) moe_count(const Arguments a) {
   __shared__ int counts[kMostExperts];
   for (int i = threadIdx.x; i < a.experts; i += kThreads) counts[i] = 0;
+  if (blockIdx.x == 0 && threadIdx.x < 2) a.scratch.taken[threadIdx.x] = 0;
   __syncthreads();
   for (int round = 0; round < kRounds; ++round) {
     const int expert = expert_of(a, choice_index(round));

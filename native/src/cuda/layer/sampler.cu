@@ -174,6 +174,7 @@ __global__ void __launch_bounds__(kSamplerThreads, 2) sample_row(const __grid_co
   } else if (r.temperature > 0) {
     Weigher w{best.score, kLog2E / r.temperature * kDepthUnit, kNoDepth - 1};
     for (int i = threadIdx.x; i < row.size(); i += kSamplerThreads) row.depths[i] = w.depth(row.scores[i]);
+    __syncthreads();
     int place = 0;
     if (r.top_k > 0 && r.top_k < vocab) w.deepest = cut<false>(row, w, r.top_k, 0.0f, place);
     if (r.min_p > 0) w.deepest = min(w.deepest, __float2uint_rd(-log2f(r.min_p) * kDepthUnit));

@@ -139,6 +139,16 @@ struct Weigher {
   }
 };
 
+// Adds to a bin. There is no addition to 64 bits of shared memory in one instruction: the lower half is added to, and the upper one
+// where something carries or is there to add.
+__device__ __forceinline__ void add_to_bin(Count *bin, Count value) {
+  auto *halves = reinterpret_cast<uint32_t *>(bin);
+  const auto low = static_cast<uint32_t>(value);
+  const uint32_t before = atomicAdd(halves, low);
+  const uint32_t high = static_cast<uint32_t>(value >> 32) + (before + low < low ? 1u : 0u);
+  if (high != 0) atomicAdd(halves + 1, high);
+}
+
 // The largest depth d of a token such that what lies before it, counts or weights, is below the limit: kept tokens are those up to
 // d. The limit is `limit` tokens, or the share `share` of all weight. Every block finds the same from the sums of all eight, so
 // that a round needs one barrier; the bins alternate between two places, since others may still be reading the last ones.
@@ -156,7 +166,7 @@ __device__ uint32_t cut(const Row &row, const Weigher &w, Count limit, float sha
     for (int i = threadIdx.x; i < row.size(); i += kSamplerThreads) {
       const uint32_t depth = row.depths[i];
       const bool inside = w.in(depth) && (low == 21 || depth >> (low + width) == prefix);
-      if (inside) atomicAdd(&bins[depth >> low & ((1u << width) - 1)], Weighted ? Weigher::weight(depth) : 1);
+      if (inside) add_to_bin(&bins[depth >> low & ((1u << width) - 1)], Weighted ? Weigher::weight(depth) : 1);
     }
     __syncthreads();
     for (int group = warp; group < kGroups; group += kSamplerWarps) {

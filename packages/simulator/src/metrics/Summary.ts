@@ -58,6 +58,7 @@ export interface Summary {
   /** Share of the memory pool in use, mean and highest sample. */
   readonly memoryMean: number
   readonly memoryMax: number
+  /** Steps that computed anything; closing requests alone is none. */
   readonly steps: number
   readonly stepsOutsideCalibration: number
   readonly preemptions: number
