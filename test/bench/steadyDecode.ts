@@ -52,7 +52,7 @@ const measure = (requests: number, waiting: number, policyName = "fcfs", freeSlo
     // All memory is set aside for those that decode.
     const { memory } = driver.scheduler
     const share = Math.floor(memory.unreserved / requests)
-    for (const request of first) request.reservedSlabs += share
+    for (const request of first) request.holdings.reservedSlabs += share
     memory.reserved += share * requests
   }
   for (let i = 0; i < waiting; i++) {

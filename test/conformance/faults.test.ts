@@ -79,7 +79,7 @@ interface Windows {
 /** Where the driver makes a request, with its decision whether that drops. */
 interface Gate {
   readonly config: { readonly schedule: DropSchedule }
-  readonly requests: ReadonlyMap<number, Request>
+  readonly scheduler: { readonly state: { readonly requests: ReadonlyMap<number, Request> } }
   make(submission: Submission, maxTokens: number, nowMicros: number): Request
 }
 
@@ -257,11 +257,11 @@ describe("fault 5: a sliding window's pages are freed by the rows that are kept"
     const { slide } = memory
     let early = 0
     vi.spyOn(memory, "slide").mockImplementation(function (this: unknown, request, table, nextRow, plan) {
-      const dropped = request.promptLength - request.rowsOf(1)
-      if (request.segment === 0 || dropped === 0) return slide.call(this, request, table, nextRow, plan)
+      const dropped = request.promptLength - request.progress.rowsOf(1)
+      if (request.progress.segment === 0 || dropped === 0) return slide.call(this, request, table, nextRow, plan)
       early++
       // No more than the table holds: what is freed is still read, not missing.
-      const held = request.tables[table]!.length
+      const held = request.holdings.tables[table]!.length
       slide.call(this, request, table, held > 0 ? Math.min(nextRow + dropped, nextRow + 64) : nextRow, plan)
     })
     await expect(check()).rejects.toThrow(/\(sliding\): row \d+ is in page \d+, \d+ were given back/)
@@ -360,11 +360,11 @@ describe("fault 9: the model's own scale, exact masses, and a gate on the reques
     const { make } = gate
     vi.spyOn(gate, "make").mockImplementation(function (this: Gate, submission, maxTokens, now) {
       let tokens = submission.promptLength
-      for (const request of this.requests.values()) tokens += request.promptLength
+      for (const request of this.scheduler.state.requests.values()) tokens += request.promptLength
       const { schedule: own } = this.config
       const minPromptTokens = tokens >= own.minPromptTokens ? 0 : own.minPromptTokens
       const config = { ...this.config, schedule: { ...own, minPromptTokens } }
-      return make.call({ ...this, config }, submission, maxTokens, now)
+      return make.call({ ...this, scheduler: this.scheduler, config }, submission, maxTokens, now)
     })
     await expect(checkGate()).rejects.toThrow(/^expected \[ 150, .* to deeply equal \[ 150 \]/)
   })

@@ -101,7 +101,7 @@ describe.each([full, ...hybrids])("several answers over $name", (kind) => {
             { ...of, abortAt, abortAnswer },
             { ...dense, at: 2 },
           ]
-          const outcome = await machine.run(requests, { slabs, maxStepsInFlight })
+          const outcome = await machine.run(requests, { slabs, maxStepsInFlight, headroomTokens: 0 })
           preemptions += outcome.driver.scheduler.preemptions
           for (const [n, first] of outcome.answers.entries()) {
             for (const [i, answer] of [first, ...first.others].entries()) {

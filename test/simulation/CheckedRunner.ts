@@ -82,6 +82,15 @@ export class CheckedRunner {
     return this.books.slots.size
   }
 
+  /** Pages that an open slot holds of a table. */
+  pagesHeld(slot: number, table: number): number {
+    return this.books.slots.get(slot)!.tables[table]!.slabs.length / this.limits.layout.tables[table]!.slabsPerPage
+  }
+
+  get slots(): Iterable<number> {
+    return this.books.slots.keys()
+  }
+
   /** Slabs that nobody holds. */
   get free(): number {
     return this.books.memory.free

@@ -8,7 +8,9 @@ import type { Policy } from "@uniprefill/scheduler/Policy"
 import { policyByName } from "@uniprefill/scheduler/policies/PolicyByName"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
 import { ItemField, sectionWidths, StateOperation, StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { headroom } from "./Headroom.ts"
 import { CheckedRunner } from "./CheckedRunner.ts"
+import { LoopChecks } from "./LoopChecks.ts"
 import { full, sliding, specOf, state } from "./Models.ts"
 import { type Scenario, type ScenarioRequest, smaller } from "./SwarmScenario.ts"
 
@@ -132,6 +134,7 @@ class SwarmRun {
   private readonly scenario: Scenario
   private readonly driver: Driver
   private readonly runner: CheckedRunner
+  private readonly checks: LoopChecks
   private readonly config: DriverConfig
   private readonly live = new Map<number, Live>()
   /** Steps in flight, the oldest first. */
@@ -168,6 +171,7 @@ class SwarmRun {
       idleStepBudgetMicros: scenario.budget * 2,
       maxPrefillWaitMicros: 5,
       protectAfter: scenario.protectAfter,
+      headroomTokens: scenario.headroom,
       protectAfterMicros: 5000,
       maxStepsInFlight: scenario.stepsInFlight,
       maxModelLen: 4096,
@@ -190,6 +194,12 @@ class SwarmRun {
       (key, index) => this.sampled(key, index),
     )
     this.driver = new Driver(this.config)
+    this.checks = new LoopChecks(
+      this.driver,
+      this.config,
+      this.runner,
+      scenario.slowness === 0 || scenario.slowness === 1,
+    )
   }
 
   /** Does what the loop asks for. Stop strings are found as a shell finds them: when all tokens of a step have been taken. */
@@ -197,7 +207,10 @@ class SwarmRun {
     for (let i = 0; i < tokens.length; i++) this.onToken(tokens.requests[i]!, tokens.tokens.data[i]!)
     for (const { request, reason } of finished) this.onFinished(request, reason)
     for (const id of forgets) this.runner.forgetContent(id)
-    for (const request of puts) this.put(request)
+    for (const request of puts) {
+      this.put(request)
+      this.checks.put(request)
+    }
     for (const plan of plans) {
       this.planned = plan
       this.count(plan)
@@ -265,6 +278,7 @@ class SwarmRun {
         this.live.set(request.id, { request, of, index, answer, outputs: [], bitmaps: [], ended: null })
         this.put(request)
       }
+      this.checks.submitted([outcome.request, ...outcome.request.forks], this.now)
     }
   }
 
@@ -279,31 +293,43 @@ class SwarmRun {
   }
 
   private fail(): void {
-    this.perform(this.driver.tick(this.now))
+    this.tick()
     if (this.driver.stepInFlight === 0) return
     this.failures++
     this.steps.length = 0
+    this.checks.failed()
     this.runner.fail()
     this.perform(this.driver.stepFailed())
     this.driver.checkIntegrity()
   }
 
+  private tick(): void {
+    const before = new Map([...this.live.values()].map(({ request }) => [request, request.account.preemptions]))
+    const actions = this.driver.tick(this.now)
+    const preempted = [...before].filter(([one, count]) => one.account.preemptions > count).map(([one]) => one)
+    for (const request of actions.puts) this.checks.put(request)
+    this.checks.planned(actions.plans, preempted, this.now)
+    this.perform(actions)
+  }
+
   /** Plans, and runs the oldest step. */
   private work(): boolean {
     const { driver, scenario } = this
-    const before = this.guarded()
     this.planned = null
-    this.perform(driver.tick(this.now))
-    this.checkVictims(before)
+    this.tick()
     this.checkWorkConserved()
     driver.checkIntegrity()
     const plan = this.steps.shift()
     const worked = plan !== undefined
     if (worked) {
       const result = this.runner.step(plan)
+      result.deviceMicros = Math.round(plan.predictedMicros * scenario.slowness)
       this.abort(true)
       this.now++
-      this.perform(driver.stepDone(result))
+      this.checks.ran(plan, result)
+      const done = driver.stepDone(result)
+      this.checks.committed(done.tokens.requests.slice(0, done.tokens.length))
+      this.perform(done)
       if (this.step % scenario.pagesEvery === 0) this.fillPages()
       driver.checkIntegrity()
     }
@@ -388,48 +414,29 @@ class SwarmRun {
     if (one.ended !== null) throw new Error(`request ${request.id} ends twice`)
     if (reason === "error" && !this.served.has(request.id)) throw new Error(`request ${request.id} fails in the queue`)
     one.ended = reason
+    this.checks.ended(request)
   }
 
   private fillPages(): void {
     for (const { request, of, index, answer, outputs, ended } of this.live.values()) {
-      if (request.pageKeys.length === 0 || ended !== null || outputs.length === 0) continue
+      if (request.holdings.pageKeys.length === 0 || ended !== null || outputs.length === 0) continue
       const known = Math.floor((of.promptLength + outputs.length - 1) / this.scenario.pageSize)
-      if (known <= request.pageKeys.length) continue
+      if (known <= request.holdings.pageKeys.length) continue
       const keys = this.keysOf(of, index, answer, outputs.length - 1)
-      for (let page = request.pageKeys.length; page < known; page++) this.driver.pageFilled(request.id, keys[page]!)
+      for (let page = request.holdings.pageKeys.length; page < known; page++)
+        this.driver.pageFilled(request.id, keys[page]!)
     }
   }
 
   // ------------------------------------------------------------------------------------------------ properties
-
-  /** The protected request that comes before all others, where it runs: nobody's victim. */
-  private guarded(): { readonly request: Request; readonly preemptions: number } | null {
-    let front: Request | null = null
-    for (const { request, ended } of this.live.values()) {
-      if (ended === null && this.isProtected(request) && (front === null || request.id < front.id)) front = request
-    }
-    return front === null ? null : { request: front, preemptions: front.preemptions }
-  }
-
-  private isProtected({ bypasses, preemptions, arrivedMicros }: Request): boolean {
-    const { protectAfter, protectAfterMicros } = this.config
-    return bypasses + preemptions >= protectAfter || this.now - arrivedMicros > protectAfterMicros
-  }
-
-  private checkVictims(front: ReturnType<SwarmRun["guarded"]>): void {
-    // With two steps planned in a tick, the first may have put an older request in front.
-    const isStillFirst = this.guarded()?.request === front?.request
-    if (front !== null && isStillFirst && front.request.preemptions > front.preemptions) {
-      throw new Error(`request ${front.request.id}, protected and first of all, is preempted`)
-    }
-  }
 
   /** In order of arrival, a plan without prefill leaves no one waiting who could be admitted. */
   private checkWorkConserved(): void {
     const { waiting, prefilling, memory } = this.driver.scheduler
     const first = waiting.at(0)
     if (this.scenario.policy !== "fcfs" || first === undefined || this.planned === null) return
-    if (this.planned.items.length === 0 && prefilling.length === 0 && memory.canAdmit(first)) {
+    if (this.planned.items.length > 0 || prefilling.length > 0) return
+    if (memory.canAdmit(first, headroom(this.driver, first, this.config))) {
       throw new Error(`request ${first.id} waits, though it could be admitted and the step has no prefill`)
     }
   }
@@ -442,13 +449,6 @@ class SwarmRun {
       if (text !== first) throw new Error(`request ${request.id} has selected again after segment ${segment}`)
     }
     if (request.bitmaps.length < one.bitmaps.length) throw new Error(`request ${request.id} has forgotten a selection`)
-    const { protectAfter, slots } = this.config
-    // Protected from the next plan on; until then one plan may admit as many as there are slots.
-    if (request.bypasses >= protectAfter + slots) {
-      throw new Error(
-        `request ${request.id} was passed over ${request.bypasses} times, protected after ${protectAfter}`,
-      )
-    }
   }
 
   private checkIdle(): void {

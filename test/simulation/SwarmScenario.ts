@@ -11,6 +11,10 @@ export interface Scenario {
   /** Keys of pages with output are told every so many steps: 1 as soon as they are known. */
   readonly pagesEvery: number
   readonly protectAfter: number
+  /** Tokens of each decode that memory is kept for at admission. */
+  readonly headroom: number
+  /** Measured over predicted time of steps; 0: nothing is measured. */
+  readonly slowness: number
   readonly policy: string
   /** Share of blocks that selections keep. */
   readonly keep: number
@@ -105,6 +109,8 @@ export const drawScenario = (seed: number): Scenario => {
     stepsInFlight: oneOf(1, 2, 2),
     pagesEvery: oneOf(1, 1, 1, 3),
     protectAfter: between(1, 4),
+    headroom: oneOf(0, 0, 64, 384),
+    slowness: oneOf(0, 0.5, 1, 3),
     policy: oneOf("fcfs", "priority", "shortest-prefill", "fair-share", "token-budget", "adversarial", "adversarial"),
     keep: oneOf(0, 0.3, 0.6, 1),
     resumePages: oneOf(1, 2, 4, 100),
@@ -143,6 +149,8 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
   if (scenario.memory !== 4) yield { ...scenario, memory: 4 }
   if (scenario.maxRowsPerStep !== 1024) yield { ...scenario, maxRowsPerStep: 1024 }
   if (scenario.budget !== 5000) yield { ...scenario, budget: 5000 }
+  if (scenario.headroom !== 0) yield { ...scenario, headroom: 0 }
+  if (scenario.slowness !== 0) yield { ...scenario, slowness: 0 }
   const plain = {
     open: false,
     answers: 1,

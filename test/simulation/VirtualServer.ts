@@ -13,6 +13,7 @@ import { fcfs } from "@uniprefill/scheduler/Policy"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
 import { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import type { StepResult } from "@uniprefill/scheduler/StepResult"
+import { headroom } from "./Headroom.ts"
 
 export interface VirtualOptions {
   readonly spec: ModelSpec
@@ -59,6 +60,7 @@ export class VirtualServer {
       maxPrefillWaitMicros: 5_000_000,
       protectAfter: 3,
       protectAfterMicros: 60_000_000,
+      headroomTokens: 0,
       maxStepsInFlight: 1,
       maxModelLen: 131_072,
       maxWaiting: 1000,
@@ -144,7 +146,8 @@ export class VirtualServer {
     const isFull = slots - scheduler.memory.slotsFree >= (policy.tokenBudget?.maxNumSeqs ?? slots)
     if (isFull) return
     if (front === undefined || policy.order !== undefined || plan.items.length > 0) return
-    if (scheduler.prefilling.length === 0 && scheduler.memory.canAdmit(front)) {
+    if (scheduler.prefilling.length > 0) return
+    if (scheduler.memory.canAdmit(front, headroom(this.driver, front, this.config))) {
       throw new Error(`request ${front.id} waits although a slot and its memory are free`)
     }
   }

@@ -137,7 +137,7 @@ describe("liveness is not the policy's", () => {
       server.step()
       server.step()
     }
-    expect(first.bypasses).toBe(4)
+    expect(first.account.bypasses).toBe(4)
     server.drain()
     expect([...server.firstTokenAt.keys()].indexOf(first.id)).toBe(4)
   })

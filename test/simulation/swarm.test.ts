@@ -58,6 +58,8 @@ it("a request that needs the page of one just stopped waits for it, and does not
     stepsInFlight: 2,
     pagesEvery: 1,
     protectAfter: 3,
+    headroom: 0,
+    slowness: 0,
     policy: "fcfs",
     keep: 1,
     resumePages: 4,

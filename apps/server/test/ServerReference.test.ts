@@ -4,6 +4,7 @@ import { CompletionRequest } from "@uniprefill/openai/CompletionRequest"
 import { requestLimits } from "@uniprefill/openai/Limits"
 import { defaultMaxTextLength, defaultMaxWaiting } from "@uniprefill/tokenizer/Tokenizer"
 import { engineDefaults } from "@uniprefill/engine/EngineLayer"
+import { servingDefaults } from "@uniprefill/scheduler/ServingDefaults"
 import { serverLimits } from "uniprefill/http/ServerLimits"
 import { describe, expect, it } from "vitest"
 
@@ -71,8 +72,8 @@ describe("the server's page", () => {
       maxWaitingTexts: `${defaultMaxWaiting}, then 429`,
       detokenized: requestLimits.detokenizedTokens.toLocaleString("en-US"),
       answers: `${requestLimits.prompts}; ${requestLimits.n}; ${requestLimits.choices}`,
-      maxWaiting: engineDefaults.maxWaiting.toLocaleString("en-US"),
-      maxWaitingTokens: engineDefaults.maxWaitingTokens.toLocaleString("en-US"),
+      maxWaiting: servingDefaults.maxWaiting.toLocaleString("en-US"),
+      maxWaitingTokens: servingDefaults.maxWaitingTokens.toLocaleString("en-US"),
       unread: `${engineDefaults.maxUnreadTokens.toLocaleString("en-US")}, then the answer ends`,
       stop: `${requestLimits.stopStrings}; ${requestLimits.stopLength}`,
     }

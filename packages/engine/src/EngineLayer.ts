@@ -5,6 +5,7 @@ import { type RecordedEvent, type RecordingHeader, recordingHeader } from "@unip
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import type { DriverConfig } from "@uniprefill/scheduler/Driver"
 import { fcfs, type Policy } from "@uniprefill/scheduler/Policy"
+import { servingDefaults } from "@uniprefill/scheduler/ServingDefaults"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Clock, Effect, Exit, Layer, type Scope } from "effect"
 import { type AnswerStreams, Engine, EngineError, type EngineModel } from "./Engine.ts"
@@ -30,7 +31,11 @@ export interface EngineConfig {
   /** The same while none decodes. */
   readonly idleStepBudgetMicros?: number | undefined
   readonly maxPrefillWaitMicros?: number | undefined
-  /** Times passed over or preempted, and age, from which a request is served first. */
+  /** Share of every step's time that decodes cannot take from prompts. */
+  readonly prefillFloor?: number | undefined
+  /** Output tokens of each decode that memory is kept for when a prompt is admitted. */
+  readonly headroomTokens?: number | undefined
+  /** Times passed over or preempted, and time as the oldest prompt, from which a request is served first. */
   readonly protectAfter?: number | undefined
   readonly protectAfterMicros?: number | undefined
   /** With 2 the next step is planned while one runs: better for a fast device, a step later for a new request. */
@@ -38,6 +43,8 @@ export interface EngineConfig {
   /** Requests, and their prompt tokens, that may wait for admission. */
   readonly maxWaiting?: number | undefined
   readonly maxWaitingTokens?: number | undefined
+  /** How many times what is left of the queue a tenant with a name may fill. */
+  readonly tenantShare?: number | undefined
   /** Output tokens that a reader may leave unread before its request is ended with `SlowReader`. */
   readonly maxUnreadTokens?: number | undefined
   /** Whether prompts share the pages of equal prefixes; true by default. */
@@ -52,16 +59,10 @@ export interface EngineConfig {
   readonly maxFailures?: number | undefined
 }
 
-/** Defaults of {@link EngineConfig}; step budgets are for an executor on the CPU. */
+/** Defaults of {@link EngineConfig} beside `servingDefaults`; step budgets are for an executor on the CPU. */
 export const engineDefaults = {
-  stepBudgetMicros: 200_000,
-  idleStepBudgetMicros: 1_000_000,
-  maxPrefillWaitMicros: 2_000_000,
-  protectAfter: 8,
-  protectAfterMicros: 30_000_000,
-  maxStepsInFlight: 1,
-  maxWaiting: 1_024,
-  maxWaitingTokens: 4_194_304,
+  stepBudgetMicros: servingDefaults.stepBudgetMicros.cpu,
+  idleStepBudgetMicros: servingDefaults.idleStepBudgetMicros.cpu,
   maxUnreadTokens: 1_024,
   maxFailures: 3,
 } as const
@@ -104,13 +105,16 @@ const make = (
       policy: config.policy ?? fcfs,
       stepBudgetMicros: config.stepBudgetMicros ?? engineDefaults.stepBudgetMicros,
       idleStepBudgetMicros: config.idleStepBudgetMicros ?? engineDefaults.idleStepBudgetMicros,
-      maxPrefillWaitMicros: config.maxPrefillWaitMicros ?? engineDefaults.maxPrefillWaitMicros,
-      protectAfter: config.protectAfter ?? engineDefaults.protectAfter,
-      protectAfterMicros: config.protectAfterMicros ?? engineDefaults.protectAfterMicros,
-      maxStepsInFlight: info.maxStepsInFlight === 1 ? 1 : (config.maxStepsInFlight ?? engineDefaults.maxStepsInFlight),
+      maxPrefillWaitMicros: config.maxPrefillWaitMicros ?? servingDefaults.maxPrefillWaitMicros,
+      protectAfter: config.protectAfter ?? servingDefaults.protectAfter,
+      protectAfterMicros: config.protectAfterMicros ?? servingDefaults.protectAfterMicros,
+      maxStepsInFlight: info.maxStepsInFlight === 1 ? 1 : (config.maxStepsInFlight ?? servingDefaults.maxStepsInFlight),
       maxModelLen,
-      maxWaiting: config.maxWaiting ?? engineDefaults.maxWaiting,
-      maxWaitingTokens: config.maxWaitingTokens ?? engineDefaults.maxWaitingTokens,
+      maxWaiting: config.maxWaiting ?? servingDefaults.maxWaiting,
+      maxWaitingTokens: config.maxWaitingTokens ?? servingDefaults.maxWaitingTokens,
+      tenantShare: config.tenantShare ?? servingDefaults.tenantShare,
+      prefillFloor: config.prefillFloor ?? servingDefaults.prefillFloor,
+      headroomTokens: config.headroomTokens ?? servingDefaults.headroomTokens,
     }
     const { record } = config
     record?.write(recordingHeader(driver, spec, record.code))

@@ -216,9 +216,9 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
     firstToken: ({ answer, scheduled, leader, firstTokenMicros, request }) => {
       if (answer > 0) return
       promptTokens(request.prompt.length)
-      cachedTokens(leader.cachedTokens)
-      hitTokens(leader.cachedTokens)
-      computedTokens(request.prompt.length - leader.cachedTokens)
+      cachedTokens(leader.account.cachedTokens)
+      hitTokens(leader.account.cachedTokens)
+      computedTokens(request.prompt.length - leader.account.cachedTokens)
       timeToFirst(seconds(firstTokenMicros - scheduled.arrivedMicros))
     },
     nextTokens: (micros, tokens) => {

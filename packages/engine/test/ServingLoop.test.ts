@@ -61,7 +61,7 @@ describe("the serving loop", () => {
           assert.strictEqual(bitmaps.length, 2)
         }
         yield* assertIdle(executor)
-      }).pipe(Effect.provide(engineLayer(executor)))
+      }).pipe(Effect.provide(engineLayer(executor, { headroomTokens: 0 })))
     }),
   )
 

@@ -4,6 +4,7 @@ import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import type { DriverConfig } from "@uniprefill/scheduler/Driver"
+import { servingDefaults } from "@uniprefill/scheduler/ServingDefaults"
 import type { Section } from "@uniprefill/scheduler/StepPlan"
 
 /**
@@ -96,6 +97,7 @@ const pick = (limits: RecordedLimits): RecordedLimits => {
   const { slabs, slots, stateSlots, resumeEvery, maxRowsPerStep } = limits
   const { stepBudgetMicros, idleStepBudgetMicros, maxPrefillWaitMicros } = limits
   const { protectAfter, protectAfterMicros, maxStepsInFlight, maxModelLen, maxWaiting, maxWaitingTokens } = limits
+  const { prefillFloor, headroomTokens, tenantShare } = { ...servingDefaults, ...defined(limits) }
   return {
     slabs,
     slots,
@@ -111,8 +113,15 @@ const pick = (limits: RecordedLimits): RecordedLimits => {
     maxModelLen,
     maxWaiting,
     maxWaitingTokens,
+    prefillFloor,
+    headroomTokens,
+    tenantShare,
   }
 }
+
+/** What is said, without what is undefined. */
+const defined = (limits: RecordedLimits): Partial<RecordedLimits> =>
+  Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
 
 const costsOf = (model: CostModel): DeviceCosts => {
   if (model instanceof DeviceCostModel) return model.costs

@@ -93,6 +93,9 @@ const Limits = Schema.Struct({
   maxModelLen: Count,
   maxWaiting: Count,
   maxWaitingTokens: Count,
+  prefillFloor: Schema.Finite,
+  headroomTokens: Count,
+  tenantShare: Schema.Finite,
 })
 
 const Layout = Schema.Struct({

@@ -5,6 +5,3 @@ export interface CostModel {
   /** Integer µs. More work never takes less time. */
   readonly stepMicros: (load: StepLoad) => number
 }
-
-/** Rows of a step in place of its time: what a policy's token budget bounds. */
-export const tokenCount: CostModel = { stepMicros: (load) => load.decodeRows + load.tokens }

@@ -1,9 +1,16 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { pagesFor } from "@uniprefill/units/Units"
 import { IntList } from "./IntList.ts"
 import type { Memory } from "./Memory.ts"
 import { removeFrom, type Request } from "./Request.ts"
 import type { StepLoad } from "./StepLoad.ts"
 import type { StepPlan } from "./StepPlan.ts"
+
+interface EarlyMember {
+  readonly request: Request
+  /** By segment. */
+  readonly rows: ReadonlyArray<number>
+}
 
 /**
  * The requests that decode, one row a step each, and their part of a step's load. Changes of membership go into the plans;
@@ -13,11 +20,15 @@ export class DecodeSet {
   readonly members: Array<Request> = []
   /** To be members from the next plan on that finds a page for their next row. */
   readonly joining: Array<Request> = []
+  /** Counts the pages given to members: what they may still take has changed with each. */
+  growths = 0
   /** Slots to be taken out of the executor's decode set by the next plan. */
   private readonly leaving = new IntList()
   /** Their last row is planned: they leave with the next plan, unless they are gone by then. */
   private readonly expiring: Array<Request> = []
   private readonly needy: Array<Request> = []
+  /** Those whose kept sets are not known yet, with the rows that they were counted with. */
+  private readonly early: Array<EarlyMember> = []
   private readonly layout: KvLayout
   private readonly memory: Memory
   private readonly load: StepLoad
@@ -39,27 +50,77 @@ export class DecodeSet {
     const { needy, members, joining } = this
     needy.length = 0
     // By index, here and below: iterators would be the only objects that a steady step makes.
-    for (let i = 0; i < members.length; i++) if (members[i]!.rowsUntilPage === 0) needy.push(members[i]!)
+    for (let i = 0; i < members.length; i++) if (members[i]!.holdings.rowsUntilPage === 0) needy.push(members[i]!)
     for (let i = 0; i < joining.length; i++) needy.push(joining[i]!)
     return needy
   }
 
+  /** A request's prompt is computed: it decodes from the next plan on that finds a page, where it does not already. */
+  add(request: Request): void {
+    if (request.flight.decodeIndex >= 0) this.settleEarly(request)
+    else if (request.progress.plannedOutputs < request.maxTokens) this.joining.push(request)
+  }
+
+  /**
+   * A step in flight computes the end of a prompt, with the selections on the way: its first decode row goes into the plan behind
+   * it, so that the first gap is one step and not two. The pages are those of every row kept; what is too much is trimmed with
+   * the step's result.
+   */
+  joinEarly(prefilling: ReadonlyArray<Request>, plan: StepPlan): void {
+    for (let i = 0; i < prefilling.length; i++) {
+      const request = prefilling[i]!
+      const { progress, flight } = request
+      if (!flight.samples || flight.decodeIndex >= 0 || request.forks.length > 0) continue
+      if (progress.plannedOutputs >= request.maxTokens) continue
+      const need = this.memory.decodeNeed(request)
+      if (!this.memory.canGrow(request, need)) continue
+      this.memory.setAside(request, need)
+      this.growTables(request, plan, false)
+      this.joining.push(request)
+      this.early.push({ request, rows: this.layout.segments.map((_, s) => progress.prefillRows(s)) })
+    }
+  }
+
   /** Grants the pages for a request's next row and counts the rows until the next page. */
   grow(request: Request, plan: StepPlan): void {
+    this.growTables(request, plan, true)
+  }
+
+  /** `slides`: its windows move on, for its rows are known. */
+  private growTables(request: Request, plan: StepPlan, slides: boolean): void {
     const { layout, memory } = this
     let least = Number.MAX_SAFE_INTEGER
     for (let t = 0; t < layout.tables.length; t++) {
       if (!memory.holdsOutput(request, t)) continue
       const table = layout.tables[t]!
-      const rows = request.prefillRows(table.segment) + request.decodeRows
-      if (table.kind === "sliding") memory.slideDecode(request, t, rows, plan)
+      const rows = request.progress.tableRows(table.segment)
+      if (slides && table.kind === "sliding") memory.slideDecode(request, t, rows, plan)
       memory.grow(request, t, rows + 1, plan)
       const held = Math.floor(rows / layout.pageSize + 1) * layout.pageSize
       least = Math.min(least, held - rows)
     }
-    request.rowsUntilPage = least
+    this.growths++
+    request.holdings.rowsUntilPage = least
     // Whoever preempts it from here on waits for the step that has its pages.
-    request.lastStep = plan.stepId
+    request.flight.usedBy(plan.stepId)
+  }
+
+  /** The kept sets of one that joined early are known, and its tables trimmed to them. */
+  private settleEarly(request: Request): void {
+    const { layout, load, memory } = this
+    const at = this.early.findIndex((one) => one.request === request)
+    const [{ rows }] = this.early.splice(at, 1) as [EarlyMember]
+    for (let s = 0; s < rows.length; s++) {
+      load.leaveDecode(s, rows[s]! + request.progress.decodeRows)
+      load.joinDecode(s, request.progress.tableRows(s))
+    }
+    let least = Number.MAX_SAFE_INTEGER
+    for (let t = 0; t < layout.tables.length; t++) {
+      if (!memory.holdsOutput(request, t)) continue
+      const own = request.progress.tableRows(layout.tables[t]!.segment)
+      least = Math.min(least, pagesFor(own, layout.pageSize) * layout.pageSize - own)
+    }
+    request.holdings.rowsUntilPage = least
   }
 
   /** There is no page for a request's next row: it sits steps out until there is one. */
@@ -70,21 +131,25 @@ export class DecodeSet {
   /** Takes a member out with the next plan; false where it is none. */
   leave(request: Request): boolean {
     const { members, load } = this
-    if (request.decodeIndex < 0) return false
+    if (request.flight.decodeIndex < 0) return false
     const last = members.pop()!
     if (last !== request) {
-      members[request.decodeIndex] = last
-      last.decodeIndex = request.decodeIndex
+      members[request.flight.decodeIndex] = last
+      last.flight.decodeIndex = request.flight.decodeIndex
     }
-    request.decodeIndex = -1
+    request.flight.decodeIndex = -1
     load.decodeRows--
-    for (let s = 0; s < load.decodeKeys.length; s++) load.leaveDecode(s, request.prefillRows(s) + request.decodeRows)
+    for (let s = 0; s < load.decodeKeys.length; s++) load.leaveDecode(s, request.progress.tableRows(s))
     this.leaving.push(request.slot)
     return true
   }
 
   /** Takes a request out of the plans to come. */
   retire(request: Request): void {
+    if (this.early.length > 0) {
+      const at = this.early.findIndex((one) => one.request === request)
+      if (at >= 0) this.early.splice(at, 1)
+    }
     if (this.joining.length > 0) removeFrom(this.joining, request)
     this.leave(request)
   }
@@ -98,6 +163,7 @@ export class DecodeSet {
   reset(): void {
     this.leaving.clear()
     this.expiring.length = 0
+    this.early.length = 0
   }
 
   /** Those that join and have a page for their row, and a row for every member. */
@@ -107,16 +173,16 @@ export class DecodeSet {
     if (joining.length > 0) {
       let stalled = 0
       for (const request of joining) {
-        if (request.rowsUntilPage === 0) {
+        if (request.holdings.rowsUntilPage === 0) {
           joining[stalled++] = request
           continue
         }
         plan.joins.push2(request.slot, -1)
-        request.decodeIndex = members.length
+        request.flight.decodeIndex = members.length
         members.push(request)
         load.decodeRows++
         for (let s = 0; s < load.decodeKeys.length; s++) {
-          load.joinDecode(s, request.prefillRows(s) + request.decodeRows)
+          load.joinDecode(s, request.progress.tableRows(s))
         }
       }
       joining.length = stalled
@@ -124,10 +190,11 @@ export class DecodeSet {
     load.advanceDecodes(members.length)
     for (let i = 0; i < members.length; i++) {
       const request = members[i]!
-      request.rowsUntilPage--
-      request.decodeRows++
-      request.lastStep = stepId
-      if (++request.plannedOutputs === request.maxTokens) this.expiring.push(request)
+      const { progress } = request
+      request.holdings.rowsUntilPage--
+      request.flight.lastStep = stepId
+      progress.decodeRows++
+      if (++progress.plannedOutputs === request.maxTokens) this.expiring.push(request)
     }
   }
 }

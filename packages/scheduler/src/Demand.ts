@@ -25,7 +25,7 @@ export class Demand {
 
   /** The same to the end of its prefill and one page of decoding beyond. */
   prefillCase(request: Request): number {
-    return this.most(request, this.reservedOutputs(request), request.replayedOutputs)
+    return this.most(request, this.reservedOutputs(request), request.progress.replayedOutputs)
   }
 
   /**
@@ -40,7 +40,7 @@ export class Demand {
 
   /** What a request may come to need beyond what it holds and has reserved. */
   unreserved(request: Request): number {
-    return Math.max(0, this.worstCase(request) - this.held(request) - request.reservedSlabs)
+    return Math.max(0, this.worstCase(request) - this.held(request) - request.holdings.reservedSlabs)
   }
 
   /** Slabs that come to be needed at the far end of a window as `given` slabs leave it at the near end. */
@@ -56,7 +56,7 @@ export class Demand {
 
   /** Output rows that a reservation covers in each class. */
   private reservedOutputs(request: Request): number {
-    return Math.min(request.maxTokens - 1, request.replayedOutputs + this.layout.pageSize)
+    return Math.min(request.maxTokens - 1, request.progress.replayedOutputs + this.layout.pageSize)
   }
 
   /** `outputRows`: output rows after the prompt; `replayed` of them pass prefill, carries included. */
@@ -80,7 +80,7 @@ export class Demand {
     const kept = this.keptCarry(request, outputRows, replayed)
     let most = kept
     if (request.phase === "decode") return most
-    for (let s = request.segment; s < this.layout.segments.length; s++) {
+    for (let s = request.progress.segment; s < this.layout.segments.length; s++) {
       const read =
         s === 1 ? Math.max(kept, this.carrySlabs(request, 0, replayed)) : this.carrySlabs(request, s - 1, replayed)
       most = Math.max(most, (s > 1 ? kept : 0) + read + this.carrySlabs(request, s, replayed))
@@ -91,13 +91,13 @@ export class Demand {
   /** Slabs of carry 0 that a request holds on to after segment 0: its cached pages; all where output is cached too. */
   private keptCarry(request: Request, outputRows: number, replayed: number): number {
     const carry = this.layout.segments[0]!.carry
-    if (carry < 0 || request.pageKeys.length === 0) return 0
+    if (carry < 0 || request.holdings.pageKeys.length === 0) return 0
     const { pageSize, tables } = this.layout
-    const pages = request.keepsCarry
-      ? pagesFor(request.rowsOf(0) + outputRows, pageSize)
-      : request.segment === 0 && request.phase !== "decode"
-        ? Math.floor((request.rowsOf(0) + replayed) / pageSize)
-        : request.cached.length
+    const pages = request.holdings.keepsCarry
+      ? pagesFor(request.progress.rowsOf(0) + outputRows, pageSize)
+      : request.progress.segment === 0 && request.phase !== "decode"
+        ? Math.floor((request.progress.rowsOf(0) + replayed) / pageSize)
+        : request.holdings.cached.length
     return pages * tables[carry]!.slabsPerPage
   }
 
@@ -107,7 +107,7 @@ export class Demand {
     const pages = pagesFor(outputRows, pageSize) + 1
     let slabs = 0
     for (const table of tables) {
-      if (table.kind === "carry" && !(table.segment === 0 && request.keepsCarry)) continue
+      if (table.kind === "carry" && !(table.segment === 0 && request.holdings.keepsCarry)) continue
       const within = table.kind === "sliding" ? pagesFor(table.window, pageSize) + 2 : pages
       slabs += Math.min(pages, within) * table.slabsPerPage
     }
@@ -115,7 +115,7 @@ export class Demand {
   }
 
   private heldIn(request: Request, t: number): number {
-    const table = request.tables[t]!
+    const table = request.holdings.tables[t]!
     if (this.layout.tables[t]!.kind !== "sliding" || request.phase === "decode") return table.length
     let own = 0
     for (let i = 0; i < table.length; i++) if (!this.pool.isCached(table.data[i]!)) own++
@@ -125,16 +125,19 @@ export class Demand {
   private carrySlabs(request: Request, segment: number, replayed: number): number {
     const table = this.layout.segments[segment]?.carry ?? -1
     if (table < 0) return 0
-    return pagesFor(request.rowsOf(segment) + replayed, this.layout.pageSize) * this.layout.tables[table]!.slabsPerPage
+    return (
+      pagesFor(request.progress.rowsOf(segment) + replayed, this.layout.pageSize) *
+      this.layout.tables[table]!.slabsPerPage
+    )
   }
 
   /** A sliding table that is filled chunk by chunk holds at most its window and one chunk. */
   private mostSlabs(request: Request, t: number, outputRows: number): number {
     const { pageSize, tables } = this.layout
     const { segment, kind, window, slabsPerPage } = tables[t]!
-    const all = pagesFor(request.rowsOf(segment) + outputRows, pageSize)
+    const all = pagesFor(request.progress.rowsOf(segment) + outputRows, pageSize)
     if (kind !== "sliding") return all * slabsPerPage
-    const freed = request.phase === "decode" ? request.freedPages[t]! : 0
+    const freed = request.phase === "decode" ? request.holdings.freedPages[t]! : 0
     const within = pagesFor(window + this.maxRowsPerStep, pageSize) + 1
     return Math.min(all - freed, within) * slabsPerPage
   }

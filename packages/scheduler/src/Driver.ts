@@ -5,9 +5,11 @@ import { checkIntegrity } from "./Invariants.ts"
 import type { PageKey } from "./PrefixCache.ts"
 import { Request, type FinishReason, type Submission } from "./Request.ts"
 import { Scheduler } from "./Scheduler.ts"
+import { servingDefaults } from "./ServingDefaults.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { StepPlan } from "./StepPlan.ts"
 import { TokenFlag, type StepResult } from "./StepResult.ts"
+import { tenantRoom } from "./Tenants.ts"
 
 export interface DriverConfig extends SchedulerConfig {
   /** 1 or 2: with 2 the plan for the next step is made while one runs. */
@@ -18,6 +20,8 @@ export interface DriverConfig extends SchedulerConfig {
   readonly maxWaiting: number
   /** Prompt tokens that may wait. */
   readonly maxWaitingTokens: number
+  /** How many times what is left of the queue a tenant with a name may fill; 8 where nothing is said. */
+  readonly tenantShare?: number | undefined
 }
 
 /** What can be changed while the loop runs. */
@@ -45,9 +49,6 @@ export type SubmitOutcome =
 export class Driver {
   readonly scheduler: Scheduler
   private config: DriverConfig
-  private readonly requests = new Map<number, Request>()
-  /** Ended requests that a step in flight still holds work of. */
-  private readonly ending: Array<Request> = []
   private nextRequest = 1
   private nextStep = 1
   private readonly inFlight: Array<StepPlan> = []
@@ -78,7 +79,7 @@ export class Driver {
 
   /** Every request that waits or owns anything, in order of arrival. */
   get open(): Iterable<Request> {
-    return this.requests.values()
+    return this.scheduler.state.requests.values()
   }
 
   /** The oldest step being run, 0 when none is. */
@@ -133,6 +134,8 @@ export class Driver {
         detail: `${scheduler.waitingTokens} prompt tokens are waiting, at most ${config.maxWaitingTokens} may`,
       }
     }
+    const crowded = this.tenantIsCrowding(submission)
+    if (crowded !== null) return { _tag: "QueueFull", detail: crowded }
     const { answers = 1 } = submission
     const most = Math.min(config.slots, config.policy.tokenBudget?.maxNumSeqs ?? config.slots)
     if (!Number.isSafeInteger(answers) || answers < 1 || answers > most) {
@@ -153,11 +156,6 @@ export class Driver {
       }
     }
     this.nextRequest += answers
-    for (const one of [request, ...request.forks]) {
-      this.requests.set(one.id, one)
-      one.contentId = scheduler.nextContentId()
-      one.tenant = scheduler.tenants.enter(one.tenant.name)
-    }
     scheduler.enqueue(request)
     return { _tag: "Queued", request }
   }
@@ -180,15 +178,15 @@ export class Driver {
    * after the `stepDone` that brought the last of them.
    */
   pageFilled(id: number, key: PageKey): void {
-    const request = this.requests.get(id)
+    const request = this.scheduler.state.requests.get(id)
     if (request === undefined || request.endReason !== null) return
     // Where the prompt's own pages have no keys, none can follow.
-    if (request.pageKeys.length < Math.floor(request.promptLength / this.config.layout.pageSize)) return
-    request.pageKeys.push(key)
+    if (request.holdings.pageKeys.length < Math.floor(request.promptLength / this.config.layout.pageSize)) return
+    request.holdings.pageKeys.push(key)
     if (request.phase === "waiting") request.recount()
     if (request.leader !== null) return
     // The token sampled last is in no page yet.
-    if (request.phase !== "decode" || request.isLeaving || (request.drops && !request.keepsCarry)) return
+    if (request.phase !== "decode" || request.flight.leaving || (request.drops && !request.holdings.keepsCarry)) return
     this.scheduler.memory.publish(request, request.promptLength + request.outputs - 1)
   }
 
@@ -219,9 +217,8 @@ export class Driver {
     this.scheduler.commit(plan, result, actions)
     this.endAnswered(actions)
     this.endFailed(result, actions)
-    this.scheduler.afterCommit(actions)
+    this.scheduler.settle(actions)
     this.spare.push(plan)
-    this.releaseEnded()
     return actions
   }
 
@@ -240,10 +237,12 @@ export class Driver {
     this.spare.push(...this.inFlight.splice(0))
     this.scheduler.committed(this.nextStep - 1)
     this.nextStep = failed.stepId
-    for (const request of this.requests.values()) {
+    // Who was preempted has given up everything that the executor has lost.
+    this.scheduler.settle(actions)
+    for (const request of this.scheduler.state.requests.values()) {
       if (request.slot >= 0 && request.endReason === null) this.end(request, "error", actions)
     }
-    this.releaseEnded()
+    this.scheduler.settle(actions)
     this.scheduler.reset()
     this.scheduler.committed(failed.stepId - 1)
     return actions
@@ -252,8 +251,6 @@ export class Driver {
   /** Plans steps as long as fewer than the most are in flight and there is work. */
   tick(nowMicros: number): Actions {
     const actions = this.ofTick.clear()
-    // What waited for its forks waits no longer when they have ended.
-    if (this.ending.length > 0) this.releaseEnded()
     while (this.inFlight.length < this.config.maxStepsInFlight && this.scheduler.hasWork) {
       const plan = this.spare.pop()!
       if (!this.scheduler.plan(plan, this.nextStep, nowMicros, actions)) {
@@ -269,7 +266,25 @@ export class Driver {
 
   /** Throws InvariantViolation when the books do not balance. */
   checkIntegrity(): void {
-    checkIntegrity(this.scheduler, this.config, [...this.requests.values()])
+    checkIntegrity(this.scheduler, this.config, [...this.scheduler.state.requests.values()])
+  }
+
+  /** Why a tenant that has a name may have no more waiting while others might come; null where it may. */
+  private tenantIsCrowding({ tenant: name = "", promptLength }: Submission): string | null {
+    const { maxWaiting, maxWaitingTokens } = this.config
+    const { waiting, waitingTokens, state } = this.scheduler
+    const tenant = state.tenants.of(name)
+    if (name === "" || tenant === undefined || tenant.waiting === 0) return null
+    const share = this.config.tenantShare ?? servingDefaults.tenantShare
+    const requests = tenantRoom(maxWaiting, waiting.length, share)
+    if (tenant.waiting >= requests) {
+      return `${tenant.waiting} requests of this tenant are waiting, at most ${requests} may while ${waiting.length} wait in all`
+    }
+    const tokens = tenantRoom(maxWaitingTokens, waitingTokens, share)
+    if (tenant.waitingTokens + promptLength > tokens) {
+      return `${tenant.waitingTokens} prompt tokens of this tenant are waiting, at most ${tokens} may while ${waitingTokens} wait in all`
+    }
+    return null
   }
 
   /** As many output tokens as asked for; when none were asked for, as many as the memory can hold. */
@@ -321,38 +336,22 @@ export class Driver {
 
   private endFromOutside(id: number, reason: FinishReason): Actions {
     const actions = new ActionList()
-    const request = this.requests.get(id)
-    if (request !== undefined && request.endReason === null) this.end(request, reason, actions)
+    const request = this.scheduler.state.requests.get(id)
+    if (request === undefined || request.endReason !== null) return actions
+    this.end(request, reason, actions)
+    this.scheduler.settle(actions)
     return actions
   }
 
   private end(request: Request, reason: FinishReason, actions: ActionList, failure = 0): void {
     request.endReason = reason
-    if (!request.forking) {
+    if (!request.flight.forking) {
       for (const fork of request.forks.slice()) {
         if (fork.endReason === null) this.end(fork, reason, actions, failure)
       }
     }
     if (request.slot < 0) actions.forgets.push(request.contentId)
-    if (request.phase !== "waiting" && this.scheduler.isInFlight(request)) {
-      this.scheduler.retire(request)
-      this.ending.push(request)
-    } else this.release(request)
     actions.finished.push({ request, reason, failure })
-  }
-
-  private releaseEnded(): void {
-    for (let i = this.ending.length - 1; i >= 0; i--) {
-      const request = this.ending[i]!
-      if (this.scheduler.isInFlight(request)) continue
-      this.ending.splice(i, 1)
-      this.release(request)
-    }
-  }
-
-  private release(request: Request): void {
-    this.scheduler.remove(request)
-    this.scheduler.tenants.leave(request.tenant)
-    this.requests.delete(request.id)
+    this.scheduler.leave(request)
   }
 }

@@ -24,7 +24,7 @@ export class Forks {
   /** A leader's prefill is done. */
   begin(leader: Request): void {
     this.adopt(leader)
-    leader.forking = true
+    leader.flight.forking = true
     this.leaders.push(leader)
   }
 
@@ -33,7 +33,7 @@ export class Forks {
     if (this.leaders.length === 0) return
     let waiting = 0
     for (const leader of this.leaders) {
-      const forks = leader.forks.filter((fork) => fork.endReason === null && fork.plannedOutputs < fork.maxTokens)
+      const forks = leader.forks.filter((fork) => fork.endReason === null && hasOutputLeft(fork))
       if (forks.length * this.memory.forkNeed(leader) > this.memory.available) {
         // What is reserved still drains with a step in flight.
         this.leaders[waiting++] = leader
@@ -42,42 +42,39 @@ export class Forks {
       for (const fork of forks) {
         this.memory.fork(leader, fork, plan)
         fork.leader = null
-        fork.lastStep = leader.lastStep = plan.stepId
+        fork.flight.usedBy(plan.stepId)
+        leader.flight.usedBy(plan.stepId)
         joining.push(fork)
       }
       leader.forks.length = 0
-      leader.forking = false
+      leader.flight.forking = false
       this.memory.settle(leader)
-      if (leader.endReason === null && leader.plannedOutputs < leader.maxTokens) joining.push(leader)
+      if (leader.endReason === null && hasOutputLeft(leader)) joining.push(leader)
     }
     this.leaders.length = waiting
   }
 
   /**
    * A leader is preempted whose forks have their first tokens, or will with this commit: they start over too, each by
-   * itself. Adds them to `preempting`.
+   * itself. Returns them.
    */
-  preempt(leader: Request, preempting: Array<Request>): void {
-    if (!leader.forking) this.adopt(leader)
-    for (const fork of leader.forks) {
-      fork.leader = null
-      fork.preempting = true
-      fork.preemptions++
-      preempting.push(fork)
-    }
-    leader.forks.length = 0
+  disband(leader: Request): ReadonlyArray<Request> {
+    if (!leader.flight.forking) this.adopt(leader)
+    const forks = leader.forks.splice(0)
+    for (const fork of forks) fork.leader = null
     this.forget(leader)
+    return forks
   }
 
   /** A request goes: a fork leaves its leader. */
   leave(request: Request): void {
     if (request.leader !== null) removeFrom(request.leader.forks, request)
     request.leader = null
-    if (request.forking) this.forget(request)
+    if (request.flight.forking) this.forget(request)
   }
 
   private forget(leader: Request): void {
-    leader.forking = false
+    leader.flight.forking = false
     removeFrom(this.leaders, leader)
   }
 
@@ -88,3 +85,5 @@ export class Forks {
     }
   }
 }
+
+const hasOutputLeft = ({ progress, maxTokens }: Request): boolean => progress.plannedOutputs < maxTokens

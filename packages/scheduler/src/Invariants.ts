@@ -31,7 +31,7 @@ export const checkIntegrity = (
     }
     cached += page.slabCount
     if (page.users === 0) idle += page.slabCount
-    const users = requests.filter((request) => request.cached.includes(page)).length
+    const users = requests.filter((request) => request.holdings.cached.includes(page)).length
     require(users === page.users, "users of a cached page are counted", { key: page.key, users, counted: page.users })
     require(page.parent!.parent === null || page.parent!.users >= page.users, "a page is used with all before it", {
       key: page.key,
@@ -48,9 +48,9 @@ export const checkIntegrity = (
     const { id } = request
     let own = 0
     const prefix = new Set(
-      request.cached.flatMap((page) => [page.slabs, ...page.windows].flatMap((list) => list ?? [])),
+      request.holdings.cached.flatMap((page) => [page.slabs, ...page.windows].flatMap((list) => list ?? [])),
     )
-    for (const table of request.tables) {
+    for (const table of request.holdings.tables) {
       for (let i = 0; i < table.length; i++) {
         const slab = table.data[i]!
         hold(slab)
@@ -58,15 +58,18 @@ export const checkIntegrity = (
         else require(prefix.has(slab), "a cached slab is read by those whose prefix it is", { slab, id })
       }
     }
-    require(request.reservedSlabs >= 0, "a reservation is never negative", { id, reserved: request.reservedSlabs })
+    require(request.holdings.reservedSlabs >= 0, "a reservation is never negative", {
+      id,
+      reserved: request.holdings.reservedSlabs,
+    })
     if (request.phase === "waiting")
-      require(request.tables.every((table) => table.length === 0) &&
+      require(request.holdings.tables.every((table) => table.length === 0) &&
         request.slot < 0, "a waiting request owns nothing", {
         id,
         own,
       })
     if (request.slot >= 0) slots++
-    reserved += request.reservedSlabs
+    reserved += request.holdings.reservedSlabs
     for (let i = 1; i < request.keptRows.length; i++) {
       require(request.keptRows[i]! <= request.keptRows[i - 1]!, "kept sets are nested", { id, set: i })
     }
@@ -97,16 +100,16 @@ export const checkIntegrity = (
 
 /** A decoding request holds exactly the pages of its rows; of carries what is cached; nobody else holds what it writes to. */
 const checkTables = (request: Request, scheduler: Scheduler, config: SchedulerConfig): void => {
-  if (request.phase !== "decode" || request.leader !== null || request.preempting) return
+  if (request.phase !== "decode" || request.leader !== null || request.flight.leaving) return
   const { memory } = scheduler
   for (const [t, table] of config.layout.tables.entries()) {
-    const pages = request.freedPages[t]! + request.tables[t]!.length / table.slabsPerPage
+    const pages = request.holdings.freedPages[t]! + request.holdings.tables[t]!.length / table.slabsPerPage
     const grows = memory.holdsOutput(request, t)
-    const rows = grows ? request.prefillRows(table.segment) + request.decodeRows : 0
+    const rows = grows ? request.progress.prefillRows(table.segment) + request.progress.decodeRows : 0
     const exact = pagesFor(rows, config.layout.pageSize)
-    const atMost = grows ? pagesFor(rows + 1, config.layout.pageSize) : request.cached.length
-    const slabs = request.tables[t]!
-    if (grows && rows % config.layout.pageSize > 0 && !request.forking) {
+    const atMost = grows ? pagesFor(rows + 1, config.layout.pageSize) : request.holdings.cached.length
+    const slabs = request.holdings.tables[t]!
+    if (grows && rows % config.layout.pageSize > 0 && !request.flight.forking) {
       const last = slabs.data[slabs.length - 1]!
       require(memory.pool.holdersOf(last) === 1, "a page that is written has one holder", {
         id: request.id,

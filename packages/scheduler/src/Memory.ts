@@ -5,7 +5,9 @@ import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import type { PrefixCache } from "./PrefixCache.ts"
 import { listSlabs, PrefixPages } from "./PrefixPages.ts"
-import { makePages, noPages, type PageTables, type Request } from "./Request.ts"
+import { makePages, noPages, type PageTables } from "./Holdings.ts"
+import type { Request } from "./Request.ts"
+import { servingDefaults } from "./ServingDefaults.ts"
 import { SlabPool } from "./SlabPool.ts"
 import { StateOperation, type StepPlan } from "./StepPlan.ts"
 
@@ -17,9 +19,6 @@ export interface MemoryConfig {
   readonly maxRowsPerStep: number
   readonly resumeEvery?: number | undefined
 }
-
-/** Rows between the places where prefill can resume in models with windows or recurrent states. */
-const defaultResumeEvery = 4096
 
 /**
  * Who holds which slab, and what is set aside for whom.
@@ -40,6 +39,8 @@ export class Memory {
   private readonly freeSlots: Array<number> = []
   private readonly freeStateSlots: Array<number> = []
   private readonly hasStates: boolean
+  /** Slabs of a page in each table that grows with the output for good. */
+  private readonly slabsPerOutputPage: number
   /** Tables of requests that are gone, as large as they grew: what a long prompt needs is allocated once. */
   private readonly sparePages: Array<PageTables> = []
   /** Trims of tables whose slabs were released at a commit: the next plan tells the executor. */
@@ -55,13 +56,17 @@ export class Memory {
     this.freeStateSlots.length > this.freeSlots.length ? this.freeStateSlots.pop()! : this.prefixes.forgetSnapshot()
 
   constructor(config: MemoryConfig) {
-    const { layout, slots, stateSlots, resumeEvery = defaultResumeEvery } = config
+    const { layout, slots, stateSlots, resumeEvery = servingDefaults.resumeEvery } = config
     this.layout = layout
     this.pool = new SlabPool(config.slabs)
     this.prefixes = new PrefixPages(layout, this.pool, resumeEvery)
     this.cache = this.prefixes.cache
     this.demand = new Demand(layout, this.pool, config.maxRowsPerStep)
     this.hasStates = layout.stateSlotBytes > 0
+    this.slabsPerOutputPage = layout.tables.reduce(
+      (sum, { kind, slabsPerPage }) => sum + (kind === "full" ? slabsPerPage : 0),
+      0,
+    )
     for (let slot = slots - 1; slot >= 0; slot--) this.freeSlots.push(slot)
     for (let slot = stateSlots - 1; slot >= 0; slot--) this.freeStateSlots.push(slot)
   }
@@ -99,16 +104,22 @@ export class Memory {
     return this.demand.worstCase(request)
   }
 
-  /** Whether slots and what prefill needs are available and unreserved. */
-  canAdmit(request: Request): boolean {
+  /** Slabs that the next `tokens` output tokens of a request take beyond the page that is reserved. */
+  growthOf(request: Request, tokens: number): number {
+    const left = Math.min(tokens, request.maxTokens - request.outputs)
+    return Math.floor(left / this.layout.pageSize) * this.slabsPerOutputPage
+  }
+
+  /** Whether slots are free, and what prefill needs is available and unreserved with `headroom` slabs beyond. */
+  canAdmit(request: Request, headroom = 0): boolean {
     const slots = 1 + request.forks.length
     if (this.freeSlots.length < slots || (this.hasStates && this.freeStateSlots.length < slots)) return false
-    if (request.prefillSlabs < 0) request.prefillSlabs = this.demand.prefillCase(request)
-    const need = request.prefillSlabs
+    if (request.holdings.prefillSlabs < 0) request.holdings.prefillSlabs = this.demand.prefillCase(request)
+    const need = request.holdings.prefillSlabs
     for (let found = this.prefixes.find(request); ; found = this.prefixes.shorten(request)) {
       let more = 0
       for (const page of found) more += (page.users === 0 ? page.slabCount : 0) - page.slabs.length
-      if (need + more <= this.unreserved) return true
+      if (need + more + headroom <= this.unreserved) return true
       // A hit keeps every window on its way: more than it saves, perhaps, and then a shorter one will do.
       if (more <= 0 || found.length === 0) return false
     }
@@ -116,26 +127,26 @@ export class Memory {
 
   /**
    * Takes a slot, and one for each fork, the cached pages of the prompt, and a reservation for what prefill needs; false,
-   * and nothing taken, when that does not fit now.
+   * and nothing taken, when that does not fit now with `headroom` slabs beyond.
    */
-  admit(request: Request): boolean {
-    if (!this.canAdmit(request)) return false
+  admit(request: Request, headroom = 0): boolean {
+    if (!this.canAdmit(request, headroom)) return false
     this.takeSlot(request)
     for (const fork of request.forks) this.takeSlot(fork)
     const { prefixes } = this
     prefixes.adopt(request)
-    request.computedRows = request.cached.length * this.layout.pageSize
-    const hits = Math.min(request.computedRows, request.promptLength)
-    prefixes.queries += request.pageKeys.length > 0 ? request.promptLength : 0
+    request.progress.computedRows = request.holdings.cached.length * this.layout.pageSize
+    const hits = Math.min(request.progress.computedRows, request.promptLength)
+    prefixes.queries += request.holdings.pageKeys.length > 0 ? request.promptLength : 0
     prefixes.hits += hits
-    if (request.firstScheduledMicros < 0) request.cachedTokens = hits
+    if (request.account.firstScheduledMicros < 0) request.account.cachedTokens = hits
     this.settle(request)
     return true
   }
 
   /** The first records of an admitted request, whose slot is open: its states start at zero or where its prefix ends. */
   open(request: Request, plan: StepPlan): void {
-    if (this.hasStates) plan.states.push3(request.slot, StateOperation.zero, request.stateSlot)
+    if (this.hasStates) plan.states.push3(request.slot, StateOperation.zero, request.holdings.stateSlot)
     this.prefixes.map(request, plan)
   }
 
@@ -184,19 +195,19 @@ export class Memory {
   grow(request: Request, tableIndex: number, rows: number, plan: StepPlan): void {
     const { pool } = this
     const { slabsPerPage } = this.layout.tables[tableIndex]!
-    const slabs = request.tables[tableIndex]!
-    const held = request.freedPages[tableIndex]! * slabsPerPage + slabs.length
+    const slabs = request.holdings.tables[tableIndex]!
+    const held = request.holdings.freedPages[tableIndex]! * slabsPerPage + slabs.length
     const count = pagesFor(rows, this.layout.pageSize) * slabsPerPage - held
     if (count <= 0) return
     while (pool.free < count && this.cache.idleSlabs > 0) this.evict(plan)
     const at = slabs.extend(count)
     pool.take(slabs.data, at, count)
     listSlabs(plan.grants, request.slot, tableIndex, slabs, at)
-    if (count > request.reservedSlabs && request.phase !== "decode") {
-      const details = { id: request.id, table: tableIndex, count, reserved: request.reservedSlabs }
+    if (count > request.holdings.reservedSlabs && request.phase !== "decode") {
+      const details = { id: request.id, table: tableIndex, count, reserved: request.holdings.reservedSlabs }
       throw new InvariantViolation("a grant of prefill stays within the reservation", details)
     }
-    this.reserve(request, -Math.min(count, request.reservedSlabs))
+    this.reserve(request, -Math.min(count, request.holdings.reservedSlabs))
   }
 
   /** Slabs that the next decode row needs, over all tables. */
@@ -205,7 +216,7 @@ export class Memory {
     for (let t = 0; t < this.layout.tables.length; t++) {
       if (!this.holdsOutput(request, t)) continue
       const { segment } = this.layout.tables[t]!
-      need += this.lacking(request, t, request.prefillRows(segment) + request.decodeRows + 1)
+      need += this.lacking(request, t, request.progress.prefillRows(segment) + request.progress.decodeRows + 1)
     }
     return need
   }
@@ -213,12 +224,12 @@ export class Memory {
   /** Whether decode rows are appended to a table: all but carries, and carry 0 where output is cached. */
   holdsOutput(request: Request, tableIndex: number): boolean {
     const { kind, segment } = this.layout.tables[tableIndex]!
-    return kind !== "carry" || (segment === 0 && request.keepsCarry)
+    return kind !== "carry" || (segment === 0 && request.holdings.keepsCarry)
   }
 
   /** Whether `need` slabs can be granted to a decoding request now; `soon`: once the steps in flight have committed. */
   canGrow(request: Request, need: number, soon = false): boolean {
-    const own = Math.min(need, request.reservedSlabs)
+    const own = Math.min(need, request.holdings.reservedSlabs)
     const draining = soon ? this.pool.draining : 0
     return need <= this.available + draining && need - own <= this.unreserved + draining
   }
@@ -228,23 +239,35 @@ export class Memory {
     let need = 0
     for (let t = 0; t < this.layout.tables.length; t++) {
       const table = this.layout.tables[t]!
-      if (table.segment < request.segment || table.segment > lastSegment) continue
+      if (table.segment < request.progress.segment || table.segment > lastSegment) continue
       if (table.kind === "carry" && !request.drops) continue
-      const chunk = table.segment === request.segment || !request.drops
-      need += this.lacking(request, t, chunk ? request.computedRows + rows : request.prefillRows(table.segment))
+      const chunk = table.segment === request.progress.segment || !request.drops
+      need += this.lacking(
+        request,
+        t,
+        chunk ? request.progress.computedRows + rows : request.progress.prefillRows(table.segment),
+      )
     }
     return need
   }
 
+  /** Whether an item of so many rows that runs on to `lastSegment` finds what it needs beyond the reservation. */
+  canRun(request: Request, rows: number, lastSegment: number): boolean {
+    return this.prefillNeed(request, rows, lastSegment) - request.holdings.reservedSlabs <= this.unreserved
+  }
+
   /**
    * Sets aside what an item that runs on from its segment to `lastSegment` needs beyond the reservation: it holds the
-   * carries of all its segments at once. False, and nothing set aside, when that is not free now.
+   * carries of all its segments at once. Requires {@link canRun}.
    */
-  reserveRun(request: Request, rows: number, lastSegment: number): boolean {
-    const more = this.prefillNeed(request, rows, lastSegment) - request.reservedSlabs
-    if (more > this.unreserved) return false
+  reserveRun(request: Request, rows: number, lastSegment: number): void {
+    this.setAside(request, this.prefillNeed(request, rows, lastSegment))
+  }
+
+  /** Sees that at least `slabs` slabs are reserved for a request. Requires that so many are unreserved or its own. */
+  setAside(request: Request, slabs: number): void {
+    const more = slabs - request.holdings.reservedSlabs
     if (more > 0) this.reserve(request, more)
-    return true
   }
 
   /** Grants the pages that a segment's tables need to hold `rows` rows. */
@@ -261,18 +284,19 @@ export class Memory {
    * is cached of the first. The reservation shrinks with it.
    */
   finishSegments(request: Request, segment: number): void {
-    if (segment > 0 && request.keepsCarry) {
+    if (segment > 0 && request.holdings.keepsCarry) {
       // Pages with output can follow only where every page before them is cached.
-      const full = Math.floor(request.prefillRows(0) / this.layout.pageSize)
-      if (request.cached.length < full) request.keepsCarry = false
+      const full = Math.floor(request.progress.prefillRows(0) / this.layout.pageSize)
+      if (request.holdings.cached.length < full) request.holdings.keepsCarry = false
     }
     for (let t = 0; t < this.layout.tables.length; t++) {
       const table = this.layout.tables[t]!
       if (table.segment >= segment) continue
-      const rows = request.prefillRows(table.segment)
+      const rows = request.progress.tableRows(table.segment)
       const spent = table.kind === "carry" && table.segment < segment - 1
       let pages: number = pagesFor(rows, this.layout.pageSize)
-      if (spent && !(table.segment === 0 && request.keepsCarry)) pages = table.segment === 0 ? request.cached.length : 0
+      if (spent && !(table.segment === 0 && request.holdings.keepsCarry))
+        pages = table.segment === 0 ? request.holdings.cached.length : 0
       this.trim(request, t, pages)
       if (table.kind === "sliding") this.slide(request, t, rows, this.pendingWindowFrees)
     }
@@ -288,8 +312,8 @@ export class Memory {
   slideWindows(request: Request, plan: StepPlan): void {
     for (let segment = 0; segment < this.layout.segments.length; segment++) {
       const { sliding } = this.layout.segments[segment]!
-      if (sliding >= 0 && (segment === request.segment || !request.drops)) {
-        this.slide(request, sliding, request.computedRows, plan.windowFrees)
+      if (sliding >= 0 && (segment === request.progress.segment || !request.drops)) {
+        this.slide(request, sliding, request.progress.computedRows, plan.windowFrees)
       }
     }
   }
@@ -299,7 +323,7 @@ export class Memory {
     const { pageSize, tables } = this.layout
     let need = 0
     for (let t = 0; t < tables.length; t++) {
-      if (this.holdsOutput(leader, t) && leader.prefillRows(tables[t]!.segment) % pageSize > 0) {
+      if (this.holdsOutput(leader, t) && leader.progress.prefillRows(tables[t]!.segment) % pageSize > 0) {
         need += tables[t]!.slabsPerPage
       }
     }
@@ -312,24 +336,24 @@ export class Memory {
    */
   fork(leader: Request, fork: Request, plan: StepPlan): void {
     const { layout, pool, cache } = this
-    for (const page of leader.cached) {
+    for (const page of leader.holdings.cached) {
       cache.acquire(page)
-      fork.cached.push(page)
+      fork.holdings.cached.push(page)
     }
     this.reserve(fork, this.demand.ofForks(leader))
     if (this.hasStates) {
-      plan.states.push3(fork.slot, StateOperation.zero, fork.stateSlot)
-      plan.states.push3(fork.slot, StateOperation.restore, leader.stateSlot)
+      plan.states.push3(fork.slot, StateOperation.zero, fork.holdings.stateSlot)
+      plan.states.push3(fork.slot, StateOperation.restore, leader.holdings.stateSlot)
     }
     for (let t = 0; t < layout.tables.length; t++) {
       const { segment, slabsPerPage } = layout.tables[t]!
-      const source = leader.tables[t]!
-      const target = fork.tables[t]!
-      const rows = leader.prefillRows(segment)
-      const freed = leader.freedPages[t]!
+      const source = leader.holdings.tables[t]!
+      const target = fork.holdings.tables[t]!
+      const rows = leader.progress.prefillRows(segment)
+      const freed = leader.holdings.freedPages[t]!
       const partial = this.holdsOutput(leader, t) && rows % layout.pageSize > 0 ? slabsPerPage : 0
       const shared = source.length - partial
-      fork.freedPages[t] = freed
+      fork.holdings.freedPages[t] = freed
       if (freed > 0) plan.windowFrees.push3(fork.slot, t, freed)
       target.append(source, shared)
       pool.share(source.toArray().slice(0, shared))
@@ -344,7 +368,7 @@ export class Memory {
   /** Slabs in a request's tables that the prefix cache does not hold. */
   ownedSlabs(request: Request): number {
     let owned = 0
-    for (const { data, length } of request.tables) {
+    for (const { data, length } of request.holdings.tables) {
       for (let i = 0; i < length; i++) if (!this.pool.isCached(data[i]!)) owned++
     }
     return owned
@@ -352,58 +376,58 @@ export class Memory {
 
   /** Sets the reservation to what the request can still need; called when that has shrunk. */
   settle(request: Request): void {
-    this.reserve(request, this.demand.prefillCase(request) - this.demand.held(request) - request.reservedSlabs)
+    this.reserve(request, this.demand.prefillCase(request) - this.demand.held(request) - request.holdings.reservedSlabs)
   }
 
   /** Gives back all that the request owns. No planned step may still touch it. */
   release(request: Request): void {
-    for (const table of request.tables) {
-      this.pool.release(table.data, 0, table.length, request.lastStep)
+    for (const table of request.holdings.tables) {
+      this.pool.release(table.data, 0, table.length, request.flight.lastStep)
       table.clear()
     }
     // The last page first: what is evicted first has none behind it.
-    for (let p = request.cached.length - 1; p >= 0; p--) this.cache.release(request.cached[p]!)
-    request.cached.length = 0
-    this.reserve(request, -request.reservedSlabs)
+    for (let p = request.holdings.cached.length - 1; p >= 0; p--) this.cache.release(request.holdings.cached[p]!)
+    request.holdings.cached.length = 0
+    this.reserve(request, -request.holdings.reservedSlabs)
     if (request.slot >= 0) {
       this.closing(request.slot)
       this.freeSlots.push(request.slot)
-      request.slot = -1
-      request.pages.freed.fill(0)
-      this.sparePages.push(request.pages)
-      request.pages = noPages(this.layout)
+      request.holdings.slot = -1
+      request.holdings.pages.freed.fill(0)
+      this.sparePages.push(request.holdings.pages)
+      request.holdings.pages = noPages(this.layout)
     }
-    if (request.stateSlot >= 0) {
-      this.freeStateSlots.push(request.stateSlot)
-      request.stateSlot = -1
+    if (request.holdings.stateSlot >= 0) {
+      this.freeStateSlots.push(request.holdings.stateSlot)
+      request.holdings.stateSlot = -1
     }
   }
 
   private takeSlot(request: Request): void {
-    request.slot = this.freeSlots.pop()!
-    if (this.hasStates) request.stateSlot = this.freeStateSlots.pop()!
-    request.pages = this.sparePages.pop() ?? makePages(this.layout)
+    request.holdings.slot = this.freeSlots.pop()!
+    if (this.hasStates) request.holdings.stateSlot = this.freeStateSlots.pop()!
+    request.holdings.pages = this.sparePages.pop() ?? makePages(this.layout)
   }
 
   private reserve(request: Request, slabs: number): void {
-    request.reservedSlabs += slabs
+    request.holdings.reservedSlabs += slabs
     this.reserved += slabs
   }
 
   /** Slabs that a table lacks to hold `rows` rows. */
   private lacking(request: Request, tableIndex: number, rows: number): number {
     const { slabsPerPage } = this.layout.tables[tableIndex]!
-    const held = request.freedPages[tableIndex]! * slabsPerPage + request.tables[tableIndex]!.length
+    const held = request.holdings.freedPages[tableIndex]! * slabsPerPage + request.holdings.tables[tableIndex]!.length
     return Math.max(0, pagesFor(rows, this.layout.pageSize) * slabsPerPage - held)
   }
 
   /** Gives back the pages of a table beyond the first `pages`, counted from its start. */
   private trim(request: Request, tableIndex: number, pages: number): void {
     const { slabsPerPage } = this.layout.tables[tableIndex]!
-    const slabs = request.tables[tableIndex]!
-    const keep = pages - request.freedPages[tableIndex]!
+    const slabs = request.holdings.tables[tableIndex]!
+    const keep = pages - request.holdings.freedPages[tableIndex]!
     if (slabs.length <= keep * slabsPerPage) return
-    this.pool.release(slabs.data, keep * slabsPerPage, slabs.length, request.lastStep)
+    this.pool.release(slabs.data, keep * slabsPerPage, slabs.length, request.flight.lastStep)
     slabs.length = keep * slabsPerPage
     this.pendingTrims.push3(request.slot, tableIndex, keep)
   }
@@ -412,16 +436,17 @@ export class Memory {
   private slide(request: Request, tableIndex: number, nextRow: number, frees: IntList): void {
     const table = this.layout.tables[tableIndex]!
     const firstVisible = nextRow - table.window + 1
-    const pages = Math.floor(Math.max(0, firstVisible) / this.layout.pageSize) - request.freedPages[tableIndex]!
+    const pages =
+      Math.floor(Math.max(0, firstVisible) / this.layout.pageSize) - request.holdings.freedPages[tableIndex]!
     if (pages <= 0) return
-    const slabs = request.tables[tableIndex]!
+    const slabs = request.holdings.tables[tableIndex]!
     const count = pages * table.slabsPerPage
     let own = 0
     for (let i = 0; i < count; i++) if (!this.pool.isCached(slabs.data[i]!)) own++
-    this.pool.release(slabs.data, 0, count, request.lastStep)
+    this.pool.release(slabs.data, 0, count, request.flight.lastStep)
     slabs.data.copyWithin(0, count, slabs.length)
     slabs.length -= count
-    request.freedPages[tableIndex]! += pages
+    request.holdings.freedPages[tableIndex]! += pages
     frees.push3(request.slot, tableIndex, pages)
     // The window moves on: pages will be needed at its other end.
     if (request.phase !== "decode") this.reserve(request, this.demand.ofMovedWindow(request, tableIndex, own))

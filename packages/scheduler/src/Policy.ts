@@ -2,8 +2,8 @@
  * The order in which prompts are served, and who makes room when memory runs out: plain functions over read-only views.
  * The views have no output lengths, so a policy that peeks at the future cannot be written.
  *
- * The scheduler owns liveness, not the policy: a request that was passed over too often or for too long is protected, which
- * means served first and never the victim of one behind it, whatever a policy says.
+ * The scheduler owns liveness, not the policy: the oldest prompt, passed over too often or for too long, is served first, and
+ * the oldest request that was preempted too often is nobody's victim, whatever a policy says.
  */
 export interface Policy {
   readonly name: string
@@ -21,9 +21,14 @@ export interface Policy {
   readonly order?: ((queue: Array<QueuedPrompt>, nowMicros: number) => Iterable<number>) | undefined
   /**
    * Ids of running requests to preempt when memory runs out, first to go first. Those left out follow, the latest
-   * arrival first. A protected request is never the victim of one behind it, whatever is proposed.
+   * arrival first. The oldest protected request is nobody's victim, whatever is proposed.
    */
   readonly victims?: ((running: Array<RunningRequest>, nowMicros: number) => Iterable<number>) | undefined
+  /**
+   * Whether a prompt that waits, the first in order, may take slot and memory from the first proposed victim. Undefined:
+   * what runs goes on until memory runs out.
+   */
+  readonly preempts?: ((waiting: QueuedPrompt, running: RunningRequest) => boolean) | undefined
 }
 
 /** Rows instead of time bound a step, as engines do that do not predict time. */
@@ -46,7 +51,9 @@ export interface QueuedPrompt {
   readonly tenant: string
   /** Work done for the tenant so far: prompt tokens computed and twice its output tokens. See {@link Tenants}. */
   readonly tenantServed: number
-  /** Predicted time of the rest of its prefill alone on the device, every row of its last known set kept. */
+  /** Prompt tokens found in the prefix cache, that is, those of its pages that are there now where it waits. */
+  readonly cachedTokens: number
+  /** Predicted time of the rest of its prefill alone on the device, what is cached left out, every other row kept. */
   readonly remainingPrefillMicros: number
   readonly segment: number
   /** Rows of that segment computed so far. */
@@ -62,6 +69,8 @@ export interface RunningRequest {
   readonly deadlineMicros: number
   readonly tenant: string
   readonly tenantServed: number
+  /** Whether its prompt is computed. */
+  readonly isDecoding: boolean
   /** Output tokens so far. */
   readonly outputs: number
   readonly ownedSlabs: number

@@ -82,11 +82,11 @@ export class PrefixPages {
     const { found } = this
     found.length = 0
     const shared = this.sharedTables(request)
-    const rows = request.drops ? request.prefillRows(0) : request.prefillRows(0) - 1
-    const most = Math.min(request.pageKeys.length, Math.floor(rows / this.layout.pageSize))
+    const rows = request.drops ? request.progress.prefillRows(0) : request.progress.prefillRows(0) - 1
+    const most = Math.min(request.holdings.pageKeys.length, Math.floor(rows / this.layout.pageSize))
     let page: CachedPage | undefined = shared.root
     for (let p = 0; p < most; p++) {
-      page = page.find(request.pageKeys[p]!)
+      page = page.find(request.holdings.pageKeys[p]!)
       if (page === undefined) break
       found.push(page)
     }
@@ -107,38 +107,39 @@ export class PrefixPages {
     const shared = this.sharedTables(request)
     for (const page of found) {
       this.cache.acquire(page)
-      request.cached.push(page)
+      request.holdings.cached.push(page)
       pool.share(page.slabs)
       let at = 0
       for (const t of shared.whole) {
         const { slabsPerPage } = this.layout.tables[t]!
-        request.tables[t]!.pushAll(page.slabs, at, at + slabsPerPage)
+        request.holdings.tables[t]!.pushAll(page.slabs, at, at + slabsPerPage)
         at += slabsPerPage
       }
     }
     if (found.length === 0) return
     for (const [w, t] of shared.sliding.entries()) {
       const first = this.firstPage(t, found.length)
-      request.freedPages[t] = first
+      request.holdings.freedPages[t] = first
       for (let p = first; p < found.length; p++) {
         const slabs = found[p]!.windows[w]!
         pool.share(slabs)
-        request.tables[t]!.pushAll(slabs)
+        request.holdings.tables[t]!.pushAll(slabs)
       }
     }
   }
 
   /** Tells the executor of what `adopt` found. The slot is open by then, with its states at zero. */
   map(request: Request, plan: StepPlan): void {
-    const pages = request.cached.length
+    const pages = request.holdings.cached.length
     if (pages === 0) return
     const { whole, sliding } = this.sharedTables(request)
-    for (const t of whole) listSlabs(plan.maps, request.slot, t, request.tables[t]!, 0)
+    for (const t of whole) listSlabs(plan.maps, request.slot, t, request.holdings.tables[t]!, 0)
     for (const t of sliding) {
-      if (request.freedPages[t]! > 0) plan.windowFrees.push3(request.slot, t, request.freedPages[t]!)
-      listSlabs(plan.maps, request.slot, t, request.tables[t]!, 0)
+      if (request.holdings.freedPages[t]! > 0) plan.windowFrees.push3(request.slot, t, request.holdings.freedPages[t]!)
+      listSlabs(plan.maps, request.slot, t, request.holdings.tables[t]!, 0)
     }
-    if (this.hasStates) plan.states.push3(request.slot, StateOperation.restore, request.cached[pages - 1]!.stateSlot)
+    if (this.hasStates)
+      plan.states.push3(request.slot, StateOperation.restore, request.holdings.cached[pages - 1]!.stateSlot)
   }
 
   /**
@@ -151,11 +152,11 @@ export class PrefixPages {
   publish(request: Request, rows: number, spareSlabs: (request: Request) => number): number {
     const { pageSize } = this.layout
     const shared = this.sharedTables(request)
-    const pages = Math.min(Math.floor(rows / pageSize), request.pageKeys.length)
+    const pages = Math.min(Math.floor(rows / pageSize), request.holdings.pageKeys.length)
     let spare = -1
-    for (let p = request.cached.length; p < pages; p++) {
-      const parent = p === 0 ? shared.root : request.cached[p - 1]!
-      const key = request.pageKeys[p]!
+    for (let p = request.holdings.cached.length; p < pages; p++) {
+      const parent = p === 0 ? shared.root : request.holdings.cached[p - 1]!
+      const key = request.holdings.pageKeys[p]!
       const other = parent.find(key)
       if (other !== undefined) {
         if (other.users === 0) {
@@ -164,17 +165,18 @@ export class PrefixPages {
           spare -= other.slabCount
         }
         this.cache.acquire(other)
-        request.cached.push(other)
+        request.holdings.cached.push(other)
         continue
       }
       const slabs = this.pageSlabs(request, shared.whole, p)
       // Pages that forked requests share stay theirs: they do not all use what would be published.
       if (this.isShared(slabs)) return 0
       this.retainSlabs(slabs)
-      request.cached.push(this.cache.publish(parent, key, slabs, shared.sliding.length))
+      request.holdings.cached.push(this.cache.publish(parent, key, slabs, shared.sliding.length))
       this.listener?.stored(request, p, key, p === 0 ? null : parent.key)
     }
-    if (rows !== pages * pageSize || request.cached.length < pages || !this.isResumePoint(request, rows)) return 0
+    if (rows !== pages * pageSize || request.holdings.cached.length < pages || !this.isResumePoint(request, rows))
+      return 0
     // Decode makes no copies of states, without which windows are of no use.
     if (shared.sliding.length === 0 || (this.hasStates && request.phase === "decode")) return 0
     return this.keepWindows(request, pages, shared, spare < 0 ? spareSlabs(request) : spare)
@@ -194,7 +196,7 @@ export class PrefixPages {
   /** A chunk of the request ends at `rows`: its states are copied by the next plan, if prefill may resume there. */
   computed(request: Request, rows: number): void {
     if (!this.hasStates || !this.isResumePoint(request, rows)) return
-    request.savesAt = rows
+    request.flight.savesAt = rows
     this.unsaved.push(request)
   }
 
@@ -202,13 +204,13 @@ export class PrefixPages {
   saveStates(plan: StepPlan, takeStateSlot: () => number): void {
     for (let i = 0; i < this.unsaved.length; i++) {
       const request = this.unsaved[i]!
-      const rows = request.savesAt
-      request.savesAt = 0
-      if (rows === 0 || request.isLeaving) continue
+      const rows = request.flight.savesAt
+      request.flight.savesAt = 0
+      if (rows === 0 || request.flight.leaving || request.slot < 0) continue
       const stateSlot = takeStateSlot()
       if (stateSlot < 0) continue
       plan.states.push3(request.slot, StateOperation.snapshot, stateSlot)
-      request.lastStep = plan.stepId
+      request.flight.usedBy(plan.stepId)
       const page = rows / this.layout.pageSize - 1
       this.plannedSnapshots.push({ step: plan.stepId, request, page, stateSlot })
     }
@@ -219,7 +221,7 @@ export class PrefixPages {
   savedStates(stepId: number, giveBack: (stateSlot: number) => void): void {
     while (this.plannedSnapshots.length > 0 && this.plannedSnapshots[0]!.step <= stepId) {
       const { request, page, stateSlot } = this.plannedSnapshots.shift()!
-      const cached = request.cached[page]
+      const cached = request.holdings.cached[page]
       if (cached === undefined || cached.stateSlot >= 0) giveBack(stateSlot)
       else {
         this.cache.addSnapshot(cached, stateSlot)
@@ -301,8 +303,8 @@ export class PrefixPages {
     let kept = 0
     for (const [w, t] of shared.sliding.entries()) {
       for (let p = this.firstPage(t, pages); p < pages; p++) {
-        const page = request.cached[p]!
-        if (page.windows[w] !== null || p < request.freedPages[t]!) continue
+        const page = request.holdings.cached[p]!
+        if (page.windows[w] !== null || p < request.holdings.freedPages[t]!) continue
         const slabs = this.pageSlabs(request, [t], p)
         if (kept + slabs.length > spare || this.isShared(slabs)) return kept
         this.retainSlabs(slabs)
@@ -332,8 +334,8 @@ export class PrefixPages {
     for (let i = 0; i < tables.length; i++) {
       const t = tables[i]!
       const { slabsPerPage } = this.layout.tables[t]!
-      const first = (page - request.freedPages[t]!) * slabsPerPage
-      const { data, length } = request.tables[t]!
+      const first = (page - request.holdings.freedPages[t]!) * slabsPerPage
+      const { data, length } = request.holdings.tables[t]!
       if (first < 0 || first + slabsPerPage > length) {
         throw new InvariantViolation("a page is published once it is held", { id: request.id, table: t, page })
       }
@@ -349,13 +351,13 @@ export class PrefixPages {
   }
 
   private hasResumePoints(request: Request): boolean {
-    return request.pageKeys.length > 0 && (this.hasStates || this.sharedTables(request).sliding.length > 0)
+    return request.holdings.pageKeys.length > 0 && (this.hasStates || this.sharedTables(request).sliding.length > 0)
   }
 
   /** End of the last full page whose key is known. */
   private lastResumePoint(request: Request): number {
     const { pageSize } = this.layout
-    return Math.min(request.pageKeys.length, Math.floor(request.prefillRows(0) / pageSize)) * pageSize
+    return Math.min(request.holdings.pageKeys.length, Math.floor(request.progress.prefillRows(0) / pageSize)) * pageSize
   }
 
   private isResumePoint(request: Request, rows: number): boolean {

@@ -2,46 +2,84 @@ import type { Memory } from "./Memory.ts"
 import { type Policy, PolicyFault } from "./Policy.ts"
 import { loadRest } from "./Prefill.ts"
 import type { Request } from "./Request.ts"
-import { RequestView } from "./RequestView.ts"
+import { type PrefixHits, RequestView } from "./RequestView.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { StepLoad, windowsOf } from "./StepLoad.ts"
+import type { WaitingQueue } from "./WaitingQueue.ts"
+
+/** Who there is to rank. */
+interface Contenders {
+  readonly waiting: WaitingQueue
+  readonly prefilling: ReadonlyArray<Request>
+  readonly slots: { readonly requests: ReadonlyArray<Request | null> }
+}
 
 /**
- * Who is served first, and who makes room when memory runs out.
+ * Who is served first, and who makes room when memory runs out: the policy's to say, but for two.
  *
- * Protected requests come first, then all others; both in order of arrival, and the others as the policy says. A protected
- * request is never the victim of one behind it. So whatever a policy does, the oldest request finishes, and then the next.
+ * The *front* is the oldest prompt that is not computed, waiting or in prefill. Passed over often enough, or the front for
+ * long enough, it goes before the policy's order. One at a time, and the count begins when a prompt becomes the front: so
+ * whatever a policy does, the front is served, and then the next; and under load the policy stays what it says.
+ *
+ * The *guard* is the oldest request that was passed over or preempted often enough, or is old enough: nobody's victim, so it
+ * finishes, and then the next.
  */
 export class Ranking {
   private readonly config: SchedulerConfig
   /** Scratch for predictions that views ask for. */
   private readonly load: StepLoad
 
-  private readonly predict: (request: Request) => number
+  private readonly predict: (request: Request, computedRows: number) => number
   private readonly owned: (request: Request) => number
+  private readonly hits: PrefixHits
 
   constructor(config: SchedulerConfig, memory: Memory) {
     this.config = config
     this.load = new StepLoad(config.layout.segments.length, windowsOf(config.layout))
-    this.predict = (request) => {
-      loadRest(request, config.layout, this.load)
+    this.predict = (request, computedRows) => {
+      loadRest(request, config.layout, this.load, computedRows)
       return config.costModel.stepMicros(this.load)
     }
     this.owned = (request) => memory.ownedSlabs(request)
+    this.hits = {
+      version: () => memory.cache.version,
+      rows: (request) => memory.prefixes.find(request).length * config.layout.pageSize,
+    }
   }
 
-  /** Passed over or preempted often enough, or old enough. */
-  isProtected(request: Request, nowMicros: number): boolean {
-    const { protectAfter, protectAfterMicros } = this.config
-    return (
-      request.bypasses + request.preemptions >= protectAfter || nowMicros - request.arrivedMicros > protectAfterMicros
-    )
+  /** The oldest prompt that is not computed; null when there is none. Begins to count for it. */
+  front({ waiting, prefilling }: Contenders, nowMicros: number): Request | null {
+    let front = waiting.at(0) ?? null
+    for (let i = 0; i < prefilling.length; i++) {
+      if (front === null || prefilling[i]!.id < front.id) front = prefilling[i]!
+    }
+    if (front !== null && front.account.frontSinceMicros < 0) front.account.frontSinceMicros = nowMicros
+    return front
   }
 
-  /** Whether `request` comes after `other` in rank. */
-  isBehind(request: Request, other: Request, nowMicros: number): boolean {
-    const guarded = this.isProtected(request, nowMicros)
-    if (guarded !== this.isProtected(other, nowMicros)) return !guarded
+  /** The front, where it goes before the policy's order; null where it does not. */
+  protectedFront(contenders: Contenders, nowMicros: number): Request | null {
+    const front = this.front(contenders, nowMicros)
+    if (front === null) return null
+    return this.isHardPressed(front) || nowMicros - front.account.frontSinceMicros > this.config.protectAfterMicros
+      ? front
+      : null
+  }
+
+  /** The oldest request that is protected from being preempted; null when none is. */
+  guardOf({ waiting, slots }: Contenders, nowMicros: number): Request | null {
+    const first = waiting.at(0)
+    let guard = first !== undefined && this.isProtected(first, nowMicros) ? first : null
+    for (const one of slots.requests) {
+      if (one === null || !mayGo(one) || (guard !== null && guard.id < one.id)) continue
+      if (this.isProtected(one, nowMicros)) guard = one
+    }
+    return guard
+  }
+
+  /** Whether `request` comes after `other` where memory is given: the guard first, then in order of arrival. */
+  isBehind(request: Request, other: Request, guard: Request | null): boolean {
+    if (request === guard || other === guard) return other === guard
     return request.id > other.id
   }
 
@@ -50,13 +88,7 @@ export class Ranking {
     const { policy } = this.config
     const queued = prompts.toSorted((a, b) => a.id - b.id)
     const rest = new Map(queued.map((request) => [request.id, request]))
-    for (const request of queued) {
-      if (!this.isProtected(request, nowMicros)) continue
-      rest.delete(request.id)
-      yield request
-    }
-    if (rest.size === 0) return
-    const shown = new Set(queued.map((request) => request.id))
+    const shown = new Set(rest.keys())
     const views = queued.map((request) => this.viewOf(request))
     for (const id of ask(policy, "order", () => policy.order!(views, nowMicros))) {
       const request = rest.get(id)
@@ -70,41 +102,83 @@ export class Ranking {
     yield* rest.values()
   }
 
+  /** The prompt that the policy serves first of those that wait. Requires one. */
+  firstOf(waiting: ReadonlyArray<Request>, nowMicros: number): Request {
+    if (this.config.policy.order === undefined) return waiting[0]!
+    for (const first of this.ordered(waiting, nowMicros)) return first
+    return waiting[0]!
+  }
+
   /**
    * Who of the requests with a slot goes so that `request` can go on: the policy's choice, else the last in rank. May be
    * `request` itself; null when all others are ahead of it. Throws PolicyFault.
    */
-  victimFor(request: Request, bySlot: ReadonlyArray<Request | null>, nowMicros: number): Request | null {
-    const { policy } = this.config
-    if (policy.victims !== undefined) {
-      const running = bySlot.filter(mayGo)
-      const byId = new Map(running.map((one) => [one.id, one]))
-      const views = running.map((one) => this.viewOf(one))
-      for (const id of ask(policy, "victims", () => policy.victims!(views, nowMicros))) {
-        const one = byId.get(id)
-        if (one === undefined) {
-          throw new PolicyFault(policy.name, `proposed request ${String(id)} as a victim, which does not run`)
-        }
-        const allowed = this.isBehind(one, request, nowMicros) || !this.isProtected(one, nowMicros)
-        if (one !== request && allowed) return one
-      }
+  victimFor(request: Request, contenders: Contenders, nowMicros: number): Request | null {
+    const guard = this.guardOf(contenders, nowMicros)
+    if (this.config.policy.victims !== undefined) {
+      for (const one of this.proposed(contenders, nowMicros)) if (one !== request && one !== guard) return one
     }
     let last: Request | null = null
-    for (const one of bySlot) if (mayGo(one) && (last === null || this.isBehind(one, last, nowMicros))) last = one
-    return last !== null && (last === request || this.isBehind(last, request, nowMicros)) ? last : null
+    for (const one of contenders.slots.requests) {
+      if (one !== null && mayGo(one) && (last === null || this.isBehind(one, last, guard))) last = one
+    }
+    return last !== null && (last === request || this.isBehind(last, request, guard)) ? last : null
+  }
+
+  /**
+   * Who of the requests with a slot the policy takes it from for a prompt that waits; null when it takes none. Never one that
+   * gave way often enough, nor the front that goes first: it would take the slot back, and so on for ever.
+   */
+  preemptedBy(waiting: Request, contenders: Contenders, nowMicros: number): Request | null {
+    const { policy } = this.config
+    const guard = this.guardOf(contenders, nowMicros)
+    const front = this.protectedFront(contenders, nowMicros)
+    const view = this.viewOf(waiting)
+    for (const one of this.proposed(contenders, nowMicros)) {
+      if (one === guard || one === front || this.isHardPressed(one)) continue
+      const answers = ask(policy, "preempts", () => [policy.preempts!(view, this.viewOf(one)) ? 1 : 0])
+      return answers[0] === 1 ? one : null
+    }
+    return null
+  }
+
+  private *proposed({ slots }: Contenders, nowMicros: number): Generator<Request> {
+    const { policy } = this.config
+    const running = slots.requests.filter((one): one is Request => one !== null && mayGo(one))
+    const byId = new Map(running.map((one) => [one.id, one]))
+    const views = running.map((one) => this.viewOf(one))
+    for (const id of ask(policy, "victims", () => policy.victims?.(views, nowMicros) ?? [])) {
+      const one = byId.get(id)
+      if (one === undefined) {
+        throw new PolicyFault(policy.name, `proposed request ${String(id)} as a victim, which does not run`)
+      }
+      yield one
+    }
+  }
+
+  /** Passed over or preempted often enough. */
+  private isHardPressed({ account }: Request): boolean {
+    return account.bypasses + account.preemptions >= this.config.protectAfter
+  }
+
+  private isProtected(request: Request, nowMicros: number): boolean {
+    return this.isHardPressed(request) || nowMicros - request.arrivedMicros > this.config.protectAfterMicros
   }
 
   private viewOf(request: Request): RequestView {
-    return (request.view ??= new RequestView(request, this.predict, this.owned))
+    return (request.view ??= new RequestView(request, this.predict, this.owned, this.hits))
   }
 }
 
-/** Whether a slot's request can be preempted: it runs, and has not ended. */
-const mayGo = (one: Request | null): one is Request =>
-  one !== null && one.endReason === null && !one.preempting && one.phase !== "fork"
+/** Whether a slot's request can be preempted: it runs, and is not on its way out. */
+const mayGo = (one: Request): boolean => !one.flight.leaving && one.phase !== "fork"
 
 /** A policy's answer as a list of its own, or a fault that names the policy. */
-const ask = (policy: Policy, question: "order" | "victims", answer: () => Iterable<number>): ReadonlyArray<number> => {
+const ask = <A>(
+  policy: Policy,
+  question: "order" | "victims" | "preempts",
+  answer: () => Iterable<A>,
+): ReadonlyArray<A> => {
   try {
     return Array.from(answer())
   } catch (cause) {

@@ -13,7 +13,8 @@ export class RequestView implements QueuedPrompt, RunningRequest {
   readonly deadlineMicros: number
   readonly tenant: string
   readonly #request: Request
-  readonly #predict: (request: Request) => number
+  readonly #predict: (request: Request, computedRows: number) => number
+  readonly #hits: PrefixHits
   readonly #owned: (request: Request) => number
   /** What the last prediction was made for: progress changes it. */
   #segment = -1
@@ -21,29 +22,39 @@ export class RequestView implements QueuedPrompt, RunningRequest {
   #sets = 0
   #predicted = 0
 
-  constructor(request: Request, predict: (request: Request) => number, owned: (request: Request) => number) {
+  /** Pages found in the cache, and at which state of it. */
+  #found = 0
+  #version = -1
+
+  constructor(
+    request: Request,
+    predict: (request: Request, computedRows: number) => number,
+    owned: (request: Request) => number,
+    hits: PrefixHits,
+  ) {
     this.id = request.id
     this.promptLength = request.promptLength
     this.priority = request.priority
     this.arrivedMicros = request.arrivedMicros
     this.deadlineMicros = request.deadlineMicros
-    this.tenant = request.tenant.name
+    this.tenant = request.tenant
     this.#request = request
     this.#predict = predict
     this.#owned = owned
+    this.#hits = hits
     Object.freeze(this)
   }
 
   get tenantServed(): number {
-    return this.#request.tenant.served
+    return this.#request.account.tenant.served
   }
 
   get segment(): number {
-    return this.#request.segment
+    return this.#request.progress.segment
   }
 
   get computedRows(): number {
-    return this.#request.computedRows
+    return this.#request.progress.computedRows
   }
 
   get outputs(): number {
@@ -54,16 +65,46 @@ export class RequestView implements QueuedPrompt, RunningRequest {
     return this.#owned(this.#request)
   }
 
+  get isDecoding(): boolean {
+    return this.#request.phase === "decode"
+  }
+
+  get cachedTokens(): number {
+    const request = this.#request
+    if (request.phase !== "waiting") return request.account.cachedTokens
+    return Math.min(request.promptLength, this.#rowsFound)
+  }
+
   get remainingPrefillMicros(): number {
     const request = this.#request
-    const rows = request.prefillRows(request.segment) - request.computedRows
-    const sets = request.keptRows.length
-    if (rows !== this.#rows || request.segment !== this.#segment || sets !== this.#sets) {
-      this.#segment = request.segment
+    const { progress } = request
+    const computed = request.phase === "waiting" ? this.#rowsFound : progress.computedRows
+    const rows = progress.prefillRows(progress.segment) - computed
+    const sets = progress.keptRows.length
+    if (rows !== this.#rows || progress.segment !== this.#segment || sets !== this.#sets) {
+      this.#segment = progress.segment
       this.#rows = rows
       this.#sets = sets
-      this.#predicted = this.#predict(request)
+      this.#predicted = this.#predict(request, computed)
     }
     return this.#predicted
   }
+
+  /** Rows of a waiting prompt that are cached now. */
+  get #rowsFound(): number {
+    if (this.#request.holdings.pageKeys.length === 0) return 0
+    if (this.#version !== this.#hits.version()) {
+      this.#version = this.#hits.version()
+      this.#found = this.#hits.rows(this.#request)
+    }
+    return this.#found
+  }
+}
+
+/** The prefix cache as views look at it. */
+export interface PrefixHits {
+  /** Changes with everything that decides how much of a prefix is found. */
+  readonly version: () => number
+  /** Rows of a prompt that waits that are cached. */
+  readonly rows: (request: Request) => number
 }

@@ -25,10 +25,14 @@ export interface SchedulerConfig {
   readonly stepBudgetMicros: number
   /** The same while none does. */
   readonly idleStepBudgetMicros: number
-  /** A prompt that has waited longer than this for its next piece gets one minimum chunk whatever the budget. */
+  /** Share of every step's time that decodes cannot take from prompts; 0.2 where nothing is said. */
+  readonly prefillFloor?: number | undefined
+  /** Output tokens of each decode that memory is kept for when a prompt is admitted; 384 where nothing is said. */
+  readonly headroomTokens?: number | undefined
+  /** A prompt that has waited longer than this for its next chunk gets the smallest one whatever the budget. */
   readonly maxPrefillWaitMicros: number
-  /** A request that was passed over or preempted this often is protected: served first, victim of nothing behind it. */
+  /** The oldest prompt, passed over or preempted this often, goes first, and is nobody's victim. */
   readonly protectAfter: number
-  /** A request this old is protected too. */
+  /** So does one that has been the oldest for so long. */
   readonly protectAfterMicros: number
 }

@@ -82,11 +82,13 @@ export class StepLoad {
     if (this.windows.length > 0) this.decodeWindowKeys[segment]! += rows * Math.min(keys, this.windows[segment]!)
   }
 
-  /** Of a load that {@link addDecodes} made. */
+  /** Of a load that {@link addDecodes} or {@link assign} made. */
   clearDecodes(): void {
     this.decodeRows = 0
-    this.decodeKeys.fill(0)
-    this.decodeWindowKeys.fill(0)
+    for (let s = 0; s < this.decodeKeys.length; s++) {
+      this.decodeKeys[s] = 0
+      this.decodeWindowKeys[s] = 0
+    }
   }
 
   clearPrefill(): void {
@@ -102,6 +104,13 @@ export class StepLoad {
       entryPairs[s] = 0
       scoredRows[s] = 0
     }
+  }
+
+  /** Becomes a copy of another. Requires as many segments. */
+  assign(other: StepLoad): void {
+    this.clearPrefill()
+    this.clearDecodes()
+    this.add(other)
   }
 
   /** Adds a whole step's work to this: what many steps held together. Requires as many segments. */

@@ -5,7 +5,21 @@ export interface Tenant {
   served: number
   /** Requests that have not ended. */
   live: number
+  /** Requests of those that wait, and their prompt tokens. */
+  waiting: number
+  waitingTokens: number
 }
+
+export const newTenant = (name: string): Tenant => ({ name, served: 0, live: 0, waiting: 0, waitingTokens: 0 })
+
+/**
+ * How much a tenant may have waiting, of a queue that takes `limit` and holds `waiting`: `share` times what is left of it. However many flood the queue, a part is always left for those that do not.
+ *
+ * Source: the dynamic thresholds of Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet switches
+ * (IEEE/ACM Transactions on Networking, 1998).
+ */
+export const tenantRoom = (limit: number, waiting: number, share: number): number =>
+  Math.floor(share * Math.max(0, limit - waiting))
 
 /** An output token counts as this many prompt tokens. */
 export const outputCharge = 2
@@ -27,11 +41,21 @@ export class Tenants {
   private readonly idle = new Map<string, Tenant>()
   private lastLeft = 0
 
+  /** A tenant that has requests; undefined for one that has none. */
+  of(name: string): Tenant | undefined {
+    return this.live.get(name)
+  }
+
+  /** All tenants that have requests. */
+  get all(): IterableIterator<Tenant> {
+    return this.live.values()
+  }
+
   /** A request of this tenant has arrived. */
   enter(name: string): Tenant {
     let tenant = this.live.get(name)
     if (tenant === undefined) {
-      tenant = this.idle.get(name) ?? { name, served: 0, live: 0 }
+      tenant = this.idle.get(name) ?? newTenant(name)
       this.idle.delete(name)
       let least = this.live.size === 0 ? this.lastLeft : Number.MAX_SAFE_INTEGER
       for (const other of this.live.values()) least = Math.min(least, other.served)

@@ -220,7 +220,7 @@ it("a slot that no token could be sampled for ends its request with an error, an
 })
 
 it("a request that is preempted gets a new content, and the old one is never asked for", () => {
-  const { driver, submit, step, contents, events } = loop({ slabs: 8, slots: 2 })
+  const { driver, submit, step, contents, events } = loop({ slabs: 8, slots: 2, headroomTokens: 0 })
   submit(prompt({ maxTokens: 300 }))
   submit(prompt({ maxTokens: 300 }))
   for (let i = 0; i < 700; i++) step()

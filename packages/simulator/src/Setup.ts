@@ -49,6 +49,9 @@ export interface EngineSettings {
   readonly maxRowsPerStep: number
   readonly stepBudgetMicros: number
   readonly idleStepBudgetMicros: number
+  readonly prefillFloor: number
+  readonly headroomTokens: number
+  readonly tenantShare: number
   readonly maxPrefillWaitMicros: number
   readonly protectAfter: number
   readonly protectAfterMicros: number
@@ -151,6 +154,9 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
     policy: setup.policy,
     stepBudgetMicros: engine.stepBudgetMicros,
     idleStepBudgetMicros: engine.idleStepBudgetMicros,
+    prefillFloor: engine.prefillFloor,
+    headroomTokens: engine.headroomTokens,
+    tenantShare: engine.tenantShare,
     maxPrefillWaitMicros: engine.maxPrefillWaitMicros,
     protectAfter: engine.protectAfter,
     protectAfterMicros: engine.protectAfterMicros,

@@ -263,9 +263,9 @@ export class Simulation {
   private onFinished(row: number, request: Request, reason: FinishReason): void {
     const { log, counters } = this
     log.outputs[row] = request.outputs
-    log.firstScheduled[row] = request.firstScheduledMicros
-    log.preemptions[row] = request.preemptions
-    log.cachedTokens[row] = request.cachedTokens
+    log.firstScheduled[row] = request.account.firstScheduledMicros
+    log.preemptions[row] = request.account.preemptions
+    log.cachedTokens[row] = request.account.cachedTokens
     const sets = request.keptRows
     if (request.drops && sets.length === counters.keptRows.length) {
       log.keptRows[row] = sets[sets.length - 1]!
@@ -345,8 +345,7 @@ export class Simulation {
       used += pool.used - cache.idleSlabs
       cached += cache.slabs - cache.idleSlabs
       idle += cache.idleSlabs
-      for (const request of driver.scheduler.prefilling) addOwnedSlabs(request, config.layout, ownedSlabs)
-      for (const request of driver.scheduler.decoding) addOwnedSlabs(request, config.layout, ownedSlabs)
+      addOwnedSlabs(driver.scheduler, config.layout, ownedSlabs)
     }
     counters.occupancy.add(this.now, { waiting, running, used, cached, idle }, ownedSlabs)
     this.queue.push(counters.occupancy.nextTime, EventClass.sampled, 0, 0)

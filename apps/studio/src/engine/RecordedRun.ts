@@ -193,7 +193,7 @@ class RecordedRequests {
   }> = []
 
   submitted(request: Request, now: number): void {
-    const { name } = request.tenant
+    const { name } = request.account.tenant
     if (!this.tenants.has(name)) this.tenants.set(name, this.tenants.size)
     this.arrival.push(now)
     this.promptTokens.push(request.promptLength)
@@ -213,11 +213,11 @@ class RecordedRequests {
 
   finished(request: Request, reason: FinishReason, _at: number): void {
     const seen = this.seen[request.id - 1]!
-    seen.scheduled = request.firstScheduledMicros
+    seen.scheduled = request.account.firstScheduledMicros
     seen.outputs = request.outputs
     seen.kept = request.drops && request.keptRows.length > 1 ? request.keptRows.at(-1)! : -1
-    seen.cached = request.cachedTokens
-    seen.preemptions = request.preemptions
+    seen.cached = request.account.cachedTokens
+    seen.preemptions = request.account.preemptions
     const status =
       reason === "abort" ? RequestStatus.aborted : reason === "error" ? RequestStatus.failed : RequestStatus.completed
     this.status.set(request.id - 1, status)

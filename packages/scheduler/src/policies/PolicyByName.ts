@@ -1,6 +1,7 @@
 import { fcfs, type Policy } from "../Policy.ts"
 import { earliestDeadline } from "./EarliestDeadline.ts"
 import { fairShare } from "./FairShare.ts"
+import { longestPrefixMatch } from "./LongestPrefixMatch.ts"
 import { priority } from "./Priority.ts"
 import { shortestPrefill } from "./ShortestPrefill.ts"
 import { tokenBudget } from "./TokenBudgetPolicy.ts"
@@ -12,6 +13,7 @@ export const policyNames = [
   "shortest-prefill",
   "earliest-deadline",
   "fair-share",
+  "lpm",
   "token-budget",
 ] as const
 
@@ -19,7 +21,10 @@ export const policyNames = [
 export const defaultTokenBudget = { maxNumBatchedTokens: 2048, maxNumSeqs: 128 } as const
 
 const plain: ReadonlyMap<string, Policy> = new Map(
-  [fcfs, priority, shortestPrefill, earliestDeadline, fairShare].map((policy) => [policy.name, policy]),
+  [fcfs, priority, shortestPrefill, earliestDeadline, fairShare, longestPrefixMatch].map((policy) => [
+    policy.name,
+    policy,
+  ]),
 )
 
 /**

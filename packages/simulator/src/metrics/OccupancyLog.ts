@@ -1,3 +1,4 @@
+import type { Scheduler } from "@uniprefill/scheduler/Scheduler"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { Request } from "@uniprefill/scheduler/Request"
 
@@ -61,12 +62,20 @@ export class OccupancyLog {
   }
 }
 
-/** Adds up what a request owns alone, table by table; slabs of cached pages, which others may read too, left out. */
-export const addOwnedSlabs = (request: Request, { tables }: KvLayout, sums: Array<number>): void => {
+/** Adds up what running requests own alone, table by table; slabs of cached pages, which others may read too, left out. */
+export const addOwnedSlabs = (scheduler: Scheduler, { tables }: KvLayout, sums: Array<number>): void => {
+  for (const request of scheduler.prefilling) addSlabsOf(request, tables, sums)
+  for (const request of scheduler.decoding) {
+    // One that decodes before its prompt's step has committed is among those in prefill.
+    if (request.phase === "decode") addSlabsOf(request, tables, sums)
+  }
+}
+
+const addSlabsOf = ({ drops, holdings }: Request, tables: KvLayout["tables"], sums: Array<number>): void => {
   for (let t = 0; t < tables.length; t++) {
     const { kind, segment, slabsPerPage } = tables[t]!
-    const held = request.tables[t]!.length
-    const isShared = request.drops ? segment === 0 : kind === "full"
-    sums[t]! += isShared ? Math.max(0, held - request.cached.length * slabsPerPage) : held
+    const held = holdings.tables[t]!.length
+    const isShared = drops ? segment === 0 : kind === "full"
+    sums[t]! += isShared ? Math.max(0, held - holdings.cached.length * slabsPerPage) : held
   }
 }

@@ -1,3 +1,4 @@
+import type { Request } from "@uniprefill/scheduler/Request"
 import { ItemField, sectionWidths } from "@uniprefill/scheduler/StepPlan"
 import type { Replica, StepRecord } from "../Replica.ts"
 import type { Observer } from "../Simulation.ts"
@@ -88,18 +89,14 @@ export const whyOf = (replica: Inspected, { plan, plannedMicros }: StepRecord): 
     const waits = (reason: string) => prompts.push({ row, verdict: "waits", reason })
     const got = served.get(request.slot)
     if (got !== undefined) prompts.push({ row, verdict: "gets", reason: got })
-    else if (request.awaitsStep > 0) waits(`step ${request.awaitsStep}, in flight, selects for it`)
-    else if (startSegment >= 0 && request.segment !== startSegment)
-      waits(`the step's items start at segment ${startSegment}, it is at segment ${request.segment}`)
+    else if (request.flight.awaitsStep > 0) waits(`step ${request.flight.awaitsStep}, in flight, selects for it`)
+    else if (startSegment >= 0 && request.progress.segment !== startSegment)
+      waits(`the step's items start at segment ${startSegment}, it is at segment ${request.progress.segment}`)
     else waits(`the step's budget is spent (${spent})`)
   }
-  for (const [i, request] of [...scheduler.waiting].slice(0, listed).entries()) {
-    const first = scheduler.waiting.at(0)!
-    prompts.push({
-      row: replica.rowOf(request.id),
-      verdict: "is not admitted",
-      reason: i > 0 ? `behind ${replica.rowName(first.id)}` : refusal(replica, startSegment, spent),
-    })
+  for (const request of [...scheduler.waiting].slice(0, listed)) {
+    const reason = refusal(replica, request, startSegment, spent)
+    prompts.push({ row: replica.rowOf(request.id), verdict: "is not admitted", reason })
   }
   return {
     holds: `${load.decodeRows} decode rows, ${load.items} prefill items, ${spent}`,
@@ -108,10 +105,10 @@ export const whyOf = (replica: Inspected, { plan, plannedMicros }: StepRecord): 
   }
 }
 
-const refusal = ({ driver }: Inspected, startSegment: number, spent: string): string => {
-  const { memory, waiting } = driver.scheduler
+const refusal = ({ driver }: Inspected, request: Request, startSegment: number, spent: string): string => {
+  const { memory } = driver.scheduler
   if (memory.slotsFree === 0) return "no slot is free"
-  if (!memory.canAdmit(waiting.at(0)!))
+  if (!memory.canAdmit(request))
     return `memory: ${memory.unreserved} slabs are free and unreserved, fewer than its prefill needs`
   if (startSegment > 0) return `the step's items start at segment ${startSegment}, a new prompt at 0`
   return `the step's budget is spent (${spent})`

@@ -90,8 +90,7 @@ export class LoopRecorder {
     const { scheduler } = driver
     const { cache } = scheduler.memory
     owned.fill(0)
-    for (const request of scheduler.prefilling) addOwnedSlabs(request, config.layout, owned)
-    for (const request of scheduler.decoding) addOwnedSlabs(request, config.layout, owned)
+    addOwnedSlabs(scheduler, config.layout, owned)
     this.builder.addSample(index, time, owned, cache.slabs - cache.idleSlabs, cache.idleSlabs)
   }
 
@@ -100,12 +99,12 @@ export class LoopRecorder {
     const { scheduler } = replica.driver
     const seen = this.replicas[replica.index]!
     for (const request of scheduler.waiting) {
-      if (request.preemptions === 0) continue
+      if (request.account.preemptions === 0) continue
       const row = replica.rowOf(request.id)
       const known = this.preemptions.get(row) ?? 0
-      if (request.preemptions <= known) continue
-      this.preemptions.set(row, request.preemptions)
-      seen.preemptions += request.preemptions - known
+      if (request.account.preemptions <= known) continue
+      this.preemptions.set(row, request.account.preemptions)
+      seen.preemptions += request.account.preemptions - known
       this.builder.addPreemption(row, time)
     }
     if (seen.preemptions === scheduler.preemptions) seen.searches = 0

@@ -1,0 +1,22 @@
+import type { Tenant } from "./Tenants.ts"
+
+/** What a request has got and has had to bear: what fairness is decided by, and what is reported of it. */
+export class Account {
+  /** An account of its own until it is queued. */
+  tenant: Tenant
+  preemptions = 0
+  /** Later prompts that were begun before it while it was the oldest that is not computed. */
+  bypasses = 0
+  /** Since when it is the oldest prompt that is not computed; −1 before. */
+  frontSinceMicros = -1
+  firstScheduledMicros = -1
+  /** When prefill work of this request was planned last. */
+  lastServedMicros: number
+  /** Prompt tokens found in the cache when it was admitted first. */
+  cachedTokens = 0
+
+  constructor(tenant: Tenant, nowMicros: number) {
+    this.tenant = tenant
+    this.lastServedMicros = nowMicros
+  }
+}

@@ -1,0 +1,61 @@
+import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { IntList } from "./IntList.ts"
+import type { CachedPage, PageKey } from "./PrefixCache.ts"
+
+/** A slot's page tables. */
+export interface PageTables {
+  /** Slabs of each table, page after page, pages given back at the front left out. */
+  readonly slabs: ReadonlyArray<IntList>
+  /** Pages given back at the front of each table (sliding windows). */
+  readonly freed: Int32Array
+}
+
+/** What a request holds: its slot, its pages, and what is set aside for it. Changed by `Memory` and its parts alone. */
+export class Holdings {
+  slot = -1
+  stateSlot = -1
+  /** Page tables, its slot's own while it has one. */
+  pages: PageTables
+  /** Keys of the full pages known so far; those of generated tokens follow those of the prompt. */
+  readonly pageKeys: Array<PageKey>
+  /** The cached pages of its prefix, from the first one on. Its tables hold their slabs, or a copy made at the same time. */
+  readonly cached: Array<CachedPage> = []
+  /** Carry 0 is kept and grows with the output, so that pages with output can be cached. */
+  keepsCarry = false
+  /** Slabs set aside for the rest of this request. */
+  reservedSlabs = 0
+  /** While it waits: slabs that its prefill may need, −1 until that is asked. */
+  prefillSlabs = -1
+  /** Decode rows that can be appended before some table needs a page. */
+  rowsUntilPage = 0
+
+  constructor(layout: KvLayout, pageKeys: ReadonlyArray<PageKey>) {
+    this.pages = noPages(layout)
+    this.pageKeys = pageKeys.slice()
+  }
+
+  get tables(): ReadonlyArray<IntList> {
+    return this.pages.slabs
+  }
+
+  get freedPages(): Int32Array {
+    return this.pages.freed
+  }
+}
+
+export const makePages = (layout: KvLayout): PageTables => ({
+  slabs: layout.tables.map(() => new IntList(4)),
+  freed: new Int32Array(layout.tables.length),
+})
+
+/** What a request without a slot has: empty tables, which nobody writes to. One for each layout. */
+export const noPages = (layout: KvLayout): PageTables => {
+  let none = empty.get(layout)
+  if (none === undefined) {
+    none = { slabs: layout.tables.map(() => new IntList(0)), freed: new Int32Array(layout.tables.length) }
+    empty.set(layout, none)
+  }
+  return none
+}
+
+const empty = new WeakMap<KvLayout, PageTables>()

@@ -1,0 +1,57 @@
+/**
+ * How far a request is: the sets decided, the rows computed, the output. Moved ahead when a step is planned, and confirmed
+ * when it commits.
+ */
+export class Progress {
+  /** The segment being computed, or the last one. A request that does not drop passes all segments at once: 0. */
+  segment = 0
+  /** Rows of that segment that planned steps have computed. */
+  computedRows = 0
+  /** |S_i| for every set decided so far; [0] is the prompt's length. */
+  readonly keptRows: Array<number>
+  /** Bitmap of each decided selection. */
+  readonly bitmaps: Array<Uint32Array> = []
+  /** Output tokens committed. */
+  outputs = 0
+  /** Output tokens committed or sampled by a step in flight. */
+  plannedOutputs = 0
+  /** Output tokens that the slot was opened with: rows that follow the kept rows of every set. */
+  replayedOutputs = 0
+  /** Decode rows planned since the slot was opened. */
+  decodeRows = 0
+
+  constructor(promptLength: number) {
+    this.keptRows = [promptLength]
+  }
+
+  /** |S_i|; the last known set stands in for those not decided yet (sets are nested: an upper bound). */
+  rowsOf(segment: number): number {
+    return this.keptRows[Math.min(segment, this.keptRows.length - 1)]!
+  }
+
+  /** Rows that prefill computes in a segment: the kept rows and the replayed output. */
+  prefillRows(segment: number): number {
+    return this.rowsOf(segment) + this.replayedOutputs
+  }
+
+  /** Rows of a segment's tables that output is appended to, with those of planned decode rows. */
+  tableRows(segment: number): number {
+    return this.prefillRows(segment) + this.decodeRows
+  }
+
+  /** Everything is computed again, output included; what was decided stays. */
+  restart(): void {
+    this.segment = 0
+    this.computedRows = 0
+    this.replayedOutputs = this.outputs
+    this.plannedOutputs = this.outputs
+    this.decodeRows = 0
+  }
+
+  /** Takes over what another answer to the same prompt has decided. */
+  adopt(leader: Progress): void {
+    this.segment = leader.segment
+    this.keptRows.splice(0, this.keptRows.length, ...leader.keptRows)
+    this.bitmaps.splice(0, this.bitmaps.length, ...leader.bitmaps)
+  }
+}

@@ -1,0 +1,89 @@
+import type { ActionList } from "./Actions.ts"
+import type { Departures } from "./Departures.ts"
+import type { Request } from "./Request.ts"
+import type { ServingState } from "./ServingState.ts"
+import type { StepPlan } from "./StepPlan.ts"
+
+/** Who makes room for whom. Comes before planning work: from there on nothing in a plan is taken back. */
+export class Relief {
+  private readonly state: ServingState
+  private readonly departures: Departures
+  /** What the queue was like when the policy last had nobody make room for anyone in it. */
+  private askedChanges = -1
+
+  constructor(state: ServingState, departures: Departures) {
+    this.state = state
+    this.departures = departures
+  }
+
+  /** The front prompt, once it is protected, may preempt anyone behind it, so that it is served. */
+  forFront(nowMicros: number, actions: ActionList): void {
+    const { memory, ranking } = this.state
+    const front = ranking.protectedFront(this.state, nowMicros)
+    if (front === null || front.phase !== "waiting") return
+    while (!memory.canAdmit(front)) {
+      const victim = ranking.victimFor(front, this.state, nowMicros)
+      if (victim === null || victim === front || this.departures.arePreempted) return
+      this.preempt(victim, actions)
+    }
+  }
+
+  /** Where the policy says so, what runs makes room for a more urgent prompt that waits: one victim at a time. */
+  forUrgent(nowMicros: number, actions: ActionList): void {
+    const { state } = this
+    const { waiting, ranking, memory } = state
+    if (state.config.policy.preempts === undefined || waiting.length === 0) return
+    if (this.askedChanges === state.changes || this.departures.arePreempted) return
+    const first = ranking.firstOf([...waiting], nowMicros)
+    const hasSlots = () => state.running + 1 + first.forks.length <= state.maxRunning
+    while (!hasSlots() || !memory.canAdmit(first)) {
+      const victim = ranking.preemptedBy(first, state, nowMicros)
+      if (victim === null) {
+        this.askedChanges = state.changes
+        return
+      }
+      this.preempt(victim, actions)
+      if (this.departures.arePreempted) return
+    }
+  }
+
+  /** Finds the pages for the next row of every decoding request, the first in rank first; those without wait or go. */
+  growDecodes(plan: StepPlan, nowMicros: number, actions: ActionList): void {
+    const { memory, decodes, ranking } = this.state
+    const needy = decodes.lackingPages()
+    if (needy.length === 0) return
+    if (needy.length > 1) {
+      const guard = ranking.guardOf(this.state, nowMicros)
+      needy.sort((a, b) => (ranking.isBehind(a, b, guard) ? 1 : -1))
+    }
+    for (const request of needy) {
+      if (request.phase !== "decode" || request.flight.leaving) continue
+      const need = memory.decodeNeed(request)
+      while (!memory.canGrow(request, need, true) && !this.departures.arePreempted) {
+        const victim = ranking.victimFor(request, this.state, nowMicros) ?? request
+        // What has ended gives its slabs back with the step in flight that holds it: sooner than starting over.
+        if (victim === request && !this.departures.isEmpty) break
+        this.preempt(victim, actions)
+        if (victim === request) break
+      }
+      if (request.phase !== "decode" || request.flight.leaving) continue
+      if (memory.canGrow(request, need)) decodes.grow(request, plan)
+      // The slabs come free with a step in flight.
+      else decodes.stall(request)
+    }
+  }
+
+  private preempt(victim: Request, actions: ActionList): void {
+    const { state, departures } = this
+    state.preemptions++
+    victim.account.preemptions++
+    if (victim.flight.forking) {
+      for (const fork of state.forks.disband(victim)) {
+        if (fork.endReason === null) fork.account.preemptions++
+        departures.leave(fork)
+      }
+    } else state.forks.leave(victim)
+    departures.leave(victim)
+    departures.settle(actions)
+  }
+}

@@ -1,0 +1,464 @@
+import type { Driver, DriverConfig } from "@uniprefill/scheduler/Driver"
+import type { Request } from "@uniprefill/scheduler/Request"
+import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { StepLoad } from "@uniprefill/scheduler/StepLoad"
+import type { StepResult } from "@uniprefill/scheduler/StepResult"
+import { keptRows } from "@uniprefill/model/Selection"
+import type { CheckedRunner } from "./CheckedRunner.ts"
+
+/** A property of the serving loop's decisions that did not hold. */
+const broken = (property: string, detail: string): never => {
+  throw new Error(`${property}: ${detail}`)
+}
+
+/** A request as seen from outside, by what was submitted, planned and returned. */
+interface Seen {
+  readonly request: Request
+  readonly arrived: number
+  /** |S_i| of every selection returned; the prompt's length first. */
+  kept: Array<number>
+  outputs: number
+  bypasses: number
+  preemptions: number
+  /** Since when it is the oldest prompt without a first token; −1 before. */
+  frontSince: number
+  hasFirstToken: boolean
+  /** Preempted, and not opened since: what steps in flight sample of it is accepted, and does not make it decode. */
+  startsOver: boolean
+  ended: boolean
+}
+
+interface OpenSlot {
+  readonly seen: Seen
+  readonly replayed: number
+  decodeRows: number
+}
+
+interface Flying {
+  readonly stepId: number
+  /** Whose slots are which in this step: plans behind it may have closed some. */
+  readonly owners: ReadonlyMap<number, Seen>
+  /** Slots sampled from items. */
+  readonly firsts: ReadonlyArray<readonly [source: number, target: number]>
+}
+
+/**
+ * Watches a serving loop from outside with books of its own: what it counts is recounted from plans and results, never read from
+ * the code under test. Every fault has a name, so that it can be told which property a defect breaks.
+ */
+export class LoopChecks {
+  private readonly driver: Driver
+  private readonly config: DriverConfig
+  private readonly runner: CheckedRunner
+  private readonly seen = new Map<number, Seen>()
+  private readonly byContent = new Map<number, Seen>()
+  private readonly slots = new Map<number, OpenSlot>()
+  private readonly decoding = new Set<number>()
+  private readonly flying: Array<Flying> = []
+  private readonly loads = new Map<number, StepLoad>()
+  private served = new Map<string, number>()
+  /** Whether steps are measured to take what is predicted, so that budgets hold as they are configured. */
+  private readonly isCalibrated: boolean
+
+  constructor(driver: Driver, config: DriverConfig, runner: CheckedRunner, isCalibrated: boolean) {
+    this.driver = driver
+    this.config = config
+    this.runner = runner
+    this.isCalibrated = isCalibrated
+    // The load of each plan as it was when the plan was complete: planning goes on, and may find nothing more to do.
+    const { scheduler } = driver
+    const plan = scheduler.plan.bind(scheduler)
+    scheduler.plan = (of, ...rest) => {
+      const isWork = plan(of, ...rest)
+      const { load } = scheduler.state
+      if (isWork) this.loads.set(of.stepId, copyOf(load))
+      return isWork
+    }
+  }
+
+  submitted(requests: ReadonlyArray<Request>, now: number): void {
+    for (const request of requests) {
+      const blank = {
+        outputs: 0,
+        bypasses: 0,
+        preemptions: 0,
+        frontSince: -1,
+        hasFirstToken: false,
+        startsOver: false,
+        ended: false,
+      }
+      this.seen.set(request.id, { request, arrived: now, kept: [request.promptLength], ...blank })
+      this.put(request)
+    }
+    this.noteServed()
+  }
+
+  put({ id, contentId }: Request): void {
+    this.byContent.set(contentId, this.seen.get(id)!)
+  }
+
+  ended(request: Request): void {
+    this.seen.get(request.id)!.ended = true
+  }
+
+  /** The loop let a request start over. */
+  preempted(request: Request): void {
+    const seen = this.seen.get(request.id)!
+    seen.preemptions++
+    seen.hasFirstToken = false
+    seen.startsOver = true
+  }
+
+  /** The executor has lost everything. */
+  failed(): void {
+    this.noteServed()
+    this.slots.clear()
+    this.decoding.clear()
+    this.flying.length = 0
+  }
+
+  // ------------------------------------------------------------------------------------------------------ plans
+
+  /** Plans that one tick made, before any of them runs. `preempted` are those who gave way in it. */
+  planned(plans: ReadonlyArray<StepPlan>, preempted: ReadonlyArray<Request>, now: number): void {
+    this.checkVictims(preempted, now)
+    const chargedBy = new Map<string, number>()
+    for (const plan of plans) {
+      const waited = this.someoneWaits
+      const front = this.front(now)
+      this.apply(plan, front, (tenant, tokens) => {
+        chargedBy.set(tenant, (chargedBy.get(tenant) ?? 0) + tokens)
+      })
+      this.checkItems(plan)
+      this.checkRows(plan)
+      this.checkBudget(plan, waited)
+      this.checkLoad(plan)
+      this.fly(plan)
+    }
+    this.checkCharges(chargedBy, "prompt tokens computed")
+  }
+
+  /** A step's result, before the loop takes it. */
+  ran(plan: StepPlan, result: StepResult): void {
+    this.checkWindows(plan)
+    const { owners, firsts } = this.flying.shift()!
+    const { data, length } = result.selections
+    for (let i = 0; i < length; i += 4 + data[i + 3]!) {
+      const seen = owners.get(data[i]!)
+      if (seen === undefined || data[i + 1]! + 1 < seen.kept.length) continue
+      const bitmap = Uint32Array.from(data.subarray(i + 4, i + 4 + data[i + 3]!))
+      seen.kept.push(keptRows(bitmap, { rows: seen.kept.at(-1)!, ...this.config.schedule }))
+    }
+    for (const [source, target] of firsts) {
+      const from = owners.get(source)
+      const to = owners.get(target)
+      if (from !== undefined && to !== undefined && from !== to) to.kept = [...from.kept]
+    }
+    this.noteServed()
+  }
+
+  /** The loop has taken a step's result, and given out these tokens. */
+  committed(requests: ReadonlyArray<Request>): void {
+    const chargedBy = new Map<string, number>()
+    for (const { id, tenant } of requests) {
+      const seen = this.seen.get(id)!
+      seen.outputs++
+      if (!seen.startsOver) seen.hasFirstToken = true
+      chargedBy.set(tenant, (chargedBy.get(tenant) ?? 0) + 2)
+    }
+    this.checkCharges(chargedBy, "output tokens")
+  }
+
+  private apply(plan: StepPlan, front: Seen | null, charge: (tenant: string, tokens: number) => void): void {
+    for (const slot of plan.leaves.toArray()) this.decoding.delete(slot)
+    for (const slot of plan.closes.toArray()) this.slots.delete(slot)
+    const opens = plan.opens.toArray()
+    for (let i = 0; i < opens.length; i += 2) {
+      const seen = this.byContent.get(opens[i + 1]!)!
+      const isNew = !this.everOpened.has(seen)
+      this.everOpened.add(seen)
+      seen.startsOver = false
+      this.slots.set(opens[i]!, { seen, replayed: seen.outputs, decodeRows: 0 })
+      if (seen.request.phase === "fork") continue
+      if (isNew) charge(seen.request.tenant, seen.request.promptLength - seen.request.account.cachedTokens)
+      if (
+        front !== null &&
+        front.request.id < seen.request.id &&
+        this.isPlannable(front) &&
+        !this.isServed(front, plan)
+      ) {
+        front.bypasses++
+        const most = this.config.protectAfter + this.config.slots
+        if (front.bypasses + front.preemptions > most) {
+          broken("the front is passed over so often at most", `request ${front.request.id} ${front.bypasses} times`)
+        }
+      }
+    }
+    for (let i = 0; i < plan.joins.length; i += 2) this.decoding.add(plan.joins.data[i]!)
+    for (const slot of this.decoding) this.slots.get(slot)!.decodeRows++
+  }
+
+  private readonly everOpened = new Set<Seen>()
+
+  private fly(plan: StepPlan): void {
+    const firsts: Array<readonly [number, number]> = []
+    for (let i = 0; i < plan.samples.length; i += 2) {
+      const item = plan.samples.data[i]! * sectionWidths.items
+      firsts.push([plan.items.data[item + ItemField.slot]!, plan.samples.data[i + 1]!])
+    }
+    const owners = new Map([...this.slots].map(([slot, { seen }]) => [slot, seen]))
+    this.flying.push({ stepId: plan.stepId, owners, firsts })
+  }
+
+  /** A first token that others will follow is being computed. */
+  private get someoneWaits(): boolean {
+    return this.flying.some(({ firsts, owners }) =>
+      firsts.some(([, target]) => {
+        const seen = owners.get(target)
+        if (seen === undefined || seen.ended || seen.startsOver || seen.request.flight.leaving) return false
+        // Answers to a prompt that was preempted start over with it.
+        if (seen.request.leader?.flight.leaving === true) return false
+        return seen.request.maxTokens > seen.outputs + 1
+      }),
+    )
+  }
+
+  // ------------------------------------------------------------------------------------------------- properties
+
+  private rowsOf({ seen, replayed }: OpenSlot, segment: number): number {
+    const { kept, request } = seen
+    return (request.drops ? kept[Math.min(segment, kept.length - 1)]! : kept[0]!) + replayed
+  }
+
+  private checkItems(plan: StepPlan): void {
+    for (const { slot, firstRow, rows, firstSegment } of itemsOf(plan)) {
+      const all = this.rowsOf(this.slots.get(slot)!, firstSegment)
+      const end = firstRow + rows
+      if (firstRow % 64 !== 0 || (end % 64 !== 0 && end !== all)) {
+        broken("chunks are multiples of 64 rows", `rows ${firstRow} to ${end} of ${all}`)
+      }
+    }
+  }
+
+  /** Every segment of a step takes its prefill rows and the decode rows: items that run on count with every row kept. */
+  private checkRows(plan: StepPlan): void {
+    const { layout, maxRowsPerStep } = this.config
+    const rows = Array<number>(layout.segments.length).fill(this.decoding.size)
+    for (const item of itemsOf(plan)) {
+      const open = this.slots.get(item.slot)!
+      for (let s = item.firstSegment; s <= item.lastSegment; s++) {
+        rows[s]! += s === item.firstSegment || !open.seen.request.drops ? item.rows : this.rowsOf(open, s)
+      }
+    }
+    if (rows.some((count) => count > maxRowsPerStep)) {
+      broken("no segment of a step has more rows than a step may", `${rows.join()}, at most ${maxRowsPerStep}`)
+    }
+  }
+
+  /** The scheduler's own picture of the step, by which it was fitted to the budget. */
+  private checkLoad(plan: StepPlan): void {
+    const load = this.loads.get(plan.stepId)!
+    const segments = this.config.layout.segments.length
+    const own = { items: 0, rows: Array<number>(segments).fill(0), keys: Array<number>(segments).fill(0) }
+    for (const slot of this.decoding) {
+      const open = this.slots.get(slot)!
+      for (let s = 0; s < segments; s++) own.keys[s]! += this.rowsOf(open, s) + open.decodeRows
+    }
+    for (const { slot, rows, firstSegment, lastSegment } of itemsOf(plan)) {
+      const open = this.slots.get(slot)!
+      own.items++
+      for (let s = firstSegment; s <= lastSegment; s++) {
+        own.rows[s]! += s === firstSegment || !open.seen.request.drops ? rows : this.rowsOf(open, s)
+      }
+    }
+    const told = { items: load.items, rows: [...load.rows], keys: [...load.decodeKeys] }
+    if (load.decodeRows !== this.decoding.size || JSON.stringify(told.keys) !== JSON.stringify(own.keys)) {
+      broken(
+        "the keys of decodes are counted",
+        `${load.decodeRows} rows, ${told.keys.join()}; ${this.decoding.size}, ${own.keys.join()}`,
+      )
+    }
+    if (told.items !== own.items || JSON.stringify(told.rows) !== JSON.stringify(own.rows)) {
+      broken(
+        "the step's load is what it holds",
+        `${told.items} items, ${told.rows.join()}; ${own.items}, ${own.rows.join()}`,
+      )
+    }
+  }
+
+  /** Rows are what a step costs here. */
+  private checkBudget(plan: StepPlan, someoneWaits: boolean): void {
+    const tokenBudget = this.config.policy.tokenBudget
+    if (!this.isCalibrated || tokenBudget !== undefined || plan.items.length === 0) return
+    const decodes = this.decoding.size
+    let rows = decodes
+    let smallest = 0
+    for (const item of itemsOf(plan)) {
+      const open = this.slots.get(item.slot)!
+      smallest = Math.max(smallest, item.rows)
+      if (!open.seen.request.drops) rows += item.rows * this.config.layout.segments.length
+      else {
+        rows += item.rows
+        for (let s = item.firstSegment + 1; s <= item.lastSegment; s++) rows += this.rowsOf(open, s)
+      }
+    }
+    const { stepBudgetMicros, idleStepBudgetMicros, prefillFloor = 0.2 } = this.config
+    const budget = someoneWaits || decodes > 0 ? stepBudgetMicros : idleStepBudgetMicros
+    const most = Math.max(budget, decodes / (1 - prefillFloor))
+    // One smallest chunk: with nothing else to do, after too long, or as what was owed.
+    if (rows > most && !(plan.itemCount === 1 && smallest <= 64)) {
+      broken("prefill stays within the budget", `${rows} rows with ${decodes} decodes, at most ${most}`)
+    }
+  }
+
+  private checkWindows(plan: StepPlan): void {
+    const { tables, pageSize } = this.config.layout
+    const chunk = new Map(itemsOf(plan).map(({ slot, rows }) => [slot, rows]))
+    for (const slot of this.runner.slots) {
+      for (const [t, { kind, window }] of tables.entries()) {
+        if (kind !== "sliding") continue
+        const rows = chunk.has(slot) || !this.decoding.has(slot) ? this.config.maxRowsPerStep : pageSize
+        const most = Math.ceil((window + rows) / pageSize) + 1
+        const held = this.runner.pagesHeld(slot, t)
+        // What its prompt no longer needs is given back with the first page that its output takes.
+        const isSettled = this.decoding.has(slot) && this.slots.get(slot)!.decodeRows > pageSize
+        if (isSettled && held > most) {
+          broken("a window's pages are given back", `slot ${slot} holds ${held} of table ${t}, at most ${most}`)
+        }
+      }
+    }
+  }
+
+  private checkCharges(expected: ReadonlyMap<string, number>, what: string): void {
+    for (const tenant of this.driver.scheduler.state.tenants.all) {
+      const before = this.served.get(tenant.name)
+      if (before === undefined) continue
+      const more = expected.get(tenant.name) ?? 0
+      if (tenant.served - before !== more) {
+        broken(
+          `a tenant is charged its ${what}`,
+          `${tenant.name || "nobody"}: ${tenant.served - before}, expected ${more}`,
+        )
+      }
+    }
+    this.noteServed()
+  }
+
+  private noteServed(): void {
+    this.served = new Map([...this.driver.scheduler.state.tenants.all].map(({ name, served }) => [name, served]))
+  }
+
+  // ------------------------------------------------------------------------------------------------ who goes first
+
+  /** The oldest prompt without a first token. */
+  private front(now: number): Seen | null {
+    let front: Seen | null = null
+    for (const one of this.seen.values()) {
+      if (one.ended || one.hasFirstToken || one.request.phase === "fork" || one.request.leader !== null) continue
+      if (this.isSampled(one)) continue
+      if (front === null || one.request.id < front.request.id) front = one
+    }
+    if (front !== null && front.frontSince < 0) front.frontSince = now
+    return front
+  }
+
+  /** Its first token is being computed. */
+  private isSampled(one: Seen): boolean {
+    if (one.startsOver) return false
+    return this.flying.some(({ firsts, owners }) => firsts.some(([, target]) => owners.get(target) === one))
+  }
+
+  /** No selection is in flight for it. */
+  private isPlannable({ request }: Seen): boolean {
+    return request.flight.awaitsStep === 0 && !request.flight.leaving
+  }
+
+  private isServed(one: Seen, plan: StepPlan): boolean {
+    return itemsOf(plan).some(({ slot }) => this.slots.get(slot)?.seen === one)
+  }
+
+  private isProtected(one: Seen, now: number): boolean {
+    const { protectAfter, protectAfterMicros } = this.config
+    return one.bypasses + one.preemptions >= protectAfter || now - one.arrived > protectAfterMicros
+  }
+
+  /** Who gave way was the last in rank, and never the oldest protected one. */
+  private checkVictims(preempted: ReadonlyArray<Request>, now: number): void {
+    if (preempted.length === 0) return
+    const running = new Set(
+      [...this.slots.values()].map(({ seen }) => seen).filter((one) => !one.ended && !one.startsOver),
+    )
+    const guard = this.guard(running, now)
+    const { protectAfter } = this.config
+    // An older one that gave way first is protected by that.
+    const takesOver = (victim: Request) => (other: Request) => {
+      const { bypasses, preemptions } = this.seen.get(other.id)!
+      return other.id < victim.id && bypasses + preemptions + 1 >= protectAfter
+    }
+    for (const victim of preempted) {
+      if (guard?.request === victim && guard.preemptions >= protectAfter && !preempted.some(takesOver(victim))) {
+        broken("the oldest protected request is nobody's victim", `request ${victim.id}`)
+      }
+      const isBehind = this.rankOf(this.config.policy.name)
+      if (isBehind === null) continue
+      for (const seen of running) {
+        const { request } = seen
+        if (seen === guard || request.flight.leaving || preempted.includes(request)) continue
+        if (request.phase === "prefill" || request.phase === "decode") {
+          if (isBehind(request, victim)) {
+            broken("who makes room is the last in rank", `request ${victim.id}, and not ${request.id}`)
+          }
+        }
+      }
+    }
+    for (const request of preempted) this.preempted(request)
+  }
+
+  /** The oldest protected one of those that ran when the tick began and the first that waited. */
+  private guard(running: ReadonlySet<Seen>, now: number): Seen | null {
+    let first: Seen | null = null
+    for (const one of this.seen.values()) {
+      if (one.ended || running.has(one) || one.request.phase === "fork" || one.request.flight.leaving) continue
+      if (first === null || one.request.id < first.request.id) first = one
+    }
+    let guard = first !== null && this.isProtected(first, now) ? first : null
+    for (const one of running) {
+      if (this.isProtected(one, now) && (guard === null || one.request.id < guard.request.id)) guard = one
+    }
+    return guard
+  }
+
+  /** Whether one comes after another where the policy's own rule is total; null for policies that say otherwise. */
+  private rankOf(policy: string): ((one: Request, other: Request) => boolean) | null {
+    if (policy === "fcfs" || policy === "shortest-prefill" || policy === "token-budget") return (a, b) => a.id > b.id
+    return null
+  }
+}
+
+const copyOf = (load: StepLoad): StepLoad => {
+  const copy = new StepLoad(load.rows.length)
+  copy.add(load)
+  return copy
+}
+
+interface Item {
+  readonly slot: number
+  readonly firstRow: number
+  readonly rows: number
+  readonly firstSegment: number
+  readonly lastSegment: number
+}
+
+const itemsOf = ({ items: { data, length } }: StepPlan): ReadonlyArray<Item> => {
+  const items: Array<Item> = []
+  for (let i = 0; i < length; i += sectionWidths.items) {
+    items.push({
+      slot: data[i + ItemField.slot]!,
+      firstRow: data[i + ItemField.firstRow]!,
+      rows: data[i + ItemField.rows]!,
+      firstSegment: data[i + ItemField.firstSegment]!,
+      lastSegment: data[i + ItemField.lastSegment]!,
+    })
+  }
+  return items
+}
