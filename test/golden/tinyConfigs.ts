@@ -188,8 +188,6 @@ export const tinyConfigs: Readonly<Record<string, TinyConfig>> = {
           full_attention: { rope_type: "linear", factor: 8, rope_theta: 1_000_000 },
           sliding_attention: { rope_type: "default", rope_theta: 10_000 },
         },
-        attn_logit_softcapping: 8,
-        final_logit_softcapping: 12.5,
       },
     },
   },
@@ -247,4 +245,18 @@ export const tinyConfigs: Readonly<Record<string, TinyConfig>> = {
       rope_parameters: { rope_type: "default", rope_theta: 100_000, partial_rotary_factor: 0.25 },
     },
   },
+}
+
+/** The same model with heads of 64 and experts of 64: the least sizes that CUDA has kernels for. */
+export const widened = ({ config, ...rest }: TinyConfig): TinyConfig => {
+  const widen = (fields: Readonly<Record<string, unknown>>): Record<string, unknown> => {
+    const wide: Record<string, unknown> = { ...fields }
+    if ("num_hidden_layers" in fields && "num_attention_heads" in fields && !("image_size" in fields)) wide["head_dim"] = 64
+    if ("linear_key_head_dim" in fields) wide["linear_key_head_dim"] = 64
+    if ("linear_value_head_dim" in fields) wide["linear_value_head_dim"] = fields["linear_value_head_dim"] === 32 ? 128 : 64
+    if ("moe_intermediate_size" in fields) wide["moe_intermediate_size"] = 64
+    if ("text_config" in fields) wide["text_config"] = widen(fields["text_config"] as Record<string, unknown>)
+    return wide
+  }
+  return { ...rest, config: widen(config) }
 }

@@ -2,24 +2,29 @@ import { join } from "node:path"
 import { readModelConfig } from "@uniprefill/model/ModelConfig"
 import { convWidth, type LayerSpec, type ModelSpec } from "@uniprefill/model/ModelSpec"
 import { type Bf16Tensor, drawTensor, normalNumbers, writeModelFiles } from "./modelFiles.ts"
-import { tinyConfigs } from "./tinyConfigs.ts"
+import { type TinyConfig, tinyConfigs, widened } from "./tinyConfigs.ts"
 
 /**
  * Small random models of every family, as Hugging Face directories: the same bytes each time.
  *
  *     node --conditions=source test/golden/tinyModels.ts DIRECTORY
  *
- * writes all of them, for transformers_logits.py to read where transformers is installed.
+ * writes all of them, for transformers_logits.py to read where transformers is installed; with `--wide` behind it in the sizes that
+ * CUDA has kernels for.
  */
 export const tinyModels: ReadonlyArray<string> = Object.keys(tinyConfigs)
 
 /** Writes one of them to a directory of its own. */
-export const writeTinyModel = (directory: string, name: string): void =>
-  writeModelFiles(directory, tinyConfigs[name]!.config, tinyTensors(name))
+export const writeTinyModel = (directory: string, name: string, wide = false): void => {
+  const made = wide ? widened(tinyConfigs[name]!) : tinyConfigs[name]!
+  writeModelFiles(directory, made.config, tinyTensors(name, made))
+}
 
 /** The tensors of one of them by name. */
-export const tinyTensors = (name: string): ReadonlyMap<string, Bf16Tensor> => {
-  const { config, like } = tinyConfigs[name]!
+export const tinyTensors = (
+  name: string,
+  { config, like }: TinyConfig = tinyConfigs[name]!,
+): ReadonlyMap<string, Bf16Tensor> => {
   const { spec, family } = readModelConfig(name, config)
   const names = family.tensors(spec, new Set(like ?? []))
   const normal = normalNumbers(seedOf(name))
@@ -127,5 +132,5 @@ const seedOf = (name: string): number => Buffer.from(name).reduce((hash, byte) =
 
 const directory = process.argv[2]
 if (import.meta.main && directory !== undefined) {
-  for (const name of tinyModels) writeTinyModel(join(directory, name), name)
+  for (const name of tinyModels) writeTinyModel(join(directory, name), name, process.argv[3] === "--wide")
 }

@@ -464,20 +464,33 @@ int main(int argc, char **argv) {
   if (argc > 2 && std::strcmp(argv[1], "fault") == 0) return check_fault(argv[2]);
   const uint64_t seeds = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 4;
   using enum up::Mixer;
-  check_refusals();
+  // One failure does not hide what comes after it.
+  const auto guarded = [](const char *what, uint64_t seed, const auto &check) {
+    try {
+      check();
+    } catch (const up::Failure &failure) {
+      CHECK(false, "%s seed %d: %s: %s: %s", what, static_cast<int>(seed), up_status_name(failure.status), failure.phase.c_str(),
+            failure.detail.c_str());
+    }
+    std::fflush(stdout);
+  };
+  guarded("refusals", 0, check_refusals);
   for (uint64_t seed = 1; seed <= seeds; seed++) {
     RandomSpec spec(seed);
-    check_model("full", cuda_model(spec, {full}, false), seed, 0.9, 0.02);
-    check_model("sliding", cuda_model(spec, {sliding}, false), seed, 0.9, 0.02);
-    check_model("wide", wide_model(spec), seed, 0.9, 0.02);
-    check_model("windows", cuda_model(spec, {sliding, full, sliding, full}, false), seed, 0.5, 0.04);
-    check_model("delta", cuda_model(spec, {delta}, false), seed, 0.9, 0.02);
-    check_model("experts", cuda_model(spec, {full}, true), seed, 0.9, 0.02);
-    check_model("hybrid", cuda_model(spec, {delta, full, delta, delta}, seed % 2 == 0), seed, 0.5, 0.04);
-    check_rows(seed);
-    check_selection(seed);
-    check_sampling(seed);
-    check_in_flight(seed);
+    const auto model = [&](const char *what, const up::ModelTable &table, double share, double tolerance) {
+      guarded(what, seed, [&] { check_model(what, table, seed, share, tolerance); });
+    };
+    model("full", cuda_model(spec, {full}, false), 0.9, 0.02);
+    model("sliding", cuda_model(spec, {sliding}, false), 0.9, 0.02);
+    model("wide", wide_model(spec), 0.9, 0.02);
+    model("windows", cuda_model(spec, {sliding, full, sliding, full}, false), 0.5, 0.04);
+    model("delta", cuda_model(spec, {delta}, false), 0.9, 0.02);
+    model("experts", cuda_model(spec, {full}, true), 0.9, 0.02);
+    model("hybrid", cuda_model(spec, {delta, full, delta, delta}, seed % 2 == 0), 0.5, 0.04);
+    guarded("rows", seed, [&] { check_rows(seed); });
+    guarded("selection", seed, [&] { check_selection(seed); });
+    guarded("sampling", seed, [&] { check_sampling(seed); });
+    guarded("in flight", seed, [&] { check_in_flight(seed); });
   }
   return check_result();
 }

@@ -64,6 +64,7 @@ Functions load() {
   UP_FIND(MatmulPreferenceDestroy);
   UP_FIND(MatmulPreferenceSetAttribute);
   UP_FIND(MatmulAlgoGetHeuristic);
+  UP_FIND(MatmulAlgoCheck);
   UP_FIND(MatmulAlgoConfigGetAttribute);
   UP_FIND(Matmul);
 #undef UP_FIND

@@ -66,6 +66,8 @@ struct Functions {
   int (*MatmulPreferenceSetAttribute)(MatmulPreference preference, int attribute, const void *value, size_t bytes);
   int (*MatmulAlgoGetHeuristic)(Handle handle, MatmulDesc desc, MatrixLayout a, MatrixLayout b, MatrixLayout c, MatrixLayout d,
                                 MatmulPreference preference, int wanted, HeuristicResult *results, int *found);
+  int (*MatmulAlgoCheck)(Handle handle, MatmulDesc desc, MatrixLayout a, MatrixLayout b, MatrixLayout c, MatrixLayout d,
+                         const MatmulAlgo *algo, HeuristicResult *result);
   int (*MatmulAlgoConfigGetAttribute)(const MatmulAlgo *algo, int attribute, void *value, size_t bytes, size_t *written);
   int (*Matmul)(Handle handle, MatmulDesc desc, const void *alpha, const void *a, MatrixLayout a_layout, const void *b,
                 MatrixLayout b_layout, const void *beta, const void *c, MatrixLayout c_layout, void *d, MatrixLayout d_layout,

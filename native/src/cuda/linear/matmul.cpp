@@ -61,6 +61,12 @@ int Matmul::bucket(int rows) {
   }
 }
 
+int Matmul::least_rows(int bucket) {
+  if (bucket <= 8) return 1;
+  if (bucket <= 256) return bucket / 2 + 1;
+  return bucket / (bucket % 3 == 0 ? 3 : 4) * (bucket % 3 == 0 ? 2 : 3) + 1;
+}
+
 void Matmul::check(int status, const char *what, const Product &p) {
   if (status == lt::status_success) return;
   fail(UP_LAUNCH_FAILED, "multiply matrices", what, ": ", lt_.GetStatusString(status), ", rows ", p.rows, " · [", p.weights->n, ", ",
@@ -102,11 +108,21 @@ Matmul::Shape &Matmul::shape(const Product &p) {
   return *slot;
 }
 
+bool Matmul::serves(Shape &shape, const Product &p, const lt::MatmulAlgo &algorithm, int rows) {
+  check(shape.set_rows(rows), "layout", p);
+  lt::HeuristicResult result{};
+  return lt_.MatmulAlgoCheck(handle_, shape.desc, shape.weights, shape.in, shape.out, shape.out, &algorithm, &result) ==
+             lt::status_success &&
+         result.workspace_bytes <= workspace_bytes;
+}
+
 std::vector<lt::MatmulAlgo> Matmul::candidates(Shape &shape, const Product &p, int bucket) {
+  // Some algorithms take the most rows of a bucket, but not a single one.
+  const int least = least_rows(bucket);
   std::vector<lt::MatmulAlgo> out;
   const auto add = [&](int rows) {
-    check(shape.set_rows(rows), "layout", p);
     constexpr int wanted = 8;
+    check(shape.set_rows(rows), "layout", p);
     lt::HeuristicResult results[wanted]{};
     int found = 0;
     check(lt_.MatmulAlgoGetHeuristic(handle_, shape.desc, shape.weights, shape.in, shape.out, shape.out, shape.preference, wanted,
@@ -116,12 +132,14 @@ std::vector<lt::MatmulAlgo> Matmul::candidates(Shape &shape, const Product &p, i
       int32_t split = 1;
       size_t written = 0;
       lt_.MatmulAlgoConfigGetAttribute(&results[i].algo, lt::algo_split_k, &split, sizeof split, &written);
-      if (results[i].status == lt::status_success && results[i].workspace_bytes <= workspace_bytes && split <= 1)
+      if (results[i].status == lt::status_success && results[i].workspace_bytes <= workspace_bytes && split <= 1 &&
+          serves(shape, p, results[i].algo, least) && serves(shape, p, results[i].algo, bucket))
         out.push_back(results[i].algo);
     }
   };
   if (bucket < few_rows) add(few_rows);
   add(bucket);
+  if (out.empty()) add(least);
   if (out.empty()) {
     fail(UP_LAUNCH_FAILED, "multiply matrices", "cuBLASLt ", lt_.version, " has no algorithm without a split of K for ", bucket, " rows · [",
          p.weights->n, ", ", p.weights->k, "]ᵀ");

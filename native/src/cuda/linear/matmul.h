@@ -50,6 +50,8 @@ class Matmul {
 
   // The row count that stands for `rows` and its neighbours.
   static int bucket(int rows);
+  // The fewest rows of a bucket.
+  static int least_rows(int bucket);
 
  private:
   // (n, k, in stride, out stride, f32 out, accumulate, bias)
@@ -57,7 +59,8 @@ class Matmul {
   struct Shape;
 
   Shape &shape(const Product &product);
-  // What can be run for a bucket, cuBLASLt's first choice first; at least one.
+  bool serves(Shape &shape, const Product &product, const lt::MatmulAlgo &algorithm, int rows);
+  // What can be run for every row count of a bucket, cuBLASLt's first choice first; at least one.
   std::vector<lt::MatmulAlgo> candidates(Shape &shape, const Product &product, int bucket);
   void run(Shape &shape, const Product &product, const lt::MatmulAlgo &algorithm);
   // A hash of the first row of the product, without what was there before.
