@@ -22,8 +22,8 @@ describe("requests that end early", () => {
         assert.strictEqual(busy.waiting, 1)
         assert.isAbove(busy.slabsUsed, 0)
         for (const fiber of [decoding, prefilling, waiting]) yield* Fiber.interrupt(fiber)
-        // The step under way, and one that retains the pages which that one completed.
-        yield* TestClock.adjust(20)
+        // The two steps under way, and one that closes their slots and retains the pages which they completed.
+        yield* TestClock.adjust(30)
         yield* assertIdle(executor)
         const after = executor.stepCalls
         yield* TestClock.adjust("1 second")
@@ -41,8 +41,8 @@ describe("requests that end early", () => {
         const reader = yield* Effect.forkChild(collect(engine, request([6], { maxTokens: 100 })))
         yield* TestClock.adjust("20 seconds")
         const { finished } = yield* Fiber.join(reader)
-        // A hundred steps, after the one that was under way.
-        assert.strictEqual(finished.times.finishedMicros, 1_010_000)
+        // A hundred steps, after the two that were under way.
+        assert.strictEqual(finished.times.finishedMicros, 1_020_000)
         yield* assertIdle(executor)
         const events: Array<number> = []
         const error = yield* Effect.flip(

@@ -30,7 +30,7 @@ describe("metrics", () => {
         yield* TestClock.adjust("1 second")
         yield* Fiber.join(done)
         yield* Fiber.interrupt(left)
-        yield* TestClock.adjust(20)
+        yield* TestClock.adjust(30)
 
         const { times, kept } = (yield* Fiber.join(done)).finished
         const after = yield* PrometheusMetrics.format()
