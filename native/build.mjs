@@ -28,7 +28,7 @@ const run = (command, args) => {
   const result = spawnSync(command, args, { cwd: root, stdio: quiet ? "pipe" : "inherit", maxBuffer: 1 << 28 })
   if (result.error) fail(`${command}: ${result.error.message}`)
   if (result.status === 0) return result
-  if (quiet) process.stderr.write(`${result.stdout || ""}${result.stderr || ""}`)
+  if (quiet) process.stderr.write(`${String(result.stdout ?? "")}${String(result.stderr ?? "")}`)
   fail(`${command} ${args.join(" ")} failed with ${result.signal || `status ${result.status}`}`)
 }
 

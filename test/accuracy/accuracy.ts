@@ -1,81 +1,34 @@
 /**
  * Accuracy of a needle model dense and with its drop schedule, through the engine, on this machine's processors:
  *
- *     node_modules/.bin/node --conditions=source test/accuracy/accuracy.ts [--tokens 8192] [--prompts 6] [--model DIR]
+ *     node_modules/.bin/node --conditions=source test/accuracy/accuracy.ts [--tokens 8192] [--prompts 6] [--model DIR] [--drop-schedule FILE]
  *
  * `--prompts` are per task. Answers are generated greedily and count when they are exactly right. Prints one line a prompt
  * and a table at the end; takes some ten seconds a prompt at 8,192 tokens.
  */
-import { readFileSync } from "node:fs"
 import { parseArgs } from "node:util"
 import { Engine } from "@uniprefill/engine/Engine"
-import { greedy } from "@uniprefill/executor/contract/Executor"
-import { uniformNumbers } from "@uniprefill/executor/reference/ReferenceModel"
-import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
-import { Effect, Stream } from "effect"
+import { Effect } from "effect"
 import * as EngineLive from "uniprefill/model/EngineLive"
 import { executorLive } from "uniprefill/model/ExecutorLive"
-import { embeddedModel, modelOptions, type ModelSettings } from "uniprefill/options/ModelOptions"
-import { lexiconOf, makePrompt, makeTask, taskKinds } from "./RetrievalTasks.ts"
+import { type Answer, ask, distractors, promptMaker, settingsOf } from "./Asking.ts"
+import { taskKinds } from "./RetrievalTasks.ts"
 
 const { values } = parseArgs({
   options: {
     tokens: { type: "string", default: "8192" },
     prompts: { type: "string", default: "6" },
     model: { type: "string" },
+    "drop-schedule": { type: "string" },
     seed: { type: "string", default: "1" },
   },
 })
-const distractors = 12
-const haystack = readFileSync(`${embeddedModel()}/demo/haystack.txt`, "utf8")
-const defaults = Object.fromEntries(
-  Object.entries(modelOptions).map(([name, { defaultValue }]) => [name, defaultValue]),
-)
-const settings = { ...defaults, model: values.model } as ModelSettings
-
-interface Answer {
-  readonly text: string
-  readonly kept: ReadonlyArray<number>
-  readonly ttftMicros: number
-}
-
-const ask = (prompt: Int32Array, drop: boolean, requestId: string) =>
-  Effect.gen(function* () {
-    const engine = yield* Engine
-    const [events] = yield* engine.generate({
-      requestId,
-      prompt,
-      maxTokens: 32,
-      sampling: { ...greedy, stopTokenIds: engine.model.spec.eosTokenIds },
-      stop: [],
-      includeStop: false,
-      skipSpecialTokens: true,
-      drop,
-      minP: undefined,
-      priority: 0,
-    })
-    let text = ""
-    let kept: ReadonlyArray<number> = []
-    let ttftMicros = 0
-    yield* Stream.runForEach(events, (event) =>
-      Effect.sync(() => {
-        if (event._tag === "Output") text += event.text
-        else if (event._tag === "Finished") {
-          kept = event.kept
-          ttftMicros = event.times.firstTokenMicros - event.times.arrivedMicros
-        }
-      }),
-    )
-    return { text: text.trim(), kept, ttftMicros } satisfies Answer
-  }).pipe(Effect.scoped)
+const settings = settingsOf(values.model, values["drop-schedule"])
 
 const mean = (list: ReadonlyArray<number>): number => list.reduce((sum, value) => sum + value, 0) / list.length
 
 const program = Effect.gen(function* () {
-  const tokenizer = yield* Tokenizer
-  const lexicon = lexiconOf(haystack)
-  const text = yield* tokenizer.encode(haystack, { addSpecialTokens: false })
-  const random = uniformNumbers(Number(values.seed))
+  const make = yield* promptMaker(Number(values.seed))
   const results: Array<{
     readonly kind: string
     readonly right: readonly [boolean, boolean]
@@ -83,16 +36,7 @@ const program = Effect.gen(function* () {
   }> = []
   for (let number = 0; number < Number(values.prompts); number++) {
     for (const kind of taskKinds) {
-      const task = makeTask(kind, lexicon, random)
-      const others = Array.from({ length: distractors }, () =>
-        makeTask(taskKinds[Math.floor(random() * taskKinds.length)]!, lexicon, random),
-      )
-      const pieces = new Map<string, Int32Array>()
-      const statements = [task, ...others].flatMap((one) => one.statements)
-      for (const piece of [...statements, `\nQuestion: ${task.question}\nAnswer:`]) {
-        pieces.set(piece, yield* tokenizer.encode(piece, { addSpecialTokens: false }))
-      }
-      const prompt = makePrompt(task, others, text, Number(values.tokens), (piece) => pieces.get(piece)!, random)
+      const { task, prompt } = yield* make(kind, Number(values.tokens))
       const dense = yield* ask(prompt, false, `${kind}-${number}-dense`)
       const dropped = yield* ask(prompt, true, `${kind}-${number}-dropped`)
       const right = [dense.text === task.answer, dropped.text === task.answer] as const

@@ -15,9 +15,20 @@ const endless = { prompt: "Once upon", max_tokens: 30_000, ignore_eos: true }
 /** A model whose steps take so long. */
 const stepsOf = (millis: number): string => {
   const file = join(folder, `steps-${millis}.json`)
-  const rates = { gemmFlopsPerMicro: 1e9, attentionFlopsPerMicro: 1e9, bytesPerMicro: 1e9, itemMicros: 0 }
-  const head = { format: "uniprefill-cost-model", version: 1, device: "slow", source: "assumed" }
-  writeFileSync(file, JSON.stringify({ ...head, ...rates, stepMicros: millis * 1000 }))
+  const rate = [{ at: 1, teraFlops: 1000 }]
+  const calibration = {
+    format: "uniprefill-calibration",
+    version: 2,
+    device: "slow",
+    source: "assumed",
+    note: "steps of a given length",
+    gemm: rate,
+    attention: rate,
+    copyTeraBytes: 1000,
+    stepMicros: millis * 1000,
+    itemMicros: 0,
+  }
+  writeFileSync(file, JSON.stringify(calibration))
   return file
 }
 

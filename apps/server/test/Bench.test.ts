@@ -59,7 +59,7 @@ describe("datasets", () => {
     )
     const flags = { "dataset-name": "sharegpt", "dataset-path": file, "num-prompts": "50" }
     const requests = await requestsOf(flags)
-    expect(new Set(requests.map(({ prompt, outputTokens }) => `${prompt} ${outputTokens}`))).toEqual(
+    expect(new Set(requests.map(({ prompt, outputTokens }) => `${String(prompt)} ${outputTokens}`))).toEqual(
       new Set(["hello there 10", "hi 1"]),
     )
     expect((await requestsOf({ ...flags, "sharegpt-output-len": "5" }))[0]!.outputTokens).toBe(5)
@@ -84,7 +84,7 @@ describe("datasets", () => {
     [{ "dataset-name": "sharegpt" }, "--dataset-name sharegpt needs --dataset-path"],
     [{ "dataset-name": "timed-trace", "dataset-path": "/no/such" }, "--dataset-path /no/such: ENOENT"],
   ])("%j is refused", async (flags, says) => {
-    const settings = await settingsOf(flags as Record<string, string>)
+    const settings = await settingsOf(flags)
     const result = await Effect.runPromise(Effect.result(makeRequests(settings)))
     expect(Result.isFailure(result) && result.failure.message).toContain(says)
   })

@@ -107,7 +107,7 @@ describe("bodies", () => {
         answered++
       }
     })()
-    const wide = `{${Array.from({ length: 900_000 }, (_, i) => `"k${i}":1`)}}`
+    const wide = `{${Array.from({ length: 900_000 }, (_, i) => `"k${i}":1`).join(",")}}`
     expect(await ask(wide)).toMatchObject({
       status: 400,
       json: { error: { message: expect.stringContaining("65536") } },
@@ -171,7 +171,7 @@ describe("text is well-formed", () => {
     for (const body of [
       '{"prompt":"x","model":"\\udc00"}',
       '{"prompt":"x","stop":5,"\\ud800":1}',
-      `{"prompt":"x","stop":[${`"${"🦔".repeat(200)}"`}]}`,
+      `{"prompt":"x","stop":["${"🦔".repeat(200)}"]}`,
     ]) {
       const text = await (await server.post("/v1/completions", body)).text()
       expect(text).not.toMatch(/\\ud[89a-f]/i)

@@ -36,7 +36,7 @@ describe("parseBody", () => {
   })
 
   it("makes long lists of integers such as can be given away", () => {
-    const value = valueOf(`{"prompt":[[${Array(500).fill(7)}],[1,2]],"seed":5}`)
+    const value = valueOf(`{"prompt":[[${Array(500).fill(7).join(",")}],[1,2]],"seed":5}`)
     expect(value.prompt[0]).toBeInstanceOf(Int32Array)
     expect(value.prompt[1]).toEqual([1, 2])
     expect(buffersOf(value)).toEqual([value.prompt[0].buffer])
@@ -66,14 +66,14 @@ describe("parseBody", () => {
     [`${"[".repeat(8)}1${"]".repeat(8)}`, "accepted"],
     ['{"a":"[[[[[[[[[[[[\\"[["}', "accepted"],
     [
-      `{${Array.from({ length: 1200 }, (_, i) => `"${i}":1`)}}`,
+      `{${Array.from({ length: 1200 }, (_, i) => `"${i}":1`).join(",")}}`,
       "request body has more than 1000 keys and values that are no integers",
     ],
-    [`[${Array(1200).fill('"a"')}]`, "request body has more than 1000 keys and values that are no integers"],
-    [`[${Array(1200).fill("0.5")}]`, "request body has more than 1000 keys and values that are no integers"],
-    [`[${Array(1200).fill("null")}]`, "request body has more than 1000 keys and values that are no integers"],
-    [`[${Array(1200).fill("[]")}]`, "request body has more than 1000 keys and values that are no integers"],
-    [`[${Array(1200).fill(" 12 ")}]`, "accepted"],
+    [`[${Array(1200).fill('"a"').join(",")}]`, "request body has more than 1000 keys and values that are no integers"],
+    [`[${Array(1200).fill("0.5").join(",")}]`, "request body has more than 1000 keys and values that are no integers"],
+    [`[${Array(1200).fill("null").join(",")}]`, "request body has more than 1000 keys and values that are no integers"],
+    [`[${Array(1200).fill("[]").join(",")}]`, "request body has more than 1000 keys and values that are no integers"],
+    [`[${Array(1200).fill(" 12 ").join(",")}]`, "accepted"],
     [`{"a":"${",:".repeat(1200)}"}`, "accepted"],
     ["", "request body is not JSON: it is empty"],
   ])("bounds depth and size before anything is built: %.20s", (text, says) => {

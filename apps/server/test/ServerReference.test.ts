@@ -77,7 +77,7 @@ describe("the server's page", () => {
       unread: `${engineDefaults.maxUnreadTokens.toLocaleString("en-US")}, then the answer ends`,
       stop: `${requestLimits.stopStrings}; ${requestLimits.stopLength}`,
     }
-    for (const [limit, text] of Object.entries(said)) expect(section, `${limit}`).toContain(text)
+    for (const text of Object.values(said)) expect(section).toContain(text)
     // Not a client's to notice: how long a refused body is read on, names that are logged, and the comments of streams.
     const unsaid = ["discardMs", "unknownFields", "commentMs"]
     const known = new Set([...Object.keys(said), ...unsaid])

@@ -86,7 +86,7 @@ export class StudioPage {
 
   constructor(page: Page) {
     this.page = page
-    page.setDefaultTimeout(120_000)
+    page.setDefaultTimeout(800_000)
     page.on("request", (request) => {
       if (!/^(blob|data):/.test(request.url())) this.requests.push(request.url())
     })

@@ -330,7 +330,7 @@ export class Driver {
   private endFailed({ failures }: StepResult, actions: ActionList): void {
     for (let i = 0; i < failures.length; i += 2) {
       const request = this.scheduler.requestAt(failures.data[i]!)
-      if (request !== null && request.endReason === null) this.end(request, "error", actions, failures.data[i + 1]!)
+      if (request !== null && request.endReason === null) this.end(request, "error", actions, failures.data[i + 1])
     }
   }
 

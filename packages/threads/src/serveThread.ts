@@ -17,6 +17,7 @@ export interface Answered<Value> {
 }
 
 /** The thread's side of a pool: answers one job at a time. `handler` is made of the pool's `workerData`, at the first job. */
+// oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- a caller says what it is sent: nothing checks that here
 export const serveThread = <Data, Payload, Value>(
   makeHandler: (data: Data) => (payload: Payload) => Answered<Value>,
 ): void => {

@@ -45,7 +45,7 @@ test.each([
   ["a token that takes the blanks beside it", { added_tokens: [{ id: 5, content: "<m>", lstrip: true }] }],
   ["characters without a token", { decoder: { type: "Fuse" } }],
 ])("there is no bound with %s", (_, change) => {
-  const bound = textBound({ ...needle, ...change } as TokenizerJson)
+  const bound = textBound({ ...needle, ...change })
   expect([bound.longestToken, fewestTokens(bound, 1e9)]).toEqual([null, 0])
 })
 

@@ -38,7 +38,7 @@ const make = (ratio: number): Effect.Effect<Shadow["Service"], never, Engine | S
   Effect.gen(function* () {
     const engine = yield* Engine
     const { names } = yield* ServedModel
-    const context = yield* Effect.context<never>()
+    const context = yield* Effect.context()
     const scope = yield* Effect.scope
     const attributes = { model_name: names[0]!, engine: "0" }
     const counter = (name: string, description: string) => {

@@ -77,7 +77,7 @@ export const figuresOf = (run: BenchRun, { metrics, percentiles, goodput }: Repo
     max_output_tokens_per_s: busiestSecond(good),
     max_concurrent_requests: run.peakConcurrency,
     ...spread,
-  } as BenchFigures
+  }
 }
 
 /** What is printed at the end, in the words of `vllm bench serve`. */

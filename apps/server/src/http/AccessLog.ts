@@ -36,7 +36,7 @@ export const accessLog =
           Effect.gen(function* () {
             if (Exit.isSuccess(exit)) record.status = exit.value.status
             else record.status = statusOf(exit.cause)
-            metrics.add(path, request.method, record.status, yield* Effect.context<never>())
+            metrics.add(path, request.method, record.status, yield* Effect.context())
             const totalMs = (yield* Clock.currentTimeMillis) - started
             yield* (isProbe(path) ? Effect.logDebug("request") : Effect.logInfo("request")).pipe(
               Effect.annotateLogs(annotationsOf(request.method, path, record, totalMs)),

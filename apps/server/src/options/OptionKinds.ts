@@ -114,7 +114,7 @@ export const choices = <const A extends string>(
   decode: (given) => {
     const names = given.split(",").map((name) => name.trim())
     const known = names.every((name): name is A => spec.choices.includes(name as A))
-    return known ? Result.succeed(names as ReadonlyArray<A>) : Result.fail(`some of ${spec.choices.join(", ")}`)
+    return known ? Result.succeed(names) : Result.fail(`some of ${spec.choices.join(", ")}`)
   },
 })
 

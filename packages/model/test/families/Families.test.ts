@@ -116,7 +116,7 @@ describe("Gemma 3", () => {
   })
 
   it("caps scores and logits where it is told to", () => {
-    const capped = tiny("gemma3-multimodal")
+    const capped = text("gemma3-multimodal", { attn_logit_softcapping: 8, final_logit_softcapping: 12.5 })
     expect([attentionOf(capped.layers[0]!)!.softCap, capped.logitSoftCap]).toEqual([8, 12.5])
   })
 })
