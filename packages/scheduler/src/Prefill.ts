@@ -19,7 +19,8 @@ export interface PrefillChunk {
  * does. Leaves the piece's work in `load`.
  *
  * Costs grow with rows, so the number of rows is found by closing in on the budget from both sides. A piece that completes its segment runs on through
- * the next ones, counted with every row kept, as far as the budget allows.
+ * the next ones, counted with every row kept, as far as the budget and the `segmentRows` prefill rows that a step may bring to each
+ * segment allow.
  */
 export const largestChunk = (
   request: Request,
@@ -28,6 +29,7 @@ export const largestChunk = (
   costs: CostModel,
   budgetMicros: number,
   rowsLeft: number,
+  segmentRows: number,
   memory: Memory,
 ): PrefillChunk | null => {
   const segment = request.segment
@@ -68,7 +70,7 @@ export const largestChunk = (
     rows = low * chunkRows
   }
   addChunk(request, layout, load, rows, 1)
-  return { rows, lastSegment: runOn(request, layout, load, costs, budgetMicros, rows, memory) }
+  return { rows, lastSegment: runOn(request, layout, load, costs, budgetMicros, rows, segmentRows, memory) }
 }
 
 /** The smallest piece, whatever it costs: what a step with nothing else to do, or a starved prompt, is given. */
@@ -152,6 +154,7 @@ const runOn = (
   costs: CostModel,
   budgetMicros: number,
   rows: number,
+  segmentRows: number,
   memory: Memory,
 ): number => {
   let last = endSegment(request, layout)
@@ -160,7 +163,8 @@ const runOn = (
     const next = last + 1
     addSegment(request, load, next, 0, request.prefillRows(next), 1)
     addScoring(request, layout, load, next, 1)
-    if (costs.stepMicros(load) > budgetMicros || !memory.reserveRun(request, rows, next)) {
+    const fits = load.rows[next]! <= segmentRows && costs.stepMicros(load) <= budgetMicros
+    if (!fits || !memory.reserveRun(request, rows, next)) {
       addSegment(request, load, next, 0, request.prefillRows(next), -1)
       addScoring(request, layout, load, next, -1)
       break

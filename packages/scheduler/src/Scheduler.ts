@@ -322,7 +322,8 @@ export class Scheduler {
     if (request.phase === "waiting" && !this.admit(request, plan, nowMicros)) return true
     memory.slideWindows(request, plan)
     const budget = load.decodeRows > 0 ? this.budget : this.idleBudget
-    let chunk = largestChunk(request, config.layout, load, this.measure, budget, this.rowsLeft, memory)
+    const segmentRows = config.maxRowsPerStep - load.decodeRows
+    let chunk = largestChunk(request, config.layout, load, this.measure, budget, this.rowsLeft, segmentRows, memory)
     if (chunk === null && this.startSegment < 0) {
       const starved = nowMicros - request.lastServedMicros > config.maxPrefillWaitMicros
       if (load.decodeRows > 0 && !starved) return false
