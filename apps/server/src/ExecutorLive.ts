@@ -1,3 +1,4 @@
+import type { Executor, ExecutorError } from "@uniprefill/executor/contract/Executor"
 import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
 import { inSixteenBits } from "@uniprefill/cost-model/ModelShape"
 import { layerCpu, layerCuda } from "@uniprefill/executor-native/NativeExecutor"
@@ -11,23 +12,28 @@ export const executorLive: ExecutorOf = (model, settings) => {
   const { spec, schedule, scheduleFingerprint } = model
   const { executor, threads } = settings
   const common = {
-    spec,
     schedule,
-    memoryBytes: settings["kv-memory"],
     pageSize: settings["page-size"],
     slots: settings["max-num-seqs"],
     maxTokens: settings["max-model-len"],
   }
+  const memoryBytes = settings["kv-memory"]
+  const cpu = layerCpu({ ...common, model, scheduleFingerprint, memoryBytes, threads })
+  const cuda = layerCuda({ ...common, model, scheduleFingerprint, memoryFraction: settings["gpu-memory-fraction"] })
   switch (executor) {
-    case "cuda": {
-      const { memoryBytes: _, spec: _spec, ...rest } = common
-      return layerCuda({ ...rest, model, scheduleFingerprint })
-    }
+    case "auto":
+      return orElseCpu(cuda, cpu)
+    case "cpu":
+      return cpu
+    case "cuda":
+      return cuda
     case "sim":
       return Layer.unwrap(
-        Effect.map(calibrationOf(settings), (calibration) =>
+        Effect.map(calibrationOf(settings, "sim"), (calibration) =>
           layerSim({
             ...common,
+            spec,
+            memoryBytes,
             costModel: (layout) => {
               const { maxRowsPerStep } = simulatedDefaults
               return costModelOf({
@@ -44,7 +50,21 @@ export const executorLive: ExecutorOf = (model, settings) => {
           }),
         ),
       )
-    default:
-      return layerCpu({ ...common, model, scheduleFingerprint, threads })
   }
 }
+
+/** Without a device, or for a model that has no CUDA kernels, the CPU; whatever else goes wrong on a device is told. */
+const orElseCpu = (
+  cuda: Layer.Layer<Executor, ExecutorError>,
+  cpu: Layer.Layer<Executor, ExecutorError>,
+): Layer.Layer<Executor, ExecutorError> =>
+  Layer.catch(cuda, (error) => {
+    switch (error.reason) {
+      case "DeviceLost":
+        return Layer.unwrap(Effect.as(Effect.logInfo(`no CUDA device is used: ${error.detail}`), cpu))
+      case "UnsupportedModel":
+        return Layer.unwrap(Effect.as(Effect.logWarning(`the CPU runs this model: ${error.detail}`), cpu))
+      default:
+        return Layer.unwrap(Effect.fail(error))
+    }
+  })
