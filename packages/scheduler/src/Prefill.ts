@@ -28,11 +28,11 @@ export const largestChunk = (
   load: StepLoad,
   costs: CostModel,
   budgetMicros: number,
-  rowsLeft: number,
   segmentRows: number,
   memory: Memory,
 ): PrefillChunk | null => {
   const segment = request.segment
+  const rowsLeft = segmentRows - busiest(request, load)
   const remaining = request.prefillRows(segment) - request.computedRows
   const cut = segment === 0 ? memory.prefixes.rowsToCut(request, request.computedRows) : remaining
   const wanted = Math.min(remaining, cut)
@@ -78,13 +78,17 @@ export const smallestChunk = (
   request: Request,
   layout: KvLayout,
   load: StepLoad,
-  rowsLeft: number,
+  segmentRows: number,
 ): PrefillChunk | null => {
   const rows = Math.min(chunkRows, request.prefillRows(request.segment) - request.computedRows)
-  if (rows > rowsLeft) return null
+  if (rows > segmentRows - busiest(request, load)) return null
   addChunk(request, layout, load, rows, 1)
   return { rows, lastSegment: endSegment(request, layout) }
 }
+
+/** Most prefill rows that the step has in any segment that the request's next rows pass. */
+const busiest = (request: Request, load: StepLoad): number =>
+  request.drops ? load.rows[request.segment]! : load.rows.reduce((most, rows) => Math.max(most, rows), 0)
 
 /** Takes a piece's work out of `load` again. */
 export const takeBack = (request: Request, layout: KvLayout, load: StepLoad, chunk: PrefillChunk): void => {

@@ -44,9 +44,8 @@ export class Scheduler {
   private readonly slots: Slots
   /** Preempted, with work in flight. */
   private readonly preempting: Array<Request> = []
-  /** Of the plan being made: requests may still be admitted; rows that it still takes; the segment that its items start at. */
+  /** Of the plan being made: requests may still be admitted; the segment that its items start at. */
   private admitting = false
-  private rowsLeft = 0
   private startSegment = -1
   /** Requests that came, went or gave up a slot; with two numbers of memory: whether asking again could admit anyone. */
   private queueChanges = 0
@@ -290,8 +289,7 @@ export class Scheduler {
    * arrival the queue is read as it goes, so a long one is free.
    */
   private planPrefill(plan: StepPlan, nowMicros: number): void {
-    const { config, load, prefilling, waiting } = this
-    this.rowsLeft = config.maxRowsPerStep - load.decodeRows
+    const { config, prefilling, waiting } = this
     this.startSegment = -1
     if (config.policy.order !== undefined) {
       if (!this.admitting && prefilling.every((request) => request.awaitsStep > 0)) return
@@ -323,11 +321,11 @@ export class Scheduler {
     memory.slideWindows(request, plan)
     const budget = load.decodeRows > 0 ? this.budget : this.idleBudget
     const segmentRows = config.maxRowsPerStep - load.decodeRows
-    let chunk = largestChunk(request, config.layout, load, this.measure, budget, this.rowsLeft, segmentRows, memory)
+    let chunk = largestChunk(request, config.layout, load, this.measure, budget, segmentRows, memory)
     if (chunk === null && this.startSegment < 0) {
       const starved = nowMicros - request.lastServedMicros > config.maxPrefillWaitMicros
       if (load.decodeRows > 0 && !starved) return false
-      chunk = smallestChunk(request, config.layout, load, this.rowsLeft)
+      chunk = smallestChunk(request, config.layout, load, segmentRows)
       if (load.decodeRows > 0) this.overBudgetChunks++
     }
     if (chunk === null) return false
@@ -337,7 +335,6 @@ export class Scheduler {
       return false
     }
     this.startSegment = request.segment
-    this.rowsLeft -= chunk.rows
     this.addItem(request, chunk, plan, nowMicros)
     return true
   }

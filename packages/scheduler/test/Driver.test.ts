@@ -125,6 +125,23 @@ it("runs a prompt on into a segment only where the step has rows for all that it
   ])
 })
 
+it("counts what other prompts bring to a segment before it adds a dense one, which passes all", () => {
+  const schedule = { ...denseSchedule, dropLayers: [{ layer: 1, p: 0.9 }], minPromptTokens: 1 }
+  const dropping = makeKvLayout(specOf([full, full, full, full]), schedule, {
+    pageSize: 64,
+    kvElementBytes: 2,
+    carryElementBytes: 2,
+  })
+  const { perform, submit, step, items } = loop({ layout: dropping, schedule, slabs: 200 })
+  submit(prompt({ promptLength: 150, maxTokens: 5 }))
+  submit(prompt({ promptLength: 400, drops: true }))
+  step()
+  submit(prompt({ promptLength: 300 }))
+  perform((driver) => driver.tick(0))
+  // 80 rows are left of the second, which may keep all 400; with a row that decodes that leaves 111 of 512.
+  expect(items.at(-1)!.filter((_, i) => i % 5 === 2)).toEqual([80, 64])
+})
+
 describe("submit", () => {
   it.each<[string, Partial<Submission>, string, RegExp]>([
     ["an empty prompt", { promptLength: 0 }, "TooLong", /at least 1 token, this one 0/],
