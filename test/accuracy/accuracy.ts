@@ -108,7 +108,12 @@ interface Case {
 const makeCases = Effect.gen(function* () {
   const tokenizer = yield* Tokenizer
   const lexicon = lexiconOf(haystack)
-  const text = yield* tokenizer.encode(haystack, { addSpecialTokens: false })
+  const once = yield* tokenizer.encode(haystack, { addSpecialTokens: false })
+  // The text again and again, where one is too short.
+  const text = Int32Array.from(
+    { length: Math.max(once.length, Number(values.tokens)) },
+    (_, i) => once[i % once.length]!,
+  )
   const random = uniformNumbers(Number(values.seed))
   const cases: Array<Case> = []
   for (let number = 0; number < Number(values.prompts); number++) {
