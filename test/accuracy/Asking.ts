@@ -38,7 +38,7 @@ export const ask = (prompt: Int32Array, drop: boolean, requestId: string, logpro
       prompt,
       maxTokens: 32,
       sampling: { ...greedy, stopTokenIds: engine.model.spec.eosTokenIds, logprobs },
-      stop: [],
+      stop: ["\n"],
       includeStop: false,
       skipSpecialTokens: true,
       drop,
@@ -69,7 +69,7 @@ export const promptMaker = (seed: number) =>
     const tokenizer = yield* Tokenizer
     const haystack = readFileSync(`${embeddedModel()}/demo/haystack.txt`, "utf8")
     const lexicon = lexiconOf(haystack)
-    const text = yield* tokenizer.encode(haystack, { addSpecialTokens: false })
+    const once = yield* tokenizer.encode(haystack, { addSpecialTokens: false })
     const random = uniformNumbers(seed)
     return (kind: TaskKind, tokens: number) =>
       Effect.gen(function* () {
@@ -82,6 +82,9 @@ export const promptMaker = (seed: number) =>
         for (const piece of [...statements, `\nQuestion: ${task.question}\nAnswer:`]) {
           pieces.set(piece, yield* tokenizer.encode(piece, { addSpecialTokens: false }))
         }
+        // The text again and again, where one is too short.
+        const length = Math.max(once.length, tokens)
+        const text = Int32Array.from({ length }, (_, i) => once[i % once.length]!)
         return { task, prompt: makePrompt(task, others, text, tokens, (piece) => pieces.get(piece)!, random) }
       })
   })

@@ -8,6 +8,8 @@ export interface Golden {
   readonly vocabulary: number
   /** Base64 of f32, [positions × vocabulary]. */
   readonly float32: string
+  /** The same of a run in bf16, as words of bf16. */
+  readonly bf16: string
 }
 
 const contentOf = (tokens: Int32Array): RequestContent => ({
@@ -75,3 +77,16 @@ export const errorsAgainst = Effect.fnUntraced(function* ({ tokens, vocabulary, 
     return distance(row, expected.subarray(position * vocabulary, (position + 1) * vocabulary))
   })
 })
+
+/** Relative errors of transformers' own bf16 run at the same positions. */
+export const roundingErrors = ({ tokens, vocabulary, float32, bf16 }: Golden): ReadonlyArray<number> => {
+  const exact = new Float32Array(new Uint8Array(Buffer.from(float32, "base64")).buffer)
+  const words = new Uint16Array(new Uint8Array(Buffer.from(bf16, "base64")).buffer)
+  const rounded = new Float32Array(Uint32Array.from(words, (word) => word << 16).buffer)
+  const errors: Array<number> = []
+  for (let position = tokens.length / 2 - 1; position < tokens.length; position++) {
+    const row = [position * vocabulary, (position + 1) * vocabulary] as const
+    errors.push(distance(rounded.subarray(...row), exact.subarray(...row)))
+  }
+  return errors
+}

@@ -1,6 +1,7 @@
-"""Turns rows of bench.py into a table for people: table.py cuda-h200.json > cuda-h200.md"""
+"""Turns rows of bench.py into a table for people: table.py cuda-h100.json > cuda-h100.md"""
 
 import json
+import os
 import sys
 
 rows = json.load(open(sys.argv[1]))
@@ -22,6 +23,6 @@ for r in rows:
         f"| {r['operator']} | {r['case']} | {r['medianMs']:.3f} | {r['floorMs']:.3f} | {r['floorMs'] / r['medianMs']:.0%} | {peer} "
         f"| {r['scratchBytes'] / 1e6:.1f} | {r['smClockMHz']} | {r['powerW']:.0f} |"
     )
-print("""
+print(f"""
 *share of full*: what the same run's full attention takes, times the visible pairs of the case over all causal pairs.
-`cuda-h200.json` beside this holds the same rows as data.""")
+`{os.path.basename(sys.argv[1])}` beside this holds the same rows as data.""")

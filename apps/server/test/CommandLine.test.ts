@@ -33,7 +33,8 @@ describe("help", () => {
   it("is on stdout, names every command, and is what no command at all gets", async () => {
     const [asked, none] = await Promise.all([uniprefill("--help"), uniprefill()])
     expect(asked).toMatchObject({ code: 0, stderr: "" })
-    for (const command of ["serve", "generate", "demo"]) expect(asked.stdout).toMatch(new RegExp(`^  ${command} `, "m"))
+    for (const command of ["serve", "generate", "demo", "bench", "synth-model"])
+      expect(asked.stdout).toMatch(new RegExp(`^  ${command} `, "m"))
     expect(none).toMatchObject({ code: 0, stdout: asked.stdout })
   })
 
@@ -109,4 +110,35 @@ test("the entry script passes arguments and the exit code on", async () => {
   const [version, wrong] = await Promise.all([run([shim, "--version"]), run([shim, "serve", "--port", "http"])])
   expect(version).toMatchObject({ code: 0, stdout: "uniprefill v0.1.0\n" })
   expect(wrong.code).toBe(2)
+})
+
+describe("bench", () => {
+  it("prints times to the first token of both kinds, and says when what is kept is synthetic", async () => {
+    const args = ["--executor", "cpu", "--input-len", "1024", "--num-iters", "1", "--json"]
+    const { code, stdout } = await uniprefill("bench", "prefill", ...args, "--keep-profile", "0.75,0.5,0.375")
+    expect(code).toBe(0)
+    const { keeps, results } = JSON.parse(stdout) as { keeps: string; results: ReadonlyArray<Record<string, unknown>> }
+    expect(keeps).toBe("synthetic")
+    expect(results).toHaveLength(1)
+    expect(results[0]).toMatchObject({ input_len: 1024, kept: [1, 0.75, 0.5, 0.375] })
+    expect(results[0]!["median_ttft_ms"]).toBeGreaterThan(0)
+    expect(results[0]!["median_ttft_ms_uniprefill"]).toBeGreaterThan(0)
+  })
+
+  it("prints times between tokens of requests that decode together", async () => {
+    const args = ["--executor", "cpu", "--num-prompts", "2", "--input-len", "70", "--output-len", "12", "--json"]
+    const { code, stdout } = await uniprefill("bench", "decode", ...args)
+    expect(code).toBe(0)
+    const row = JSON.parse(stdout) as Record<string, number>
+    expect(row).toMatchObject({ num_prompts: 2, input_len: 70, output_len: 12 })
+    expect(row["p99_itl_ms"]).toBeGreaterThanOrEqual(row["median_itl_ms"]!)
+  })
+
+  it.each([
+    [["--keep-profile", "0.5"], "--keep-profile: one share for each of the 3 drop layers, got 1"],
+    [["--input-len", "many"], '--input-len: "many" is not one'],
+  ])("refuses %j", async (args, message) => {
+    const { code, stderr } = await uniprefill("bench", "prefill", "--executor", "cpu", ...args)
+    expect({ code, stderr }).toEqual({ code: 2, stderr: `uniprefill: ${message}\n` })
+  })
 })

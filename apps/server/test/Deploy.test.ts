@@ -11,7 +11,8 @@ const valueOf = (flag: string): readonly [name: string, value: unknown] => {
   const [, name, text] = /^--([\w-]+)=(.*)$/.exec(flag)!
   const spec = serveOptions[name as keyof typeof serveOptions]
   expect(spec, `--${name} is an option`).toBeDefined()
-  return [name!, Result.getOrThrow(spec.decode(text!))]
+  const decoded: Result.Result<unknown, string> = spec.decode(text!)
+  return [name!, Result.getOrThrow(decoded)]
 }
 
 describe("the Kubernetes manifests", () => {

@@ -40,7 +40,13 @@ describe("parseBody", () => {
     expect(value.prompt[0]).toBeInstanceOf(Int32Array)
     expect(value.prompt[1]).toEqual([1, 2])
     expect(buffersOf(value)).toEqual([value.prompt[0].buffer])
-    expect(valueOf(`[${Array(20).fill(2 ** 31)}]`)).toBeInstanceOf(Array)
+    expect(
+      valueOf(
+        `[${Array(20)
+          .fill(2 ** 31)
+          .join(",")}]`,
+      ),
+    ).toBeInstanceOf(Array)
   })
 
   it("reads seeds of 64 bits to the last", () => {

@@ -22,6 +22,8 @@ const loop = (
 ) => {
   const events: Array<string> = []
   const plans: Array<StepPlan> = []
+  /** The prefill items of every plan. */
+  const items: Array<Int32Array> = []
   const decoding = new Set<number>()
   /** Contents that the executor holds. */
   const contents = new Set<number>()
@@ -56,6 +58,7 @@ const loop = (
     for (const { contentId } of puts) contents.add(contentId)
     for (const plan of planned) {
       plans.push(plan)
+      items.push(plan.items.data.slice(0, plan.items.length))
       for (let i = 0; i < plan.closes.length; i++) events.push(`close ${plan.closes.data[i]!}`)
       for (let i = 0; i < plan.opens.length; i += 2) {
         events.push(`open ${plan.opens.data[i]!}`)
@@ -90,7 +93,7 @@ const loop = (
     perform(() => driver.stepDone(result))
     driver.checkIntegrity()
   }
-  return { driver, events, perform, submit, step, contents }
+  return { driver, events, items, perform, submit, step, contents }
 }
 type Perform = (act: (driver: Driver) => Actions) => void
 
@@ -99,6 +102,44 @@ const prompt = (fields: Partial<Submission> = {}): Submission => ({
   maxTokens: 10,
   drops: false,
   ...fields,
+})
+
+it("runs a prompt on into a segment only where the step has rows for all that it may keep", () => {
+  const schedule = { ...denseSchedule, dropLayers: [{ layer: 1, p: 0.9 }], minPromptTokens: 1 }
+  const dropping = makeKvLayout(specOf([full, full, full, full]), schedule, {
+    pageSize: 64,
+    kvElementBytes: 2,
+    carryElementBytes: 2,
+  })
+  const { perform, submit, step, items } = loop({ layout: dropping, schedule, slabs: 200 })
+  submit(prompt({ promptLength: 10, maxTokens: 100 }))
+  step()
+  step()
+  // One row decodes: 511 are left in each segment, and the prompt's 512 may all be kept.
+  submit(prompt({ promptLength: 512, drops: true }))
+  step()
+  perform((driver) => driver.tick(0))
+  expect(items.slice(-2).map((item) => [...item.subarray(1)])).toEqual([
+    [0, 448, 0, 0],
+    [448, 64, 0, 0],
+  ])
+})
+
+it("counts what other prompts bring to a segment before it adds a dense one, which passes all", () => {
+  const schedule = { ...denseSchedule, dropLayers: [{ layer: 1, p: 0.9 }], minPromptTokens: 1 }
+  const dropping = makeKvLayout(specOf([full, full, full, full]), schedule, {
+    pageSize: 64,
+    kvElementBytes: 2,
+    carryElementBytes: 2,
+  })
+  const { perform, submit, step, items } = loop({ layout: dropping, schedule, slabs: 200 })
+  submit(prompt({ promptLength: 150, maxTokens: 5 }))
+  submit(prompt({ promptLength: 400, drops: true }))
+  step()
+  submit(prompt({ promptLength: 300 }))
+  perform((driver) => driver.tick(0))
+  // 80 rows are left of the second, which may keep all 400; with a row that decodes that leaves 111 of 512.
+  expect(items.at(-1)!.filter((_, i) => i % 5 === 2)).toEqual(Int32Array.of(80, 64))
 })
 
 describe("submit", () => {

@@ -5,6 +5,8 @@ import { benchServe } from "../bench/BenchServe.ts"
 import { demo } from "../demo/Demo.ts"
 import { demoOptions } from "../options/DemoOptions.ts"
 import { executorLive } from "../model/ExecutorLive.ts"
+import { benchDecode, benchPrefill } from "../bench/BenchCommand.ts"
+import { benchDecodeOptions, benchPrefillOptions, synthModelOptions } from "../bench/EngineBenchOptions.ts"
 import { generate } from "./GenerateCommand.ts"
 import { generateOptions } from "../options/GenerateOptions.ts"
 import { flagsOf, type GivenFlags, type OptionTable, resolveOptions } from "../options/Options.ts"
@@ -12,9 +14,11 @@ import * as Logging from "../http/Logging.ts"
 import { serve } from "./ServeCommand.ts"
 import { serveOptions } from "../options/ServeOptions.ts"
 import { version } from "../Version.ts"
+import { synthModel } from "./SynthModelCommand.ts"
 
 /** What a config file may hold: the options of every command. */
-const allNames = [...new Set([serveOptions, generateOptions, demoOptions].flatMap((table) => Object.keys(table)))]
+const tables = [serveOptions, generateOptions, demoOptions, benchPrefillOptions, benchDecodeOptions, synthModelOptions]
+const allNames = [...new Set(tables.flatMap((table) => Object.keys(table)))]
 
 const resolve = <Table extends OptionTable>(table: Table, flags: GivenFlags<Table>) =>
   resolveOptions(table, flags, process.env, allNames)
@@ -134,10 +138,70 @@ const benchServeCommand = Command.make(
   ]),
 )
 
+const jsonFlag = Flag.Boolean("json").pipe(Flag.withDescription("Print the result as JSON"), Flag.withDefault(false))
+
+const benchPrefillCommand = Command.make(
+  "prefill",
+  { ...flagsOf(benchPrefillOptions), json: jsonFlag },
+  Effect.fnUntraced(function* ({ json, ...flags }) {
+    return yield* quietly(benchPrefill(yield* resolve(benchPrefillOptions, flags), json))
+  }),
+).pipe(
+  Command.withShortDescription("Time to the first token, dense and with token dropping"),
+  Command.withDescription(
+    "Time to the first token of random prompts, one at a time, dense and with token dropping in turn. A model with random " +
+      "weights needs --keep-profile; its numbers are then marked as synthetic.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill bench prefill --input-len 4096,16384", description: "The embedded model" },
+    {
+      command: "uniprefill bench prefill --model ./synthetic --input-len 131072 --keep-profile .74,.64,.54,.44,.34,.24",
+      description: "A synthetic model, with keeps as given",
+    },
+  ]),
+)
+
+const benchDecodeCommand = Command.make(
+  "decode",
+  { ...flagsOf(benchDecodeOptions), json: jsonFlag },
+  Effect.fnUntraced(function* ({ json, ...flags }) {
+    return yield* quietly(benchDecode(yield* resolve(benchDecodeOptions, flags), json))
+  }),
+).pipe(
+  Command.withShortDescription("Time between output tokens of requests that decode together"),
+  Command.withDescription(
+    "Time between output tokens of requests that decode together, once all their prompts are done.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill bench decode --num-prompts 64 --input-len 2048", description: "64 requests of 2048 tokens" },
+  ]),
+)
+
 const benchCommand = Command.make("bench").pipe(
-  Command.withShortDescription("Measure"),
-  Command.withDescription("Measure a server: see uniprefill bench serve --help."),
-  Command.withSubcommands([benchServeCommand]),
+  Command.withShortDescription("Measure a running server, or how fast this machine serves a model"),
+  Command.withDescription("Measure a running server as its clients see it, or this machine through the whole engine."),
+  Command.withSubcommands([benchServeCommand, benchPrefillCommand, benchDecodeCommand]),
+)
+
+const synthModelCommand = Command.make(
+  "synth-model",
+  {
+    ...flagsOf(synthModelOptions),
+    directory: Argument.String("directory").pipe(Argument.withDescription("Where to write the model")),
+  },
+  Effect.fnUntraced(function* ({ directory, ...flags }) {
+    return yield* quietly(synthModel(yield* resolve(synthModelOptions, flags), directory))
+  }),
+).pipe(
+  Command.withShortDescription("Write a model of random weights, to be timed"),
+  Command.withDescription(
+    "Write a model directory with the shape of a known model and random weights. Its answers mean nothing and its scores " +
+      "choose nothing sensible: time it with `uniprefill bench` and --keep-profile.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill synth-model --like llama-3.1-8b ./synthetic", description: "16 GB, 32 layers" },
+    { command: "uniprefill synth-model --layers 4 ./small", description: "Four layers of the same shape" },
+  ]),
 )
 
 const root = Command.make("uniprefill").pipe(
@@ -145,7 +209,7 @@ const root = Command.make("uniprefill").pipe(
     "Long-context LLM serving with token-dropping prefill: at some layers of a long prompt, the blocks of tokens that its " +
       "end pays no attention to leave the computation. Comes with a small model to try it on.",
   ),
-  Command.withSubcommands([serveCommand, generateCommand, demoCommand, benchCommand]),
+  Command.withSubcommands([serveCommand, generateCommand, demoCommand, benchCommand, synthModelCommand]),
   Command.withExamples([
     { command: "uniprefill serve", description: "Serve the embedded model on http://127.0.0.1:8000" },
     { command: 'uniprefill generate "Once upon a time"', description: "Answer one prompt on the terminal" },

@@ -13,8 +13,8 @@ import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
 import { Clock, Effect, Layer } from "effect"
 import { makeKvEventPublisher } from "../gateway/KvEventPublisher.ts"
 import { defaultTopic, type KvEventsConfig } from "../gateway/KvEventsConfig.ts"
-import { calibrationOf } from "./CostModels.ts"
-import { embeddedModel, type ModelSettings } from "../options/ModelOptions.ts"
+import { calibrationOf, isCuda } from "./CostModels.ts"
+import { cudaStepBudgetMs, defaultStepBudgetMs, embeddedModel, type ModelSettings } from "../options/ModelOptions.ts"
 import { policyOf } from "./PolicyLive.ts"
 import { ServedModel } from "./ServedModel.ts"
 import { version } from "../Version.ts"
@@ -80,9 +80,11 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
     Effect.gen(function* () {
       const { info } = yield* Executor
       const { spec, schedule } = model
-      const calibration = yield* calibrationOf(settings)
+      const calibration = yield* calibrationOf(settings, info.device)
       const policy = yield* policyOf(settings)
       const { record } = settings
+      const stepBudgetMicros =
+        1000 * (settings["step-budget-ms"] ?? (isCuda(info.device) ? cudaStepBudgetMs : defaultStepBudgetMs))
       const recording = record === undefined ? undefined : yield* openRecording(record)
       const { layout, maxRowsPerStep } = info
       const shape = { spec, weightBytes: 2, kvBytes: kvElementBytes(model, layout) }
@@ -107,11 +109,10 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
         record: recording === undefined ? undefined : { write: recording.write, code: version },
         prefixEvents: publisher?.publish,
         maxModelLen: settings["max-model-len"],
-        stepBudgetMicros: settings["step-budget-ms"] * 1000,
-        idleStepBudgetMicros: Math.max(
-          settings["step-budget-ms"] * 1000,
-          EngineLayer.engineDefaults.idleStepBudgetMicros,
-        ),
+        stepBudgetMicros,
+        idleStepBudgetMicros: Math.max(stepBudgetMicros, EngineLayer.engineDefaults.idleStepBudgetMicros),
+        // Planning takes longer than a step may wait for on a fast device.
+        maxStepsInFlight: isCuda(info.device) ? 2 : undefined,
       })
     }),
   )

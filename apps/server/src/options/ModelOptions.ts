@@ -2,7 +2,7 @@ import { createRequire } from "node:module"
 import { availableParallelism } from "node:os"
 import { dirname } from "node:path"
 import { engineDefaults } from "@uniprefill/engine/EngineLayer"
-import { cpuDefaults } from "@uniprefill/executor-native/NativeExecutor"
+import { cpuDefaults, cudaDefaults } from "@uniprefill/executor-native/NativeExecutor"
 import { simulatedDefaults } from "@uniprefill/executor/simulated/SimulatedExecutor"
 import { defaultTokenBudget, policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
 import * as Kind from "./OptionKinds.ts"
@@ -12,6 +12,9 @@ const require = createRequire(import.meta.url)
 
 /** Folder of the model that comes with the product. */
 export const embeddedModel = (): string => dirname(require.resolve("@uniprefill/needle-10m-deep/package.json"))
+
+export const defaultStepBudgetMs = engineDefaults.stepBudgetMicros / 1000
+export const cudaStepBudgetMs = 50
 
 /** What every command that loads a model can be told. */
 export const modelOptions = {
@@ -35,9 +38,11 @@ export const modelOptions = {
     maximum: 1024,
   }),
   executor: Kind.choice({
-    metavar: "auto|cpu|sim",
-    description: "What runs the model; sim takes the time that a model would take and makes the answers up",
-    choices: ["auto", "cpu", "cuda", "sim"],
+    metavar: "auto|cuda|cpu|sim",
+    description:
+      "What runs the model: a CUDA device, else the CPU (auto), or one of them. sim takes the time that a model would take " +
+      "and makes the answers up",
+    choices: ["auto", "cuda", "cpu", "sim"],
     defaultValue: "auto",
   }),
   "drop-schedule": Kind.optionalText({
@@ -45,10 +50,10 @@ export const modelOptions = {
     description: "Layers that drop tokens, and how hard. off serves dense",
     shownDefault: "uniprefill.json beside the model, else dense",
   }),
-  "step-budget-ms": Kind.integer({
+  "step-budget-ms": Kind.optionalInteger({
     metavar: "MS",
     description: "Predicted time of a step while requests decode. Lower: steadier tokens. Higher: faster prefill",
-    defaultValue: engineDefaults.stepBudgetMicros / 1000,
+    shownDefault: `${defaultStepBudgetMs}, on a CUDA device ${cudaStepBudgetMs}`,
     minimum: 1,
     maximum: 600_000,
   }),
@@ -62,13 +67,20 @@ export const modelOptions = {
   "cost-model": Kind.optionalText({
     metavar: "FILE",
     description: "What this machine can do, to predict step times from",
-    shownDefault: "a table for CPUs",
+    shownDefault: "a table for CPUs or for CUDA devices",
   }),
   "kv-memory": Kind.bytes({
     metavar: "SIZE",
-    description: "Memory for keys and values, with its unit: 512MiB, 4GiB",
+    description: "Memory for keys and values on the CPU, with its unit: 512MiB, 4GiB",
     defaultValue: "1GiB",
     minimum: 1024 * 1024,
+  }),
+  "gpu-memory-fraction": Kind.number({
+    metavar: "SHARE",
+    description: "Share of a CUDA device's memory to use, weights included",
+    defaultValue: cudaDefaults.memoryFraction,
+    minimum: 0.01,
+    maximum: 1,
   }),
   policy: Kind.text({
     metavar: "NAME|FILE",
