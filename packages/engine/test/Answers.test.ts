@@ -108,15 +108,15 @@ describe("the answers to one prompt", () => {
         assert.deepStrictEqual(finished.times, {
           arrivedMicros: 1_000_000,
           firstScheduledMicros: 1_000_000,
-          firstTokenMicros: 1_010_000,
-          finishedMicros: 1_040_000,
+          firstTokenMicros: 1_040_000,
+          finishedMicros: 1_070_000,
         })
       }
       const text = yield* PrometheusMetrics.format()
       const value = (name: string) => Number(new RegExp(`^${name}\\{.*\\} (.*)$`, "m").exec(text)![1])
       assert.strictEqual(value("vllm:prompt_tokens_total"), 2 * 1_100)
       assert.strictEqual(value("vllm:request_prompt_tokens_count"), 2)
-      assert.strictEqual(value("vllm:request_prefill_time_seconds_sum"), 0.03 + 0.01)
+      assert.strictEqual(value("vllm:request_prefill_time_seconds_sum"), 0.06 + 0.04)
       assert.strictEqual(value("vllm:generation_tokens_total"), 1 + 3 * 4)
       assert.strictEqual(value("vllm:request_generation_tokens_count"), 1 + 3)
       assert.include(text, `vllm:request_success_total{model_name="needle",engine="0",finished_reason="length"} 4\n`)
