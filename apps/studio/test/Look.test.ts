@@ -118,7 +118,7 @@ describe("every view", () => {
 })
 
 describe("the page", () => {
-  it("asks nothing of the network once it is loaded, and takes no more than 400 KiB to load", async () => {
+  it("asks nothing of the network once it is loaded, and takes no more than 400 KB to load", async () => {
     const page = await openPage()
     await page.ready()
     const loaded = [...page.requests]
@@ -141,7 +141,7 @@ describe("the page", () => {
       0,
     )
     expect(assets.length).toBeGreaterThanOrEqual(3)
-    expect(bytes).toBeLessThan(400 * 1024)
+    expect(bytes).toBeLessThan(400_000)
   })
 
   it("is used by keys alone", async () => {

@@ -44,7 +44,11 @@ export class StudioBrowser implements AsyncDisposable {
   static async open(): Promise<StudioBrowser> {
     const folder = mkdtempSync(join(tmpdir(), "uniprefill-studio-"))
     const root = fileURLToPath(new URL("..", import.meta.url))
+    // As users get it: a test runner's own setting would bring React's development build.
+    const { NODE_ENV } = process.env
+    process.env["NODE_ENV"] = "production"
     await build({ root, logLevel: "error", build: { outDir: join(folder, "site") } })
+    process.env["NODE_ENV"] = NODE_ENV
     const server = siteServer(join(folder, "site"))
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
     const browser = await chromium.launch({ executablePath: chromiumPath!, args: flags })
