@@ -1,7 +1,7 @@
-// Time to the first token and time per decode step of a Llama-3.1-8B-shaped model on the CUDA backend, through the runner and its
-// plans: random weights, keeps as given (synthetic), selections scored and their scores ignored.
+// Time to the first token and time per decode step of models shaped like published ones on the CUDA backend, through the runner and
+// its plans: random weights, keeps as given (synthetic), selections scored and their scores ignored.
 //
-//   steps_bench [--layers N] [--rows ROWS_PER_STEP] [--no-decode] [LENGTH ...]
+//   steps_bench [--model NAME] [--layers N] [--rows ROWS_PER_STEP] [--no-decode] [LENGTH ...]
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -39,22 +39,31 @@ struct PlanWords {
   }
 };
 
+// A slot's slabs of one table; the pages before `freed` are given back.
+struct Pages {
+  std::vector<int32_t> slabs;
+  int freed = 0;
+};
+
 struct Bench {
-  LlamaShape shape;
-  std::vector<int> drop_layers;
-  std::string layout_text;
+  ModelShape shape;
+  std::vector<int32_t> drop_layers;
   up::Layout layout;
+  std::string layout_text;
   std::unique_ptr<up::Runner> runner;
   int slabs = 0, max_rows;
   std::vector<int32_t> free;
+  std::map<std::pair<int, int>, Pages> pages;  // (slot, table)
   uint64_t step = 0;
   int32_t next_content = 1;
   static constexpr int page_size = 64;
 
-  Bench(const std::shared_ptr<const up::Checkpoint> &checkpoint, const LlamaShape &shape, std::vector<int> drops, int slots, int max_rows,
-        int max_tokens)
-      : shape(shape), drop_layers(std::move(drops)), layout_text(layout_json(shape, drop_layers, page_size)), max_rows(max_rows) {
-    layout = up::parse_layout(layout_text, checkpoint->table(), {2, 2, 2});
+  Bench(const std::shared_ptr<const up::Checkpoint> &checkpoint, const ModelShape &shape, int slots, int max_rows, int max_tokens)
+      : shape(shape),
+        drop_layers(shape.drop_layers.begin(), shape.drop_layers.end()),
+        layout(synthetic_layout(shape, page_size)),
+        layout_text(layout_json(layout)),
+        max_rows(max_rows) {
     up_runner_options options{};
     options.size = sizeof options;
     options.device = UP_DEVICE_CUDA;
@@ -63,6 +72,7 @@ struct Bench {
     options.layout = layout_text.c_str();
     options.layout_bytes = layout_text.size();
     options.slots = slots;
+    options.state_slots = layout.has_states() ? slots : 0;
     options.max_rows_per_step = max_rows;
     options.max_tokens = max_tokens;
     options.memory_fraction = 0.92;
@@ -74,12 +84,13 @@ struct Bench {
     std::printf("%s: loaded in %.1f s, %d slabs of %lld bytes, weights %.2f GB, workspace %.2f GB, free %.2f GB\n", info.device,
                 ms_since(start) / 1000, slabs, static_cast<long long>(layout.slab_bytes), static_cast<double>(info.weight_bytes) * 1e-9,
                 static_cast<double>(info.workspace_bytes) * 1e-9, static_cast<double>(info.free_bytes) * 1e-9);
+    std::fflush(stdout);
     for (int i = slabs; i-- > 0;) free.push_back(i);
   }
 
   int32_t put(int length, const std::vector<double> &keeps, std::vector<int> *rows) {
     std::vector<int32_t> tokens;
-    for (int i = 0; i < length; i++) tokens.push_back(static_cast<int32_t>((uint64_t(i) * 2654435761u + 12345u * static_cast<uint64_t>(next_content)) % static_cast<uint64_t>(shape.vocab)));
+    for (int i = 0; i < length; i++) tokens.push_back(static_cast<int32_t>((uint64_t(i) * 2654435761u + 12345u * static_cast<uint64_t>(next_content)) % static_cast<uint64_t>(shape.table.vocab_size)));
     up_content content{};
     content.size = sizeof content;
     content.token_count = content.prompt_length = length;
@@ -121,23 +132,26 @@ struct Bench {
     return next_content++;
   }
 
-  // Rows of a table of a slot that drops as `rows` says, `extra` to be decoded.
-  void grant(PlanWords &plan, std::map<std::pair<int, int>, int> &pages, int slot, const std::vector<int> &rows, int extra) {
-    for (size_t t = 0; t < layout.tables.size(); t++) {
-      const up::Table &table = layout.tables[t];
-      if (table.kind == up::TableKind::carry && rows.size() == 1) continue;
-      const int most = rows[std::min<size_t>(static_cast<size_t>(table.segment), rows.size() - 1)] + (table.kind == up::TableKind::carry ? 0 : extra);
-      int &have = pages[{slot, static_cast<int>(t)}];
-      for (; have < layout.pages_for(most); have++) {
-        for (int j = 0; j < table.slabs_per_page; j++) {
-          if (free.empty()) {
-            std::fprintf(stderr, "no slab is free\n");
-            std::exit(1);
-          }
-          plan.add(up::Section::grants, {slot, static_cast<int32_t>(t), free.back()});
-          free.pop_back();
-        }
+  // Has a table hold rows up to `end`, and gives back the pages that a sliding layer no longer sees from row `next` on.
+  void grow(PlanWords &plan, int slot, int t, int next, int end) {
+    const up::Table &table = layout.table(t);
+    Pages &held = pages[{slot, t}];
+    if (table.kind == up::TableKind::sliding) {
+      const int out_of_sight = std::max(0, next - table.window + 1) / page_size;
+      if (out_of_sight > held.freed) plan.add(up::Section::window_frees, {slot, t, out_of_sight - held.freed});
+      for (; held.freed < out_of_sight; held.freed++) {
+        const auto first = held.slabs.begin() + held.freed * table.slabs_per_page;
+        free.insert(free.end(), first, first + table.slabs_per_page);
       }
+    }
+    while (static_cast<int>(held.slabs.size()) < layout.pages_for(end) * table.slabs_per_page) {
+      if (free.empty()) {
+        std::fprintf(stderr, "no slab is free\n");
+        std::exit(1);
+      }
+      plan.add(up::Section::grants, {slot, t, free.back()});
+      held.slabs.push_back(free.back());
+      free.pop_back();
     }
   }
 
@@ -166,14 +180,16 @@ struct Bench {
   void prefill(Flight &flight, int slot, int length, const std::vector<double> &keeps, int extra) {
     std::vector<int> rows;
     const int32_t id = put(length, keeps, &rows);
-    std::map<std::pair<int, int>, int> pages;
     PlanWords plan;
     plan.add(up::Section::opens, {slot, id});
-    grant(plan, pages, slot, rows, extra);
+    if (layout.has_states()) plan.add(up::Section::states, {slot, 0, slot});
     const int last = layout.last_segment();
     if (keeps.empty()) {
       for (int at = 0; at < length; at += max_rows) {
         const int count = std::min(max_rows, length - at);
+        for (int t = 0; t < static_cast<int>(layout.tables.size()); t++) {
+          if (layout.table(t).kind != up::TableKind::carry) grow(plan, slot, t, at, at + count + (at + count == length ? extra : 0));
+        }
         plan.add(up::Section::items, {slot, at, count, 0, last});
         if (at + count == length) plan.add(up::Section::samples, {0, slot});
         flight.enqueue(plan);
@@ -188,6 +204,11 @@ struct Bench {
         const bool completes = at + count == rows[static_cast<size_t>(segment)];
         // The last chunk goes on while the segments after it fit into one step.
         while (completes && next <= last && rows[static_cast<size_t>(next)] <= max_rows) next++;
+        for (int t = 0; t < static_cast<int>(layout.tables.size()); t++) {
+          const int of = layout.table(t).segment;
+          if (of == segment) grow(plan, slot, t, at, at + count);
+          else if (completes && of > segment && of < next) grow(plan, slot, t, 0, rows[static_cast<size_t>(of)]);
+        }
         plan.add(up::Section::items, {slot, at, count, segment, completes ? next - 1 : segment});
         if (completes && next > last) plan.add(up::Section::samples, {0, slot});
         flight.enqueue(plan);
@@ -209,10 +230,12 @@ struct Bench {
   }
   void release_all() {
     free.clear();
+    pages.clear();
     for (int i = slabs; i-- > 0;) free.push_back(i);
   }
 
-  void time_prefill(const char *name, int length, const std::vector<double> &keeps, int repeats) {
+  // Gives the median.
+  double time_prefill(const char *name, int length, const std::vector<double> &keeps, int repeats) {
     std::vector<double> wall, device;
     for (int i = 0; i < repeats + 1; i++) {
       const auto start = Clock::now();
@@ -231,6 +254,7 @@ struct Bench {
     std::printf("%-10s %7d tokens: TTFT %9.2f ms (device %9.2f), least %9.2f\n", name, length, wall[wall.size() / 2], device[device.size() / 2],
                 wall[0]);
     std::fflush(stdout);
+    return wall[wall.size() / 2];
   }
 
   void time_decode(int slots, int context, int steps) {
@@ -258,24 +282,31 @@ struct Bench {
   }
 };
 
-std::vector<double> keeps_of(int length) {
-  if (length >= 100000) return {.74, .64, .54, .44, .34, .24};
-  if (length >= 50000) return {.82, .74, .67, .59, .52, .45};
-  return {.86, .80, .75, .69, .64, .58};
-}
-
 }  // namespace
 
 int main(int argc, char **argv) {
-  LlamaShape shape;
-  int rows = 16384;
+  std::vector<ModelShape> known = model_shapes();
+  ModelShape shape = known.front();
+  int rows = 16384, layers = 0;
   bool decode = true;
   std::vector<int> lengths;
   for (int i = 1; i < argc; i++) {
-    if (std::strcmp(argv[i], "--layers") == 0) shape.layers = std::atoi(argv[++i]);
-    else if (std::strcmp(argv[i], "--rows") == 0) rows = std::atoi(argv[++i]);
+    if (std::strcmp(argv[i], "--model") == 0 && i + 1 < argc) {
+      const std::string name = argv[++i];
+      const auto found = std::find_if(known.begin(), known.end(), [&](const ModelShape &one) { return one.name == name; });
+      if (found == known.end()) {
+        std::fprintf(stderr, "no model %s\n", name.c_str());
+        return 2;
+      }
+      shape = *found;
+    } else if (std::strcmp(argv[i], "--layers") == 0 && i + 1 < argc) layers = std::atoi(argv[++i]);
+    else if (std::strcmp(argv[i], "--rows") == 0 && i + 1 < argc) rows = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--no-decode") == 0) decode = false;
     else lengths.push_back(std::atoi(argv[i]));
+  }
+  if (layers > 0 && layers < shape.table.layer_count()) {
+    shape.table.layers.resize(static_cast<size_t>(layers));
+    std::erase_if(shape.drop_layers, [&](int layer) { return layer >= layers - 1; });
   }
   if (lengths.empty()) lengths = {8192, 32768};
   const int most = *std::max_element(lengths.begin(), lengths.end());
@@ -283,24 +314,27 @@ int main(int argc, char **argv) {
     const auto start = Clock::now();
     const SyntheticModel model(shape, "/dev/shm/uniprefill-synthetic.safetensors");
     const auto checkpoint = model.open();
-    std::printf("model written in %.1f s\n", ms_since(start) / 1000);
-    {
-      Bench dense(checkpoint, shape, {}, decode ? 64 : 1, rows, std::max(most, 4096));
-      for (const int length : lengths) dense.time_prefill("dense", length, {}, length > 60000 ? 2 : 4);
-      if (decode) {
-        dense.time_decode(1, 2048, 100);
-        dense.time_decode(16, 2048, 100);
-        dense.time_decode(64, 2048, 100);
-      }
-    }
-    std::vector<int> drops;
-    for (const int layer : {7, 11, 15, 19, 23, 27})
-      if (layer < shape.layers - 1) drops.push_back(layer);
-    Bench dropping(checkpoint, shape, drops, 1, rows, most);
+    std::printf("%s, %d layers: written in %.1f s\n", shape.name.c_str(), shape.table.layer_count(), ms_since(start) / 1000);
+    Bench bench(checkpoint, shape, decode ? 64 : 1, rows, std::max(most, 4096));
+    const auto repeats = [](int length) { return length > 60000 ? 2 : 4; };
+    std::map<int, double> dense;
     for (const int length : lengths) {
-      std::vector<double> keeps = keeps_of(length);
-      keeps.resize(drops.size());
-      dropping.time_prefill("dropping", length, keeps, length > 60000 ? 2 : 4);
+      dense[length] = bench.time_prefill("dense", length, {}, repeats(length));
+      const std::vector<double> keeps = keeps_of(length, shape.drop_layers.size());
+      const double dropping = bench.time_prefill("dropping", length, keeps, repeats(length));
+      std::printf("%-10s %7d tokens: %.3f\n", "gain", length, dense[length] / dropping);
+    }
+    // Shorter prompts fill the card less, and would bend the fit.
+    std::map<int, double> fitted(dense.lower_bound(32768), dense.end());
+    if (fitted.size() > 1) {
+      const ScheduleLimit limit(shape, fitted.begin()->first, fitted.begin()->second, fitted.rbegin()->first, fitted.rbegin()->second);
+      for (const auto &[length, ms] : fitted)
+        std::printf("%-10s %7d tokens: %.3f\n", "limit", length, limit.gain(length, keeps_of(length, shape.drop_layers.size())));
+    }
+    if (decode) {
+      bench.time_decode(1, 2048, 100);
+      bench.time_decode(16, 2048, 100);
+      bench.time_decode(64, 2048, 100);
     }
   } catch (const up::Failure &failure) {
     std::fprintf(stderr, "%s: %s: %s\n", up_status_name(failure.status), failure.phase.c_str(), failure.detail.c_str());
