@@ -62,7 +62,7 @@ struct Threads {
 
 template <class T>
 static bool same_bits(const T *a, const T *b, size_t n) {
-  return std::memcmp(a, b, n * sizeof(T)) == 0;
+  return n == 0 || std::memcmp(a, b, n * sizeof(T)) == 0;
 }
 
 // One rounding to bf16 is within 2⁻⁸ of its value; 2 % more for the f32 arithmetic before it.

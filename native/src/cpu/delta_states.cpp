@@ -49,6 +49,7 @@ DeltaStates::DeltaStates(const ModelTable &model, int state_slots) : memory_("st
 
 void DeltaStates::change(std::span<const MemoryChanges::State> changes) {
   const auto bytes = static_cast<size_t>(memory_.block_bytes());
+  if (bytes == 0) return;  // a model without recurrent layers
   for (const auto &[change, source, target] : changes) {
     std::byte *block = memory_.block(target);
     if (change == MemoryChanges::StateChange::copy) std::memcpy(block, memory_.block(source), bytes);

@@ -7,7 +7,7 @@
 
 namespace up {
 
-ElementBytes element_bytes(up_device device) {
+ElementBytes element_bytes(const up_device &device) {
   switch (raw_value(device)) {
     case UP_DEVICE_CPU: return cpu_element_bytes;
     case UP_DEVICE_REFERENCE: return reference_element_bytes;
@@ -18,6 +18,10 @@ ElementBytes element_bytes(up_device device) {
 
 std::unique_ptr<Backend> make_backend(const std::shared_ptr<const Checkpoint> &checkpoint, const BackendOptions &options,
                                       const up_runner_options &runner) {
+  // Read as a number first: a caller in C may have written anything there.
+  if (const int kernels = raw_value(runner.kernels); kernels < UP_KERNELS_AUTO || kernels > UP_KERNELS_AVX512_BF16) {
+    fail(UP_INVALID_ARGUMENT, "choose kernels", "kernels is ", kernels, ", 0 to 3 was expected");
+  }
   switch (runner.device) {
     case UP_DEVICE_CPU: return make_cpu_backend(checkpoint, options, runner.kernels, runner.threads);
     case UP_DEVICE_REFERENCE: return make_reference_backend(checkpoint, options);

@@ -9,7 +9,7 @@
 namespace up {
 
 // Element sizes that a device's layouts are made of.
-ElementBytes element_bytes(up_device device);
+ElementBytes element_bytes(const up_device &device);
 
 // Fails with UP_INVALID_ARGUMENT for a device or kernels that this library or machine does not have.
 std::unique_ptr<Backend> make_backend(const std::shared_ptr<const Checkpoint> &checkpoint, const BackendOptions &options,
