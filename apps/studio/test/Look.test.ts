@@ -3,12 +3,12 @@ import { createRequire } from "node:module"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { gzipSync } from "node:zlib"
-import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest"
-import { chromiumPath, noChromium, StudioBrowser, type StudioPage } from "./StudioBrowser.ts"
+import { afterAll, describe, expect, it } from "vitest"
+import type { StudioPage } from "./StudioBrowser.ts"
+import { openStudio } from "./OpenStudio.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "uniprefill-studio-look-"))
-const studio = chromiumPath === undefined ? null : await StudioBrowser.open()
-if (studio === null) console.warn(`SKIPPED: ${noChromium}; the studio was not looked at in a browser`)
+const { studio, openPage } = await openStudio()
 
 const scenario = join(folder, "small.scenario.json")
 writeFileSync(
@@ -43,29 +43,7 @@ const seriousFaults = async ({ page }: StudioPage): Promise<ReadonlyArray<string
     )
 }
 
-const opened: Array<StudioPage> = []
-
-const openPage = async (...options: Parameters<StudioBrowser["page"]>): Promise<StudioPage> => {
-  const page = await studio!.page(...options)
-  opened.push(page)
-  return page
-}
-
-beforeEach((context) => {
-  if (studio === null) context.skip(noChromium)
-})
-
-afterEach(async () => {
-  for (const page of opened.splice(0)) {
-    expect(page.complaints).toEqual([])
-    await page.close()
-  }
-})
-
-afterAll(async () => {
-  await studio?.[Symbol.asyncDispose]()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 const wide = { width: 1280, height: 800 }
 const narrow = { width: 420, height: 800 }

@@ -4,38 +4,14 @@ import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { traceEventFault } from "@uniprefill/simulator/output/TraceEventCheck"
 import { encodeLink } from "@uniprefill/studio/state/Link"
-import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest"
+import { afterAll, describe, expect, it } from "vitest"
 import { runSim } from "../../sim/test/SimProcess.ts"
-import { chromiumPath, noChromium, StudioBrowser, type StudioPage } from "./StudioBrowser.ts"
+import { openStudio } from "./OpenStudio.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "uniprefill-studio-files-"))
-const studio = chromiumPath === undefined ? null : await StudioBrowser.open()
-if (studio === null) console.warn(`SKIPPED: ${noChromium}; the studio was not looked at in a browser`)
+const { openPage } = await openStudio()
 
-const opened: Array<StudioPage> = []
-
-const openPage = async (...options: Parameters<StudioBrowser["page"]>): Promise<StudioPage> => {
-  const page = await studio!.page(...options)
-  opened.push(page)
-  return page
-}
-
-beforeEach((context) => {
-  if (studio === null) context.skip(noChromium)
-})
-
-afterEach(async () => {
-  for (const page of opened.splice(0)) {
-    // A page that complains is a page that is broken, whatever else was looked at.
-    expect(page.complaints).toEqual([])
-    await page.close()
-  }
-})
-
-afterAll(async () => {
-  await studio?.[Symbol.asyncDispose]()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 const file = (name: string, text: string): string => {
   const path = join(folder, name)

@@ -9,6 +9,7 @@ import {
   type PlannedChoice,
   stopReasonOf,
 } from "../answers/AnswerPlan.ts"
+import { messagesOf } from "../answers/Messages.ts"
 import { type StreamUsage, UsageCount } from "../answers/UsageCount.ts"
 import { chatLogprobs } from "./ChatLogprobs.ts"
 import { type ReasoningMarks, ReasoningSplit } from "./ReasoningSplit.ts"
@@ -51,17 +52,7 @@ export const chatFormat = (
     begin: () => plan.choices.map((choice) => chunk(choice, { role: "assistant", content: "" }, null, null)).join(""),
     events: (choice, events) => {
       const split = splits[choice.index]!
-      let out = ""
-      for (let i = 0; i < events.length; i++) {
-        const event = events[i]!
-        usage.add(choice, event)
-        // The last output carries the end if it is there.
-        const next = event._tag === "Finished" ? event : events[i + 1]
-        const end = next?._tag === "Finished" ? next : null
-        if (end !== null && event._tag !== "Finished") {
-          i++
-          usage.add(choice, end)
-        }
+      return messagesOf(choice, events, usage, (event, end) => {
         const text = event._tag === "Output" ? split.push(event.text) : none
         const rest = end === null ? none : split.flush()
         const thoughts = text.reasoning + rest.reasoning
@@ -72,10 +63,10 @@ export const chatFormat = (
           ...(said === "" ? {} : { content: said }),
         }
         if (thoughts !== "" || said !== "" || end !== null || (logprobs !== null && logprobs.content.length > 0)) {
-          out += chunk(choice, delta, logprobs, end)
+          return chunk(choice, delta, logprobs, end)
         }
-      }
-      return out
+        return ""
+      })
     },
     end: () => {
       const last = { ...head, object: "chat.completion.chunk", choices: [], usage: usage.usage } as const

@@ -9,6 +9,7 @@ import {
   type PlannedChoice,
   stopReasonOf,
 } from "../answers/AnswerPlan.ts"
+import { messagesOf } from "../answers/Messages.ts"
 import { type StreamUsage, UsageCount } from "../answers/UsageCount.ts"
 import { LogprobsFormat } from "./CompletionLogprobs.ts"
 
@@ -52,21 +53,10 @@ export const completionFormat = (
         .join(""),
     events: (choice, events) => {
       const text = texts[choice.index]!
-      let out = ""
-      for (let i = 0; i < events.length; i++) {
-        const event = events[i]!
-        usage.add(choice, event)
-        // The last output carries the end if it is there.
-        const next = event._tag === "Finished" ? event : events[i + 1]
-        const end = next?._tag === "Finished" ? next : null
-        if (end !== null && event._tag !== "Finished") {
-          i++
-          usage.add(choice, end)
-        }
+      return messagesOf(choice, events, usage, (event, end) => {
         const part = text.take(event, end !== null)
-        if (part.text !== "" || part.logprobs !== null || end !== null) out += chunk(choice, part, end)
-      }
-      return out
+        return part.text !== "" || part.logprobs !== null || end !== null ? chunk(choice, part, end) : ""
+      })
     },
     end: () => `${streamUsage === "none" ? "" : sse({ ...head, choices: [], usage: usage.usage })}${done}`,
     failed: ({ status, message, param }) => `${sse(errorBody(status, message, param))}${done}`,

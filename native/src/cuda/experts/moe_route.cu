@@ -1,6 +1,7 @@
 // Softmax over the experts and the top k of them: a warp a row, its logits in registers.
 #include <algorithm>
 
+#include "cuda/common/dtype.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/operators.h"
 #include "cuda/common/hopper.cuh"
@@ -93,20 +94,10 @@ up_status route(const up_moe_router *p, void *stream, up_backend_error *error) {
   if (p->rows == 0) return UP_OK;
   if (p->experts > 1024) return fail(error, UP_INVALID_ARGUMENT, phase, "experts %d: at most 1024", p->experts);
   const auto queue = static_cast<cudaStream_t>(stream);
-  switch (p->dtype) {
-    case UP_F32:
-      launch<float>(*p, queue);
-      break;
-    case UP_BF16:
-      launch<__nv_bfloat16>(*p, queue);
-      break;
-    case UP_F16:
-      launch<__half>(*p, queue);
-      break;
-    default:
-      return fail(error, UP_UNSUPPORTED_DTYPE, phase, "dtype %d: f32 (0), bf16 (1) and f16 (2) are supported", p->dtype);
-  }
-  return check_launch(phase, error);
+  return with_element_type(p->dtype, phase, error, [&](auto element) {
+    launch<typename decltype(element)::type>(*p, queue);
+    return check_launch(phase, error);
+  });
 }
 
 }  // namespace up::cuda

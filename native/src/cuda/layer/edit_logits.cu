@@ -1,6 +1,7 @@
 // Soft-cap, masks and added values of logits, in place.
 #include <algorithm>
 
+#include "cuda/common/dtype.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/layer/logit_edits.cuh"
 #include "cuda/common/operators.h"
@@ -43,20 +44,10 @@ up_status edit_logits(const up_logit_edit *p, void *stream, up_backend_error *er
   constexpr const char *phase = "launch edits of logits";
   if (p->rows == 0) return UP_OK;
   const auto queue = static_cast<cudaStream_t>(stream);
-  switch (p->dtype) {
-    case UP_F32:
-      launch<float>(*p, queue);
-      break;
-    case UP_BF16:
-      launch<__nv_bfloat16>(*p, queue);
-      break;
-    case UP_F16:
-      launch<__half>(*p, queue);
-      break;
-    default:
-      return fail(error, UP_UNSUPPORTED_DTYPE, phase, "dtype %d: f32 (0), bf16 (1) and f16 (2) are supported", p->dtype);
-  }
-  return check_launch(phase, error);
+  return with_element_type(p->dtype, phase, error, [&](auto element) {
+    launch<typename decltype(element)::type>(*p, queue);
+    return check_launch(phase, error);
+  });
 }
 
 }  // namespace up::cuda
