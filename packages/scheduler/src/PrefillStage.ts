@@ -154,11 +154,6 @@ export class PrefillStage {
 
   // ------------------------------------------------------------------------------------------------- admission
 
-  /** Asks everyone again: who may be admitted follows other rules now. */
-  forgetRefusals(): void {
-    this.refused.clear()
-  }
-
   /** Whether some waiting request could be admitted now: not while there is no more room than when all were refused. */
   private mayAdmit(): boolean {
     const { memory, waiting, running, maxRunning } = this.state

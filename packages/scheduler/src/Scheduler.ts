@@ -49,8 +49,6 @@ export class Scheduler {
   /** From the next plan on: another policy, other budgets and waits. Requires memory, slots and rows as they were. */
   configure(config: SchedulerConfig): void {
     this.state.configure(config)
-    // Whoever was refused may be served under the new rules.
-    this.prefill.forgetRefusals()
   }
 
   get memory(): Memory {

@@ -25,7 +25,7 @@ export class ServingState {
   readonly forks: Forks
   readonly tenants = new Tenants()
   ranking!: Ranking
-  budget!: StepBudget
+  readonly budget: StepBudget
   /** The work of the plan being made. */
   readonly load: StepLoad
   /** Requests that may have a slot at a time. */
@@ -36,7 +36,7 @@ export class ServingState {
   /** Counts what may change who can be admitted: arrivals, ends, slots given up. */
   changes = 0
   private lastContentId = 0
-  private headroomTokens = 0
+  private readonly headroomTokens: number
   private growth = 0
   private growthAt = -1
 
@@ -47,6 +47,8 @@ export class ServingState {
     this.load = new StepLoad(layout.segments.length, windowsOf(layout))
     this.forks = new Forks(this.memory)
     this.decodes = new DecodeSet(layout, this.memory, this.load)
+    this.headroomTokens = config.headroomTokens ?? servingDefaults.headroomTokens
+    this.budget = new StepBudget(config)
     this.configure(config)
   }
 
@@ -54,10 +56,10 @@ export class ServingState {
   configure(config: SchedulerConfig): void {
     const { slots, policy } = config
     this.config = config
-    this.headroomTokens = config.headroomTokens ?? servingDefaults.headroomTokens
     this.ranking = new Ranking(config, this.memory)
-    this.budget = new StepBudget(config)
+    this.budget.configure(config)
     this.maxRunning = Math.min(slots, policy.tokenBudget?.maxNumSeqs ?? slots)
+    // What was asked of the policy before is asked again.
     this.changes++
   }
 

@@ -19,13 +19,13 @@ const newest = 1 / 16
  */
 export class StepBudget {
   /** What a step is measured by while prefill is added to it. */
-  readonly measure: CostModel
+  measure!: CostModel
   /** Steps that were longer than the budget so that prompts got their share. */
   flooredSteps = 0
   private readonly costs: CostModel
-  private readonly tokens: number | undefined
-  private readonly busyMicros: number
-  private readonly idleMicros: number
+  private tokens: number | undefined
+  private busyMicros = 0
+  private idleMicros = 0
   /** What decodes leave of each µs that they take. */
   private readonly shareOfDecodes: number
   /** Measured over predicted time of steps with prefill, and without. */
@@ -37,15 +37,19 @@ export class StepBudget {
   private owed = 0
 
   constructor(config: SchedulerConfig) {
-    const { policy, costModel, stepBudgetMicros, idleStepBudgetMicros } = config
     const floor = config.prefillFloor ?? servingDefaults.prefillFloor
     if (!(floor >= 0 && floor < 1)) throw new RangeError(`prefillFloor must be from 0 to below 1, got ${floor}`)
-    this.costs = costModel
+    this.costs = config.costModel
+    this.shareOfDecodes = floor / (1 - floor)
+    this.configure(config)
+  }
+
+  /** Other budgets, or a policy that bounds steps otherwise. What was learned of the device stays. */
+  configure({ policy, stepBudgetMicros, idleStepBudgetMicros }: SchedulerConfig): void {
     this.tokens = policy.tokenBudget?.maxNumBatchedTokens
-    this.measure = policy.tokenBudget === undefined ? costModel : tokenCount
+    this.measure = policy.tokenBudget === undefined ? this.costs : tokenCount
     this.busyMicros = stepBudgetMicros
     this.idleMicros = idleStepBudgetMicros
-    this.shareOfDecodes = floor / (1 - floor)
   }
 
   /**

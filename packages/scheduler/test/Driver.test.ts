@@ -2,7 +2,7 @@ import { denseSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import type { Actions } from "@uniprefill/scheduler/Actions"
 import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
-import { fcfs } from "@uniprefill/scheduler/Policy"
+import { fcfs, type Policy } from "@uniprefill/scheduler/Policy"
 import type { Request, Submission } from "@uniprefill/scheduler/Request"
 import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { FailureReason, StepResult } from "@uniprefill/scheduler/StepResult"
@@ -268,4 +268,47 @@ it("a request that is preempted gets a new content, and the old one is never ask
   expect(driver.scheduler.preemptions).toBeGreaterThan(0)
   expect(events.filter((event) => event.startsWith("length"))).toHaveLength(2)
   expect(contents.size).toBe(0)
+})
+
+describe("settings that change while the loop runs", () => {
+  const sequences = (maxNumSeqs: number): Policy => ({ ...fcfs, tokenBudget: { maxNumBatchedTokens: 512, maxNumSeqs } })
+
+  it("admit whom they let in, and no more", () => {
+    const { driver, perform, submit, step } = loop({ policy: sequences(1), slabs: 40 })
+    for (let i = 0; i < 3; i++) submit(prompt({ promptLength: 64, maxTokens: 100 }))
+    step()
+    expect([driver.running, driver.waiting]).toEqual([1, 2])
+    perform((loop) => {
+      loop.adjust({ policy: sequences(2) })
+      return loop.tick(0)
+    })
+    expect([driver.running, driver.waiting]).toEqual([2, 1])
+  })
+
+  it("keep what steps were measured to take", () => {
+    const costModel = { stepMicros: () => 10 }
+    const { driver, perform, submit } = loop({ costModel, stepBudgetMicros: 100, idleStepBudgetMicros: 100, slabs: 40 })
+    submit(prompt({ promptLength: 64, maxTokens: 500 }))
+    const predictions: Array<number> = []
+    const run = (steps: number) => {
+      for (let i = 0; i < steps; i++) {
+        perform((loop) => {
+          const actions = loop.tick(0)
+          predictions.push(...actions.plans.map((plan) => plan.predictedMicros))
+          return actions
+        })
+        const result = new StepResult()
+        result.clear(driver.stepInFlight)
+        result.deviceMicros = 40
+        result.tokens.push3(0, 5, 0)
+        perform((loop) => loop.stepDone(result))
+      }
+    }
+    run(100)
+    expect(predictions.slice(0, 2)).toEqual([10, 10])
+    expect(predictions.at(-1)).toBeGreaterThan(35)
+    driver.adjust({ stepBudgetMicros: 50 })
+    run(1)
+    expect(predictions.at(-1)).toBeGreaterThan(35)
+  })
 })

@@ -138,11 +138,6 @@ export class Replica implements ReplicaLoad {
     return this.rows[id]!
   }
 
-  /** How logs call a request of the loop: by its place in the workload, from 1. */
-  rowName(id: number): string {
-    return `request ${this.rows[id]! + 1}`
-  }
-
   /** The policy in force. */
   get policy(): Policy {
     return this.driver.settings.policy

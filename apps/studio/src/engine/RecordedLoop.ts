@@ -97,10 +97,6 @@ export class RecordedLoop implements Inspected {
     return id - 1
   }
 
-  rowName(id: number): string {
-    return `request ${id}`
-  }
-
   /** Takes the next `count` events. */
   advance(count: number): void {
     for (let i = 0; i < count && !this.isDone; i++) {

@@ -123,11 +123,6 @@ export class SimulatedDevice {
     return result
   }
 
-  /** Whether the step prepared last held no rows: it takes no time. */
-  get isIdle(): boolean {
-    return this.load.decodeRows + this.load.items === 0
-  }
-
   release(result: CountedResult): void {
     this.spare.push(result)
   }

@@ -220,7 +220,7 @@ class SimulatedMachine {
       if (cause instanceof ExecutorError) return this.fail(cause)
       throw cause
     }
-    result.deviceMicros = device.isIdle ? 0 : this.costs.stepMicros(device.load)
+    result.deviceMicros = this.costs.stepMicros(device.load)
     const { data, length } = result.tokens
     for (let i = 0; i < length; i += 3) this.addLogprobs(result, data[i]!, data[i + 1]!)
     for (let i = 0; i < plan.items.length; i += sectionWidths.items) this.addPromptLogprobs(result, plan.items.data, i)

@@ -24,8 +24,6 @@ export interface Inspected {
   readonly readBackMicros: number
   /** Row of the workload of a request of the loop. */
   readonly rowOf: (id: number) => number
-  /** How logs call it. */
-  readonly rowName: (id: number) => string
 }
 
 /** A cost model that may say what a step's time is made of, and what of that was not measured. */
