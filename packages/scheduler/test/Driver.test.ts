@@ -278,10 +278,8 @@ describe("settings that change while the loop runs", () => {
     for (let i = 0; i < 3; i++) submit(prompt({ promptLength: 64, maxTokens: 100 }))
     step()
     expect([driver.running, driver.waiting]).toEqual([1, 2])
-    perform((loop) => {
-      loop.adjust({ policy: sequences(2) })
-      return loop.tick(0)
-    })
+    driver.adjust({ policy: sequences(2) })
+    perform(() => driver.tick(0))
     expect([driver.running, driver.waiting]).toEqual([2, 1])
   })
 
@@ -292,8 +290,8 @@ describe("settings that change while the loop runs", () => {
     const predictions: Array<number> = []
     const run = (steps: number) => {
       for (let i = 0; i < steps; i++) {
-        perform((loop) => {
-          const actions = loop.tick(0)
+        perform(() => {
+          const actions = driver.tick(0)
           predictions.push(...actions.plans.map((plan) => plan.predictedMicros))
           return actions
         })
@@ -301,7 +299,7 @@ describe("settings that change while the loop runs", () => {
         result.clear(driver.stepInFlight)
         result.deviceMicros = 40
         result.tokens.push3(0, 5, 0)
-        perform((loop) => loop.stepDone(result))
+        perform(() => driver.stepDone(result))
       }
     }
     run(100)

@@ -91,7 +91,7 @@ const dependencyFields = ["dependencies", "devDependencies", "optionalDependenci
  *
  * @param {Record<string, any>} wanted
  */
-const manifestsAreLocked = (wanted) => {
+export const manifestsAreLocked = (wanted) => {
   const rootManifest = readJson(inRoot("package.json"))
   const folders = [""]
   for (const pattern of rootManifest.workspaces) {
