@@ -1,3 +1,5 @@
+import type { Reply } from "@uniprefill/studio/protocol/Protocol"
+import type { RunModel } from "@uniprefill/studio/timeline/RunModel"
 import { readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { gzipSync } from "node:zlib"
@@ -9,7 +11,7 @@ import { paced } from "@uniprefill/studio/engine/LookBack"
 import { check } from "@uniprefill/studio/engine/Scenarios"
 import { transferables } from "@uniprefill/studio/engine/Transferables"
 import { valueOf } from "@uniprefill/studio/scenario/FieldValue"
-import { describe, expect, it } from "vitest"
+import { describe, expect, it, vi } from "vitest"
 import { simulatedRun } from "./Results.ts"
 
 const file = (path: string) => new Blob([readFileSync(fileURLToPath(new URL(path, import.meta.url)))])
@@ -164,6 +166,23 @@ describe("a run in a worker", () => {
     expect(count).toBeLessThan(whole.timeline.steps.count)
     // What was done of it can be looked at like any other run.
     expect(run.at(count - 1, -1).state.startMicros).toBe(whole.timeline.steps.start[count - 1])
+  })
+
+  it("that is stopped while its scenario is still read makes no step", async () => {
+    const { promise, resolve } = Promise.withResolvers<RunModel>()
+    let send = (_: { readonly data: unknown }) => {}
+    vi.stubGlobal("self", {
+      addEventListener: (_: string, listener: typeof send) => (send = listener),
+      postMessage: (reply: Reply) => reply.tag === "done" && resolve(reply.value as RunModel),
+    })
+    await import("@uniprefill/studio/engine/worker")
+    send({
+      data: { id: 1, command: { do: "run", scenario: { workload: { requests: 300, ratePerSecond: 2 } }, files: {} } },
+    })
+    send({ data: { stop: true } })
+    const { result } = await promise
+    expect(result).toMatchObject({ complete: false, ended: "stopped" })
+    expect(result.timeline.steps.count).toBe(0)
   })
 
   it("gives its arrays away and no other", () => {

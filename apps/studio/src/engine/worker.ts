@@ -49,7 +49,6 @@ const answer = async (id: number, command: Command): Promise<unknown> => {
 }
 
 const runHeld = async (id: number, run: LookBack): Promise<RunModel> => {
-  isStopped = false
   const result = await run.run(
     () => isStopped,
     (progress) => self.postMessage({ id, tag: "progress", progress }),
@@ -78,6 +77,8 @@ self.addEventListener("message", ({ data }) => {
     return
   }
   const { id, command } = request
+  // Here and not where a run begins: one may be stopped while its files are still read.
+  isStopped = false
   void answer(id, command).then(
     (value) => self.postMessage({ id, tag: "done", value }, transferables(value)),
     (error: unknown) => self.postMessage({ id, tag: "failed", fault: faultOf(error) }),

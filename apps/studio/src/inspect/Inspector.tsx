@@ -25,7 +25,10 @@ export const Inspector = ({
   const selection = useStudioState((state) => state.selection)
   const sight = useStudioState((state) => state.sight)
   const { steps } = model.result.timeline
-  if (steps.count === 0) return <p className="empty">The run has no steps: nothing was served.</p>
+  if (steps.count === 0) {
+    const why = model.result.ended === "stopped" ? "it was stopped before the first" : "nothing was served"
+    return <p className="empty">The run has no steps: {why}.</p>
+  }
   if (selection.step < 0)
     return (
       <div className="sections">
