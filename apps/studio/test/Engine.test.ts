@@ -170,7 +170,7 @@ describe("a run in a worker", () => {
 
   it("that is stopped while its scenario is still read makes no step", async () => {
     const { promise, resolve } = Promise.withResolvers<RunModel>()
-    let send = (_: { readonly data: unknown }) => {}
+    let send: (event: { readonly data: unknown }) => void = () => {}
     vi.stubGlobal("self", {
       addEventListener: (_: string, listener: typeof send) => (send = listener),
       postMessage: (reply: Reply) => reply.tag === "done" && resolve(reply.value as RunModel),
