@@ -11,6 +11,10 @@
 //                       (max_rows + last_q rows: the queries of a selection come behind the step's)
 //   of one tile         normed [hidden]     projected     gated [2 · inner]   inner [inner]   mixed [hidden]   logits [vocab]
 //
+// A tensor-parallel rank's backend has its share of heads and inner widths (weights/shard.h). What goes into the residual stream is
+// the sum over all ranks; carry rows are divided among them, and read by all; masses of a selection are summed before they are cut.
+// All ranks make the same calls.
+//
 // Operations run in the order of the calls; a backend may still be at work when a call returns, but for those that return
 // something. They throw Failure.
 #pragma once
@@ -24,6 +28,7 @@
 
 #include "memory/layout.h"
 #include "memory/page_tables.h"
+#include "parallel/communicator.h"
 #include "sampling/sampling.h"
 #include "selection/selection.h"
 #include "weights/checkpoint.h"
@@ -164,6 +169,8 @@ struct BackendOptions {
   std::vector<bool> split_layers;  // layers whose Q and K/V are projected for different rows
   const PageTables *tables = nullptr;  // as the plans have left them; outlives the backend
   const std::vector<int32_t> *state_slots_of = nullptr;  // [slots] state slot of each, −1 without
+  // Of a backend that is one of several ranks, whose checkpoint holds its share; null: the only one.
+  std::shared_ptr<Communicator> ranks;
 };
 
 // What a backend holds, in bytes of its device.

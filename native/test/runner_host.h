@@ -41,7 +41,7 @@ struct TestModel {
 // What a backend is made from, for those who make another one of it.
 struct MadeBackend {
   std::unique_ptr<up::Backend> backend;
-  std::shared_ptr<const up::Checkpoint> checkpoint;
+  std::shared_ptr<const up::Checkpoint> checkpoint;  // the rank's share
   const up::BackendOptions &options;
 };
 using WrapBackend = std::function<std::unique_ptr<up::Backend>(MadeBackend)>;
@@ -56,16 +56,26 @@ struct HostOptions {
   int max_rows = 4096;
   int max_tokens = 2048;
   int threads = 2;
+  int ranks = 1;
   bool shuffled = true;  // slabs are granted in no order, so that a page's are not neighbours by luck; false: from 0 on
   up_device device = UP_DEVICE_CPU;
   up_kernels kernels = UP_KERNELS_AUTO;
   WrapBackend wrap;
 };
 
+// What one of `ranks` lays out.
+inline RandomModel share_of(const TestModel &model, int ranks) {
+  RandomModel out = model.spec;
+  const up::ModelTable share = up::shard_table(model.checkpoint->table(), {0, ranks});
+  out.layers = share.layers;
+  out.hidden = share.carry_width;
+  return out;
+}
+
 class Host {
  public:
   Host(const TestModel &model, const HostOptions &options)
-      : layout(make_layout(model.spec, {options.schedule.layers, options.page_size, options.layers_per_slab},
+      : layout(make_layout(share_of(model, options.ranks), {options.schedule.layers, options.page_size, options.layers_per_slab},
                            up::element_bytes(options.device))),
         options_(options) {
     const std::string json = layout_json(layout);
@@ -88,10 +98,11 @@ class Host {
     native.max_tokens = options.max_tokens;
     native.threads = options.threads;
     native.kernels = options.kernels;
+    native.tensor_parallel_size = options.ranks;
     try {
-      runner_ = std::make_unique<up::Runner>(model.checkpoint, native, [&](const up::BackendOptions &backend) {
-        auto made = up::make_backend(model.checkpoint, backend, native);
-        return options.wrap ? options.wrap({std::move(made), model.checkpoint, backend}) : std::move(made);
+      runner_ = std::make_unique<up::Runner>(model.checkpoint, native, [&](const auto &share, const up::BackendOptions &backend) {
+        auto made = up::make_backend(share, backend, native);
+        return options.wrap ? options.wrap({std::move(made), share, backend}) : std::move(made);
       });
     } catch (const up::Failure &failure) {
       stop_test((failure.phase + ": " + failure.detail).c_str());

@@ -77,7 +77,10 @@ typedef struct up_runner_options {
   int32_t threads;    /* CPU; 0: the processors of this process */
   up_kernels kernels; /* CPU */
   double memory_fraction; /* CUDA */
-  int32_t device_index;   /* CUDA */
+  int32_t device_index;   /* CUDA: of the first rank; the others take those that follow */
+  /* Ranks that share heads and inner widths, 0 or 1: one. The layout is one rank's, with its heads and its part of a carry row.
+   * CPU: threads of this process, of which 1, 2 and 4 give the same bits. */
+  int32_t tensor_parallel_size;
 } up_runner_options;
 
 /* A model may be closed while runners made from it live; they keep what they need. */
@@ -87,8 +90,8 @@ UP_API void up_runner_destroy(up_runner *runner);
 typedef struct up_runner_info {
   size_t size;
   char device[128]; /* "cpu (avx512bf16, 2 threads)" */
-  int32_t slabs;
-  int64_t weight_bytes;    /* on the device */
+  int32_t slabs; /* of every rank */
+  int64_t weight_bytes;    /* on the device; of rank 0, as what follows */
   int64_t workspace_bytes; /* activations and buffers of the operators */
   int64_t free_bytes;      /* CUDA: of the device's memory, once everything is allocated */
 } up_runner_info;

@@ -76,10 +76,14 @@ std::vector<SelectionOutcome> CpuBackend::select(int layer, std::span<const Sele
   std::vector<SelectionOutcome> out;
   for (const SelectionTask &task : tasks) {
     const SelectionShape &shape = task.shape;
-    masses_.assign(static_cast<size_t>(shape.blocks()), 0);
-    const bool finite =
+    masses_.assign(static_cast<size_t>(shape.blocks()) + 1, 0);
+    const bool own_finite =
         kernels_.score(queries_.get() + area(task.first, a.query_width()), task.query_rows, slabs_.pages(task.slot, task.table, layer),
                        shape.rows, shape.block, attention_shape(a), masses_.data());
+    masses_.back() = own_finite ? 0 : 1;
+    if (options_.ranks) options_.ranks->sum(masses_);
+    const bool finite = masses_.back() == 0;
+    masses_.pop_back();
     out.push_back({finite ? select_blocks(masses_, task.p_q32, rule, shape) : full_bitmap(shape), finite});
   }
   return out;

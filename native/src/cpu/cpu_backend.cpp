@@ -181,10 +181,21 @@ void CpuBackend::move_rows(std::span<const int32_t> from, int to) {
 
 void CpuBackend::read_carry(Rows rows, const CarryRows &carry) {
   const int table = options_.layout.segment(carry.segment).carry;
+  const int part = model_.carry_width;
+  // A rank's part of every row, where the others can read it.
+  float *const parts = options_.ranks ? options_.ranks->window_of<float>(area(rows.count, model_.hidden_size)) : nullptr;
+  const int own = options_.ranks ? options_.ranks->shard().rank * part : 0;
   for (int i = 0; i < rows.count; i++) {
     const auto at = static_cast<size_t>(i);
     if (carry.slots[at] < 0) continue;
-    slabs_.read_carry(carry.slots[at], table, carry.rows[at], residual(rows.begin + i));
+    float *const to = parts ? parts + area(i, model_.hidden_size) + own : residual(rows.begin + i);
+    slabs_.read_carry(carry.slots[at], table, carry.rows[at], to);
+  }
+  if (!parts) return;
+  options_.ranks->meet();
+  for (int i = 0; i < rows.count; i++) {
+    if (carry.slots[static_cast<size_t>(i)] < 0) continue;
+    std::memcpy(residual(rows.begin + i), parts + area(i, model_.hidden_size), sizeof(float) * static_cast<size_t>(model_.hidden_size));
   }
 }
 
@@ -193,7 +204,8 @@ void CpuBackend::write_carry(Rows rows, const CarryRows &carry) {
   for (int i = 0; i < rows.count; i++) {
     const auto at = static_cast<size_t>(i);
     if (carry.slots[at] < 0) continue;
-    slabs_.write_carry(carry.slots[at], table, carry.rows[at], residual(rows.begin + i));
+    const int own = options_.ranks ? options_.ranks->shard().rank * model_.carry_width : 0;
+    slabs_.write_carry(carry.slots[at], table, carry.rows[at], residual(rows.begin + i) + own);
   }
 }
 
@@ -225,7 +237,31 @@ void CpuBackend::apply_bias(const Linear &linear, int rows, float *out, int ldo)
   }
 }
 
+// out = or += the slices of all ranks, added in order as one rank's gemm adds its own.
+void CpuBackend::sum_over_ranks(int slices, const SliceProduct &product, size_t count, bool accumulate, float *out) const {
+  const Shard &shard = options_.ranks->shard();
+  const int all = slices * shard.size;
+  auto *const parts = options_.ranks->window_of<float>(count * static_cast<size_t>(all));
+  for (int s = 0; s < slices; s++) product(s, parts + count * static_cast<size_t>(shard.rank * slices + s));
+  options_.ranks->meet();
+#pragma omp parallel for schedule(static) if (static_cast<int64_t>(count) * all >= parallel_elements)
+  for (size_t i = 0; i < count; i++) {
+    float total = parts[i];
+    for (int s = 1; s < all; s++) total += parts[count * static_cast<size_t>(s) + i];
+    out[i] = accumulate ? out[i] + total : total;
+  }
+}
+
 void CpuBackend::apply(const Linear &linear, const bf16 *in, int rows, bool accumulate, float *out, int ldo) const {
+  if (linear.slice_bytes > 0) {
+    const int k = linear.k / linear.slices;
+    const auto product = [&](int slice, float *to) {
+      kernels_.gemm(in + int64_t{slice} * k, linear.k, rows, linear.slice(slice), linear.n, k, 1, false, to, linear.n);
+    };
+    sum_over_ranks(linear.slices, product, area(rows, linear.n), accumulate, out);
+    if (!linear.bias.empty()) apply_bias(linear, rows, out, ldo);
+    return;
+  }
   kernels_.gemm(in, linear.k, rows, linear.packed.get(), linear.n, linear.k, linear.slices, accumulate, out, ldo);
   if (!linear.bias.empty()) apply_bias(linear, rows, out, ldo);
 }

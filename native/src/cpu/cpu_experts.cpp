@@ -51,7 +51,22 @@ void CpuBackend::experts(Rows tile, int layer) {
   const Linear &first_up = w.expert_gate_up.front(), &first_down = w.expert_down.front();
   kernels_.gemm_parts(up.data(), parts, first_up.n, first_up.k, first_up.slices);
   activate_rows(tile.count * mlp.top_k, mlp, mlp.inner, experts_.gated.get(), experts_.inner.get());
-  kernels_.gemm_parts(down.data(), parts, first_down.n, first_down.k, first_down.slices);
+  if (!options_.ranks) {
+    kernels_.gemm_parts(down.data(), parts, first_down.n, first_down.k, first_down.slices);
+  } else {
+    const int pairs = tile.count * mlp.top_k, k = first_down.k / first_down.slices;
+    const auto product = [&](int slice, float *to) {
+      // Each slice's columns by themselves, which is how gemm_parts takes them.
+      bf16 *const columns = experts_.slice.get();
+      for (int i = 0; i < pairs; i++) std::copy_n(experts_.inner.get() + area(i, mlp.inner) + slice * k, k, columns + area(i, k));
+      for (size_t p = 0; p < down.size(); p++) {
+        const auto &[expert, begin, end] = experts_.ranges[p];
+        down[p] = {columns + area(begin, k), end - begin, w.expert_down[static_cast<size_t>(expert)].slice(slice), to + area(begin, hidden)};
+      }
+      kernels_.gemm_parts(down.data(), parts, first_down.n, k, 1);
+    };
+    sum_over_ranks(first_down.slices, product, area(pairs, hidden), false, experts_.out.get());
+  }
   if (mlp.shared_inner > 0) {
     const Linear &gate_up = w[MatrixKind::shared_gate_up];
     apply(gate_up, normed_.get(), tile.count, false, experts_.gated.get(), gate_up.n);

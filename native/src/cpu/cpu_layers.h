@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -54,6 +55,9 @@ class CpuBackend : public Backend {
   // What goes into the residual stream: the rows themselves, or `mixed` in a layer with post norms.
   float *sum_target(Rows tile, int layer) const;
   void apply(const Linear &linear, const bf16 *in, int rows, bool accumulate, float *out, int ldo) const;
+  // The sum over ranks of what a matrix, or one a part, gives for `rows` rows in all.
+  using SliceProduct = std::function<void(int slice, float *out)>;
+  void sum_over_ranks(int slices, const SliceProduct &product, size_t count, bool accumulate, float *out) const;
   void apply_bias(const Linear &linear, int rows, float *out, int ldo) const;
   void activate_rows(int rows, const MlpSpec &mlp, int inner, const float *gated, bf16 *out) const;
   Rotation rotation(Rows tile, int layer, const RowTable &rows);

@@ -1,5 +1,6 @@
 #include "cpu/cpu_weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -8,7 +9,8 @@
 namespace up::cpu {
 namespace {
 
-// Row-parallel sums are formed as four slices of k, as four tensor-parallel ranks would, where its width allows.
+// Row-parallel sums are formed as four slices of k, added in order, whether one rank has all of them or each of four has one, where
+// their width allows.
 constexpr int row_parallel_slices = 4;
 
 bool is_row_parallel(MatrixKind kind) {
@@ -29,8 +31,16 @@ class Packer {
     Linear out;
     out.n = rows.n;
     out.k = rows.k;
-    if (is_row_parallel(kind) && rows.k % (2 * row_parallel_slices) == 0) out.slices = row_parallel_slices;
     out.bias = std::move(rows.bias);
+    const int ranks = checkpoint_.shard().size;
+    if (is_row_parallel(kind)) {
+      const bool divides = row_parallel_slices % ranks == 0 && rows.k * ranks % (2 * row_parallel_slices) == 0;
+      if (divides) out.slices = row_parallel_slices / ranks;
+      if (ranks > 1) {
+        pack_slices(rows.gather(), out);
+        return out;
+      }
+    }
     out.packed = AlignedArray<std::byte>(kernels_.packed_bytes(out.n, out.k));
     if (rows.pieces.size() == 1) {
       kernels_.pack(rows.pieces[0].data(), out.n, out.k, out.packed.get());
@@ -38,6 +48,20 @@ class Packer {
       kernels_.pack(rows.gather().data(), out.n, out.k, out.packed.get());
     }
     return out;
+  }
+
+  void pack_slices(const std::vector<uint16_t> &rows, Linear &out) const {
+    const auto k = static_cast<size_t>(out.k), slice = k / static_cast<size_t>(out.slices);
+    out.slice_bytes = (kernels_.packed_bytes(out.n, static_cast<int>(slice)) + 63) / 64 * 64;
+    out.packed = AlignedArray<std::byte>(out.slice_bytes * static_cast<size_t>(out.slices));
+    std::vector<uint16_t> columns(static_cast<size_t>(out.n) * slice);
+    for (int s = 0; s < out.slices; s++) {
+      for (int row = 0; row < out.n; row++) {
+        const auto *from = rows.data() + static_cast<size_t>(row) * k + static_cast<size_t>(s) * slice;
+        std::copy_n(from, slice, columns.data() + static_cast<size_t>(row) * slice);
+      }
+      kernels_.pack(columns.data(), out.n, static_cast<int>(slice), out.slice(s));
+    }
   }
 
   std::vector<float> norm(int layer, const std::string &role, const NormSpec &spec) const {
@@ -59,7 +83,7 @@ class Packer {
 
 void Packer::add_delta(int index, LayerWeights &out) const {
   const DeltaSpec &spec = checkpoint_.table().layer(index).delta;
-  const auto taps = checkpoint_.matrix(index, "conv");  // [conv_width, kernel]
+  const std::vector<uint16_t> taps = matrix_rows(checkpoint_, index, MatrixKind::delta_conv).gather();  // [conv_width, kernel]
   const auto width = static_cast<size_t>(spec.conv_width());
   const auto kernel = static_cast<size_t>(spec.conv_kernel);
   out.conv.resize(width * kernel);
@@ -69,9 +93,9 @@ void Packer::add_delta(int index, LayerWeights &out) const {
       std::memcpy(&out.conv[j * width + c], &bits, sizeof bits);
     }
   }
-  out.decay = vector(index, "aLog");
+  out.decay = delta_head_vector(checkpoint_, index, "aLog");
   for (float &value : out.decay) value = -std::exp(value);
-  out.dt_bias = vector(index, "dtBias");
+  out.dt_bias = delta_head_vector(checkpoint_, index, "dtBias");
   out.delta_norm = vector(index, "deltaNorm");
 }
 

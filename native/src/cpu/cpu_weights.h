@@ -15,11 +15,14 @@ namespace up::cpu {
 
 // y = x · weightᵀ + bias
 struct Linear {
-  AlignedArray<std::byte> packed;
+  AlignedArray<std::byte> packed;  // slice after slice where the sum is one over ranks
   int n = 0;  // 0: the layer has none
   int k = 0;
-  int slices = 1;
+  int slices = 1;  // of this rank
+  size_t slice_bytes = 0;  // of each in `packed`, of a sum over ranks; 0: packed as one
   std::vector<float> bias;  // [n], or empty
+
+  std::byte *slice(int index) const { return packed.get() + slice_bytes * static_cast<size_t>(index); }
 };
 
 struct LayerWeights {

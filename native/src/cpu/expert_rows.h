@@ -36,6 +36,7 @@ struct ExpertRows {
     rows = AlignedArray<bf16>(area(tile_rows, chosen_width * model.hidden_size));
     gated = AlignedArray<float>(area(tile_rows, std::max(routed_gated, 2 * shared_inner)));
     inner = AlignedArray<bf16>(area(tile_rows, std::max(routed_inner, shared_inner)));
+    slice = AlignedArray<bf16>(area(tile_rows, routed_inner));
     out = AlignedArray<float>(area(tile_rows, chosen_width * model.hidden_size));
     if (shared_inner > 0) {
       shared = AlignedArray<float>(area(tile_rows, model.hidden_size));
@@ -51,6 +52,7 @@ struct ExpertRows {
   AlignedArray<bf16> rows;    // hidden
   AlignedArray<float> gated;  // 2 · inner
   AlignedArray<bf16> inner;   // inner
+  AlignedArray<bf16> slice;   // of inner, of one slice of a rank's sum
   AlignedArray<float> out;    // hidden
   AlignedArray<float> shared;        // [rows, hidden]
   AlignedArray<float> shared_gates;  // [rows]

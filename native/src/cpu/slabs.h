@@ -22,7 +22,7 @@ class Slabs {
   // K/V of a layer, as a table of a slot holds them; valid until the page table changes.
   KvPages pages(int slot, int table, int layer) const;
 
-  // One carry row, [hidden] f32.
+  // One carry row, [carry_width] f32.
   void write_carry(int slot, int table, int row, const float *source);
   void read_carry(int slot, int table, int row, float *target) const;
 

@@ -20,7 +20,7 @@ int needed_rows(const Slot &slot, const Table &table) {
 
 class Application {
  public:
-  Application(Books &books, const Plan &plan, ContentStore &contents) : books_(books), plan_(plan), contents_(contents) {}
+  Application(Books &books, const Plan &plan, const TakeContent &take) : books_(books), plan_(plan), take_(take) {}
 
   StepWork run();
 
@@ -53,7 +53,7 @@ class Application {
 
   Books &books_;
   const Plan &plan_;
-  ContentStore &contents_;
+  const TakeContent &take_;
   StepWork work_;
   std::set<int> hits_;  // slots that are given rows that others have computed
 };
@@ -137,7 +137,7 @@ void Application::open(const Records &records) {
     const auto slots = books_.slots.size();
     if (slot < 0 || static_cast<size_t>(slot) >= slots) refuse_record(records.section, i, "slot ", slot, " of ", slots);
     if (books_.slot(slot).is_open()) refuse_record(records.section, i, "slot ", slot, " is open already");
-    auto content = contents_.take(id);
+    auto content = take_(id);
     if (content == nullptr) refuse_record(records.section, i, "there is no content ", id);
     books_.open(slot, std::move(content));
   }
@@ -384,8 +384,8 @@ StepWork Application::run() {
 
 }  // namespace
 
-StepWork apply_plan(Books &books, const Plan &plan, ContentStore &contents) {
-  return Application(books, plan, contents).run();
+StepWork apply_plan(Books &books, const Plan &plan, const TakeContent &take) {
+  return Application(books, plan, take).run();
 }
 
 }  // namespace up

@@ -102,4 +102,11 @@ std::shared_ptr<const Content> ContentStore::take(int32_t id) {
   return out;
 }
 
+std::shared_ptr<const Content> StepContents::take(int32_t id) {
+  const std::lock_guard lock(mutex_);
+  const auto [at, fresh] = taken_.try_emplace(id);
+  if (fresh) at->second = store_.take(id);
+  return at->second;
+}
+
 }  // namespace up

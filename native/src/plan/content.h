@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -46,6 +47,21 @@ class ContentStore {
  private:
   std::mutex mutex_;
   std::unordered_map<int32_t, std::shared_ptr<const Content>> contents_;
+};
+
+// How a plan takes the contents that it opens.
+using TakeContent = std::function<std::shared_ptr<const Content>(int32_t id)>;
+
+// What one step takes out of a store: the same for every rank, of which the first to ask takes it.
+class StepContents {
+ public:
+  explicit StepContents(ContentStore &store) : store_(store) {}
+  std::shared_ptr<const Content> take(int32_t id);
+
+ private:
+  ContentStore &store_;
+  std::mutex mutex_;
+  std::unordered_map<int32_t, std::shared_ptr<const Content>> taken_;
 };
 
 }  // namespace up

@@ -53,7 +53,7 @@ void Weights::add_layer(const Checkpoint &checkpoint, int layer) {
   } else {
     add_all({MatrixKind::delta_in, MatrixKind::delta_out});
     Vector &taps = vectors_[{layer, "conv"}];
-    for (const uint16_t value : checkpoint.matrix(layer, "conv")) taps.push_back(widen(value));
+    for (const uint16_t value : matrix_rows(checkpoint, layer, MatrixKind::delta_conv).gather()) taps.push_back(widen(value));
   }
   if (!spec.mlp.is_moe()) {
     add_all({MatrixKind::gate_up, MatrixKind::down});

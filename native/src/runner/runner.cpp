@@ -1,52 +1,27 @@
 #include "runner/runner.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstdio>
 
 #include "abi/failure.h"
-#include "plan/apply.h"
 #include "runner/make_backend.h"
 
 namespace up {
 namespace {
 
-constexpr int max_slots = 4096;
-constexpr int max_threads = 1024;
-constexpr int max_rows_per_step_limit = 1 << 24;
+constexpr int max_ranks = 64;
 
-void require_within(const char *field, int64_t value, int64_t least, int64_t most) {
-  if (value < least || value > most) {
-    fail(UP_INVALID_ARGUMENT, "check options", field, " is ", value, ", an integer from ", least, " to ", most, " was expected");
+std::string describe_exception(const std::exception_ptr &exception) {
+  try {
+    std::rethrow_exception(exception);
+  } catch (const Failure &failure) {
+    return failure.detail;
+  } catch (const std::exception &other) {
+    return other.what();
+  } catch (...) {
+    return "unknown failure";
   }
-}
-
-void check_options(const up_runner_options &options, const ModelTable &model) {
-  require_pointer(options.layout, "layout");
-  require_within("slabs", options.slabs, raw_value(options.device) == UP_DEVICE_CUDA ? 0 : 1, INT32_MAX);
-  require_within("slots", options.slots, 1, max_slots);
-  require_within("state_slots", options.state_slots, 0, 1 << 20);
-  require_within("max_rows_per_step", options.max_rows_per_step, 1, max_rows_per_step_limit);
-  require_within("max_tokens", options.max_tokens, 1, model.max_positions);
-  require_within("threads", options.threads, 0, max_threads);
-}
-
-Books make_books(const up_runner_options &options, const ModelTable &model) {
-  check_options(options, model);
-  Layout layout = parse_layout({options.layout, options.layout_bytes}, model, element_bytes(options.device));
-  Schedule schedule = read_schedule(options.schedule, layout);
-  // Without slabs, until a backend has the memory for them.
-  return {std::move(layout), std::move(schedule),
-          {0, options.slots, options.state_slots, model.vocab_size, options.max_rows_per_step, options.max_tokens}};
-}
-
-// Layers whose queries and keys are computed for different rows: drop layers and the last one.
-std::vector<bool> split_layers(const Books &books, const ModelTable &model) {
-  std::vector<bool> out(model.layers.size());
-  for (const Segment &segment : books.layout.segments) out[static_cast<size_t>(segment.last_layer)] = true;
-  return out;
 }
 
 int32_t bits(float value) { return std::bit_cast<int32_t>(value); }
@@ -59,10 +34,21 @@ void add_logprobs(std::vector<int32_t> &out, const std::vector<std::pair<int32_t
 }  // namespace
 
 Runner::Runner(std::shared_ptr<const Checkpoint> checkpoint, const up_runner_options &options)
-    : Runner(checkpoint, options, [&](const BackendOptions &backend) { return make_backend(checkpoint, backend, options); }) {}
+    : Runner(std::move(checkpoint), options, [options](const auto &share, const BackendOptions &backend) {
+        return make_backend(share, backend, options);
+      }) {}
 
-Runner::Runner(std::shared_ptr<const Checkpoint> checkpoint, const up_runner_options &options, const MakeBackend &make)
-    : checkpoint_(std::move(checkpoint)), books_(make_books(options, checkpoint_->table())) {
+Runner::Runner(std::shared_ptr<const Checkpoint> checkpoint, const up_runner_options &options, const MakeBackend &make) {
+  const int size = options.tensor_parallel_size;
+  if (size < 0 || size > max_ranks) {
+    fail(UP_INVALID_ARGUMENT, "check options", "tensor_parallel_size is ", size, ", an integer from 1 to ", max_ranks, " was expected");
+  }
+  if (size > 1) group_ = std::make_shared<RankGroup>(size);
+  for (int rank = 0; rank < std::max(1, size); rank++) {
+    auto communicator = group_ ? std::make_shared<Communicator>(group_, rank) : nullptr;
+    ranks_.push_back(std::make_unique<Rank>(checkpoint, options, std::move(communicator)));
+    if (rank > 0) helpers_.push_back(std::make_unique<JobThread>());
+  }
   std::promise<void> ready;
   std::future<void> made = ready.get_future();
   // The thread's own promise and options: this call may return while it is still fulfilling the one.
@@ -87,16 +73,18 @@ Runner::~Runner() {
 void Runner::describe(up_runner_info &out) const {
   out = {};
   out.size = sizeof out;
-  std::snprintf(out.device, sizeof out.device, "%s", backend_->name().c_str());
-  const BackendMemory memory = backend_->memory();
-  out.slabs = books_.limits.slabs;
+  std::string device = ranks_[0]->backend().name();
+  if (ranks_.size() > 1) device += text(" × ", ranks_.size());
+  std::snprintf(out.device, sizeof out.device, "%s", device.c_str());
+  const BackendMemory memory = ranks_[0]->backend().memory();
+  out.slabs = limits().slabs;
   out.weight_bytes = memory.weights;
   out.workspace_bytes = memory.workspace;
   out.free_bytes = memory.free;
 }
 
 void Runner::put_content(int32_t id, const up_content &content) {
-  contents_.put(id, read_content(content, books_.schedule, {books_.limits.vocab_size, books_.limits.max_tokens}));
+  contents_.put(id, read_content(content, ranks_[0]->books().schedule, {limits().vocab_size, limits().max_tokens}));
 }
 
 void Runner::enqueue(const uint8_t *plan, size_t bytes) {
@@ -125,13 +113,12 @@ const std::vector<int32_t> &Runner::wait() {
   }
   if (step.failure) std::rethrow_exception(step.failure);
   try {
-    const Outputs outputs = step.outputs.pending->wait();
-    result_ = encode(step, outputs);
+    result_ = encode(step, wait_for_ranks(step));
   } catch (...) {
     const std::exception_ptr failure = std::current_exception();
     // Not while the next step is applied and computed.
     const std::lock_guard state(state_mutex_);
-    reset(step.step_id);
+    reset(step.ranks[0].id);
     const std::lock_guard lock(mutex_);
     failure_ = failure;
     fails_until_ = enqueued_;
@@ -141,28 +128,43 @@ const std::vector<int32_t> &Runner::wait() {
   return result_;
 }
 
-// OpenMP keeps a team of threads for every thread that opens a parallel region: all of a runner's work is done on its own.
+// All ranks at once, each on its own thread; rank 0 on this one. Throws what the first one that failed did, once all have ended.
+void Runner::for_ranks(const std::function<void(Rank &)> &act, const std::string &where) {
+  std::vector<std::exception_ptr> failures(ranks_.size());
+  const auto run_one = [&](size_t i) {
+    try {
+      act(*ranks_[i]);
+    } catch (...) {
+      failures[i] = std::current_exception();
+      if (group_) group_->fail_all(static_cast<int>(i), describe_exception(failures[i]));
+    }
+  };
+  for (size_t i = 1; i < ranks_.size(); i++) helpers_[i - 1]->start([&, i] { run_one(i); });
+  run_one(0);
+  for (const auto &helper : helpers_) helper->finish();
+  if (!group_) {
+    if (failures[0]) std::rethrow_exception(failures[0]);
+    return;
+  }
+  const int first = group_->failed_rank();
+  group_->recover();
+  if (first < 0) return;
+  try {
+    std::rethrow_exception(failures[static_cast<size_t>(first)]);
+  } catch (const Failure &failure) {
+    if (failure.phase == compare_phase) throw;  // it names a rank, which need not be the first to notice
+    fail(failure.status, failure.phase, "rank ", first, " of ", ranks_.size(), where, ": ", failure.detail);
+  }
+}
+
 void Runner::run(std::promise<void> &ready, const up_runner_options &options, const MakeBackend &make) {
   try {
-    const int threads = options.threads > 0 ? options.threads : omp_get_num_procs();
-    omp_set_num_threads(threads);
-    omp_set_dynamic(0);
-    BackendOptions backend;
-    backend.layout = books_.layout;
-    backend.slabs = options.slabs;
-    backend.slots = options.slots;
-    backend.state_slots = options.state_slots;
-    backend.max_rows = options.max_rows_per_step;
-    backend.max_tokens = options.max_tokens;
-    backend.last_q = books_.schedule.last_q;
-    backend.split_layers = split_layers(books_, checkpoint_->table());
-    backend.tables = &books_.tables;
-    backend.state_slots_of = &books_.state_slots_of;
-    backend_ = make(backend);
-    books_.limits.slabs = backend_->memory().slabs;
-    books_.reset();
-    loop_ = std::make_unique<LayerLoop>(checkpoint_->table(), books_, *backend_);
+    for_ranks([&](Rank &rank) { rank.load(options, make); });
+    int slabs = INT32_MAX;
+    for (const auto &rank : ranks_) slabs = std::min(slabs, rank->backend().memory().slabs);
+    for (const auto &rank : ranks_) rank->begin(slabs);
   } catch (...) {
+    for_ranks([](Rank &rank) { rank.unload(); });
     ready.set_exception(std::current_exception());
     return;
   }
@@ -191,10 +193,9 @@ void Runner::run(std::promise<void> &ready, const up_runner_options &options, co
     }
     changed_.notify_all();
   }
-  // What it holds may belong to this thread.
+  // What they hold may belong to these threads.
   finished_.clear();
-  loop_.reset();
-  backend_.reset();
+  for_ranks([](Rank &rank) { rank.unload(); });
 }
 
 std::exception_ptr Runner::failure_before(uint64_t number) {
@@ -205,17 +206,14 @@ std::exception_ptr Runner::failure_before(uint64_t number) {
 Runner::Finished Runner::step(const std::vector<uint8_t> &bytes) {
   Finished out;
   out.started = std::chrono::steady_clock::now();
-  const uint64_t expected = books_.last_step + 1;
+  const uint64_t expected = ranks_[0]->next_step();
+  out.ranks.resize(ranks_.size());
+  StepContents contents(contents_);
   try {
-    const Plan plan(bytes.data(), bytes.size());
-    out.step_id = plan.step_id();
-    out.checksum = plan.checksum();
-    if (plan.step_id() != expected) {
-      fail(UP_INVALID_PLAN, "check plan", "stepId is ", plan.step_id(), ", expected ", expected);
-    }
-    const StepWork work = apply_plan(books_, plan, contents_);
-    out.outputs = loop_->run(work);
-    books_.last_step = plan.step_id();
+    for_ranks([&](Rank &rank) {
+      const size_t index = rank.communicator() ? static_cast<size_t>(rank.communicator()->shard().rank) : 0;
+      out.ranks[index] = rank.step(bytes, [&](int32_t id) { return contents.take(id); });
+    }, text(" in step ", expected));
   } catch (...) {
     out.failure = std::current_exception();
     reset(expected);
@@ -224,18 +222,41 @@ Runner::Finished Runner::step(const std::vector<uint8_t> &bytes) {
   return out;
 }
 
+// The outputs of rank 0, once all ranks have theirs and these are the same.
+Outputs Runner::wait_for_ranks(Finished &step) {
+  std::vector<Outputs> all;
+  std::exception_ptr failure;
+  for (Rank::Step &rank : step.ranks) {
+    try {
+      all.push_back(rank.outputs.pending->wait());
+    } catch (...) {
+      if (!failure) failure = std::current_exception();
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+  for (size_t rank = 1; rank < all.size(); rank++) {
+    for (size_t i = 0; i < all[0].tokens.size(); i++) {
+      const Outputs::Sampled &ours = all[0].tokens[i], &theirs = all[rank].tokens[i];
+      if (ours.sample.token == theirs.sample.token && ours.sample.non_finite == theirs.sample.non_finite) continue;
+      fail(UP_INTERNAL, compare_phase, "step ", step.ranks[0].id, ": rank ", rank, " of ", all.size(), " drew token ", theirs.sample.token,
+           " for slot ", ours.slot, ", rank 0 ", ours.sample.token);
+    }
+  }
+  return std::move(all[0]);
+}
+
 void Runner::reset(uint64_t step_id) {
-  books_.reset();
-  books_.last_step = step_id - 1;
+  for (const auto &rank : ranks_) rank->reset(step_id);
 }
 
 std::vector<int32_t> Runner::encode(const Finished &step, const Outputs &outputs) const {
   ResultSections sections;
-  sections.ranks.push_back(step.checksum);
-  sections.selections = step.outputs.selections;
-  std::vector<const Sample *> samples(static_cast<size_t>(books_.limits.slots));
+  const Rank::Step &own = step.ranks[0];
+  for (const Rank::Step &rank : step.ranks) sections.ranks.push_back(rank.checksum);
+  sections.selections = own.outputs.selections;
+  std::vector<const Sample *> samples(static_cast<size_t>(limits().slots));
   for (const auto &sampled : outputs.tokens) samples[static_cast<size_t>(sampled.slot)] = &sampled.sample;
-  for (const auto &[slot, content] : step.outputs.sampled) {
+  for (const auto &[slot, content] : own.outputs.sampled) {
     const Sample &sample = *samples[static_cast<size_t>(slot)];
     if (sample.non_finite) {
       sections.failures.insert(sections.failures.end(), {slot, failure_non_finite});
@@ -257,7 +278,7 @@ std::vector<int32_t> Runner::encode(const Finished &step, const Outputs &outputs
   }
   const int64_t elapsed = std::chrono::duration_cast<std::chrono::microseconds>(step.ended - step.started).count();
   const int64_t micros = outputs.device_micros > 0 ? outputs.device_micros : elapsed;
-  return sections.encode(step.step_id, static_cast<int32_t>(std::clamp<int64_t>(micros, 0, INT32_MAX)));
+  return sections.encode(own.id, static_cast<int32_t>(std::clamp<int64_t>(micros, 0, INT32_MAX)));
 }
 
 }  // namespace up

@@ -1,5 +1,8 @@
 // A model with its memory, its slots and a thread of its own: what up_runner_* does, with exceptions for errors.
 //
+// With tensor parallelism each rank has all of that, and a thread. They take the same plan side by side, and what could set them
+// apart is compared: the bytes of the plan, every selection, every token.
+//
 // Plans are taken in order by the runner's thread, which applies them and has the backend compute them. The backend may be at work when
 // the next plan is applied: a step's result is waited for apart, by whoever asks for it.
 #pragma once
@@ -15,16 +18,14 @@
 #include <thread>
 #include <vector>
 
-#include "step/layer_loop.h"
-#include "uniprefill/runner.h"
+#include "runner/job_thread.h"
+#include "runner/rank.h"
 
 namespace up {
 
 class Runner {
  public:
-  using MakeBackend = std::function<std::unique_ptr<Backend>(const BackendOptions &)>;
-
-  // Loads the weights into the backend that the options name, or into what `make` returns; it is called on the runner's thread.
+  // Loads the weights into the backends that the options name, or into what `make` returns; it is called on the thread of the rank.
   Runner(std::shared_ptr<const Checkpoint> checkpoint, const up_runner_options &options);
   Runner(std::shared_ptr<const Checkpoint> checkpoint, const up_runner_options &options, const MakeBackend &make);
   ~Runner();
@@ -45,27 +46,29 @@ class Runner {
   };
   // A step that is computed, or has failed.
   struct Finished {
-    uint64_t step_id = 0;
-    int32_t checksum = 0;
-    StepOutputs outputs;
+    std::vector<Rank::Step> ranks;
     std::exception_ptr failure;
     std::chrono::steady_clock::time_point started;
     std::chrono::steady_clock::time_point ended;
   };
 
   void run(std::promise<void> &ready, const up_runner_options &options, const MakeBackend &make);
+  // `where`: " in step 17", for what a failing rank says.
+  void for_ranks(const std::function<void(Rank &)> &act, const std::string &where = "");
   Finished step(const std::vector<uint8_t> &plan);
+  Outputs wait_for_ranks(Finished &step);
   std::vector<int32_t> encode(const Finished &step, const Outputs &outputs) const;
   // Everything is forgotten; `step_id` failed, and is the next.
   void reset(uint64_t step_id);
   // Why an enqueued step fails unseen: one before it has failed. Null when none has, or its failure was known when this one came.
   std::exception_ptr failure_before(uint64_t number);
 
-  std::shared_ptr<const Checkpoint> checkpoint_;
-  Books books_;
+  const BooksLimits &limits() const { return ranks_[0]->books().limits; }
+
   ContentStore contents_;
-  std::unique_ptr<Backend> backend_;
-  std::unique_ptr<LayerLoop> loop_;
+  std::shared_ptr<RankGroup> group_;  // null of one rank
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  std::vector<std::unique_ptr<JobThread>> helpers_;  // of ranks 1 and on
 
   std::mutex state_mutex_;  // held while a step is applied and computed, or everything is forgotten
   std::mutex mutex_;        // of what follows

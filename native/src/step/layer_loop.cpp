@@ -2,10 +2,12 @@
 
 #include <algorithm>
 
+#include "abi/failure.h"
+
 namespace up {
 
-LayerLoop::LayerLoop(const ModelTable &model, Books &books, Backend &backend)
-    : model_(model), books_(books), backend_(backend), groups_(books) {}
+LayerLoop::LayerLoop(const ModelTable &model, Books &books, Backend &backend, Communicator *ranks)
+    : model_(model), books_(books), backend_(backend), ranks_(ranks), groups_(books) {}
 
 StepOutputs LayerLoop::run(const StepWork &work) {
   work_ = &work;
@@ -193,6 +195,7 @@ void LayerLoop::select(int layer, int segment, const std::vector<Group> &complet
     if (scores && !books_.schedule.shape(slot.set_rows(segment)).keeps_all()) scored.push_back(group);
   }
   std::vector<SelectionOutcome> outcomes = score(layer, segment, scored);
+  if (ranks_ && !outcomes.empty()) compare_ranks(layer, outcomes);
   size_t next = 0;
   for (const Group &group : completed) {
     Slot &slot = books_.slot(group.slot);
@@ -216,6 +219,17 @@ void LayerLoop::select(int layer, int segment, const std::vector<Group> &complet
     records.insert(records.end(), {group.slot, segment, flags, static_cast<int32_t>(bitmap.size())});
     for (const uint32_t word : bitmap) records.push_back(static_cast<int32_t>(word));
   }
+}
+
+// Ranks that went on with other rows would answer nonsense.
+void LayerLoop::compare_ranks(int layer, const std::vector<SelectionOutcome> &outcomes) {
+  uint64_t hash = 0xcbf29ce484222325ull;
+  const auto add = [&](uint64_t value) { hash = (hash ^ value) * 0x100000001b3ull; };
+  for (const SelectionOutcome &outcome : outcomes) {
+    add(outcome.finite ? 1 : 0);
+    for (const uint32_t word : outcome.bitmap) add(word);
+  }
+  ranks_->agree(text("the rows kept at layer ", layer, " in step ", books_.last_step + 1), hash);
 }
 
 // The last prompt rows' queries come from the carry: a chunk may have held fewer of them.

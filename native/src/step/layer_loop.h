@@ -27,7 +27,8 @@ struct StepOutputs {
 
 class LayerLoop {
  public:
-  LayerLoop(const ModelTable &model, Books &books, Backend &backend);
+  // `ranks`: whose selections are compared; null: there is one rank.
+  LayerLoop(const ModelTable &model, Books &books, Backend &backend, Communicator *ranks = nullptr);
 
   // Mutates: the slots' progress. When it fails the books must be reset.
   StepOutputs run(const StepWork &work);
@@ -47,6 +48,7 @@ class LayerLoop {
   void drop(int layer, int segment);
   void write_carries(int segment, int first, const std::vector<Group> &groups);
   void select(int layer, int segment, const std::vector<Group> &completed);
+  void compare_ranks(int layer, const std::vector<SelectionOutcome> &outcomes);
   std::vector<SelectionOutcome> score(int layer, int segment, const std::vector<Group> &groups);
   // In the last layer: goes on with the rows whose logits are wanted.
   void trim();
@@ -58,6 +60,7 @@ class LayerLoop {
   const ModelTable &model_;
   Books &books_;
   Backend &backend_;
+  Communicator *const ranks_;
   const StepWork *work_ = nullptr;
   RowGroups groups_;
   RowTable table_;               // of groups_ in the layers of the segment at hand

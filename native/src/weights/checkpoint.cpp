@@ -134,6 +134,9 @@ Checkpoint::Checkpoint(ModelTable table) : table_(std::move(table)) {
   check_tensors();
 }
 
+Checkpoint::Checkpoint(std::shared_ptr<const Checkpoint> whole, const Shard &shard)
+    : table_(shard_table(whole->table_, shard)), whole_(std::move(whole)), shard_(shard), fingerprint_(whole_->fingerprint_) {}
+
 void Checkpoint::add_file(const std::string &path) {
   files_.push_back(std::make_unique<MappedFile>(path));
   for (Tensor &tensor : read_safetensors(*files_.back())) {
@@ -211,7 +214,8 @@ void Checkpoint::check_tensors() {
 }
 
 const Tensor &Checkpoint::find(int layer, const std::string &role, int expert) const {
-  return tensors_.at(with_expert(table_.tensor(layer, role), expert));
+  const auto &tensors = whole_ ? whole_->tensors_ : tensors_;
+  return tensors.at(with_expert(table_.tensor(layer, role), expert));
 }
 
 std::span<const uint16_t> Checkpoint::matrix(int layer, const std::string &role, int expert) const {

@@ -10,6 +10,7 @@
 
 #include "weights/model_table.h"
 #include "weights/safetensors.h"
+#include "weights/shard.h"
 
 namespace up {
 
@@ -18,11 +19,16 @@ class Checkpoint {
   // Fails naming the file, the tensor and the numbers: UP_CORRUPT_FILE for what is missing or has another shape,
   // UP_UNSUPPORTED_DTYPE, and UP_UNSUPPORTED_MODEL for a tensor that the table neither names nor ignores.
   explicit Checkpoint(ModelTable table);
+  // One rank's view of a whole checkpoint, whose tensors it shares.
+  Checkpoint(std::shared_ptr<const Checkpoint> whole, const Shard &shard);
 
+  // As the rank has the layers; what the files hold is whole_table().
   const ModelTable &table() const { return table_; }
-  // Row-major bf16 of a matrix; layer −1: of the model. `expert`: of a role that holds one expert a tensor.
+  const ModelTable &whole_table() const { return whole_ ? whole_->table_ : table_; }
+  const Shard &shard() const { return shard_; }
+  // Row-major bf16 of a matrix, all of it; layer −1: of the model. `expert`: of a role that holds one expert a tensor.
   std::span<const uint16_t> matrix(int layer, const std::string &role, int expert = -1) const;
-  // A vector's values, from bf16 or f32.
+  // A vector's values, from bf16 or f32, all of them.
   std::vector<float> vector(int layer, const std::string &role) const;
   bool has(int layer, const std::string &role) const { return table_.has_tensor(layer, role); }
   uint64_t fingerprint() const { return fingerprint_; }
@@ -34,6 +40,8 @@ class Checkpoint {
   const Tensor &find(int layer, const std::string &role, int expert) const;
 
   ModelTable table_;
+  std::shared_ptr<const Checkpoint> whole_;  // null: this one is
+  Shard shard_;
   std::vector<std::unique_ptr<MappedFile>> files_;
   std::unordered_map<std::string, Tensor> tensors_;
   uint64_t fingerprint_ = 0;

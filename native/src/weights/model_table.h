@@ -96,6 +96,7 @@ struct ModelTable {
   std::string architecture;
   uint64_t identity = 0;  // hash of config.json, which the fingerprint goes on from
   int hidden_size = 0;
+  int carry_width = 0;  // of a row that is set aside at a drop layer: a rank's part of hidden_size
   int vocab_size = 0;
   int max_positions = 0;
   float embedding_scale = 1;
