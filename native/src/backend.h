@@ -235,6 +235,12 @@ class Backend {
   virtual void sample(std::span<const SampleTask> tasks) = 0;
   virtual void logprobs(std::span<const LogprobTask> tasks) = 0;
 
+  // Whether sums over ranks may be under way while other rows of the layer are computed: mixers of all rows come before MLPs then.
+  virtual bool overlaps_sums() const { return false; }
+  // After a step has failed on some rank, on every rank, and before the backends of a group are destroyed: nothing is under way
+  // afterwards. Fails with UP_DEVICE_LOST where that could not be had.
+  virtual void abandon() {}
+
   // Ends the step. What it put out can be waited for while the next one is under way; at most two are.
   virtual std::unique_ptr<PendingOutputs> finish() = 0;
 };

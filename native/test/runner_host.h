@@ -68,7 +68,7 @@ inline RandomModel share_of(const TestModel &model, int ranks) {
   RandomModel out = model.spec;
   const up::ModelTable share = up::shard_table(model.checkpoint->table(), {0, ranks});
   out.layers = share.layers;
-  out.hidden = share.carry_width;
+  out.hidden = share.carry_width();
   return out;
 }
 

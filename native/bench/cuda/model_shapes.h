@@ -42,6 +42,18 @@ inline ModelShape llama_8b() {
   return out;
 }
 
+inline ModelShape llama_70b() {
+  ModelShape out = llama_8b();
+  out.name = "llama-3.1-70b";
+  out.drop_layers = {19, 29, 39, 49, 59, 69};
+  out.table.hidden_size = 8192;
+  up::LayerSpec layer = out.table.layers.front();
+  layer.attention = attention(64, 8, 128, 500000);
+  layer.mlp.inner = 28672;
+  out.table.layers.assign(80, layer);
+  return out;
+}
+
 inline ModelShape gemma_12b() {
   ModelShape out{"gemma-3-12b", {}, {29, 35, 41}, true};
   out.table.architecture = "Gemma3ForCausalLM";
@@ -118,7 +130,7 @@ inline ModelShape qwen_35b_a3b() {
 }  // namespace shapes
 
 inline std::vector<ModelShape> model_shapes() {
-  return {shapes::llama_8b(), shapes::gemma_12b(), shapes::qwen_9b(), shapes::qwen_35b_a3b()};
+  return {shapes::llama_8b(), shapes::llama_70b(), shapes::gemma_12b(), shapes::qwen_9b(), shapes::qwen_35b_a3b()};
 }
 
 // Share of the rows that each drop layer leaves: the paper's means for Llama-3.1-8B at 32K, 64K and 128K tokens, along a line where

@@ -1,7 +1,7 @@
 // Time to the first token and time per decode step of models shaped like published ones on the CUDA backend, through the runner and
 // its plans: random weights, keeps as given (synthetic), selections scored and their scores ignored.
 //
-//   steps_bench [--model NAME] [--layers N] [--rows ROWS_PER_STEP] [--no-decode] [LENGTH ...]
+//   steps_bench [--model NAME] [--layers N] [--ranks N] [--rows ROWS_PER_STEP] [--no-decode] [LENGTH ...]
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -58,10 +58,10 @@ struct Bench {
   int32_t next_content = 1;
   static constexpr int page_size = 64;
 
-  Bench(const std::shared_ptr<const up::Checkpoint> &checkpoint, const ModelShape &shape, int slots, int max_rows, int max_tokens)
+  Bench(const std::shared_ptr<const up::Checkpoint> &checkpoint, const ModelShape &shape, int ranks, int slots, int max_rows, int max_tokens)
       : shape(shape),
         drop_layers(shape.drop_layers.begin(), shape.drop_layers.end()),
-        layout(synthetic_layout(shape, page_size)),
+        layout(synthetic_layout(shape, ranks, page_size)),
         layout_text(layout_json(layout)),
         max_rows(max_rows) {
     up_runner_options options{};
@@ -76,6 +76,7 @@ struct Bench {
     options.max_rows_per_step = max_rows;
     options.max_tokens = max_tokens;
     options.memory_fraction = 0.92;
+    options.tensor_parallel_size = ranks;
     const auto start = Clock::now();
     runner = std::make_unique<up::Runner>(checkpoint, options);
     up_runner_info info{};
@@ -287,7 +288,7 @@ struct Bench {
 int main(int argc, char **argv) {
   std::vector<ModelShape> known = model_shapes();
   ModelShape shape = known.front();
-  int rows = 16384, layers = 0;
+  int rows = 16384, layers = 0, ranks = 1;
   bool decode = true;
   std::vector<int> lengths;
   for (int i = 1; i < argc; i++) {
@@ -300,6 +301,7 @@ int main(int argc, char **argv) {
       }
       shape = *found;
     } else if (std::strcmp(argv[i], "--layers") == 0 && i + 1 < argc) layers = std::atoi(argv[++i]);
+    else if (std::strcmp(argv[i], "--ranks") == 0 && i + 1 < argc) ranks = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--rows") == 0 && i + 1 < argc) rows = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--no-decode") == 0) decode = false;
     else lengths.push_back(std::atoi(argv[i]));
@@ -315,7 +317,7 @@ int main(int argc, char **argv) {
     const SyntheticModel model(shape, "/dev/shm/uniprefill-synthetic.safetensors");
     const auto checkpoint = model.open();
     std::printf("%s, %d layers: written in %.1f s\n", shape.name.c_str(), shape.table.layer_count(), ms_since(start) / 1000);
-    Bench bench(checkpoint, shape, decode ? 64 : 1, rows, std::max(most, 4096));
+    Bench bench(checkpoint, shape, ranks, decode ? 64 : 1, rows, std::max(most, 4096));
     const auto repeats = [](int length) { return length > 60000 ? 2 : 4; };
     std::map<int, double> dense;
     for (const int length : lengths) {

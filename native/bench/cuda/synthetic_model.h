@@ -192,10 +192,12 @@ class SyntheticModel {
 };
 
 // The layout for CUDA's element sizes: as many layers a slab as divide every table, and the carry where it is whole layers.
-inline up::Layout synthetic_layout(const ModelShape &shape, int page_size) {
+// Of one rank.
+inline up::Layout synthetic_layout(const ModelShape &shape, int ranks, int page_size) {
   RandomModel model;
-  model.hidden = shape.table.hidden_size;
-  model.layers = shape.table.layers;
+  const up::ModelTable share = up::shard_table(shape.table, {0, ranks});
+  model.hidden = share.carry_width();
+  model.layers = share.layers;
   LayoutChoice choice{{shape.drop_layers.begin(), shape.drop_layers.end()}, page_size, 1};
   const up::ElementBytes elements{2, 2, 2};
   const up::Layout single = make_layout(model, choice, elements);

@@ -181,7 +181,7 @@ void CpuBackend::move_rows(std::span<const int32_t> from, int to) {
 
 void CpuBackend::read_carry(Rows rows, const CarryRows &carry) {
   const int table = options_.layout.segment(carry.segment).carry;
-  const int part = model_.carry_width;
+  const int part = model_.carry_width();
   // A rank's part of every row, where the others can read it.
   float *const parts = options_.ranks ? options_.ranks->window_of<float>(area(rows.count, model_.hidden_size)) : nullptr;
   const int own = options_.ranks ? options_.ranks->shard().rank * part : 0;
@@ -204,7 +204,7 @@ void CpuBackend::write_carry(Rows rows, const CarryRows &carry) {
   for (int i = 0; i < rows.count; i++) {
     const auto at = static_cast<size_t>(i);
     if (carry.slots[at] < 0) continue;
-    const int own = options_.ranks ? options_.ranks->shard().rank * model_.carry_width : 0;
+    const int own = options_.ranks ? options_.ranks->shard().rank * model_.carry_width() : 0;
     slabs_.write_carry(carry.slots[at], table, carry.rows[at], residual(rows.begin + i) + own);
   }
 }

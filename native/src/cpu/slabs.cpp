@@ -11,7 +11,7 @@ namespace up::cpu {
 Slabs::Slabs(const Layout &layout, const ModelTable &model, const PageTables &tables, int slabs)
     : layout_(layout),
       tables_(tables),
-      carry_bytes_(int64_t{model.carry_width} * cpu_element_bytes.carry),
+      carry_bytes_(int64_t{model.carry_width()} * cpu_element_bytes.carry),
       memory_("slabs", slabs, layout.slab_bytes) {
   if (layout.slab_bytes % cpu_element_bytes.kv != 0) {
     fail(UP_INVALID_ARGUMENT, "reserve memory", "layout.slabBytes is ", layout.slab_bytes, ", no whole number of elements");

@@ -40,7 +40,7 @@ void place_layers(Layout &layout, const ModelTable &model, const ElementBytes &e
   for (size_t t = 0; t < layout.tables.size(); t++) {
     const Table &table = layout.tables[t];
     if (table.kind == TableKind::carry) {
-      const int64_t page = int64_t{layout.page_size} * model.carry_width * elements.carry;
+      const int64_t page = int64_t{layout.page_size} * model.carry_width() * elements.carry;
       if (table.slabs_per_page * layout.slab_bytes < page) {
         refuse("tables[", t, "]: ", table.slabs_per_page, " slabs of ", layout.slab_bytes, " bytes hold no page of ", page);
       }

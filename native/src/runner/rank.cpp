@@ -111,6 +111,10 @@ void Rank::reset(uint64_t id) {
   books_.last_step = id - 1;
 }
 
+void Rank::abandon() {
+  if (backend_) backend_->abandon();
+}
+
 void Rank::unload() {
   loop_.reset();
   backend_.reset();

@@ -35,7 +35,9 @@ class Rank {
   Step step(std::span<const uint8_t> plan, const TakeContent &take);
   // Everything is forgotten; step `id` failed, and is the next.
   void reset(uint64_t id);
-  // Frees what belongs to the thread.
+  // After a step failed on any rank, on every one.
+  void abandon();
+  // Frees what belongs to the thread; once every rank has abandoned its steps.
   void unload();
 
   uint64_t next_step() const { return books_.last_step + 1; }

@@ -118,6 +118,7 @@ const std::vector<int32_t> &Runner::wait() {
     const std::exception_ptr failure = std::current_exception();
     // Not while the next step is applied and computed.
     const std::lock_guard state(state_mutex_);
+    abandon();
     reset(step.ranks[0].id);
     const std::lock_guard lock(mutex_);
     failure_ = failure;
@@ -164,7 +165,7 @@ void Runner::run(std::promise<void> &ready, const up_runner_options &options, co
     for (const auto &rank : ranks_) slabs = std::min(slabs, rank->backend().memory().slabs);
     for (const auto &rank : ranks_) rank->begin(slabs);
   } catch (...) {
-    for_ranks([](Rank &rank) { rank.unload(); });
+    unload();
     ready.set_exception(std::current_exception());
     return;
   }
@@ -195,7 +196,7 @@ void Runner::run(std::promise<void> &ready, const up_runner_options &options, co
   }
   // What they hold may belong to these threads.
   finished_.clear();
-  for_ranks([](Rank &rank) { rank.unload(); });
+  unload();
 }
 
 std::exception_ptr Runner::failure_before(uint64_t number) {
@@ -216,6 +217,7 @@ Runner::Finished Runner::step(const std::vector<uint8_t> &bytes) {
     }, text(" in step ", expected));
   } catch (...) {
     out.failure = std::current_exception();
+    abandon();
     reset(expected);
   }
   out.ended = std::chrono::steady_clock::now();
@@ -243,6 +245,21 @@ Outputs Runner::wait_for_ranks(Finished &step) {
     }
   }
   return std::move(all[0]);
+}
+
+// A rank that has failed may have left the others at sums that it will never come to.
+void Runner::abandon() {
+  if (!group_) return;
+  try {
+    for_ranks([](Rank &rank) { rank.abandon(); });
+  } catch (const Failure &) {
+    // The next step fails with it.
+  }
+}
+
+void Runner::unload() {
+  abandon();
+  for_ranks([](Rank &rank) { rank.unload(); });
 }
 
 void Runner::reset(uint64_t step_id) {

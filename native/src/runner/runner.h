@@ -58,6 +58,8 @@ class Runner {
   Finished step(const std::vector<uint8_t> &plan);
   Outputs wait_for_ranks(Finished &step);
   std::vector<int32_t> encode(const Finished &step, const Outputs &outputs) const;
+  void abandon();
+  void unload();
   // Everything is forgotten; `step_id` failed, and is the next.
   void reset(uint64_t step_id);
   // Why an enqueued step fails unseen: one before it has failed. Null when none has, or its failure was known when this one came.

@@ -60,7 +60,10 @@ void LayerLoop::enter(const StepWork &work) {
 
 void LayerLoop::for_tiles(const std::function<void(Rows)> &visit) {
   const int rows = groups_.rows();
-  const int most = backend_.tile_rows();
+  // Two halves, so that the sum over ranks of one is under way while the other is computed.
+  constexpr int worth_halving = 1024, step = 128;
+  const bool halves = backend_.overlaps_sums() && rows > worth_halving;
+  const int most = halves ? std::min(backend_.tile_rows(), (rows / 2 + step - 1) / step * step) : backend_.tile_rows();
   for (int begin = 0; begin < rows; begin += most) visit({begin, std::min(most, rows - begin)});
 }
 
@@ -93,27 +96,41 @@ void LayerLoop::attention_layer(int layer) {
   }
   if (groups_.empty()) return;
   backend_.attend(layer, table_);
-  for_tiles([&](Rows tile) {
+  for_mixer_and_mlp(layer, [&](Rows tile) {
     if (spec.attention.output_gate) backend_.apply_gate(tile, layer);
     backend_.linear(tile, layer, MatrixKind::o);
+  });
+}
+
+// Tile by tile, or the mixers of all tiles first.
+void LayerLoop::for_mixer_and_mlp(int layer, const std::function<void(Rows)> &mixer) {
+  const auto mix = [&](Rows tile) {
+    mixer(tile);
+    if (model_.layer(layer).post_norms) backend_.add_normed(tile, layer, Norm::post_attention);
+  };
+  if (backend_.overlaps_sums()) {
+    for_tiles(mix);
+    for_tiles([&](Rows tile) { mlp(tile, layer); });
+    return;
+  }
+  for_tiles([&](Rows tile) {
+    mix(tile);
     mlp(tile, layer);
   });
 }
 
 void LayerLoop::delta_layer(int layer) {
-  for_tiles([&](Rows tile) {
+  for_mixer_and_mlp(layer, [&](Rows tile) {
     backend_.norm(tile, layer, Norm::input);
     backend_.linear(tile, layer, MatrixKind::delta_in);
     backend_.recur(tile, layer, table_);
     backend_.linear(tile, layer, MatrixKind::delta_out);
-    mlp(tile, layer);
   });
 }
 
 // What follows a layer's mixer.
 void LayerLoop::mlp(Rows tile, int layer) {
   const LayerSpec &spec = model_.layer(layer);
-  if (spec.post_norms) backend_.add_normed(tile, layer, Norm::post_attention);
   backend_.norm(tile, layer, Norm::mlp);
   if (spec.mlp.is_moe()) {
     backend_.experts(tile, layer);

@@ -39,6 +39,7 @@ class LayerLoop {
   void enter(const StepWork &work);
   void attention_layer(int layer);
   void delta_layer(int layer);
+  void for_mixer_and_mlp(int layer, const std::function<void(Rows)> &mixer);
   void mlp(Rows tile, int layer);
   void for_tiles(const std::function<void(Rows)> &visit);
 

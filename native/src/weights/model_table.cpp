@@ -152,7 +152,6 @@ ModelTable parse_model_table(std::string_view json) {
     fail(UP_INVALID_ARGUMENT, phase, "model.identity is \"", identity, "\", 16 hexadecimal digits were expected");
   }
   out.hidden_size = root.integer("hiddenSize", 1, max_width);
-  out.carry_width = out.hidden_size;
   out.vocab_size = root.integer("vocabSize", 1, 1 << 24);
   out.max_positions = root.integer("maxPositions", 1, 1 << 30);
   out.embedding_scale = root.positive("embeddingScale");

@@ -96,7 +96,6 @@ struct ModelTable {
   std::string architecture;
   uint64_t identity = 0;  // hash of config.json, which the fingerprint goes on from
   int hidden_size = 0;
-  int carry_width = 0;  // of a row that is set aside at a drop layer: a rank's part of hidden_size
   int vocab_size = 0;
   int max_positions = 0;
   float embedding_scale = 1;
@@ -111,6 +110,10 @@ struct ModelTable {
   std::vector<std::pair<int, std::string>> roles;
   std::vector<LayerSpec> layers;
 
+  int ranks = 1;  // that share the heads and inner widths of the whole model; these are one's
+
+  // Of a row that is set aside at a drop layer: a rank's part of it.
+  int carry_width() const { return hidden_size / ranks; }
   int layer_count() const { return static_cast<int>(layers.size()); }
   const LayerSpec &layer(int index) const { return layers[static_cast<size_t>(index)]; }
   const std::string &tensor(int layer, const std::string &role) const;

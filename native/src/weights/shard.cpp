@@ -30,7 +30,9 @@ void shard_attention(AttentionSpec &a, int ranks, const std::string &where) {
 ModelTable shard_table(const ModelTable &whole, const Shard &shard) {
   ModelTable out = whole;
   if (shard.is_whole()) return out;
-  divide(out.carry_width, shard.size, "hiddenSize");
+  int carry_width = out.hidden_size;
+  divide(carry_width, shard.size, "hiddenSize");
+  out.ranks = shard.size;
   for (int i = 0; i < out.layer_count(); i++) {
     LayerSpec &layer = out.layers[static_cast<size_t>(i)];
     const std::string where = text("layers[", i, "]");

@@ -125,7 +125,7 @@ ActivationSizes::ActivationSizes(const ModelTable &model, const BackendOptions &
   const bool drops = options.layout.last_segment() > 0;
   for (int i = 0; i < model.layer_count(); i++) {
     const LayerSpec &layer = model.layer(i);
-    mixed |= layer.post_norms || layer.mlp.is_moe();
+    mixed |= !options.ranks && (layer.post_norms || layer.mlp.is_moe());
     gates |= layer.is_attention() && layer.attention.output_gate;
     const int attended = layer.is_attention() ? layer.attention.query_width() : layer.delta.value_width();
     if (layer.is_attention()) query_width = std::max(query_width, attended);

@@ -20,7 +20,7 @@ struct ActivationSizes {
   int query_width = 0;     // the widest layer's
   int attended_width = 0;  // of o's or delta_out's input
   bool gates = false;      // some layer has output gates
-  bool mixed = false;      // some layer normalises what it adds, or has experts
+  bool mixed = false;      // some layer normalises what it adds, or has experts; ranks have parts of sums instead (peers.h)
   size_t scratch_bytes = 0;
 
   ActivationSizes(const ModelTable &model, const BackendOptions &options);

@@ -5,6 +5,7 @@
 #include "cuda/backend/layer_operations.h"
 #include "cuda/backend/parameters.h"
 #include "cuda/common/operators.h"
+#include "cuda/selection/selection.h"
 
 namespace up::cuda {
 
@@ -137,9 +138,8 @@ void LayerOperations::apply_gate(Rows tile, int layer) {
   device_.run(cuda::apply_gate, &p);
 }
 
-void LayerOperations::select(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, up_rule rule,
-                             const int32_t *length, const uint64_t *p_q32, uint32_t *bitmap, int32_t *kept_length,
-                             int32_t *fallback) {
+up_selection LayerOperations::selection(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape,
+                                        const int32_t *length) const {
   const AttentionSpec &a = model_.layer(layer).attention;
   if (shape.block != 64) up::fail(UP_INVALID_ARGUMENT, "select", "block is ", shape.block, ": the CUDA backend has 64");
   auto p = parameters<up_selection>();
@@ -151,7 +151,6 @@ void LayerOperations::select(int layer, int slot, int first_query, int query_row
   p.block = shape.block;
   p.sink = shape.sink;
   p.last_q = query_rows;
-  p.rule = rule;
   p.scale = a.scale;
   p.soft_cap = a.soft_cap;
   p.queries = queries(layer, first_query);
@@ -160,6 +159,14 @@ void LayerOperations::select(int layer, int slot, int first_query, int query_row
   p.query_request_stride = query_rows * p.query_row_stride;
   p.keys = pool_.keys_of(layer, slot);
   p.lengths = length;
+  return p;
+}
+
+void LayerOperations::select(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, up_rule rule,
+                             const int32_t *length, const uint64_t *p_q32, uint32_t *bitmap, int32_t *kept_length,
+                             int32_t *fallback) {
+  up_selection p = selection(layer, slot, first_query, query_rows, shape, length);
+  p.rule = rule;
   p.p_q32 = p_q32;
   p.bitmaps = bitmap;
   p.kept_lengths = kept_length;
@@ -167,6 +174,15 @@ void LayerOperations::select(int layer, int slot, int first_query, int query_row
   const size_t workspace = aligned_bytes(device_.workspace(selection_workspace, p));
   p.kept = activations_.scratch.as<int32_t>(workspace);
   device_.run(cuda::select, &p, activations_.scratch.as<void>(), workspace);
+}
+
+LayerOperations::Masses LayerOperations::select_masses(int layer, int slot, int first_query, int query_rows,
+                                                       const up::SelectionShape &shape, const int32_t *length) {
+  const up_selection p = selection(layer, slot, first_query, query_rows, shape, length);
+  const size_t workspace = aligned_bytes(device_.workspace(selection_workspace, p));
+  SelectionScratch out{};
+  device_.run(cuda::select_masses, p, activations_.scratch.as<void>(), workspace, &out);
+  return {out.masses, out.broken};
 }
 
 }  // namespace up::cuda

@@ -1,6 +1,8 @@
 #include "cuda/backend/cuda_backend.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <mutex>
 
 #include "cuda/backend/memory_budget.h"
 
@@ -9,7 +11,20 @@ namespace {
 
 constexpr int row_tables_kept = 4;
 
+// A kernel that is loaded while devices wait for each other's may never be: the driver waits for them.
+void load_kernels_early() {
+  static std::once_flag once;
+  std::call_once(once, [] { setenv("CUDA_MODULE_LOADING", "EAGER", 0); });
+}
+
 int selection_words(const BackendOptions &options) { return (options.max_tokens + 64 * 32 - 1) / (64 * 32); }
+
+// Of one selection, with its marks of what is not finite.
+size_t mass_bytes(const ModelTable &model, const BackendOptions &options) {
+  int heads = 0;
+  for (const LayerSpec &layer : model.layers) heads = std::max(heads, layer.attention.heads);
+  return static_cast<size_t>(options.max_tokens / 64 + 1) * sizeof(uint64_t) + static_cast<size_t>(heads) * 4 * sizeof(int32_t);
+}
 
 }  // namespace
 
@@ -18,6 +33,7 @@ CudaBackend::CudaBackend(std::shared_ptr<const Checkpoint> checkpoint, const Bac
     : checkpoint_(std::move(checkpoint)), options_(options) {
   const ModelTable &model = checkpoint_->table();
   LayerOperations::check_supported(model, options_);
+  if (options_.ranks) load_kernels_early();
   device_ = std::make_shared<Device>(device_options.index);
   library_ = lt::functions().version;
   weights_ = std::make_unique<DeviceWeights>(*checkpoint_);
@@ -32,11 +48,16 @@ CudaBackend::CudaBackend(std::shared_ptr<const Checkpoint> checkpoint, const Bac
                                         options_.layout.has_states() ? options_.state_slots_of : nullptr);
   sampler_ = std::make_unique<TokenSampler>(*device_, model.vocab_size, options_.slots, sizes.logits_rows);
   graphs_ = std::make_unique<DecodeGraphs>(*device_, options_);
-  const size_t results = static_cast<size_t>(options_.slots) * static_cast<size_t>(selection_words(options_) + 2) * sizeof(uint32_t);
+  const size_t results = std::max(static_cast<size_t>(options_.slots) * static_cast<size_t>(selection_words(options_) + 2) * sizeof(uint32_t),
+                                  options_.ranks ? mass_bytes(model, options_) : 0);
   selections_ = DeviceBuffer(*device_, results, "the selections");
   selected_ = PinnedBuffer(*device_, results, "the selections");
   pool_ = std::make_unique<KvPool>(*device_, model, options_, slabs);
-  layers_ = std::make_unique<LayerOperations>(*device_, model, options_, *weights_, *activations_, *pool_);
+  if (options_.ranks) {
+    peers_ = std::make_unique<Peers>(*device_, options_.ranks, sizes.rows, sizes.hidden);
+    device_->watch([this] { peers_->check(); });
+  }
+  layers_ = std::make_unique<LayerOperations>(*device_, model, options_, *weights_, *activations_, *pool_, peers_.get());
   layers_->tune(options_.split_layers);
   device_->wait("make backend");
   memory_.slabs = slabs;
@@ -47,6 +68,7 @@ CudaBackend::CudaBackend(std::shared_ptr<const Checkpoint> checkpoint, const Bac
 
 CudaBackend::~CudaBackend() {
   // Nothing may be under way in memory that is about to be freed.
+  device_->watch({});
   if (cudaSetDevice(device_->index()) == cudaSuccess) cudaStreamSynchronize(device_->stream());
 }
 
@@ -63,6 +85,7 @@ void CudaBackend::begin(const MemoryChanges &changes) {
 
 std::unique_ptr<PendingOutputs> CudaBackend::finish() {
   end_tape(true);
+  if (peers_) layers_->end();
   device_->check(cudaEventRecord(buffers_->end.get(), device_->stream()), "end step");
   return make_pending_outputs(device_, buffer_pool_, std::move(buffers_));
 }
@@ -175,8 +198,38 @@ void CudaBackend::experts(Rows tile, int layer) { operate({Operation::experts, t
 
 void CudaBackend::recur(Rows tile, int layer, const RowTable &rows) { operate({Operation::recur, tile, layer}, &rows); }
 
+void CudaBackend::abandon() {
+  if (!peers_ || peers_->settle()) return;
+  device_->lose("end a failed step", "the devices wait for each other");
+}
+
+SelectionOutcome CudaBackend::select_over_ranks(int layer, const SelectionTask &task, up_rule rule) {
+  const SelectionShape &shape = task.shape;
+  const int32_t length = shape.rows;
+  const int32_t *on_device = ring_->upload(std::span<const int32_t>(&length, 1));
+  const LayerOperations::Masses parts = layers_->select_masses(layer, task.slot, task.first, task.query_rows, shape, on_device);
+  const auto blocks = static_cast<size_t>(shape.blocks());
+  const auto marks = static_cast<size_t>(checkpoint_->table().layer(layer).attention.heads) * 4;
+  auto *const masses = selected_.as<uint64_t>();
+  auto *const broken = selected_.as<int32_t>(blocks * sizeof(uint64_t));
+  device_->copy_out(masses, parts.masses, blocks * sizeof(uint64_t), "return masses");
+  device_->copy_out(broken, parts.broken, marks * sizeof(int32_t), "return masses");
+  device_->wait("wait for masses");
+  std::vector<uint64_t> sums(masses, masses + blocks);
+  sums.push_back(std::any_of(broken, broken + marks, [](int32_t mark) { return mark != 0; }) ? 1 : 0);
+  peers_->ranks().sum(sums);
+  const bool finite = sums.back() == 0;
+  sums.pop_back();
+  return {finite ? select_blocks(sums, task.p_q32, rule, shape) : full_bitmap(shape), finite};
+}
+
 std::vector<SelectionOutcome> CudaBackend::select(int layer, std::span<const SelectionTask> tasks, up_rule rule) {
   end_tape(false);
+  if (peers_) {
+    std::vector<SelectionOutcome> out;
+    for (const SelectionTask &task : tasks) out.push_back(select_over_ranks(layer, task, rule));
+    return out;
+  }
   struct Wanted {
     uint64_t p_q32;
     int32_t length, unused;

@@ -44,6 +44,8 @@ class CudaBackend : public Backend {
   void sample(std::span<const SampleTask> tasks) override;
   void logprobs(std::span<const LogprobTask> tasks) override;
   std::unique_ptr<PendingOutputs> finish() override;
+  bool overlaps_sums() const override { return peers_ != nullptr; }
+  void abandon() override;
 
  private:
   using Inputs = DecodeGraphs::Inputs;
@@ -51,6 +53,8 @@ class CudaBackend : public Backend {
   // Notes the operation, or carries it out at once.
   void operate(const Operation &operation, const RowTable *rows = nullptr);
   void carry_out(const Operation &operation, const Inputs &inputs, bool any_length);
+  // Of one rank of several: masses are summed over all, on the host.
+  SelectionOutcome select_over_ranks(int layer, const SelectionTask &task, up_rule rule);
   // Carries out what has been noted: as a decode step, or as the beginning of another one.
   void end_tape(bool is_decode_step);
 
@@ -63,6 +67,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<KvPool> pool_;
   std::unique_ptr<UploadRing> ring_;
   std::unique_ptr<RowTables> tables_;
+  std::unique_ptr<Peers> peers_;  // null of one rank
   std::unique_ptr<LayerOperations> layers_;
   std::unique_ptr<TokenSampler> sampler_;
   std::unique_ptr<DecodeGraphs> graphs_;

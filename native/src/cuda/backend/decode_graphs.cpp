@@ -28,6 +28,7 @@ size_t DecodeGraphs::reserved_bytes(const BackendOptions &options) {
 
 DecodeGraphs::DecodeGraphs(Device &device, const BackendOptions &options)
     : device_(device),
+      ranks_(options.ranks),
       state_slots_of_(options.layout.has_states() ? options.state_slots_of : nullptr),
       most_rows_(std::min(most_decode_rows, std::min(options.slots, options.max_rows))) {
   const size_t bytes = static_cast<size_t>(most_inputs + 1) * elements_of(most_rows_) * sizeof(int32_t);
@@ -121,6 +122,9 @@ void DecodeGraphs::run(const std::function<void(const Operation &, const Inputs 
   Graph &graph = graphs_[std::move(key)];
   // The first time loads what kernels need loaded, and lets cuBLASLt choose: neither can be captured.
   graph.runs++;
+  // What the driver does for a first run or a capture may wait for the device, which may wait for another one: all ranks come here
+  // before any goes on.
+  if (ranks_ && graph.runs <= 2) ranks_->meet();
   if (graph.runs == 1) return calls();
   if (graph.graph == nullptr) capture(graph, calls);
   device_.check(cudaGraphLaunch(graph.graph, device_.stream()), "launch a decode step's graph");

@@ -68,6 +68,7 @@ class DecodeGraphs {
   void capture(Graph &graph, const std::function<void()> &calls);
 
   Device &device_;
+  const std::shared_ptr<Communicator> ranks_;  // null of one
   const std::vector<int32_t> *state_slots_of_;
   const int most_rows_;
   DeviceBuffer inputs_;

@@ -88,6 +88,7 @@ void Device::wait(cudaEvent_t event, const char *phase) { check_work(cudaEventSy
 // What goes wrong while the device is at work stays with the context, whatever its name.
 void Device::check_work(cudaError_t result, const char *phase) {
   if (result != cudaSuccess) refuse(UP_DEVICE_LOST, phase, text(cudaGetErrorName(result), ": ", cudaGetErrorString(result)));
+  if (watch_) watch_();
 }
 
 void Device::wait_for_step(cudaEvent_t event) {

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -55,6 +56,10 @@ class Device {
   void wait(const char *phase);
   void wait(cudaEvent_t event, const char *phase);
   void wait_for_step(cudaEvent_t event);
+  // Called behind every wait: for what the devices of a group find out about each other.
+  void watch(std::function<void()> check) { watch_ = std::move(check); }
+  // Gone for all that comes. Fails with UP_DEVICE_LOST.
+  [[noreturn]] void lose(const char *phase, const std::string &detail) { refuse(UP_DEVICE_LOST, phase, detail); }
 
   struct Memory {
     size_t free, total;
@@ -71,6 +76,7 @@ class Device {
   cudaStream_t stream_ = nullptr;
   std::mutex mutex_;  // a step is waited for on another thread than the one that launches
   std::string lost_;  // why it is
+  std::function<void()> watch_;
 };
 
 // Device memory, freed with its owner.

@@ -21,15 +21,21 @@ class DeviceWeights::Planner {
   explicit Planner(const Checkpoint &checkpoint) : checkpoint_(checkpoint) {}
 
   const uint16_t *vector(int layer, const std::string &role) { return values(checkpoint_.vector(layer, role)); }
-  const float *floats(int layer, const std::string &role) {
-    const std::vector<float> &kept = floats_.emplace_back(checkpoint_.vector(layer, role));
+  const float *of_heads(int layer, const std::string &role) {
+    const std::vector<float> &kept = floats_.emplace_back(delta_head_vector(checkpoint_, layer, role));
     return reinterpret_cast<const float *>(place({std::as_bytes(std::span(kept))}));
   }
   // A tensor as it is.
   const uint16_t *tensor(int layer, const std::string &role) {
     return elements(place({std::as_bytes(checkpoint_.matrix(layer, role))}));
   }
-  Matrix matrix(int layer, MatrixKind kind) { return matrix(matrix_rows(checkpoint_, layer, kind)); }
+  Matrix matrix(int layer, MatrixKind kind) {
+    MatrixRows rows = matrix_rows(checkpoint_, layer, kind);
+    // A sum over ranks has its bias once.
+    const bool is_part = kind == MatrixKind::o || kind == MatrixKind::delta_out || kind == MatrixKind::down;
+    if (is_part && checkpoint_.shard().rank > 0) rows.bias.clear();
+    return matrix(rows);
+  }
   // Two matrices of one width, one under the other.
   Matrix stacked(int layer, MatrixKind kind, MatrixKind below) {
     MatrixRows rows = matrix_rows(checkpoint_, layer, kind);
@@ -110,9 +116,9 @@ DeviceWeights::DeviceWeights(const Checkpoint &checkpoint) : planner_(std::make_
       w.o = plan.matrix(i, MatrixKind::o);
     } else {
       w.delta_in = plan.matrix(i, MatrixKind::delta_in);
-      w.conv = plan.tensor(i, "conv");
-      w.a_log = plan.floats(i, "aLog");
-      w.dt_bias = plan.floats(i, "dtBias");
+      w.conv = plan.matrix(i, MatrixKind::delta_conv).data;
+      w.a_log = plan.of_heads(i, "aLog");
+      w.dt_bias = plan.of_heads(i, "dtBias");
       w.delta_norm = plan.vector(i, "deltaNorm");
       w.delta_out = plan.matrix(i, MatrixKind::delta_out);
     }

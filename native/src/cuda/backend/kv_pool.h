@@ -35,6 +35,7 @@ class KvPool {
   // The same of one slot, as the only request.
   up_kv keys_of(int layer, int slot) const;
   CarryPages carry(int segment) const;
+  std::byte *base() const { return memory_.as(); }
 
   // A delta layer's recurrent states (f32) and, behind each, its convolution's (bf16), of requests whose state slots are given.
   up_states states(int layer, const int32_t *state_slots) const;

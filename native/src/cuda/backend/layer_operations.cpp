@@ -68,7 +68,7 @@ size_t LayerOperations::angle_bytes(const ModelTable &model, int max_tokens) {
 }
 
 LayerOperations::LayerOperations(Device &device, const ModelTable &model, const BackendOptions &options, const DeviceWeights &weights,
-                                 const Activations &activations, const KvPool &pool)
+                                 const Activations &activations, const KvPool &pool, Peers *peers)
     : device_(device),
       model_(model),
       hidden_(model.hidden_size),
@@ -77,7 +77,9 @@ LayerOperations::LayerOperations(Device &device, const ModelTable &model, const 
       weights_(weights),
       activations_(activations),
       pool_(pool),
-      matmul_(device) {
+      matmul_(device),
+      peers_(peers) {
+  if (peers_ != nullptr) pools_ = peers_->share(pool_.base());
   for (const RopeSpec &rope : distinct_ropes(model)) add_angles(rope);
 }
 
@@ -141,7 +143,7 @@ void LayerOperations::embed(Rows rows, const int32_t *tokens, const int32_t *las
 }
 
 void LayerOperations::move_rows(const int32_t *from, int count, int to) {
-  add_due_sum();
+  add_all_due();
   // By way of scratch: a row may have to go where another one still lies.
   const int64_t row_bytes = int64_t{2} * hidden_;
   launch_gather_rows(residual(0), from, activations_.scratch.as(), count, row_bytes, device_.stream());
@@ -150,14 +152,23 @@ void LayerOperations::move_rows(const int32_t *from, int count, int to) {
 }
 
 void LayerOperations::read_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows) {
-  add_due_sum();
-  launch_read_carry(pool_.carry(segment), slots, carry_rows, residual(rows.begin), rows.count, int64_t{2} * hidden_, device_.stream());
-  device_.check_launch("read carry rows");
+  add_all_due();
+  CarryPages pages = pool_.carry(segment);
+  const int64_t stride = int64_t{2} * hidden_, part = int64_t{2} * model_.carry_width();
+  if (peers_ != nullptr) peers_->meet();  // the others' parts are written
+  const int ranks = peers_ != nullptr ? peers_->shard().size : 1;
+  for (int rank = 0; rank < ranks; rank++) {
+    if (peers_ != nullptr) pages.pool = pools_[static_cast<size_t>(rank)];
+    launch_read_carry(pages, slots, carry_rows, residual(rows.begin) + rank * model_.carry_width(), stride, rows.count, part, device_.stream());
+    device_.check_launch("read carry rows");
+  }
 }
 
 void LayerOperations::write_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows) {
-  add_due_sum();
-  launch_write_carry(pool_.carry(segment), slots, carry_rows, residual(rows.begin), rows.count, int64_t{2} * hidden_, device_.stream());
+  add_all_due();
+  const int own = peers_ != nullptr ? peers_->shard().rank * model_.carry_width() : 0;
+  launch_write_carry(pool_.carry(segment), slots, carry_rows, residual(rows.begin) + own, int64_t{2} * hidden_, rows.count,
+                     int64_t{2} * model_.carry_width(), device_.stream());
   device_.check_launch("write carry rows");
 }
 
@@ -166,8 +177,13 @@ void LayerOperations::norm(Rows tile, int layer, Norm norm) {
   const NormSpec &spec = is_final ? model_.final_norm : model_.layer(layer).norm;
   const uint16_t *weight =
       is_final ? weights_.final_norm() : norm == Norm::mlp ? weights_.layer(layer).mlp_norm : weights_.layer(layer).input_norm;
-  if (sum_.layer >= 0 && sum_.tile.begin == tile.begin && sum_.tile.count == tile.count) return add_and_norm(&spec, weight);
-  add_due_sum();
+  const auto same = [&](const Due &due) { return due.tile.begin == tile.begin && due.tile.count == tile.count; };
+  if (const auto found = std::find_if(due_.begin(), due_.end(), same); found != due_.end()) {
+    const Due due = *found;
+    due_.erase(found);
+    return add_and_norm(due, &spec, weight);
+  }
+  add_all_due();
   auto p = parameters<up_rms_norm>();
   p.rows = tile.count;
   p.width = hidden_;
@@ -182,45 +198,64 @@ void LayerOperations::norm(Rows tile, int layer, Norm norm) {
 }
 
 void LayerOperations::add_normed(Rows tile, int layer, Norm norm) {
-  add_due_sum();
-  sum_ = {tile, layer, norm};
+  const auto same = [&](const Due &due) { return due.tile.begin == tile.begin && due.tile.count == tile.count; };
+  if (const auto found = std::find_if(due_.begin(), due_.end(), same); found != due_.end() && peers_ != nullptr) {
+    *found = {tile, layer, norm, true, found->mixed};
+    return;
+  }
+  add_all_due();
+  due_.push_back({tile, layer, norm, true, {activations_.mixed.as<const uint16_t>(), nullptr}});
 }
 
-void LayerOperations::add_due_sum() {
-  if (sum_.layer >= 0) add_and_norm(nullptr, nullptr);
+void LayerOperations::put_out(Rows tile, int layer, int place) {
+  if (peers_ != nullptr) {
+    due_.push_back({.tile = tile, .layer = layer, .mixed = peers_->sum(place, tile.begin, tile.count)});
+  } else if (!model_.layer(layer).post_norms) {
+    due_.push_back({.tile = tile, .layer = layer, .mixed = {activations_.mixed.as<const uint16_t>(), nullptr}});
+  }
 }
 
-void LayerOperations::add_and_norm(const NormSpec *next, const uint16_t *next_weight) {
-  if (!sum_.normed) {
+void LayerOperations::add_all_due() {
+  for (const Due &due : due_) add_and_norm(due, nullptr, nullptr);
+  due_.clear();
+}
+
+void LayerOperations::end() {
+  for (const Due &due : due_) peers_->wait(due.mixed);
+  due_.clear();
+}
+
+void LayerOperations::add_and_norm(const Due &due, const NormSpec *next, const uint16_t *next_weight) {
+  if (peers_ != nullptr) peers_->wait(due.mixed);
+  if (!due.normed) {
     auto p = parameters<up_rms_norm>();
-    p.rows = sum_.tile.count;
+    p.rows = due.tile.count;
     p.width = hidden_;
-    p.input = activations_.mixed.as();
+    p.input = due.mixed.rows;
     p.input_stride = p.addend_stride = p.sum_stride = p.output_stride = hidden_;
-    p.addend = p.sum = residual(sum_.tile.begin);
+    p.addend = p.sum = residual(due.tile.begin);
     if (next != nullptr) {
       p.eps = next->eps;
       p.weight_offset = next->offset;
       p.weight = next_weight;
       p.output = activations_.normed.as();
     }
-    sum_ = {};
     device_.run(normalise, &p);
     return;
   }
-  const NormSpec &spec = model_.layer(sum_.layer).norm;
-  const LayerWeights &w = weights_.layer(sum_.layer);
+  const NormSpec &spec = model_.layer(due.layer).norm;
+  const LayerWeights &w = weights_.layer(due.layer);
   auto p = parameters<up_post_norm>();
-  p.rows = sum_.tile.count;
+  p.rows = due.tile.count;
   p.width = hidden_;
   p.eps = spec.eps;
   p.weight_offset = spec.offset;
-  p.input = activations_.mixed.as();
+  p.input = due.mixed.rows;
   p.input_stride = hidden_;
-  p.weight = sum_.norm == Norm::post_mlp ? w.post_mlp_norm : w.post_attention_norm;
-  p.residual = residual(sum_.tile.begin);
+  p.weight = due.norm == Norm::post_mlp ? w.post_mlp_norm : w.post_attention_norm;
+  p.residual = residual(due.tile.begin);
   p.residual_stride = hidden_;
-  p.sum = residual(sum_.tile.begin);
+  p.sum = residual(due.tile.begin);
   p.sum_stride = hidden_;
   if (next != nullptr) {
     p.next_eps = next->eps;
@@ -229,7 +264,6 @@ void LayerOperations::add_and_norm(const NormSpec *next, const uint16_t *next_we
     p.output = activations_.normed.as();
     p.output_stride = hidden_;
   }
-  sum_ = {};
   device_.run(cuda::add_normed, &p);
 }
 
@@ -243,15 +277,17 @@ Product LayerOperations::product(Rows tile, int layer, MatrixKind kind, const Ma
       // An MLP's activations lie where the gates were, beside the other half.
       p.in = kind == MatrixKind::down ? activations_.scratch.as<uint16_t>() : attended(layer, tile.begin);
       p.in_stride = kind == MatrixKind::down ? 2 * int64_t{weights.k} : weights.k;
-      p.out = mixed ? activations_.mixed.as<uint16_t>() : residual(tile.begin);
+      p.out = peers_ != nullptr ? peers_->part(place_of(kind), tile.begin)
+              : mixed           ? activations_.mixed.as<uint16_t>()
+                                : residual(tile.begin);
       p.out_stride = hidden_;
-      p.accumulate = !mixed;
+      p.accumulate = peers_ == nullptr && !mixed;
       break;
     }
     case MatrixKind::shared_down:
       p.in = activations_.scratch.as();
       p.in_stride = 2 * int64_t{weights.k};
-      p.out = activations_.mixed.as();
+      p.out = peers_ != nullptr ? peers_->part(1, 0) : activations_.mixed.as<uint16_t>();
       p.out_stride = hidden_;
       break;
     case MatrixKind::lm_head:
@@ -264,10 +300,12 @@ Product LayerOperations::product(Rows tile, int layer, MatrixKind kind, const Ma
 }
 
 void LayerOperations::linear(Rows tile, int layer, MatrixKind kind) {
-  add_due_sum();
+  if (peers_ == nullptr) add_all_due();
   const Matrix weights = matrix(layer, kind);
   const Product p = product(tile, layer, kind, weights);
   matmul_.run(p);
+  const bool is_part = kind == MatrixKind::o || kind == MatrixKind::delta_out || kind == MatrixKind::down;
+  if (peers_ != nullptr && is_part) put_out(tile, layer, place_of(kind));
   if (kind != MatrixKind::lm_head || model_.logit_soft_cap == 0) return;
   auto edit = parameters<up_logit_edit>();
   edit.dtype = UP_F32;

@@ -10,13 +10,15 @@
 #include "cuda/backend/kv_pool.h"
 #include "cuda/backend/row_tables.h"
 #include "cuda/linear/matmul.h"
+#include "cuda/parallel/peers.h"
 
 namespace up::cuda {
 
 class LayerOperations {
  public:
+  // `peers`: null of one rank.
   LayerOperations(Device &device, const ModelTable &model, const BackendOptions &options, const DeviceWeights &weights,
-                  const Activations &activations, const KvPool &pool);
+                  const Activations &activations, const KvPool &pool, Peers *peers);
 
   // Fails with UP_UNSUPPORTED_MODEL, naming the field, for a model that some kernel is missing for.
   static void check_supported(const ModelTable &model, const BackendOptions &options);
@@ -27,7 +29,9 @@ class LayerOperations {
   void tune(const std::vector<bool> &split_layers);
 
   // Forgets what a step before has left undone.
-  void begin() { sum_ = {}; }
+  void begin() { due_.clear(); }
+  // The stream goes on behind all sums over ranks that are under way.
+  void end();
   void embed(Rows rows, const int32_t *tokens, const int32_t *last_tokens);
   // residual[to + i] = residual[from[i]]; `from` on the device.
   void move_rows(const int32_t *from, int count, int to);
@@ -47,16 +51,24 @@ class LayerOperations {
   // A selection's workspace lies in scratch.
   void select(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, up_rule rule,
               const int32_t *length, const uint64_t *p_q32, uint32_t *bitmap, int32_t *kept_length, int32_t *fallback);
+  // Of a selection by this rank's heads; in scratch.
+  struct Masses {
+    const uint64_t *masses;  // [blocks]
+    const int32_t *broken;   // [heads, 4], not 0 where a score is not finite
+  };
+  Masses select_masses(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, const int32_t *length);
 
   const float *logits() const { return activations_.scratch.as<const float>(); }
 
  private:
   // residual[tile] += norm(mixed), or += mixed, put off: most often the norm of the same rows follows, and one kernel does both.
-  struct Sum {
+  // mixed is a sum over ranks where there are several, which may still be under way.
+  struct Due {
     Rows tile;
-    int layer = -1;  // −1: none is due
+    int layer;
     Norm norm = Norm::post_mlp;
-    bool normed = true;
+    bool normed = false;
+    Peers::Sum mixed{};
   };
   struct Angles {
     RopeSpec rope;
@@ -73,9 +85,14 @@ class LayerOperations {
   uint16_t *attended(int layer, int row) const;
   // A matrix product of `rows`; `weights` is what the product points to.
   Product product(Rows rows, int layer, MatrixKind kind, const Matrix &weights) const;
-  void add_due_sum();
-  // The sum that is due, and the norm that follows it where there is one.
-  void add_and_norm(const NormSpec *next, const uint16_t *next_weight);
+  up_selection selection(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, const int32_t *length) const;
+  // What a rank has of a row that goes into the residual stream: place 0 behind a mixer, 1 behind an MLP.
+  static int place_of(MatrixKind kind) { return kind == MatrixKind::down ? 1 : 0; }
+  // mixed of the tile is there, or its sum over ranks is asked for.
+  void put_out(Rows tile, int layer, int place);
+  void add_all_due();
+  // What is due, and the norm that follows it where there is one.
+  void add_and_norm(const Due &due, const NormSpec *next, const uint16_t *next_weight);
   void attend_decode(int layer, const DeviceRows &rows, bool any_length);
   void attend_prefill(int layer, const DeviceRows &rows);
   void recur_rows(int layer, const DeviceRows &rows, Rows tile, const int32_t *starts, const struct DeltaScratch &scratch);
@@ -88,7 +105,9 @@ class LayerOperations {
   const KvPool &pool_;
   Matmul matmul_;
   std::vector<Angles> angles_;
-  Sum sum_;
+  Peers *const peers_;
+  std::vector<std::byte *> pools_;  // [ranks]
+  std::vector<Due> due_;            // of one tile, where there is one rank
 };
 
 }  // namespace up::cuda

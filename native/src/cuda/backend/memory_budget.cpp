@@ -6,6 +6,7 @@
 #include "cuda/backend/kv_pool.h"
 #include "cuda/backend/layer_operations.h"
 #include "cuda/backend/token_sampler.h"
+#include "cuda/parallel/peers.h"
 
 namespace up::cuda {
 namespace {
@@ -19,7 +20,8 @@ std::string mebibytes(int64_t bytes) { return text(bytes >> 20, " MiB"); }
 }  // namespace
 
 size_t workspace_bytes(const ModelTable &model, const BackendOptions &options, const ActivationSizes &sizes) {
-  return sizes.bytes() + KvPool::table_bytes(options) + LayerOperations::angle_bytes(model, options.max_tokens) + Matmul::workspace_bytes +
+  const size_t peers = options.ranks ? Peers::bytes(sizes.rows, sizes.hidden) : 0;
+  return peers + sizes.bytes() + KvPool::table_bytes(options) + LayerOperations::angle_bytes(model, options.max_tokens) + Matmul::workspace_bytes +
          upload_ring_bytes + DecodeGraphs::reserved_bytes(options) +
          static_cast<size_t>(options.state_slots) * static_cast<size_t>(options.layout.state_slot_bytes) + TokenSampler::count_bytes(model.vocab_size, options.slots) + slack;
 }

@@ -99,7 +99,7 @@ void LayerOperations::recur_rows(int layer, const DeviceRows &rows, Rows tile, c
 }
 
 void LayerOperations::experts(Rows tile, int layer) {
-  add_due_sum();
+  if (peers_ == nullptr) add_all_due();
   const LayerSpec &spec = model_.layer(layer);
   const MlpSpec &m = spec.mlp;
   const LayerWeights &w = weights_.layer(layer);
@@ -153,10 +153,10 @@ void LayerOperations::experts(Rows tile, int layer) {
   p.weights = route.weights;
   p.gate_up = w.expert_gate_up;
   p.down = w.expert_down;
-  p.output = activations_.mixed.as();
+  p.output = peers_ != nullptr ? peers_->part(1, tile.begin) : activations_.mixed.as<uint16_t>();
   p.output_stride = hidden_;
   device_.run(run_experts, &p, memory.as<void>(scratch.workspace), memory.bytes() - scratch.workspace);
-  if (!spec.post_norms) sum_ = {tile, layer, Norm::post_mlp, false};
+  put_out(tile, layer, 1);
 }
 
 }  // namespace up::cuda

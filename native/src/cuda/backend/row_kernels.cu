@@ -32,13 +32,13 @@ __global__ void __launch_bounds__(kThreads) gather_words(const int32_t *source, 
 
 template <bool Write>
 __global__ void __launch_bounds__(kThreads)
-    carry_rows(const CarryPages p, const int32_t *slots, const int32_t *rows, uint4 *residual, int count, int pieces) {
+    carry_rows(const CarryPages p, const int32_t *slots, const int32_t *rows, uint4 *residual, int64_t stride, int count, int pieces) {
   for (int i = blockIdx.x; i < count; i += gridDim.x) {
     const int slot = slots[i], row = rows[i];
     if (slot < 0 || slot >= p.slots || row < 0 || row >= p.pages * p.page_size) continue;
     const int page = row / p.page_size;
     const int64_t begin = static_cast<int64_t>(row % p.page_size) * pieces * 16;
-    uint4 *own = residual + static_cast<int64_t>(i) * pieces;
+    uint4 *own = residual + i * stride;
     for (int at = threadIdx.x; at < pieces; at += kThreads) {
       const int64_t byte = begin + static_cast<int64_t>(at) * 16;
       const int64_t part = byte / p.slab_bytes;
@@ -171,18 +171,19 @@ void launch_gather_words(const int32_t *source, const int32_t *from, int32_t *ta
   if (count > 0) gather_words<<<blocks_for(count, INT32_MAX), kThreads, 0, stream>>>(source, from, target, count);
 }
 
-void launch_read_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, void *residual, int count,
-                       int64_t row_bytes, cudaStream_t stream) {
+void launch_read_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, void *residual, int64_t stride_bytes,
+                       int count, int64_t row_bytes, cudaStream_t stream) {
   if (count > 0)
-    carry_rows<false><<<std::min(count, 65536), kThreads, 0, stream>>>(pages, slots, rows, static_cast<uint4 *>(residual), count,
-                                                                       static_cast<int>(row_bytes / 16));
+    carry_rows<false><<<std::min(count, 65536), kThreads, 0, stream>>>(
+        pages, slots, rows, static_cast<uint4 *>(residual), stride_bytes / 16, count, static_cast<int>(row_bytes / 16));
 }
 
-void launch_write_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, const void *residual, int count,
-                        int64_t row_bytes, cudaStream_t stream) {
+void launch_write_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, const void *residual, int64_t stride_bytes,
+                        int count, int64_t row_bytes, cudaStream_t stream) {
   if (count > 0)
-    carry_rows<true><<<std::min(count, 65536), kThreads, 0, stream>>>(
-        pages, slots, rows, static_cast<uint4 *>(const_cast<void *>(residual)), count, static_cast<int>(row_bytes / 16));
+    carry_rows<true><<<std::min(count, 65536), kThreads, 0, stream>>>(pages, slots, rows,
+                                                                      static_cast<uint4 *>(const_cast<void *>(residual)),
+                                                                      stride_bytes / 16, count, static_cast<int>(row_bytes / 16));
 }
 
 void launch_rope_table(const double *frequencies, int pairs, int positions, float *cosines, float *sines, cudaStream_t stream) {

@@ -30,10 +30,11 @@ struct CarryPages {
   int slots, pages, page_size;
 };
 
-void launch_read_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, void *residual, int count,
-                       int64_t row_bytes, cudaStream_t stream);
-void launch_write_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, const void *residual, int count,
-                        int64_t row_bytes, cudaStream_t stream);
+// `row_bytes` of rows that lie `stride_bytes` apart; both multiples of 16.
+void launch_read_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, void *residual, int64_t stride_bytes,
+                       int count, int64_t row_bytes, cudaStream_t stream);
+void launch_write_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, const void *residual, int64_t stride_bytes,
+                        int count, int64_t row_bytes, cudaStream_t stream);
 
 // cosines[p, i] = cos(p · frequencies[i]), computed in double precision; [positions, pairs].
 void launch_rope_table(const double *frequencies, int pairs, int positions, float *cosines, float *sines, cudaStream_t stream);

@@ -43,21 +43,26 @@ up_status selection_workspace(const up_selection *p, size_t *bytes, up_backend_e
   return UP_OK;
 }
 
-up_status select(const up_selection *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error) {
-  if (up_status s = supported(*p, error); s != UP_OK) return s;
-  const Layout l = layout(*p);
+up_status select_masses(const up_selection &p, void *workspace, size_t workspace_bytes, SelectionScratch *parts, void *stream,
+                        up_backend_error *error) {
+  if (up_status s = supported(p, error); s != UP_OK) return s;
+  const Layout l = layout(p);
   if (workspace_bytes < l.total)
     return fail(error, UP_INVALID_ARGUMENT, "check selection", "workspace of %zu bytes: %zu are needed", workspace_bytes,
                 l.total);
-  if (p->requests == 0) return UP_OK;
   auto *base = static_cast<uint8_t *>(workspace);
-  const SelectionScratch scratch{reinterpret_cast<float *>(base), reinterpret_cast<float *>(base + l.wholes),
-                                 reinterpret_cast<int32_t *>(base + l.broken),
-                                 p->masses != nullptr ? p->masses : reinterpret_cast<uint64_t *>(base + l.masses)};
+  *parts = {reinterpret_cast<float *>(base), reinterpret_cast<float *>(base + l.wholes), reinterpret_cast<int32_t *>(base + l.broken),
+            p.masses != nullptr ? p.masses : reinterpret_cast<uint64_t *>(base + l.masses)};
+  if (p.requests == 0) return UP_OK;
   const auto queue = static_cast<cudaStream_t>(stream);
-  if (up_status s = launch_selection_score(*p, scratch, queue, error); s != UP_OK) return s;
-  if (up_status s = launch_selection_mass(*p, scratch, queue, error); s != UP_OK) return s;
-  return launch_selection_cut(*p, scratch, queue, error);
+  if (up_status s = launch_selection_score(p, *parts, queue, error); s != UP_OK) return s;
+  return launch_selection_mass(p, *parts, queue, error);
+}
+
+up_status select(const up_selection *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error) {
+  SelectionScratch scratch{};
+  if (up_status s = select_masses(*p, workspace, workspace_bytes, &scratch, stream, error); s != UP_OK || p->requests == 0) return s;
+  return launch_selection_cut(*p, scratch, static_cast<cudaStream_t>(stream), error);
 }
 
 }  // namespace up::cuda
