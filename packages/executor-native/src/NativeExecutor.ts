@@ -143,7 +143,7 @@ const make = (
       // Ranks have equal shares.
       ranks: Array.from({ length: tensorParallel }, (_, rank) => ({
         device: device === "cuda" ? `cuda:${given.deviceIndex + rank}` : device,
-        weightBytes: described.weightBytes,
+        weightBytes: described.weightBytes > 0 ? described.weightBytes : null,
       })),
     }
     const lost = yield* Deferred.make<never, ExecutorError>()

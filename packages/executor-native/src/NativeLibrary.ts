@@ -75,7 +75,7 @@ export interface NativeRunnerInfo {
   readonly device: string
   /** Of every rank. */
   readonly slabs: number
-  /** Of rank 0, as what follows. */
+  /** On the device, of rank 0, as what follows; 0 where they are not counted. */
   readonly weightBytes: number
   readonly workspaceBytes: number
   readonly freeBytes: number

@@ -60,8 +60,8 @@ export interface ExecutorInfo {
 export interface RankInfo {
   /** `cuda:1`, or `cpu`. */
   readonly device: string
-  /** Weights that the rank holds. */
-  readonly weightBytes: number
+  /** Weights that the rank holds; null where the executor does not count them. */
+  readonly weightBytes: number | null
 }
 
 /** A request as the executor knows it. */
