@@ -1,16 +1,14 @@
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { NodeFileSystem, NodePath } from "@effect/platform-node"
 import { fc, test } from "@fast-check/vitest"
-import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
-import { Executor } from "@uniprefill/executor/contract/Executor"
+import type { Executor } from "@uniprefill/executor/contract/Executor"
 import { pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
-import { makeKvLayout } from "@uniprefill/model/KvLayout"
-import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
+import { splitFault } from "@uniprefill/placement/Shards"
 import { StepPlan } from "@uniprefill/scheduler/StepPlan"
-import { Effect, Layer } from "effect"
+import { Effect } from "effect"
 import { describe, expect, it } from "vitest"
+import { withCpuExecutor } from "./CpuExecutor.ts"
 import { same, sameUpToAbort } from "./SameAnswer.ts"
 import { type LoopAnswer, type LoopRequest, separate, serve, worstCase } from "./LoopServer.ts"
 import { promptOf } from "./Prompts.ts"
@@ -33,6 +31,7 @@ const cases = fc.record({
   lastQ: fc.constantFrom(16, 33, 128),
   pageSize: fc.constantFrom(64, 128, 192),
   threads: fc.constantFrom(1, 2),
+  ranks: fc.constantFrom(1, 1, 2, 4),
   kernels: fc.constantFrom("auto" as const, "auto" as const, "portable" as const),
   requests: fc.array(
     fc.record({
@@ -57,34 +56,18 @@ const cases = fc.record({
   memory: fc.double({ min: 1, max: 2, noNaN: true }),
 })
 
-/** Runs `use` with a native executor on the model in `directory`. */
-const withRunner = <A>(
-  directory: string,
-  schedule: DropSchedule,
-  options: {
-    pageSize: number
-    slabs: number
-    maxRowsPerStep: number
-    threads: number
-    kernels: "auto" | "portable"
-  },
-  use: (executor: Executor["Service"]) => Promise<A>,
-): Promise<A> =>
-  Effect.gen(function* () {
-    const model = yield* loadModelDirectory(directory)
-    const { pageSize, slabs, ...rest } = options
-    const layout = makeKvLayout(model.spec, schedule, { pageSize, kvElementBytes: 2, carryElementBytes: 4 })
-    const memoryBytes = slabs * layout.slabBytes
-    const service = yield* Effect.map(
-      Layer.build(layerCpu({ model, schedule, memoryBytes, pageSize, slots: 4, maxTokens: 2048, ...rest })),
-      (context) => Executor.of(context.mapUnsafe.get(Executor.key) as never),
-    )
-    return yield* Effect.promise(() => use(service))
-  }).pipe(Effect.scoped, Effect.provide([NodeFileSystem.layer, NodePath.layer]), Effect.runPromise)
+/** As many of the ranks asked for as can share a model equally. */
+const sharing = (model: { hidden: number; intermediate: number; heads: number; kvHeads: number; ranks: number }) => {
+  const { hidden, intermediate, heads, kvHeads } = model
+  const widths = { heads, kvHeads, inner: intermediate, hiddenSize: hidden }
+  let ranks = model.ranks
+  while (splitFault(widths, ranks) !== null) ranks /= 2
+  return ranks
+}
 
 describe("the native runner's answer is the same, bit by bit,", () => {
   test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 20) })(
-    "alone in one step and cut, batched, forked, preempted and overlapped with others",
+    "alone in one step of one rank, and cut, batched, forked, preempted and overlapped with others on several",
     async ({ one }) => {
       const directory = mkdtempSync(join(tmpdir(), "uniprefill-model-"))
       try {
@@ -113,7 +96,7 @@ describe("the native runner's answer is the same, bit by bit,", () => {
         )
         let largest = 0
         const roomy = { ...one, slabs: 20_000, maxRowsPerStep: 4096 }
-        const alone = await withRunner(directory, schedule, roomy, async (runner) => {
+        const alone = await withCpuExecutor(directory, schedule, roomy, async (runner) => {
           const answers: Array<ReadonlyArray<LoopAnswer>> = []
           let last = { steps: 0, contents: 0 }
           for (const request of requests) {
@@ -129,8 +112,17 @@ describe("the native runner's answer is the same, bit by bit,", () => {
           }
           return answers
         })
-        const tight = { ...one, slabs: Math.ceil(largest * one.memory) }
-        const { answers } = await withRunner(directory, schedule, tight, (runner) =>
+        const tensorParallel = sharing({ ...one, heads: one.kvHeads * one.group })
+        // What a slab holds differs with the ranks, and so does how many a request needs.
+        const worst =
+          tensorParallel === 1
+            ? largest
+            : await withCpuExecutor(directory, schedule, { ...roomy, tensorParallel }, async (runner) => {
+                const { driver } = await serve(runner, schedule, [])
+                return Math.max(...requests.map((request) => worstCase(driver, request)))
+              })
+        const tight = { ...one, tensorParallel, slabs: Math.ceil(worst * one.memory) }
+        const { answers } = await withCpuExecutor(directory, schedule, tight, (runner) =>
           serve(runner, schedule, requests, {
             stepBudgetMicros: one.budget,
             idleStepBudgetMicros: one.budget,
@@ -171,7 +163,7 @@ describe("the native runner", () => {
     const directory = mkdtempSync(join(tmpdir(), "uniprefill-model-"))
     try {
       writeRandomModel(directory, { ...model, seed: 7 })
-      return await withRunner(directory, at, options, async (runner) => {
+      return await withCpuExecutor(directory, at, options, async (runner) => {
         const pQ32 = p === null ? null : at.dropLayers.map(() => pToQ32(p))
         const { answers } = await serve(runner, at, [{ prompt: promptOf(length, 96, 3), maxTokens: 8, pQ32 }])
         return answers[0]!
@@ -209,7 +201,7 @@ describe("the native runner", () => {
           cached,
         })
         const two = (cached: boolean) =>
-          withRunner(directory, schedule, options, (runner) =>
+          withCpuExecutor(directory, schedule, options, (runner) =>
             serve(runner, schedule, [request(1, 0, cached), request(2, 30, cached)]),
           )
         const hit = await two(true)
@@ -240,7 +232,9 @@ describe("the native runner", () => {
           cached: true,
         }
         const run = (requests: ReadonlyArray<LoopRequest>, maxStepsInFlight: 1 | 2 = 1) =>
-          withRunner(directory, schedule, options, (runner) => serve(runner, schedule, requests, { maxStepsInFlight }))
+          withCpuExecutor(directory, schedule, options, (runner) =>
+            serve(runner, schedule, requests, { maxStepsInFlight }),
+          )
         const alone: Array<LoopAnswer> = []
         for (const single of separate(first)) alone.push((await run([single])).answers[0]!)
         expect(new Set(alone.map(({ tokens }) => tokens.join(" "))).size).toBe(3)

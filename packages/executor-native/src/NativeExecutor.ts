@@ -1,6 +1,7 @@
 import { Executor, ExecutorError, type ExecutorInfo } from "@uniprefill/executor/contract/Executor"
+import { executorLayout } from "@uniprefill/executor/contract/ExecutorLayout"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
-import { type KvLayout, type KvLayoutOptions, layoutJson, makeKvLayout } from "@uniprefill/model/KvLayout"
+import { type KvLayout, layoutJson } from "@uniprefill/model/KvLayout"
 import type { ModelDirectory } from "@uniprefill/model/ModelDirectory"
 import { modelTable } from "@uniprefill/model/ModelTable"
 import { decodeResult, Encoder } from "@uniprefill/scheduler/Codec"
@@ -25,12 +26,17 @@ export interface NativeOptions {
   readonly maxTokens?: number | undefined
   /** Replaces what selections choose: for models with random weights. */
   readonly keepProfile?: KeepProfile | null | undefined
+  /**
+   * Ranks that share heads and inner widths; 1 by default. A model that they cannot share equally is an `UnsupportedModel`. On
+   * the CPU 1, 2 and 4 give the same bits.
+   */
+  readonly tensorParallel?: number | undefined
 }
 
 export interface CpuOptions extends NativeOptions {
-  /** Memory for K, V and carry rows: as many slabs as fit. Committed by the system as it is touched. */
+  /** Memory for K, V and carry rows, of all ranks: as many slabs as fit. Committed by the system as it is touched. */
   readonly memoryBytes: number
-  /** 0: one for each processor of this process. */
+  /** Of all ranks, at least one each. 0: one for each processor of this process. */
   readonly threads?: number | undefined
   readonly kernels?: NativeKernels | undefined
 }
@@ -38,10 +44,18 @@ export interface CpuOptions extends NativeOptions {
 export interface CudaOptions extends NativeOptions {
   /** Share of the device's memory to use, weights and workspace included. */
   readonly memoryFraction?: number | undefined
+  /** Of rank 0; the others take the devices that follow. */
   readonly deviceIndex?: number | undefined
 }
 
-export const cpuDefaults = { pageSize: 128, slots: 64, maxRowsPerStep: 8192, threads: 0, kernels: "auto" } as const
+export const cpuDefaults = {
+  pageSize: 128,
+  slots: 64,
+  maxRowsPerStep: 8192,
+  threads: 0,
+  kernels: "auto",
+  tensorParallel: 1,
+} as const
 export const cudaDefaults = {
   pageSize: 128,
   slots: 256,
@@ -63,11 +77,11 @@ export const slabsIn = (bytes: number, layout: KvLayout): number =>
 export const layerCpu = (options: CpuOptions): Layer.Layer<Executor, ExecutorError> =>
   Layer.effect(Executor, make("cpu", options))
 
-/** The same in double precision by plain loops: slow, the oracle of the others. */
+/** The same in double precision by plain loops: slow, the oracle of the others. It has one rank; more are refused. */
 export const layerReference = (options: CpuOptions): Layer.Layer<Executor, ExecutorError> =>
   Layer.effect(Executor, make("reference", options))
 
-/** The Executor over a CUDA device; lives until the layer's scope closes. */
+/** The Executor over a CUDA device, or as many as there are ranks; lives until the layer's scope closes. */
 export const layerCuda = (options: CudaOptions): Layer.Layer<Executor, ExecutorError> =>
   Layer.effect(Executor, make("cuda", options))
 
@@ -79,12 +93,14 @@ const make = (
     const { model: source, schedule } = options
     const defaults = device === "cuda" ? cudaDefaults : cpuDefaults
     const given = { ...cpuDefaults, ...cudaDefaults, ...defaults, ...defined(options) }
-    const { pageSize, slots, maxRowsPerStep } = given
+    const { pageSize, slots, maxRowsPerStep, tensorParallel } = given
     const maxTokens = options.maxTokens ?? source.spec.maxPositions
     const starting = `start ${device} executor for ${source.directory}`
     const elements = device === "cuda" ? cudaElementBytes : cpuElementBytes
-    const layout = yield* attempt(starting, () => layoutOf(source, schedule, { pageSize, ...elements }))
-    const slabs = "memoryBytes" in options ? slabsIn(options.memoryBytes, layout) : 0
+    const layout = yield* attempt(starting, () =>
+      executorLayout(source.spec, schedule, tensorParallel, { pageSize, ...elements }),
+    )
+    const slabs = "memoryBytes" in options ? slabsIn(options.memoryBytes / tensorParallel, layout) : 0
     const stateSlots = layout.stateSlotBytes === 0 ? 0 : (options.stateSlots ?? 2 * slots)
 
     const library = yield* attempt("load native library", () => loadLibrary())
@@ -108,6 +124,7 @@ const make = (
           kernels: given.kernels,
           memoryFraction: given.memoryFraction,
           deviceIndex: given.deviceIndex,
+          tensorParallelSize: tensorParallel,
         }),
       ),
       (created) => Effect.sync(() => created.close()),
@@ -122,7 +139,12 @@ const make = (
       maxRowsPerStep,
       maxTokens,
       maxStepsInFlight: 2,
-      tensorParallel: 1,
+      tensorParallel,
+      // Ranks have equal shares.
+      ranks: Array.from({ length: tensorParallel }, (_, rank) => ({
+        device: device === "cuda" ? `cuda:${given.deviceIndex + rank}` : device,
+        weightBytes: described.weightBytes > 0 ? described.weightBytes : null,
+      })),
     }
     const lost = yield* Deferred.make<never, ExecutorError>()
     const encoder = new Encoder()
@@ -172,14 +194,6 @@ const defined = <A extends object>(options: A): { [K in keyof A]?: Exclude<A[K],
 
 const invalid = (operation: string, detail: string) =>
   new ExecutorError({ reason: "InvalidArgument", operation, detail })
-
-const layoutOf = ({ spec }: ModelDirectory, schedule: DropSchedule, options: KvLayoutOptions): KvLayout => {
-  try {
-    return makeKvLayout(spec, schedule, options)
-  } catch (error) {
-    throw invalid("lay out memory", (error as Error).message)
-  }
-}
 
 const nativeSchedule = (schedule: DropSchedule) =>
   schedule.dropLayers.length === 0

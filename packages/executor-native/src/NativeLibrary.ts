@@ -52,7 +52,10 @@ export interface NativeRunnerOptions {
   readonly kernels: NativeKernels
   /** Of the device's memory, with `cuda`. */
   readonly memoryFraction: number
+  /** Of the first rank; the others take the devices that follow. */
   readonly deviceIndex: number
+  /** Ranks that share the model; `layout` and `slabs` are of one of them. */
+  readonly tensorParallelSize: number
 }
 
 /** Steps run on a thread of the runner's own, in the order in which they are enqueued. */
@@ -70,7 +73,9 @@ export interface NativeRunner {
 export interface NativeRunnerInfo {
   /** `cpu (avx512bf16, 2 threads)` */
   readonly device: string
+  /** Of every rank. */
   readonly slabs: number
+  /** On the device, of rank 0, as what follows; 0 where they are not counted. */
   readonly weightBytes: number
   readonly workspaceBytes: number
   readonly freeBytes: number

@@ -8,7 +8,7 @@ import { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import type { StepResult } from "@uniprefill/scheduler/StepResult"
 import { Effect, Layer } from "effect"
 import { expect } from "vitest"
-import { type CpuOptions, layerCpu } from "@uniprefill/executor-native/NativeExecutor"
+import { type CpuOptions, layerCpu, layerReference } from "@uniprefill/executor-native/NativeExecutor"
 import { type RandomModel, randomTensors, safetensors, smallModel, writeModel } from "./RandomModel.ts"
 
 const schedule: DropSchedule = {
@@ -21,10 +21,10 @@ const schedule: DropSchedule = {
   lastQ: 64,
 }
 
-const executorOf = (directory: string, more: Partial<CpuOptions> = {}) =>
+const executorOf = (directory: string, more: Partial<CpuOptions> = {}, layer = layerCpu) =>
   Layer.unwrap(
     Effect.map(Effect.orDie(loadModelDirectory(directory)), (model) =>
-      layerCpu({
+      layer({
         model,
         schedule,
         memoryBytes: 1 << 24,
@@ -211,10 +211,45 @@ it.effect("a step leaves the event loop free", () =>
   ),
 )
 
-const startFailure = (weights: Uint8Array, more: Partial<CpuOptions> = {}) =>
+it.effect("two ranks have half of the heads, the carry and the memory each, and give the bits of one", () =>
+  Effect.gen(function* () {
+    const both = { ...smallModel, kvHeads: 2 }
+    const alone = yield* withExecutor((executor) => Effect.succeed(executor.info), {}, both)
+    const shared = yield* withExecutor((executor) => Effect.succeed(executor.info), { tensorParallel: 2 }, both)
+    expect(shared.tensorParallel).toBe(2)
+    expect(shared.device).toMatch(/^cpu \(.*, 1 thread\) × 2$/)
+    expect(shared.layout).toEqual({ ...alone.layout, slabBytes: alone.layout.slabBytes / 2 })
+    expect(shared.slabs).toBe(alone.slabs)
+    expect(shared.ranks).toEqual([
+      { device: "cpu", weightBytes: null },
+      { device: "cpu", weightBytes: null },
+    ])
+    for (const model of [smallModel, both]) {
+      const one = yield* withExecutor((executor) => serve(executor, 700, 64, 4), {}, model)
+      expect(yield* withExecutor((executor) => serve(executor, 700, 64, 4), { tensorParallel: 2 }, model)).toEqual(one)
+    }
+  }),
+)
+
+it.effect("a model that the ranks cannot share is refused with the numbers", () =>
+  Effect.gen(function* () {
+    const whole = safetensors(randomTensors(smallModel))
+    const refused = yield* startFailure(whole, { tensorParallel: 4 })
+    expect(refused.reason).toBe("UnsupportedModel")
+    expect(refused.detail).toBe("heads 2 cannot be split into 4 equal parts")
+    for (const tensorParallel of [0, 1.5]) {
+      expect((yield* startFailure(whole, { tensorParallel })).detail).toBe(`the number of ranks is ${tensorParallel}`)
+    }
+    expect((yield* startFailure(whole, { tensorParallel: 2 }, layerReference)).detail).toContain(
+      "the reference has one rank, tensor_parallel_size is 2",
+    )
+  }),
+)
+
+const startFailure = (weights: Uint8Array, more: Partial<CpuOptions> = {}, layer = layerCpu) =>
   Effect.gen(function* () {
     using directory = writeModel(smallModel, weights)
-    return yield* failureOf(Effect.provide(Effect.asVoid(Executor), executorOf(directory.path, more)))
+    return yield* failureOf(Effect.provide(Effect.asVoid(Executor), executorOf(directory.path, more, layer)))
   })
 
 it.effect("bad model files and options say which and why", () =>

@@ -1,7 +1,8 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
-import { type KvLayout, makeKvLayout } from "@uniprefill/model/KvLayout"
+import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { attentionOf, convWidth, type LayerSpec, type ModelSpec } from "@uniprefill/model/ModelSpec"
 import { layerParameters } from "@uniprefill/model/Parameters"
+import { rankLayout } from "./RankLayout.ts"
 import { rankSpec } from "./Shards.ts"
 
 export interface RankMemoryOptions {
@@ -43,7 +44,7 @@ export const rankMemory = (options: RankMemoryOptions, ranks: number): RankMemor
   const kvWeight = ({ layers }: ModelSpec) =>
     layers.reduce((sum, layer) => sum + layerParameters(spec, layer).kv, 0) * weightElementBytes
   const weights = Math.ceil((weightBytes - kvWeight(spec)) / ranks + kvWeight(rank))
-  const layout = makeKvLayout({ ...rank, hiddenSize: hiddenSize / ranks }, schedule, options)
+  const layout = rankLayout(spec, ranks, schedule, options)
 
   // The residual stream and its sum are whole on every rank; the rest is split. All in 16 bits.
   const rowElements = 2 * hiddenSize + Math.max(...spec.layers.map(rowWidth)) / ranks

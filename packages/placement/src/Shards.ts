@@ -38,6 +38,8 @@ export const modelSplitFault = (spec: ModelSpec, ranks: number): string | null =
 
 const layerSplitFault = (hiddenSize: number, { mixer, mlp }: LayerSpec, ranks: number): string | null => {
   const { inner } = mlp
+  const shared = mlp.kind === "moe" ? unevenFault({ sharedInner: mlp.sharedInner }, ranks) : null
+  if (shared !== null) return shared
   if (mixer.kind !== "delta") return splitFault({ ...mixer, inner, hiddenSize }, ranks)
   const { keyHeads, valueHeads } = mixer
   return unevenFault({ keyHeads, valueHeads, inner, hiddenSize }, ranks)

@@ -205,5 +205,9 @@ describe("shards", () => {
     expect(fault({ heads: 12, kvHeads: 4 }, 8)).toBe("heads 12 cannot be split into 8 equal parts")
     expect(fault({ kvHeads: 6, heads: 24 }, 4)).toMatch(/^kvHeads 6 can neither/)
     expect(fault({}, 8)).toBeNull()
+    const mlp = { kind: "moe", experts: 8, topK: 2, inner: 64, sharedInner: 36 } as const
+    const shared = { ...small, layers: [small.layers[0]!, { ...small.layers[1]!, mlp } as LayerSpec] }
+    expect(modelSplitFault(shared, 4)).toBeNull()
+    expect(modelSplitFault(shared, 8)).toBe("sharedInner 36 cannot be split into 8 equal parts")
   })
 })

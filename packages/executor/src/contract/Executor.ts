@@ -51,8 +51,17 @@ export interface ExecutorInfo {
   readonly maxTokens: number
   /** Steps that may be enqueued without an answer. */
   readonly maxStepsInFlight: number
-  /** Devices that share every step. */
+  /** Ranks that share every step; `layout` and `slabs` are those of each. */
   readonly tensorParallel: number
+  /** What each rank runs on, rank by rank, from executors that have a model. */
+  readonly ranks?: ReadonlyArray<RankInfo> | undefined
+}
+
+export interface RankInfo {
+  /** `cuda:1`, or `cpu`. */
+  readonly device: string
+  /** Weights that the rank holds; null where the executor does not count them. */
+  readonly weightBytes: number | null
 }
 
 /** A request as the executor knows it. */

@@ -1,5 +1,5 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
-import { type KvLayout, makeKvLayout } from "@uniprefill/model/KvLayout"
+import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
@@ -13,6 +13,7 @@ import {
   type ExecutorReason,
   type RequestContent,
 } from "../contract/Executor.ts"
+import { executorLayout } from "../contract/ExecutorLayout.ts"
 import { applyPlan, Books, type PlanLimits } from "../contract/PlanBooks.ts"
 import { followStep } from "../contract/StepBooks.ts"
 import { randomKeep } from "./KeepModel.ts"
@@ -21,11 +22,13 @@ import { CountedResult, SimulatedDevice } from "./SimulatedDevice.ts"
 export interface SimulatedExecutorOptions {
   readonly spec: ModelSpec
   readonly schedule: DropSchedule
-  /** How long a step takes, from the work that it does; made once the layout is known. */
+  /** Ranks that share the model; 1 by default. */
+  readonly tensorParallel?: number | undefined
+  /** How long a step takes, from the work that it does; made once the layout of a rank is known. */
   readonly costModel: (layout: KvLayout) => CostModel
   /** Seconds of the clock per second of the cost model: 1 is real time, 0.1 ten times as fast, 0 no waiting at all. */
   readonly timeScale: number
-  /** Memory for K, V and carry rows. */
+  /** Memory for K, V and carry rows, of all ranks. */
   readonly memoryBytes: number
   readonly pageSize?: number | undefined
   readonly slots?: number | undefined
@@ -44,6 +47,7 @@ export interface SimulatedExecutorOptions {
 }
 
 export const simulatedDefaults = {
+  tensorParallel: 1,
   pageSize: 128,
   slots: 64,
   maxRowsPerStep: 8192,
@@ -63,11 +67,13 @@ export const layerSim = (options: SimulatedExecutorOptions): Layer.Layer<Executo
       const machine = yield* Effect.try({
         try: () => new SimulatedMachine(options),
         catch: (cause) =>
-          new ExecutorError({
-            reason: "InvalidArgument",
-            operation: "start simulated executor",
-            detail: cause instanceof Error ? cause.message : String(cause),
-          }),
+          cause instanceof ExecutorError
+            ? cause
+            : new ExecutorError({
+                reason: "InvalidArgument",
+                operation: "start simulated executor",
+                detail: cause instanceof Error ? cause.message : String(cause),
+              }),
       })
       const nowMicros = () => Number(clock.monotonicTimeNanosUnsafe() / 1000n)
       return Executor.of({
@@ -124,23 +130,28 @@ class SimulatedMachine {
     const defined = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
     const options = { ...simulatedDefaults, ...defined } as SimulatedExecutorOptions & typeof simulatedDefaults
     const { spec, schedule, memoryBytes, pageSize, slots, maxRowsPerStep, timeScale, failureRate } = options
+    const { tensorParallel } = options
     for (const [field, value] of Object.entries({ timeScale, failureRate, memoryBytes })) {
       if (!Number.isFinite(value) || value < 0) throw new RangeError(`${field} must be a number ≥ 0, got ${value}`)
     }
     this.options = options
-    const layout = makeKvLayout(spec, schedule, { pageSize, kvElementBytes: 2, carryElementBytes: 4 })
+    const layout = executorLayout(spec, schedule, tensorParallel, {
+      pageSize,
+      kvElementBytes: 2,
+      carryElementBytes: 4,
+    })
     const hasStates = layout.stateSlotBytes > 0
     const maxTokens = options.maxTokens ?? spec.maxPositions
     this.info = {
       device: timeScale === 0 ? "simulated, instant" : `simulated, ${timeScale} × the cost model's time`,
       layout,
-      slabs: Math.floor(memoryBytes / layout.slabBytes),
+      slabs: Math.floor(memoryBytes / tensorParallel / layout.slabBytes),
       stateSlots: hasStates ? slots : 0,
       slots,
       maxRowsPerStep,
       maxTokens,
       maxStepsInFlight: 2,
-      tensorParallel: 1,
+      tensorParallel,
     }
     this.limits = { layout, schedule, slots, vocab: spec.vocabSize, maxRowsPerStep, maxTokens }
     this.books = new Books(this.info.slabs, this.info.stateSlots, layout.segments.length)
