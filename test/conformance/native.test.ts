@@ -1,18 +1,12 @@
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { NodeFileSystem, NodePath } from "@effect/platform-node"
 import { fc, test } from "@fast-check/vitest"
-import { layerCpu } from "@uniprefill/executor-native/NativeExecutor"
-import { Executor } from "@uniprefill/executor/contract/Executor"
 import { pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
-import { makeKvLayout } from "@uniprefill/model/KvLayout"
-import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
-import { StepPlan } from "@uniprefill/scheduler/StepPlan"
-import { Effect, Layer } from "effect"
 import { describe, expect, it } from "vitest"
 import { same, sameUpToAbort } from "./SameAnswer.ts"
 import { type LoopAnswer, type LoopRequest, separate, serve, worstCase } from "./LoopServer.ts"
+import { offsetSteps, withRunner } from "./NativeRunner.ts"
 import { promptOf } from "./Prompts.ts"
 import { writeRandomModel } from "./RandomModel.ts"
 
@@ -56,31 +50,6 @@ const cases = fc.record({
   maxStepsInFlight: fc.constantFrom(1 as const, 2 as const),
   memory: fc.double({ min: 1, max: 2, noNaN: true }),
 })
-
-/** Runs `use` with a native executor on the model in `directory`. */
-const withRunner = <A>(
-  directory: string,
-  schedule: DropSchedule,
-  options: {
-    pageSize: number
-    slabs: number
-    maxRowsPerStep: number
-    threads: number
-    kernels: "auto" | "portable"
-  },
-  use: (executor: Executor["Service"]) => Promise<A>,
-): Promise<A> =>
-  Effect.gen(function* () {
-    const model = yield* loadModelDirectory(directory)
-    const { pageSize, slabs, ...rest } = options
-    const layout = makeKvLayout(model.spec, schedule, { pageSize, kvElementBytes: 2, carryElementBytes: 4 })
-    const memoryBytes = slabs * layout.slabBytes
-    const service = yield* Effect.map(
-      Layer.build(layerCpu({ model, schedule, memoryBytes, pageSize, slots: 4, maxTokens: 2048, ...rest })),
-      (context) => Executor.of(context.mapUnsafe.get(Executor.key) as never),
-    )
-    return yield* Effect.promise(() => use(service))
-  }).pipe(Effect.scoped, Effect.provide([NodeFileSystem.layer, NodePath.layer]), Effect.runPromise)
 
 describe("the native runner's answer is the same, bit by bit,", () => {
   test.prop({ one: cases }, { numRuns: Number(process.env["UNIPREFILL_PROPERTY_RUNS"] ?? 20) })(
@@ -276,32 +245,3 @@ describe("the native runner", () => {
     }
   })
 })
-
-/** The executor seen by another loop: step numbers and content ids go on from where the loop before left them. */
-const offsetSteps = (
-  executor: Executor["Service"],
-  offset: { readonly steps: number; readonly contents: number },
-): Executor["Service"] & { readonly last: () => { readonly steps: number; readonly contents: number } } => {
-  let { steps, contents } = offset
-  const shifted = (id: number) => {
-    contents = Math.max(contents, id + offset.contents)
-    return id + offset.contents
-  }
-  return {
-    ...executor,
-    last: () => ({ steps, contents }),
-    putContent: (id, content) => executor.putContent(shifted(id), content),
-    forgetContent: (id) => executor.forgetContent(shifted(id)),
-    enqueue: (plan) => {
-      const copy = new StepPlan()
-      copy.assign(plan)
-      copy.stepId = steps = plan.stepId + offset.steps
-      for (let i = 1; i < copy.opens.length; i += 2) copy.opens.data[i] = shifted(copy.opens.data[i]!)
-      return executor.enqueue(copy)
-    },
-    nextResult: Effect.map(executor.nextResult, (result) => {
-      result.stepId -= offset.steps
-      return result
-    }),
-  }
-}
