@@ -55,7 +55,8 @@ export const readReferences = (root: string, folder: string): ReadonlyArray<stri
 
 const readWorkspace = (root: string, folder: string): Workspace => {
   const manifest = readJson(join(root, folder, "package.json")) as Manifest
-  const isTest = (file: string) => /\/(test|bench)\/|\/vite\.config\.ts$/.test(file)
+  // `src/bench` is a part of what is published.
+  const isTest = (file: string) => /^(test\/|bench\/|vite\.config\.ts$)/.test(file.slice(folder.length + 1))
   const files = modulesIn(root, folder)
   return {
     folder,

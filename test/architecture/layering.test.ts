@@ -32,6 +32,7 @@ const plantedModules: ReadonlyArray<readonly [rule: string, file: string, text: 
   ["direction", "packages/model/src/UpType.ts", `export type A = import("@uniprefill/scheduler/StepPlan").StepPlan\n`],
   ["direction", "packages/executor/src/UpLazy.ts", `export const f = () => import("@uniprefill/engine/Engine")\n`],
   ["direction", "apps/server/src/Beside.ts", `import type {} from "@uniprefill/sim/Files"\n`],
+  ["direction", "apps/server/src/bench/Beside.ts", `import type {} from "@uniprefill/sim/Files"\n`],
   ["border", "packages/engine/src/Border.ts", `import type {} from "@uniprefill/openai/Model"\n`],
   ["escape", "packages/engine/src/Escape.ts", `import type {} from "../../scheduler/src/StepPlan.ts"\n`],
   ["undeclared", "packages/engine/src/Undeclared.ts", `import type {} from "react"\n`],

@@ -15,14 +15,17 @@ export interface CpuExecutorOptions {
   readonly threads: number
   readonly kernels: NativeKernels
   readonly tensorParallel?: number
+  /** 4 where nothing is said. */
+  readonly slots?: number
+  readonly stateSlots?: number
   readonly maxTokens?: number
 }
 
-/** Runs `use` with a CPU executor of four slots on the model in `directory`. */
+/** Runs `use` with a CPU executor on the model in `directory`. */
 export const withCpuExecutor = <A>(
   directory: string,
   schedule: DropSchedule,
-  { slabs, pageSize, tensorParallel = 1, maxTokens = 2048, ...rest }: CpuExecutorOptions,
+  { slabs, pageSize, tensorParallel = 1, slots = 4, maxTokens = 2048, ...rest }: CpuExecutorOptions,
   use: (executor: Executor["Service"]) => Promise<A>,
 ): Promise<A> =>
   Effect.gen(function* () {
@@ -30,7 +33,7 @@ export const withCpuExecutor = <A>(
     const elements = { kvElementBytes: 2, carryElementBytes: 4 }
     const layout = rankLayout(model.spec, tensorParallel, schedule, { pageSize, ...elements })
     const memoryBytes = slabs * layout.slabBytes * tensorParallel
-    const options = { model, schedule, memoryBytes, pageSize, slots: 4, maxTokens, tensorParallel, ...rest }
+    const options = { model, schedule, memoryBytes, pageSize, slots, maxTokens, tensorParallel, ...rest }
     return yield* Effect.flatMap(Executor, (executor) => Effect.promise(() => use(executor))).pipe(
       Effect.provide(layerCpu(options)),
     )

@@ -2,13 +2,11 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fc, test } from "@fast-check/vitest"
-import type { Executor } from "@uniprefill/executor/contract/Executor"
 import { pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import { splitFault } from "@uniprefill/placement/Shards"
-import { StepPlan } from "@uniprefill/scheduler/StepPlan"
-import { Effect } from "effect"
 import { describe, expect, it } from "vitest"
 import { withCpuExecutor } from "./CpuExecutor.ts"
+import { offsetSteps } from "./OffsetSteps.ts"
 import { same, sameUpToAbort } from "./SameAnswer.ts"
 import { type LoopAnswer, type LoopRequest, separate, serve, worstCase } from "./LoopServer.ts"
 import { promptOf } from "./Prompts.ts"
@@ -270,32 +268,3 @@ describe("the native runner", () => {
     }
   })
 })
-
-/** The executor seen by another loop: step numbers and content ids go on from where the loop before left them. */
-const offsetSteps = (
-  executor: Executor["Service"],
-  offset: { readonly steps: number; readonly contents: number },
-): Executor["Service"] & { readonly last: () => { readonly steps: number; readonly contents: number } } => {
-  let { steps, contents } = offset
-  const shifted = (id: number) => {
-    contents = Math.max(contents, id + offset.contents)
-    return id + offset.contents
-  }
-  return {
-    ...executor,
-    last: () => ({ steps, contents }),
-    putContent: (id, content) => executor.putContent(shifted(id), content),
-    forgetContent: (id) => executor.forgetContent(shifted(id)),
-    enqueue: (plan) => {
-      const copy = new StepPlan()
-      copy.assign(plan)
-      copy.stepId = steps = plan.stepId + offset.steps
-      for (let i = 1; i < copy.opens.length; i += 2) copy.opens.data[i] = shifted(copy.opens.data[i]!)
-      return executor.enqueue(copy)
-    },
-    nextResult: Effect.map(executor.nextResult, (result) => {
-      result.stepId -= offset.steps
-      return result
-    }),
-  }
-}

@@ -1,4 +1,4 @@
-import { Random } from "uniprefill/bench/Random"
+import { Random } from "@uniprefill/units/Random"
 
 export interface FuzzedRequest {
   readonly path: string
@@ -89,24 +89,24 @@ export class Fuzz {
   readonly #random: Random
 
   constructor(seed: number) {
-    this.#random = new Random(seed)
+    this.#random = new Random(seed, "fuzz")
   }
 
   next(): FuzzedRequest {
     const path = this.#of(paths)
     const fields = this.#base(path)
-    const changes = this.#random.integer(0, 4)
+    const changes = this.#random.below(4)
     for (let i = 0; i < changes; i++) {
-      const isNumber = this.#random.next() < 0.5
+      const isNumber = this.#random.unit() < 0.5
       const name = this.#of(isNumber ? numberFields : otherFields)
       fields.set(name, limitFields.has(name) ? this.#of(limits) : this.#value(isNumber))
     }
     const text = `{${[...fields].map(([name, value]) => `"${name}":${value}`).join(",")}}`
-    return { path, body: this.#random.next() < 0.06 ? this.#broken(text) : text }
+    return { path, body: this.#random.unit() < 0.06 ? this.#broken(text) : text }
   }
 
   #of<A>(list: ReadonlyArray<A>): A {
-    return list[this.#random.integer(0, list.length)]!
+    return list[this.#random.below(list.length)]!
   }
 
   /** Something that the path takes, and takes little time. */
@@ -127,7 +127,7 @@ export class Fuzz {
   }
 
   #value(isNumber: boolean): string {
-    const kind = this.#random.next()
+    const kind = this.#random.unit()
     if (isNumber) return kind < 0.8 ? this.#of(numbers) : kind < 0.9 ? this.#of(strings) : this.#of(others)
     if (kind < 0.3) return this.#list()
     if (kind < 0.4) return this.#biases()
@@ -138,22 +138,22 @@ export class Fuzz {
   #list(): string {
     const length = this.#of([1, 2, 3, 16, 17, 256, 257, 4096, 4097])
     const most = this.#of([3, 4095, 4096, 70_000])
-    return `[${Array.from({ length }, () => (this.#random.next() < 0.002 ? this.#of(numbers) : this.#random.integer(0, most + 1))).join(",")}]`
+    return `[${Array.from({ length }, () => (this.#random.unit() < 0.002 ? this.#of(numbers) : this.#random.between(0, most))).join(",")}]`
   }
 
   #biases(): string {
     const length = this.#of([1, 2, 1024, 1025])
-    return `{${Array.from({ length }, () => `"${this.#random.integer(0, 4200)}":${this.#of(["1", "-100", "100", "1e-46", "101"])}`).join(",")}}`
+    return `{${Array.from({ length }, () => `"${this.#random.below(4200)}":${this.#of(["1", "-100", "100", "1e-46", "101"])}`).join(",")}}`
   }
 
   #broken(text: string): string {
-    const at = this.#random.integer(0, text.length)
+    const at = this.#random.below(text.length)
     return this.#of([
       text.slice(0, at),
       `${text.slice(0, at)}\u0000${text.slice(at)}`,
       text + text,
-      "[".repeat(this.#random.integer(1, 3000)),
-      `{"a":`.repeat(this.#random.integer(1, 3000)),
+      "[".repeat(this.#random.between(1, 2999)),
+      `{"a":`.repeat(this.#random.between(1, 2999)),
       `[${text}]`,
     ])
   }

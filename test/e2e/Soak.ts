@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs"
-import { Random } from "uniprefill/bench/Random"
+import { Random } from "@uniprefill/units/Random"
 import type { ServeProcess } from "./ServeProcess.ts"
 import { type Streamed, StreamClient } from "./StreamClient.ts"
 
@@ -34,9 +34,9 @@ const kinds = 12
 export const soak = async (server: ServeProcess, options: SoakOptions): Promise<SoakReport> => {
   const { clients, seconds, shortTokens, longTokens, maxTokens, seed } = options
   const client = new StreamClient(server.url)
-  const draw = new Random(seed)
+  const draw = new Random(seed, "bodies")
   const bodies = Array.from({ length: kinds }, (_, kind) => ({
-    prompt: Array.from({ length: kind % 4 === 0 ? longTokens : shortTokens + kind }, () => draw.integer(300, 4000)),
+    prompt: Array.from({ length: kind % 4 === 0 ? longTokens : shortTokens + kind }, () => draw.between(300, 3999)),
     max_tokens: Math.ceil((maxTokens * (1 + (kind % 3))) / 3),
     temperature: 1.5,
     seed: kind,
@@ -53,12 +53,12 @@ export const soak = async (server: ServeProcess, options: SoakOptions): Promise<
     memory.push([performance.now() / 60_000, residentMegabytes(server.pid)])
   }, 500)
   const one = async (number: number) => {
-    const own = new Random(seed * 1000 + number)
+    const own = new Random(seed, `client ${number}`)
     while (performance.now() < end) {
-      const kind = own.integer(0, kinds)
-      const leaves = own.next() < 0.3
+      const kind = own.below(kinds)
+      const leaves = own.unit() < 0.3
       const answer = await client
-        .stream(bodies[kind]!, leaves ? own.integer(1, maxTokens) : undefined)
+        .stream(bodies[kind]!, leaves ? own.between(1, maxTokens - 1) : undefined)
         .catch((error: Error) => error.message)
       if (typeof answer === "string" || (answer.error !== null && !answer.left)) {
         report.failed.push(typeof answer === "string" ? answer : answer.error!)
@@ -70,7 +70,7 @@ export const soak = async (server: ServeProcess, options: SoakOptions): Promise<
       else report.answers++
       const same = answer.left ? expected.text.startsWith(answer.text) : answer.text === expected.text
       if (!same) report.wrong.push(`kind ${kind}: ${answer.text.slice(0, 60)} ≠ ${expected.text.slice(0, 60)}`)
-      if (own.next() < 0.2) await new Promise((resolve) => setTimeout(resolve, own.integer(1, 50)))
+      if (own.unit() < 0.2) await new Promise((resolve) => setTimeout(resolve, own.between(1, 49)))
     }
   }
   await Promise.all(Array.from({ length: clients }, (_, i) => one(i)))

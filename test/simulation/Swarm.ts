@@ -35,13 +35,36 @@ export interface SwarmOutcome {
   readonly ended: ReadonlyMap<FinishReason, number>
 }
 
+/** What plans hold of what is seldom. */
+export class PlanCounts {
+  /** Answers that went on from another's prefill. */
+  forks = 0
+  /** Recurrent states copied for later, and restored. */
+  snapshots = 0
+  restores = 0
+  /** Pages that windows gave back. */
+  windowsFreed = 0
+
+  count({ samples, items, states, windowFrees }: StepPlan): void {
+    for (let i = 0; i < samples.length; i += 2) {
+      const item = samples.data[i]! * sectionWidths.items
+      if (items.data[item + ItemField.slot] !== samples.data[i + 1]) this.forks++
+    }
+    for (let i = 0; i < states.length; i += 3) {
+      if (states.data[i + 1] === StateOperation.snapshot) this.snapshots++
+      if (states.data[i + 1] === StateOperation.restore) this.restores++
+    }
+    for (let i = 0; i < windowFrees.length; i += 3) this.windowsFreed += windowFrees.data[i + 2]!
+  }
+}
+
 const specs = {
   full: specOf([full, full, full, full]),
   hybrid: specOf([full, full, sliding(96), state, full]),
   sliding: specOf([sliding(100), full, sliding(100), full, full]),
   recurrent: specOf([state, full, state, state, full]),
 }
-const dropsAt = (...layers: ReadonlyArray<number>): DropSchedule => ({
+export const dropsAt = (...layers: ReadonlyArray<number>): DropSchedule => ({
   ...denseSchedule,
   dropLayers: layers.map((layer) => ({ layer, p: 0.5 })),
   block: 16,
@@ -62,7 +85,7 @@ const rowCost: CostModel = {
 }
 
 /** Says things twice, leaves others out, changes its mind at every step, and would sacrifice the oldest first. */
-const adversarial: Policy = {
+export const adversarial: Policy = {
   name: "adversarial",
   order: (queue, now) =>
     queue
@@ -213,7 +236,7 @@ class SwarmRun {
     }
     for (const plan of plans) {
       this.planned = plan
-      this.count(plan)
+      this.counted.count(plan)
       for (let i = 0; i < plan.opens.length; i += 2) this.served.add(this.ownerOf.get(plan.opens.data[i + 1]!)!)
       const copy = new StepPlan()
       copy.assign(plan)
@@ -244,21 +267,11 @@ class SwarmRun {
     for (const one of this.live.values()) ended.set(one.ended!, (ended.get(one.ended!) ?? 0) + 1)
     const { preemptions, memory } = this.driver.scheduler
     const { prefixHits } = memory
-    return { steps: this.step, preemptions, prefixHits, failures: this.failures, ...this.counted, ended }
+    const { forks, snapshots, restores } = this.counted
+    return { steps: this.step, preemptions, prefixHits, failures: this.failures, forks, snapshots, restores, ended }
   }
 
-  private readonly counted = { forks: 0, snapshots: 0, restores: 0 }
-
-  private count({ samples, items, states }: StepPlan): void {
-    for (let i = 0; i < samples.length; i += 2) {
-      const item = samples.data[i]! * sectionWidths.items
-      if (items.data[item + ItemField.slot] !== samples.data[i + 1]) this.counted.forks++
-    }
-    for (let i = 0; i < states.length; i += 3) {
-      if (states.data[i + 1] === StateOperation.snapshot) this.counted.snapshots++
-      if (states.data[i + 1] === StateOperation.restore) this.counted.restores++
-    }
-  }
+  private readonly counted = new PlanCounts()
 
   // ---------------------------------------------------------------------------------------------------- events
 

@@ -5,10 +5,10 @@ import { Driver, type DriverConfig, type SubmitOutcome } from "@uniprefill/sched
 import type { Policy } from "@uniprefill/scheduler/Policy"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
 import { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { Random } from "@uniprefill/units/Random"
 import type { Change } from "./Change.ts"
 import { SelectionDraw } from "./model/SelectionDraw.ts"
 import { PlanHash } from "./PlanHash.ts"
-import { Random } from "./Random.ts"
 import type { ReplicaLoad } from "./Router.ts"
 import type { Setup } from "./Setup.ts"
 

@@ -1,4 +1,4 @@
-import { Random } from "@uniprefill/simulator/Random"
+import { Random } from "@uniprefill/units/Random"
 import type { Replica, StepRecord } from "@uniprefill/simulator/Replica"
 import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
 import { withDefaults, type Scenario } from "@uniprefill/simulator/scenario/Scenario"

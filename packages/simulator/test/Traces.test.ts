@@ -1,4 +1,4 @@
-import { Random } from "@uniprefill/simulator/Random"
+import { Random } from "@uniprefill/units/Random"
 import { pageKeys } from "@uniprefill/simulator/workload/PageKeys"
 import { reusableTokens, scaled, unscaled } from "@uniprefill/simulator/workload/Scaling"
 import { serveGenWorkload } from "@uniprefill/simulator/workload/ServeGen"

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto"
 import { Engine } from "@uniprefill/engine/Engine"
 import { greedy } from "@uniprefill/executor/contract/Executor"
 import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
+import { Random } from "@uniprefill/units/Random"
 import { Effect, Layer, Stream } from "effect"
 import type { benchDecodeOptions, benchPrefillOptions } from "./EngineBenchOptions.ts"
 import * as EngineLive from "../model/EngineLive.ts"
@@ -34,7 +35,7 @@ export const benchPrefill = (settings: BenchPrefillSettings, json: boolean) =>
     }
     const profile = shares.length === 0 ? null : { shares, seed: settings.seed }
     const engine = yield* startEngine(settings, profile)
-    const random = generator(settings.seed)
+    const random = new Random(settings.seed, "prompts")
     const rows: Array<Readonly<Record<string, unknown>>> = []
     for (const length of lengths) {
       const dense: Array<Timed> = []
@@ -75,7 +76,7 @@ export const benchDecode = (settings: BenchDecodeSettings, json: boolean) =>
   Effect.gen(function* () {
     const { "num-prompts": count, "input-len": input, "output-len": output } = settings
     const engine = yield* startEngine({ ...settings, "max-num-seqs": Math.max(count, settings["max-num-seqs"]) }, null)
-    const random = generator(settings.seed)
+    const random = new Random(settings.seed, "prompts")
     const round1 = (outputTokens: number) =>
       Effect.all(
         Array.from({ length: count }, () => ask(engine, promptOf(input, random), false, outputTokens)),
@@ -170,8 +171,8 @@ const ask = (engine: Engine["Service"], prompt: Int32Array, drop: boolean, maxTo
     return { ...timed!, tokenMs } satisfies Timed
   }).pipe(Effect.scoped)
 
-const promptOf = (length: number, random: () => number): Int32Array =>
-  Int32Array.from({ length }, () => tokens.first + Math.floor(random() * tokens.count))
+const promptOf = (length: number, random: Random): Int32Array =>
+  Int32Array.from({ length }, () => tokens.first + random.below(tokens.count))
 
 const lengthOf = (text: string) => numberOf("--input-len", text, (value) => Number.isInteger(value) && value > 0)
 const shareOf = (text: string) => numberOf("--keep-profile", text, (value) => value > 0 && value <= 1)
@@ -180,14 +181,6 @@ const numberOf = (option: string, text: string, accepts: (value: number) => bool
   const value = Number(text)
   if (text.trim() !== "" && accepts(value)) return Effect.succeed(value)
   return Effect.fail(new UsageError({ message: `${option}: ${JSON.stringify(text)} is not one` }))
-}
-
-const generator = (seed: number) => {
-  let state = seed >>> 0
-  return () => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
-    return state / 0x1_0000_0000
-  }
 }
 
 const median = (list: ReadonlyArray<number>): number => list.toSorted((a, b) => a - b)[list.length >> 1]!

@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises"
 import { Effect, Result, Schema } from "effect"
 import { UsageError } from "../cli/UsageError.ts"
 import type { BenchSettings } from "./BenchOptions.ts"
-import { Random } from "./Random.ts"
+import { Random } from "@uniprefill/units/Random"
 
 /** One request to be sent. */
 export interface BenchRequest {
@@ -37,17 +37,17 @@ const words = (
 /** Tokens of one text: ids for completions, about as many words for chats. */
 const draw = (random: Random, count: number, settings: BenchSettings): ReadonlyArray<number | string> =>
   Array.from({ length: count }, () =>
-    isChat(settings) ? words[random.integer(0, words.length)]! : random.integer(3, settings["random-vocab-size"]),
+    isChat(settings) ? words[random.below(words.length)]! : random.between(3, settings["random-vocab-size"] - 1),
   )
 
 const promptOf = (tokens: ReadonlyArray<number | string>, settings: BenchSettings): BenchRequest["prompt"] =>
   isChat(settings) ? tokens.join(" ") : (tokens as ReadonlyArray<number>)
 
 const randomRequests = (settings: BenchSettings): ReadonlyArray<BenchRequest> => {
-  const random = new Random(settings.seed)
+  const random = new Random(settings.seed, "requests")
   const ratio = settings["random-range-ratio"]
   const around = (length: number) =>
-    Math.max(1, random.integer(Math.floor(length * (1 - ratio)), Math.floor(length * (1 + ratio)) + 1))
+    Math.max(1, random.between(Math.floor(length * (1 - ratio)), Math.floor(length * (1 + ratio))))
   const prefix = draw(random, settings["random-prefix-len"], settings)
   return Array.from({ length: settings["num-prompts"] }, () => {
     const tokens = [...prefix, ...draw(random, around(settings["random-input-len"]), settings)]
@@ -112,9 +112,9 @@ const sharegptRequests = Effect.fnUntraced(function* (settings: BenchSettings) {
   if (pairs.length === 0) {
     return yield* new UsageError({ message: `--dataset-path ${file}: no conversation has two turns` })
   }
-  const random = new Random(settings.seed)
+  const random = new Random(settings.seed, "requests")
   return Array.from({ length: settings["num-prompts"] }, (): BenchRequest => {
-    const [prompt, answer] = pairs[random.integer(0, pairs.length)]!
+    const [prompt, answer] = pairs[random.below(pairs.length)]!
     return {
       prompt,
       promptTokens: Math.ceil(prompt.length / charactersPerToken),
@@ -140,7 +140,7 @@ const traceRequests = Effect.fnUntraced(function* (settings: BenchSettings) {
     for (let block = 0; tokens.length < row.input_length; block++) {
       // Equal ids give equal tokens; a block without one is nobody else's.
       const id = row.hash_ids?.[block] ?? -(r * 4096 + block + 1)
-      const random = new Random(settings.seed ^ Math.imul(id, 0x9e37_79b1))
+      const random = new Random(settings.seed, `block ${id}`)
       tokens.push(...draw(random, Math.min(traceBlock, row.input_length - tokens.length), settings))
     }
     return {
@@ -157,11 +157,11 @@ export const sendTimes = (
   requests: ReadonlyArray<BenchRequest>,
   { "request-rate": rate, burstiness, seed }: Pick<BenchSettings, "request-rate" | "burstiness" | "seed">,
 ): ReadonlyArray<number> => {
-  const random = new Random(seed ^ 0x5bd1_e995)
+  const random = new Random(seed, "arrivals")
   let at = 0
   return requests.map(({ dueSeconds }, i) => {
     if (dueSeconds !== undefined) return dueSeconds
-    if (i > 0 && Number.isFinite(rate)) at += random.gamma(burstiness, 1 / (rate * burstiness))
+    if (i > 0 && Number.isFinite(rate)) at += random.gamma(burstiness) / (rate * burstiness)
     return at
   })
 }

@@ -1,4 +1,4 @@
-import { Random } from "../Random.ts"
+import { Random } from "@uniprefill/units/Random"
 import type { Scenario } from "../scenario/Scenario.ts"
 
 /**

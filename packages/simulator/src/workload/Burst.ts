@@ -1,4 +1,4 @@
-import { Random } from "../Random.ts"
+import { Random } from "@uniprefill/units/Random"
 import { lengthSampler, type LengthDistribution } from "./Synthetic.ts"
 import { maxRequests, type Workload } from "./Workload.ts"
 

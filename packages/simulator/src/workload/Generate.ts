@@ -1,4 +1,4 @@
-import { Random } from "../Random.ts"
+import { Random } from "@uniprefill/units/Random"
 import { gapSampler, lengthSampler, type ArrivalProcess, type LengthDistribution } from "./Synthetic.ts"
 import { workloadOf, type Workload, type WorkloadRow } from "./Workload.ts"
 

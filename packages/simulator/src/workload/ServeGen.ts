@@ -1,4 +1,4 @@
-import { Random } from "../Random.ts"
+import { Random } from "@uniprefill/units/Random"
 import { gapSampler, lengthSampler } from "./Synthetic.ts"
 import { TraceError } from "./TraceError.ts"
 import { jsonLines, longestTokens, type TraceRow } from "./TraceRows.ts"

@@ -1,5 +1,5 @@
-import { exp, ln } from "../Elementary.ts"
-import type { Random } from "../Random.ts"
+import { exp, ln } from "@uniprefill/units/Elementary"
+import type { Random } from "@uniprefill/units/Random"
 
 /** Times between arrivals. `cv` is their coefficient of variation: 1 is Poisson, above it is bursty. */
 export type ArrivalProcess =

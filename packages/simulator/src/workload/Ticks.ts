@@ -1,4 +1,4 @@
-import { Random } from "../Random.ts"
+import { Random } from "@uniprefill/units/Random"
 
 /** Spreads arrivals that lie on ticks where it is asked for; what was done, in a sentence, or nothing. */
 export const spreadArrivals = (
