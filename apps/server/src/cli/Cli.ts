@@ -11,6 +11,8 @@ import { generate } from "./GenerateCommand.ts"
 import { generateOptions } from "../options/GenerateOptions.ts"
 import { flagsOf, type GivenFlags, type OptionTable, resolveOptions } from "../options/Options.ts"
 import { accuracy } from "../quality/AccuracyCommand.ts"
+import { inspectCommand as inspect } from "../quality/InspectCommand.ts"
+import { inspectOptions } from "../options/InspectOptions.ts"
 import { accuracyOptions } from "../options/AccuracyOptions.ts"
 import * as Logging from "../http/Logging.ts"
 import { serve } from "./ServeCommand.ts"
@@ -24,6 +26,7 @@ const tables = [
   generateOptions,
   demoOptions,
   accuracyOptions,
+  inspectOptions,
   benchPrefillOptions,
   benchDecodeOptions,
   synthModelOptions,
@@ -155,6 +158,32 @@ const accuracyCommand = Command.make(
   ]),
 )
 
+const inspectCommand = Command.make(
+  "inspect",
+  {
+    ...flagsOf(inspectOptions),
+    json: Flag.Boolean("json").pipe(
+      Flag.withDescription("Print the result as JSON instead of a shaded text"),
+      Flag.withDefault(false),
+    ),
+  },
+  Effect.fnUntraced(function* ({ json, ...flags }) {
+    return yield* quietly(inspect(yield* resolve(inspectOptions, flags), json, executorLive))
+  }),
+).pipe(
+  Command.withShortDescription("Show which parts of a prompt are kept, and by which layers"),
+  Command.withDescription(
+    "Print a prompt shaded by the last selection that keeps each part of it: what is dropped first is faintest, and what every " +
+      "layer sees stands out. Then what each drop layer would keep at other p, with the selections before it as they are. " +
+      "The page and the JSON also have the attention mass by block. The prompt is asked dense too, so that a wrong answer " +
+      "can be laid at the right door.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill inspect --prompt prompt.txt", description: "On the terminal" },
+    { command: "uniprefill inspect --html kept.html < prompt.txt", description: "As a page too" },
+  ]),
+)
+
 const benchServeCommand = Command.make(
   "serve",
   flagsOf(benchOptions),
@@ -259,6 +288,7 @@ const root = Command.make("uniprefill").pipe(
     generateCommand,
     demoCommand,
     accuracyCommand,
+    inspectCommand,
     benchCommand,
     synthModelCommand,
   ]),

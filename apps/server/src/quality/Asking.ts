@@ -40,6 +40,8 @@ export interface Question {
   readonly drop: boolean
   /** Raises p of every drop layer to at least this; 1 keeps every block, and is equal to dense on the CPU to the bit. */
   readonly minP?: number | undefined
+  /** p of each drop layer in place of the schedule's. */
+  readonly p?: ReadonlyArray<number> | undefined
   /** The answer ends with its line, or here. */
   readonly maxTokens: number
   /** How many of the most likely tokens to report at each place; −1 reports nothing. */
@@ -47,7 +49,7 @@ export interface Question {
 }
 
 /** Answers a prompt greedily. */
-export const ask = ({ requestId, prompt, drop, minP, maxTokens, logprobs = -1 }: Question) =>
+export const ask = ({ requestId, prompt, drop, minP, p, maxTokens, logprobs = -1 }: Question) =>
   Effect.gen(function* () {
     const engine = yield* Engine
     const [events] = yield* engine.generate({
@@ -60,6 +62,7 @@ export const ask = ({ requestId, prompt, drop, minP, maxTokens, logprobs = -1 }:
       skipSpecialTokens: true,
       drop,
       minP,
+      p,
       priority: 0,
     })
     let text = ""
