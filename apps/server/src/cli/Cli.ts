@@ -11,6 +11,8 @@ import { generate } from "./GenerateCommand.ts"
 import { generateOptions } from "../options/GenerateOptions.ts"
 import { flagsOf, type GivenFlags, type OptionTable, resolveOptions } from "../options/Options.ts"
 import { accuracy } from "../quality/AccuracyCommand.ts"
+import { calibrateCommand as calibrate } from "../quality/CalibrateCommand.ts"
+import { calibrateOptions } from "../options/CalibrateOptions.ts"
 import { inspectCommand as inspect } from "../quality/InspectCommand.ts"
 import { inspectOptions } from "../options/InspectOptions.ts"
 import { accuracyOptions } from "../options/AccuracyOptions.ts"
@@ -27,6 +29,7 @@ const tables = [
   demoOptions,
   accuracyOptions,
   inspectOptions,
+  calibrateOptions,
   benchPrefillOptions,
   benchDecodeOptions,
   synthModelOptions,
@@ -155,6 +158,41 @@ const accuracyCommand = Command.make(
       description: "A schedule of one's own, and milder ones",
     },
     { command: "uniprefill accuracy --cases support.jsonl --json", description: "One's own prompts and answers" },
+  ]),
+)
+
+const calibrateCommand = Command.make(
+  "calibrate",
+  {
+    ...flagsOf(calibrateOptions),
+    json: Flag.Boolean("json").pipe(
+      Flag.withDescription("Print the result as JSON instead of a table"),
+      Flag.withDefault(false),
+    ),
+  },
+  Effect.fnUntraced(function* ({ json, ...flags }) {
+    return yield* quietly(calibrate(yield* resolve(calibrateOptions, flags), json, executorLive))
+  }),
+).pipe(
+  Command.withShortDescription("Find the layers where a model may drop tokens, and write its drop schedule"),
+  Command.withDescription(
+    "Which layers may drop, and at which p, is a property of a model's weights. This asks questions about hidden sentences with " +
+      "each full-attention layer dropping alone, from the mildest p on until one is too much, then with safe layers together, and " +
+      "writes the schedule with the least predicted time to the first token that stays within the budget: --max-kl for the " +
+      "divergence of answers from dense, --max-loss for answers lost. The file names the model by its fingerprint and is refused " +
+      "for another. A model where no layer is safe gets a schedule that drops nothing. Check the result with uniprefill accuracy and " +
+      "another seed. Ended early, the same command goes on where it was.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill calibrate", description: "The embedded model; writes ./uniprefill.json" },
+    {
+      command: "uniprefill calibrate --model ./model --out ./model/uniprefill.json --tokens 8192 --prompts 10",
+      description: "Where serve finds it",
+    },
+    {
+      command: "uniprefill accuracy --drop-schedule uniprefill.json --seed 2",
+      description: "What it costs on prompts that it was not chosen by",
+    },
   ]),
 )
 
@@ -288,6 +326,7 @@ const root = Command.make("uniprefill").pipe(
     generateCommand,
     demoCommand,
     accuracyCommand,
+    calibrateCommand,
     inspectCommand,
     benchCommand,
     synthModelCommand,

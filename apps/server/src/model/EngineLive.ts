@@ -6,6 +6,7 @@ import * as EngineLayer from "@uniprefill/engine/EngineLayer"
 import { Executor, type ExecutorError } from "@uniprefill/executor/contract/Executor"
 import { openRecording, type RecordingFileError } from "@uniprefill/recording/RecordingFile"
 import { loadModelDirectory, type ModelDirectory } from "@uniprefill/model/ModelDirectory"
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { ModelError } from "@uniprefill/model/ModelError"
 import { attentionOf, kvWidth } from "@uniprefill/model/ModelSpec"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
@@ -28,12 +29,14 @@ export type ExecutorOf = (
   settings: ModelSettings,
 ) => Layer.Layer<Executor, ExecutorError | UsageError>
 
-/** What only a server asks for. */
+/** What no option says. */
 export interface ServingOptions {
   /** A template file in place of the model's own. */
   readonly chatTemplate?: string | undefined
   /** Where what the prefix cache holds is published. */
   readonly kvEvents?: KvEventsConfig | undefined
+  /** In place of the model's own schedule. */
+  readonly schedule?: DropSchedule | undefined
 }
 
 /**
@@ -50,7 +53,11 @@ export const layer = (
   Layer.unwrap(
     Effect.gen(function* () {
       const directory = settings.model ?? embeddedModel()
-      const model = yield* loadModelDirectory(directory, { dropSchedule: settings["drop-schedule"] })
+      const read = yield* loadModelDirectory(directory, { dropSchedule: settings["drop-schedule"] })
+      const model =
+        serving.schedule === undefined
+          ? read
+          : { ...read, schedule: serving.schedule, scheduleSource: "given", scheduleFingerprint: null }
       yield* Effect.logInfo("model read").pipe(
         Effect.annotateLogs({
           directory,
