@@ -24,6 +24,25 @@ afterEach(async () => {
   for (const server of servers.splice(0)) await server.close()
 })
 
+describe("the floor of p", () => {
+  it("lets a request lower every drop layer's p so far, and no further", async () => {
+    const server = await start({ pFloor: 0.7 })
+    const ask = (p: number) => server.post("/v1/completions", { prompt: "x", uniprefill: { p } })
+    for (const p of [0.7, 0.8, 0.92]) expect((await ask(p)).status).toBe(200)
+    expect(server.engine.requests.map(({ p, minP }) => [p, minP])).toEqual([
+      [[0.7, 0.7], undefined],
+      [[0.8, 0.8], undefined],
+      // Between the two layers' own: raises the lower one.
+      [undefined, 0.92],
+    ])
+    const refused = await ask(0.69)
+    expect(refused.status).toBe(400)
+    expect(JSON.stringify(await refused.json())).toContain(
+      "uniprefill.p may be lowered to 0.7 on this server, got 0.69",
+    )
+  })
+})
+
 describe("the switch for token dropping", () => {
   it("serves what comes from now on dense", async () => {
     const server = await start()

@@ -37,6 +37,8 @@ export interface ServingOptions {
   readonly kvEvents?: KvEventsConfig | undefined
   /** In place of the model's own schedule. */
   readonly schedule?: DropSchedule | undefined
+  /** The least p that a request may ask for. */
+  readonly pFloor?: number | undefined
 }
 
 /**
@@ -67,7 +69,7 @@ export const layer = (
       )
       yield* checkMaxModelLen(settings, model)
       const servedNames = names.length > 0 ? names : [basename(directory.replace(/\/+$/, ""))]
-      return servedLayer(model, servedNames).pipe(
+      return servedLayer(model, servedNames, serving.pFloor ?? null).pipe(
         Layer.provideMerge(engineLayer(model, settings, servedNames[0]!, serving)),
         Layer.provideMerge(Tokenizer.layer({ directory, chatTemplate: serving.chatTemplate, warm: true })),
         Layer.provide(executorOf(model, settings)),
@@ -130,7 +132,7 @@ const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["i
   return layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * width)
 }
 
-const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>) =>
+const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>, pFloor: number | null) =>
   Layer.effect(
     ServedModel,
     Effect.gen(function* () {
@@ -144,7 +146,8 @@ const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>) =>
         vocabSize: model.spec.vocabSize,
         eosTokenIds: model.eosTokenIds,
         generation: model.generation,
-        scheduleP: dropLayers.length === 0 ? null : Math.min(...dropLayers.map((drop) => drop.p)),
+        scheduleP: dropLayers.map((drop) => drop.p),
+        pFloor,
       }
     }),
   )
