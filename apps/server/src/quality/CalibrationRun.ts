@@ -151,7 +151,8 @@ const measure = Effect.fnUntraced(function* (
 
 /** The best single, then one layer more at a time. */
 const combine = Effect.fnUntraced(function* (plan: CalibrationPlan, singles: ReadonlyArray<Tried>) {
-  const safe = singles.filter(({ verdict }) => verdict.isSafe)
+  // What keeps nearly everything costs more than it saves.
+  const safe = singles.filter(({ verdict, cost }) => verdict.isSafe && cost < plan.costOf([], []))
   const trials: Array<Tried> = []
   let chosen = safe.toSorted((a, b) => a.cost - b.cost)[0] ?? null
   if (chosen === null) return { trials, chosen }
