@@ -149,10 +149,13 @@ const measure = Effect.fnUntraced(function* (
   return found
 })
 
+/** A drop layer has to save a hundredth of the time. */
+const leastGain = 0.99
+
 /** The best single, then one layer more at a time. */
 const combine = Effect.fnUntraced(function* (plan: CalibrationPlan, singles: ReadonlyArray<Tried>) {
   // What keeps nearly everything costs more than it saves.
-  const safe = singles.filter(({ verdict, cost }) => verdict.isSafe && cost < plan.costOf([], []))
+  const safe = singles.filter(({ verdict, cost }) => verdict.isSafe && cost < leastGain * plan.costOf([], []))
   const trials: Array<Tried> = []
   let chosen = safe.toSorted((a, b) => a.cost - b.cost)[0] ?? null
   if (chosen === null) return { trials, chosen }
@@ -172,7 +175,7 @@ const combine = Effect.fnUntraced(function* (plan: CalibrationPlan, singles: Rea
           const tried = yield* tryTogether(plan, engine, engineLayers, together)
           if (tried === null) return
           trials.push(tried)
-          if (tried.verdict.isSafe && tried.cost < chosen!.cost) {
+          if (tried.verdict.isSafe && tried.cost < chosen!.cost * leastGain) {
             chosen = tried
             break
           }
