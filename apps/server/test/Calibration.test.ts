@@ -238,7 +238,20 @@ describe("uniprefill calibrate", () => {
   it("writes a schedule that its model takes and another refuses", async () => {
     const out = join(folder, "uniprefill.json")
     const keep = join(folder, "needle.keep.json")
-    const options = ["--tasks", "number", "--prompts", "1", "--tokens", "1100", "--p", "0.9", "--max-trials", "1"]
+    const options = [
+      "--tasks",
+      "number",
+      "--prompts",
+      "1",
+      "--tokens",
+      "1100",
+      "--p",
+      "0.9",
+      "--max-trials",
+      "1",
+      "--keep-tokens",
+      "1100,1500",
+    ]
     const { stdout } = await uniprefill("calibrate", ...options, "--out", out, "--keep", keep, "--json")
     const report = JSON.parse(stdout) as CalibrationReport
     expect(report.singles.map(({ layers }) => layers[0]!.layer)).toEqual(Array.from({ length: 15 }, (_, i) => i))
@@ -255,7 +268,11 @@ describe("uniprefill calibrate", () => {
     const { schedule, fingerprint } = await Effect.runPromise(decodeScheduleFile(out, JSON.parse(text), spec))
     expect(schedule.dropLayers).toEqual(report.chosen!.layers)
     expect(fingerprint).toBe(report.fingerprint)
-    expect(JSON.parse(readFileSync(keep, "utf8"))).toMatchObject({ format: "uniprefill-keep", source: "measured" })
+    const kept = JSON.parse(readFileSync(keep, "utf8")) as { points: ReadonlyArray<{ kept: ReadonlyArray<number> }> }
+    expect(kept).toMatchObject({ format: "uniprefill-keep", source: "measured" })
+    expect(kept.points.map((point) => ({ ...point, kept: point.kept.length }))).toEqual(
+      [1100, 1500].flatMap((tokens) => [0.9].map((p) => ({ tokens, p, kept: report.chosen!.layers.length }))),
+    )
     await expect(uniprefill("calibrate", "--out", out)).rejects.toMatchObject({
       code: 2,
       stderr: expect.stringContaining("is there already"),

@@ -64,7 +64,14 @@ export const calibrateOptions = {
   }),
   keep: Kind.optionalText({
     metavar: "FILE",
-    description: "Write the rows kept, for uniprefill-sim --keep (.keep.json)",
+    description: "Write the rows that the schedule's layers keep at every --p, for uniprefill-sim --keep (.keep.json)",
     shownDefault: "none",
+  }),
+  "keep-tokens": Kind.numbersOrNone({
+    metavar: "N[,N]",
+    description: "Lengths of the prompts that --keep is measured with",
+    shownDefault: "that of --tokens",
+    minimum: 1024,
+    maximum: 1_048_576,
   }),
 }

@@ -95,9 +95,11 @@ export const numbers = (
 })
 
 /** The same, none by default. */
-export const numbersOrNone = (spec: Bounded): OptionSpec<ReadonlyArray<number>> => ({
+export const numbersOrNone = (
+  spec: Bounded & { readonly shownDefault?: string },
+): OptionSpec<ReadonlyArray<number>> => ({
   ...numbers({ ...spec, defaultValue: [] }),
-  shownDefault: "none",
+  shownDefault: spec.shownDefault ?? "none",
 })
 
 export const choice = <const A extends string>(

@@ -20,6 +20,7 @@ import { promptMaker, readHaystack } from "./Asking.ts"
 import { calibrationReport, calibrationText } from "./CalibrationReport.ts"
 import { calibrate } from "./CalibrationRun.ts"
 import { CalibrationState } from "./CalibrationState.ts"
+import { keptShares } from "./KeptShares.ts"
 import { predictedMicros } from "./PredictedTime.ts"
 
 export type CalibrateSettings = OptionValues<typeof calibrateOptions>
@@ -62,6 +63,8 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
     const costOf = (layers: ReadonlyArray<number>, kept: ReadonlyArray<number>) =>
       predictedMicros(spec, assumed, scheduleOf(layers), tokens, kept)
     const isTerminal = process.stderr.isTTY
+    const progress = (text: string) =>
+      Effect.sync(() => void (isTerminal && process.stderr.write(`\r\u001b[2K${text}`)))
     const found = yield* calibrate({
       cases,
       candidates,
@@ -73,9 +76,8 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
       deadline: (yield* Clock.currentTimeMillis) + settings.minutes * 60_000,
       engineOf,
       costOf,
-      progress: (text) => Effect.sync(() => void (isTerminal && process.stderr.write(`\r\u001b[2K${text}`))),
+      progress,
     })
-    if (isTerminal) process.stderr.write("\r\u001b[2K")
     const { chosen } = found
     const report = calibrationReport(
       {
@@ -94,12 +96,17 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
     const schedule: DropSchedule = { ...denseSchedule, dropLayers: chosen?.layers ?? [] }
     yield* writeReport(out, encodeScheduleFile({ schedule, fingerprint }))
     if (settings.keep !== undefined && chosen !== null) {
-      const note = `${report.model}, ${chosen.verdict.prompts} prompts of hidden sentences, seed ${seed}; schedule ${out}`
-      const accuracy = `${chosen.verdict.lost} of ${chosen.verdict.prompts} answers lost, ${chosen.verdict.won} won`
-      const points = [{ tokens, kept: chosen.verdict.kept }]
-      const file = { format: "uniprefill-keep", version: 1, source: "measured", note, accuracy, points }
+      const lengths = settings["keep-tokens"].length === 0 ? [tokens] : settings["keep-tokens"]
+      const kept = yield* Effect.forEach(lengths, (length) =>
+        calibrationCases({ ...settings, tokens: length, prompts: Math.min(2, settings.prompts) }, directory),
+      )
+      const engine = yield* engineOf(chosen.layers.map(({ layer }) => layer))
+      const points = yield* keptShares(kept.flat(), grid, progress).pipe(Effect.provideService(Engine, engine))
+      const note = `${report.model}, ${kept[0]!.length} prompts of hidden sentences a length, seed ${seed}; drop layers of ${out}`
+      const file = { format: "uniprefill-keep", version: 1, source: "measured", note, accuracy: [], points }
       yield* writeReport(settings.keep, `${JSON.stringify(file, null, 2)}\n`)
     }
+    if (isTerminal) process.stderr.write("\r\u001b[2K")
     rmSync(progressFile, { force: true })
     process.stdout.write(
       json ? `${JSON.stringify(report, null, 2)}\n` : `${calibrationText(report)}${out} is written.\n`,
