@@ -52,6 +52,9 @@ export const calibrationReport = (
   }
 }
 
+/** With so many, one that loses a tenth of the answers passes in 4% of the cases. */
+const fewPrompts = 30
+
 /** The report as text. */
 export const calibrationText = (report: CalibrationReport): string => {
   const { model, device, tokens, prompts, budget, denseRight, denseMs, singles, trials, front, chosen } = report
@@ -88,6 +91,9 @@ export const calibrationText = (report: CalibrationReport): string => {
     chosen === null
       ? "No layer is safe to drop at within this budget: the schedule drops nothing, and the model is served dense."
       : `Chosen: ${chosen.layers.map(({ layer, p }) => `layer ${layer} at p ${p}`).join(", ")}; rows kept ${chosen.kept.map(percent).join(", ")}; predicted time to the first token ${percent(chosen.predictedMs / denseMs)} of dense.`,
+    ...(prompts < fewPrompts
+      ? [`With ${prompts} prompts a layer that loses one answer in ten may well pass: take ${fewPrompts} or more.`]
+      : []),
     ...(denseRight * 2 < prompts
       ? [
           "Dense is right in fewer than half of these prompts: another --tasks, or prompts of one's own, would say more.",
