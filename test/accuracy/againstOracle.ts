@@ -18,8 +18,9 @@ import { keptIndices } from "@uniprefill/model/Selection"
 import { Effect } from "effect"
 import * as EngineLive from "uniprefill/model/EngineLive"
 import { executorLive } from "uniprefill/model/ExecutorLive"
-import { ask, promptMaker, settingsOf } from "./Asking.ts"
-import { taskKinds } from "./RetrievalTasks.ts"
+import { modelOptions, type ModelSettings } from "uniprefill/options/ModelOptions"
+import { ask, promptMaker, readHaystack } from "uniprefill/quality/Asking"
+import { trainedKinds } from "uniprefill/quality/Tasks"
 
 const { values } = parseArgs({
   options: {
@@ -83,17 +84,25 @@ const differing = (one: ReadonlyArray<number>, other: ReadonlyArray<number>): nu
   return one.filter((row) => !b.has(row)).length + other.filter((row) => !a.has(row)).length
 }
 
+/** The server's own defaults. */
+const defaults = Object.fromEntries(
+  Object.entries(modelOptions).map(([name, { defaultValue }]) => [name, defaultValue]),
+)
+const settings = { ...defaults, model, "drop-schedule": schedule } as ModelSettings
+
 const program = Effect.gen(function* () {
-  const make = yield* promptMaker(Number(values.seed))
+  const make = yield* promptMaker(yield* readHaystack(undefined))
   let faults = 0
   for (let number = 0; number < Number(values.prompts); number++) {
-    const { prompt } = yield* make(taskKinds[number % taskKinds.length]!, Number(values.tokens))
-    const own = yield* ask(prompt, true, `oracle-${number}`, 5)
+    const kind = trainedKinds[number % trainedKinds.length]!
+    const made = yield* make(kind, Number(values.tokens), Number(values.seed), number)
+    const prompt = made.prompt.tokens
+    const own = yield* ask({ requestId: `oracle-${number}`, prompt, drop: true, maxTokens: 32, logprobs: 5 })
     const told = tell(prompt)
     const kept = rowsOf(prompt.length, own.bitmaps)
     const differences = kept.map((rows, segment) => differing(rows, told.keptRows[segment]!))
     const expected = new Map(told.top)
-    const gaps = own.first.map(([token, logprob]) => Math.abs(logprob - (expected.get(token) ?? -100)))
+    const gaps = own.likely[0]!.map(([token, logprob]) => Math.abs(logprob - (expected.get(token) ?? -100)))
     const isFar = differences.some((rows) => rows > Number(values.near) * shape.block)
     const isWrong = Math.max(...gaps) > Number(values.tolerance)
     if (kept.length !== dropLayers.length || isFar || isWrong) faults++
@@ -113,7 +122,7 @@ const program = Effect.gen(function* () {
 })
 
 try {
-  const layer = EngineLive.layer(settingsOf(model, schedule), [], executorLive)
+  const layer = EngineLive.layer(settings, [], executorLive)
   await Effect.runPromise(Effect.scoped(Effect.provide(program, layer)))
 } finally {
   rmSync(folder, { recursive: true })

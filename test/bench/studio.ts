@@ -16,7 +16,7 @@ if (chromiumPath === undefined) {
 
 /** Put into the page before it starts: notes results as they come, and times between frames. */
 const probe = `
-  window.probe = { results: [], gaps: [], last: 0, at: 0, looks: [] }
+  window.probe = { results: [], gaps: [], last: 0, at: 0, answers: [], looks: [] }
   const Real = window.Worker
   window.Worker = class extends Real {
     postMessage(message, ...rest) {
@@ -29,6 +29,7 @@ const probe = `
         // When the frame that shows the answer is done.
         if (data.tag === "done" && data.value.state) {
           const { asked } = this
+          window.probe.answers.push(performance.now() - asked)
           requestAnimationFrame(() => setTimeout(() => window.probe.looks.push(performance.now() - asked)))
         }
       })
@@ -120,7 +121,9 @@ console.log(`memory            ${rendererMegabytes().toFixed(0)} MB after the ru
 for (let i = 0; i < 200; i++) await opened.goTo(1 + ((i * 7_919_317) % run!.steps))
 await page.waitForTimeout(200)
 const looks = await page.evaluate<Array<number>>("window.probe.looks")
+const answers = await page.evaluate<Array<number>>("window.probe.answers")
 console.log(`any step          from asking to the frame that shows it: ${stats(looks)}`)
+console.log(`                  to the worker's answer: ${stats(answers)}`)
 
 /** Turns the wheel in every frame, as fast as frames come, and notes the gaps between them. */
 const turning = (frames: number, deltaX: number, deltaY: number) => `new Promise((resolve) => {

@@ -33,7 +33,7 @@ describe("help", () => {
   it("is on stdout, names every command, and is what no command at all gets", async () => {
     const [asked, none] = await Promise.all([uniprefill("--help"), uniprefill()])
     expect(asked).toMatchObject({ code: 0, stderr: "" })
-    for (const command of ["serve", "generate", "demo", "bench", "synth-model"])
+    for (const command of ["serve", "generate", "demo", "accuracy", "calibrate", "inspect", "bench", "synth-model"])
       expect(asked.stdout).toMatch(new RegExp(`^  ${command} `, "m"))
     expect(none).toMatchObject({ code: 0, stdout: asked.stdout })
   })

@@ -4,7 +4,8 @@ import { HttpServer } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
 import * as AdminServer from "uniprefill/admin/AdminServer"
 import { Dropping } from "uniprefill/answers/Dropping"
-import { klOf, Shadow } from "uniprefill/answers/Shadow"
+import { Shadow } from "uniprefill/answers/Shadow"
+import { klOf } from "uniprefill/quality/Divergence"
 import { failureTypes } from "uniprefill/http/FailureInjection"
 import * as HttpListener from "uniprefill/http/HttpListener"
 import { ServedModel } from "uniprefill/model/ServedModel"
@@ -21,6 +22,25 @@ const start = async (...args: Parameters<typeof startServer>) => {
 }
 afterEach(async () => {
   for (const server of servers.splice(0)) await server.close()
+})
+
+describe("the floor of p", () => {
+  it("lets a request lower every drop layer's p so far, and no further", async () => {
+    const server = await start({ pFloor: 0.7 })
+    const ask = (p: number) => server.post("/v1/completions", { prompt: "x", uniprefill: { p } })
+    for (const p of [0.7, 0.8, 0.92]) expect((await ask(p)).status).toBe(200)
+    expect(server.engine.requests.map(({ p, minP }) => [p, minP])).toEqual([
+      [[0.7, 0.7], undefined],
+      [[0.8, 0.8], undefined],
+      // Between the two layers' own: raises the lower one.
+      [undefined, 0.92],
+    ])
+    const refused = await ask(0.69)
+    expect(refused.status).toBe(400)
+    expect(JSON.stringify(await refused.json())).toContain(
+      "uniprefill.p may be lowered to 0.7 on this server, got 0.69",
+    )
+  })
 })
 
 describe("the switch for token dropping", () => {

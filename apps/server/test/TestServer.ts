@@ -22,16 +22,18 @@ export const modelDirectory = dirname(
   createRequire(import.meta.url).resolve("@uniprefill/needle-10m-deep/package.json"),
 )
 
-const served = Layer.succeed(ServedModel, {
-  names: ["needle", "needle-alias"],
-  root: "models/needle",
-  createdSeconds: 1_700_000_000,
-  maxModelLen: 512,
-  vocabSize: 4096,
-  eosTokenIds: [1, 201],
-  generation: { temperature: 0, topP: undefined, topK: undefined, minP: undefined, repetitionPenalty: undefined },
-  scheduleP: 0.9,
-})
+const served = (pFloor: number | null) =>
+  Layer.succeed(ServedModel, {
+    names: ["needle", "needle-alias"],
+    root: "models/needle",
+    createdSeconds: 1_700_000_000,
+    maxModelLen: 512,
+    vocabSize: 4096,
+    eosTokenIds: [1, 201],
+    generation: { temperature: 0, topP: undefined, topK: undefined, minP: undefined, repetitionPenalty: undefined },
+    scheduleP: [0.9, 0.95],
+    pFloor,
+  })
 
 export interface LogLine {
   readonly message: string
@@ -58,6 +60,8 @@ export interface TestServerOptions {
   readonly failures?: FailureInjectionOptions
   /** Text of a template in place of the model's; null for none. */
   readonly chatTemplate?: string | null
+  /** The least p that requests may ask for; none: they may only raise it. */
+  readonly pFloor?: number
 }
 
 /** The whole HTTP application over a fake engine and the embedded model's tokenizer, on a port of its own. */
@@ -75,7 +79,7 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
       Shadow.none,
       Layer.succeed(Dropping, dropping),
       engine.layer,
-      served,
+      served(options.pFloor ?? null),
       await tokenizerOf(options.chatTemplate),
     ]),
     Layer.provide(Logger.layer([logger])),

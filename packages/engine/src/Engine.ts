@@ -66,6 +66,8 @@ export interface GenerateRequest {
   readonly drop: boolean
   /** Raises p of every drop layer to at least this. */
   readonly minP: number | undefined
+  /** p of each drop layer in place of the schedule's, for those who try schedules out; `minP` holds all the same. */
+  readonly p?: ReadonlyArray<number> | undefined
   /** Lower is sooner. */
   readonly priority: number
   /**

@@ -147,7 +147,7 @@ const make = (
       model: { spec, executor: info, maxModelLen, drops: schedule.dropLayers.length > 0 } satisfies EngineModel,
       generate: (request) =>
         Effect.suspend(() => {
-          const fault = checkRequest(request, spec)
+          const fault = checkRequest(request, spec, schedule)
           if (fault !== null) return Effect.fail(reject(fault))
           const { prompt, answers = 1, skipSpecialTokens, tenant = "", cacheSalt = "" } = request
           const keys =

@@ -70,11 +70,11 @@ export class Generation {
     const tokens = new Int32Array(request.prompt.length + outputs.length)
     tokens.set(request.prompt)
     tokens.set(outputs, request.prompt.length)
-    const minP = request.minP ?? 0
+    const { minP = 0, p = schedule.dropLayers.map((drop) => drop.p) } = request
     return {
       tokens,
       promptLength: request.prompt.length,
-      pQ32: scheduled.drops ? schedule.dropLayers.map((drop) => pToQ32(Math.max(drop.p, minP))) : null,
+      pQ32: scheduled.drops ? p.map((own) => pToQ32(Math.max(own, minP))) : null,
       bitmaps: scheduled.bitmaps,
       sampling: { ...sampling, seed: BigInt.asUintN(64, sampling.seed + BigInt(this.answer)) },
       returnLogits: false,

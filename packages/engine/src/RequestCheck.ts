@@ -1,3 +1,4 @@
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import { EngineError, type GenerateRequest, mostAnswers } from "./Engine.ts"
 
@@ -5,7 +6,11 @@ import { EngineError, type GenerateRequest, mostAnswers } from "./Engine.ts"
  * Whether a request means something for this model: the executor is given only what it can carry out, so that one bad
  * request cannot fail a step that it shares with others. Fields are named as on the wire.
  */
-export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineError | null => {
+export const checkRequest = (
+  request: GenerateRequest,
+  spec: ModelSpec,
+  { dropLayers }: DropSchedule,
+): EngineError | null => {
   const {
     prompt,
     answers = 1,
@@ -13,6 +18,7 @@ export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineE
     sampling,
     stop,
     minP,
+    p = dropLayers.map((drop) => drop.p),
     priority,
     firstTokenWithinMicros,
     tenant = "",
@@ -81,6 +87,9 @@ export const checkRequest = (request: GenerateRequest, spec: ModelSpec): EngineE
       ? null
       : invalid("stop", "holds an empty string or half a surrogate pair")) ??
     (minP === undefined ? null : range("uniprefill.p", minP, 0, 1)) ??
+    (p.length === dropLayers.length && p.every((share) => share >= 0 && share <= 1)
+      ? null
+      : invalid("p", `must be one share for each of the ${dropLayers.length} drop layers, got ${p.join(", ")}`)) ??
     whole("priority", priority, Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER) ??
     (firstTokenWithinMicros === undefined ||
     (Number.isSafeInteger(firstTokenWithinMicros) && firstTokenWithinMicros > 0)

@@ -164,6 +164,8 @@ describe("a request's output", () => {
         const dense = yield* collect(engine, request(prompt, { maxTokens: 1, drop: false }))
         assert.deepStrictEqual(dense.finished.kept, [1])
         assert.isNull(executor.contents[1]!.pQ32)
+        yield* collect(engine, request(prompt, { maxTokens: 1, p: [0.3, 0.6], minP: 0.5 }))
+        assert.deepStrictEqual(executor.contents[2]!.pQ32, [pToQ32(0.5), pToQ32(0.6)])
       }).pipe(Effect.provide(engineLayer(executor)))
     }),
   )

@@ -65,6 +65,14 @@ describe("requests that are refused", () => {
       says: "1.5",
     },
     {
+      name: "p of other drop layers",
+      prompt: [1],
+      fields: { p: [0.5] },
+      reason: "InvalidRequest",
+      field: "p",
+      says: "one share for each of the 2 drop layers, got 0.5",
+    },
+    {
       name: "half a priority",
       prompt: [1],
       fields: { priority: 0.5 },

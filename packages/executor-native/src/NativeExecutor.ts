@@ -207,9 +207,22 @@ const nativeSchedule = (schedule: DropSchedule) =>
         windowByOriginal: schedule.windowBy === "original",
       }
 
+/** Names a model's weights, as a schedule file has it: 16 hexadecimal digits. */
+export const fingerprintOf = (source: ModelDirectory): Effect.Effect<string, ExecutorError> =>
+  attempt(`load ${source.directory}`, () => {
+    const model = loadLibrary().open(modelTable(source))
+    try {
+      return written(model)
+    } finally {
+      model.close()
+    }
+  })
+
+const written = (model: NativeModel): string => model.describe().fingerprint.toString(16).padStart(16, "0")
+
 /** Which layers may drop is a property of the weights: a schedule is good for the model that it was measured on. */
 const checkFingerprint = (made: string | null, model: NativeModel): void => {
-  const own = model.describe().fingerprint.toString(16).padStart(16, "0")
+  const own = written(model)
   if (made !== null && made !== own) {
     throw invalid("check drop schedule", `it was made for model ${made}, this one is ${own}`)
   }

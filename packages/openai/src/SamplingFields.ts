@@ -86,7 +86,7 @@ export const samplingFields = {
     Schema.Struct({
       /** False serves the request dense. */
       enabled: optional(Schema.Boolean),
-      /** Share of attention mass to keep at every drop layer; may only raise the model's own. */
+      /** Share of attention mass to keep at every drop layer; may only raise the model's own, unless the operator allows less. */
       p: optional(finiteBetween(0, 1)),
       /** Adds the kept ratios to the response. */
       report: optional(Schema.Boolean),

@@ -92,7 +92,7 @@ export const planAnswers = Effect.fnUntraced(function* (
     skipSpecialTokens: request.skip_special_tokens ?? true,
     // Rows that were dropped have no log-probabilities.
     drop: dropping.enabled && promptLogprobs < 0 && (request.uniprefill?.enabled ?? true),
-    minP: request.uniprefill?.p ?? undefined,
+    ...askedP(request.uniprefill?.p ?? undefined, served),
     priority: request.priority ?? hints.priority ?? 0,
     tenant,
     cacheSalt: request.cache_salt ?? undefined,
@@ -136,7 +136,16 @@ export const checkModel = (
   return Effect.fail(apiError(404, `the model "${cut(name, 128)}" does not exist; this server has ${known}`, "model"))
 }
 
-const checkDropping = ({ uniprefill, promptLogprobs }: AnswerRequest, { scheduleP }: ServedModel["Service"]) => {
+/** A p below the schedule's is meant for every drop layer; another raises those that are lower. */
+const askedP = (p: number | undefined, { scheduleP }: ServedModel["Service"]) =>
+  p !== undefined && isBelow(p, scheduleP) ? { minP: undefined, p: scheduleP.map(() => p) } : { minP: p }
+
+const isBelow = (p: number, scheduleP: ReadonlyArray<number>) => p < Math.min(...scheduleP)
+
+const checkDropping = (
+  { uniprefill, promptLogprobs }: AnswerRequest,
+  { scheduleP, pFloor }: ServedModel["Service"],
+) => {
   const p = uniprefill?.p
   if (promptLogprobs >= 0 && (uniprefill?.enabled === true || typeof p === "number")) {
     const message =
@@ -147,10 +156,14 @@ const checkDropping = ({ uniprefill, promptLogprobs }: AnswerRequest, { schedule
   if (uniprefill?.enabled === false) {
     return Effect.fail(apiError(400, "uniprefill.p has no effect with uniprefill.enabled = false", "uniprefill.p"))
   }
-  if (scheduleP === null) {
+  if (scheduleP.length === 0) {
     return Effect.fail(apiError(400, "uniprefill.p has no effect: this model is served dense", "uniprefill.p"))
   }
-  if (p >= scheduleP) return Effect.void
-  const message = `uniprefill.p may only be raised: the model's schedule has p = ${scheduleP}, got ${p}`
+  if (!isBelow(p, scheduleP) || (pFloor !== null && p >= pFloor)) return Effect.void
+  const own = Math.min(...scheduleP)
+  const message =
+    pFloor === null
+      ? `uniprefill.p may only be raised: the model's schedule has p = ${own}, got ${p}`
+      : `uniprefill.p may be lowered to ${pFloor} on this server, got ${p}`
   return Effect.fail(apiError(400, message, "uniprefill.p"))
 }

@@ -2,8 +2,7 @@ import { randomUUID } from "node:crypto"
 import { Engine, type GenerateEvent, type GenerateRequest } from "@uniprefill/engine/Engine"
 import { Context, Effect, Layer, Metric, type Scope, Semaphore, Stream } from "effect"
 import { ServedModel } from "../model/ServedModel.ts"
-
-type Logprobs = ReadonlyArray<readonly [token: number, logprob: number]>
+import { klOf, type Logprobs } from "../quality/Divergence.ts"
 
 /**
  * Makes some answers again without dropping tokens, and measures how they differ: whether dropping costs accuracy on what
@@ -135,23 +134,3 @@ const answerOf = (engine: Engine["Service"], request: GenerateRequest) =>
       return { tokens, first }
     }),
   )
-
-/** KL(dense ‖ dropped) over the tokens that both know, and one for all others. */
-export const klOf = (dense: Logprobs, dropped: Logprobs): number => {
-  const p = new Map(dense)
-  const q = new Map(dropped)
-  let divergence = 0
-  let restP = 1
-  let restQ = 1
-  for (const [token, logP] of p) {
-    const logQ = q.get(token)
-    if (logQ === undefined) continue
-    divergence += Math.exp(logP) * (logP - logQ)
-    restP -= Math.exp(logP)
-    restQ -= Math.exp(logQ)
-  }
-  const least = 1e-9
-  restP = Math.max(least, restP)
-  restQ = Math.max(least, restQ)
-  return Math.max(0, divergence + restP * Math.log(restP / restQ))
-}

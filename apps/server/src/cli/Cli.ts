@@ -10,6 +10,12 @@ import { benchDecodeOptions, benchPrefillOptions, synthModelOptions } from "../b
 import { generate } from "./GenerateCommand.ts"
 import { generateOptions } from "../options/GenerateOptions.ts"
 import { flagsOf, type GivenFlags, type OptionTable, resolveOptions } from "../options/Options.ts"
+import { accuracy } from "../quality/AccuracyCommand.ts"
+import { calibrateCommand as calibrate } from "../quality/CalibrateCommand.ts"
+import { calibrateOptions } from "../options/CalibrateOptions.ts"
+import { inspectCommand as inspect } from "../quality/InspectCommand.ts"
+import { inspectOptions } from "../options/InspectOptions.ts"
+import { accuracyOptions } from "../options/AccuracyOptions.ts"
 import * as Logging from "../http/Logging.ts"
 import { serve } from "./ServeCommand.ts"
 import { serveOptions } from "../options/ServeOptions.ts"
@@ -17,7 +23,17 @@ import { version } from "../Version.ts"
 import { synthModel } from "./SynthModelCommand.ts"
 
 /** What a config file may hold: the options of every command. */
-const tables = [serveOptions, generateOptions, demoOptions, benchPrefillOptions, benchDecodeOptions, synthModelOptions]
+const tables = [
+  serveOptions,
+  generateOptions,
+  demoOptions,
+  accuracyOptions,
+  inspectOptions,
+  calibrateOptions,
+  benchPrefillOptions,
+  benchDecodeOptions,
+  synthModelOptions,
+]
 const allNames = [...new Set(tables.flatMap((table) => Object.keys(table)))]
 
 const resolve = <Table extends OptionTable>(table: Table, flags: GivenFlags<Table>) =>
@@ -107,6 +123,102 @@ const demoCommand = Command.make(
   Command.withExamples([
     { command: "uniprefill demo", description: "A text of 8192 tokens" },
     { command: "uniprefill demo --tokens 16384 --repeat 3", description: "A longer one, medians of three" },
+  ]),
+)
+
+const accuracyCommand = Command.make(
+  "accuracy",
+  {
+    ...flagsOf(accuracyOptions),
+    json: Flag.Boolean("json").pipe(
+      Flag.withDescription("Print the result as JSON instead of a table"),
+      Flag.withDefault(false),
+    ),
+  },
+  Effect.fnUntraced(function* ({ json, ...flags }) {
+    return yield* quietly(accuracy(yield* resolve(accuracyOptions, flags), json, executorLive))
+  }),
+).pipe(
+  Command.withShortDescription("Measure what token dropping costs a model in right answers"),
+  Command.withDescription(
+    "Ask questions about sentences hidden in long texts, dense and with the model's drop schedule: right answers with 95% intervals, " +
+      "what was lost and won against dense (exact McNemar test), divergence of the first token, rows kept, time to the first " +
+      "token. Variants share what they compute up to the first drop layer; dense is p = 1, which keeps every block. Times are of " +
+      "prompts whose first layers nobody had computed. Retrieval is where dropping is strongest; first, common and count are " +
+      "where it is weakest. A model that cannot do a task dense tells nothing about dropping there.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill accuracy", description: "The embedded model, ten prompts of each task, 4096 tokens" },
+    {
+      command: "uniprefill accuracy --tasks number,list --tokens 4096,8192,16384 --html accuracy.html",
+      description: "Heat maps by depth and length",
+    },
+    {
+      command: "uniprefill accuracy --model ./model --drop-schedule mine.json --p 0.95,0.99",
+      description: "A schedule of one's own, and milder ones",
+    },
+    { command: "uniprefill accuracy --cases support.jsonl --json", description: "One's own prompts and answers" },
+  ]),
+)
+
+const calibrateCommand = Command.make(
+  "calibrate",
+  {
+    ...flagsOf(calibrateOptions),
+    json: Flag.Boolean("json").pipe(
+      Flag.withDescription("Print the result as JSON instead of a table"),
+      Flag.withDefault(false),
+    ),
+  },
+  Effect.fnUntraced(function* ({ json, ...flags }) {
+    return yield* quietly(calibrate(yield* resolve(calibrateOptions, flags), json, executorLive))
+  }),
+).pipe(
+  Command.withShortDescription("Find the layers where a model may drop tokens, and write its drop schedule"),
+  Command.withDescription(
+    "Which layers may drop, and at which p, is a property of a model's weights. This asks questions about hidden sentences with " +
+      "each full-attention layer dropping alone, from the mildest p on until one is too much, then with safe layers together, and " +
+      "writes the schedule with the least predicted time to the first token that stays within the budget: --max-kl for the " +
+      "divergence of answers from dense, --max-loss for answers lost. The file names the model by its fingerprint and is refused " +
+      "for another. A model where no layer is safe gets a schedule that drops nothing. Check the result with uniprefill accuracy and " +
+      "another seed. Ended early, the same command goes on where it was.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill calibrate", description: "The embedded model; writes ./uniprefill.json" },
+    {
+      command: "uniprefill calibrate --model ./model --out ./model/uniprefill.json --tokens 8192 --prompts 10",
+      description: "Where serve finds it",
+    },
+    {
+      command: "uniprefill accuracy --drop-schedule uniprefill.json --seed 2",
+      description: "What it costs on prompts that it was not chosen by",
+    },
+  ]),
+)
+
+const inspectCommand = Command.make(
+  "inspect",
+  {
+    ...flagsOf(inspectOptions),
+    json: Flag.Boolean("json").pipe(
+      Flag.withDescription("Print the result as JSON instead of a shaded text"),
+      Flag.withDefault(false),
+    ),
+  },
+  Effect.fnUntraced(function* ({ json, ...flags }) {
+    return yield* quietly(inspect(yield* resolve(inspectOptions, flags), json, executorLive))
+  }),
+).pipe(
+  Command.withShortDescription("Show which parts of a prompt are kept, and by which layers"),
+  Command.withDescription(
+    "Print a prompt shaded by the last selection that keeps each part of it: what is dropped first is faintest, and what every " +
+      "layer sees stands out. Then what each drop layer would keep at other p, with the selections before it as they are. " +
+      "The page and the JSON also have the attention mass by block. The prompt is asked dense too, so that a wrong answer " +
+      "can be laid at the right door.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill inspect --prompt prompt.txt", description: "On the terminal" },
+    { command: "uniprefill inspect --html kept.html < prompt.txt", description: "As a page too" },
   ]),
 )
 
@@ -209,7 +321,16 @@ const root = Command.make("uniprefill").pipe(
     "Long-context LLM serving with token-dropping prefill: at some layers of a long prompt, the blocks of tokens that its " +
       "end pays no attention to leave the computation. Comes with a small model to try it on.",
   ),
-  Command.withSubcommands([serveCommand, generateCommand, demoCommand, benchCommand, synthModelCommand]),
+  Command.withSubcommands([
+    serveCommand,
+    generateCommand,
+    demoCommand,
+    accuracyCommand,
+    calibrateCommand,
+    inspectCommand,
+    benchCommand,
+    synthModelCommand,
+  ]),
   Command.withExamples([
     { command: "uniprefill serve", description: "Serve the embedded model on http://127.0.0.1:8000" },
     { command: 'uniprefill generate "Once upon a time"', description: "Answer one prompt on the terminal" },

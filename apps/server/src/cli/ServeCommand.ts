@@ -51,6 +51,7 @@ export const serve = (settings: ServeSettings, executorOf: EngineLive.ExecutorOf
       EngineLive.layer(settings, settings["served-model-name"], executorOf, {
         chatTemplate: settings["chat-template"],
         kvEvents: settings["kv-events-config"],
+        pFloor: settings["p-floor"],
       }),
     ),
     Layer.provideMerge(HttpListener.layer({ host, port, limits, closeGraceMs: 500 })),

@@ -6,6 +6,7 @@ import * as EngineLayer from "@uniprefill/engine/EngineLayer"
 import { Executor, type ExecutorError } from "@uniprefill/executor/contract/Executor"
 import { openRecording, type RecordingFileError } from "@uniprefill/recording/RecordingFile"
 import { loadModelDirectory, type ModelDirectory } from "@uniprefill/model/ModelDirectory"
+import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { ModelError } from "@uniprefill/model/ModelError"
 import { attentionOf, kvWidth } from "@uniprefill/model/ModelSpec"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
@@ -28,12 +29,16 @@ export type ExecutorOf = (
   settings: ModelSettings,
 ) => Layer.Layer<Executor, ExecutorError | UsageError>
 
-/** What only a server asks for. */
+/** What no option says. */
 export interface ServingOptions {
   /** A template file in place of the model's own. */
   readonly chatTemplate?: string | undefined
   /** Where what the prefix cache holds is published. */
   readonly kvEvents?: KvEventsConfig | undefined
+  /** In place of the model's own schedule. */
+  readonly schedule?: DropSchedule | undefined
+  /** The least p that a request may ask for. */
+  readonly pFloor?: number | undefined
 }
 
 /**
@@ -50,7 +55,11 @@ export const layer = (
   Layer.unwrap(
     Effect.gen(function* () {
       const directory = settings.model ?? embeddedModel()
-      const model = yield* loadModelDirectory(directory, { dropSchedule: settings["drop-schedule"] })
+      const read = yield* loadModelDirectory(directory, { dropSchedule: settings["drop-schedule"] })
+      const model =
+        serving.schedule === undefined
+          ? read
+          : { ...read, schedule: serving.schedule, scheduleSource: "given", scheduleFingerprint: null }
       yield* Effect.logInfo("model read").pipe(
         Effect.annotateLogs({
           directory,
@@ -60,7 +69,7 @@ export const layer = (
       )
       yield* checkMaxModelLen(settings, model)
       const servedNames = names.length > 0 ? names : [basename(directory.replace(/\/+$/, ""))]
-      return servedLayer(model, servedNames).pipe(
+      return servedLayer(model, servedNames, serving.pFloor ?? null).pipe(
         Layer.provideMerge(engineLayer(model, settings, servedNames[0]!, serving)),
         Layer.provideMerge(Tokenizer.layer({ directory, chatTemplate: serving.chatTemplate, warm: true })),
         Layer.provide(executorOf(model, settings)),
@@ -123,7 +132,7 @@ const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["i
   return layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * width)
 }
 
-const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>) =>
+const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>, pFloor: number | null) =>
   Layer.effect(
     ServedModel,
     Effect.gen(function* () {
@@ -137,7 +146,8 @@ const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>) =>
         vocabSize: model.spec.vocabSize,
         eosTokenIds: model.eosTokenIds,
         generation: model.generation,
-        scheduleP: dropLayers.length === 0 ? null : Math.min(...dropLayers.map((drop) => drop.p)),
+        scheduleP: dropLayers.map((drop) => drop.p),
+        pFloor,
       }
     }),
   )

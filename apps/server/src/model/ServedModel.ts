@@ -17,8 +17,10 @@ export class ServedModel extends Context.Service<
     readonly eosTokenIds: ReadonlyArray<number>
     /** What requests use that say nothing. */
     readonly generation: GenerationDefaults
-    /** The least p of the drop schedule, which requests may only raise; null when the model is served dense. */
-    readonly scheduleP: number | null
+    /** p of each drop layer; none when the model is served dense. */
+    readonly scheduleP: ReadonlyArray<number>
+    /** The least p that a request may ask for; null: it may only raise the schedule's. */
+    readonly pFloor: number | null
   }
 >()("uniprefill/model/ServedModel") {}
 

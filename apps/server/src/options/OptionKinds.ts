@@ -94,6 +94,14 @@ export const numbers = (
   },
 })
 
+/** The same, none by default. */
+export const numbersOrNone = (
+  spec: Bounded & { readonly shownDefault?: string },
+): OptionSpec<ReadonlyArray<number>> => ({
+  ...numbers({ ...spec, defaultValue: [] }),
+  shownDefault: spec.shownDefault ?? "none",
+})
+
 export const choice = <const A extends string>(
   spec: Described & { readonly choices: ReadonlyArray<A>; readonly defaultValue: NoInfer<A> },
 ): OptionSpec<A> => ({
@@ -110,6 +118,8 @@ export const choices = <const A extends string>(
   spec: Described & { readonly choices: ReadonlyArray<A>; readonly shownDefault: string },
 ): OptionSpec<ReadonlyArray<A>> => ({
   ...spec,
+  // A flag takes one text: what it can be is in the description.
+  choices: undefined,
   defaultValue: spec.choices,
   decode: (given) => {
     const names = given.split(",").map((name) => name.trim())

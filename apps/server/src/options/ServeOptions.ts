@@ -81,6 +81,13 @@ export const serveOptions = {
     minimum: 0,
     maximum: 65_535,
   }),
+  "p-floor": Kind.optionalNumber({
+    metavar: "P",
+    description: "Requests may lower p of the drop schedule this far: sooner first tokens at the cost of accuracy",
+    shownDefault: "they may only raise it",
+    minimum: 0,
+    maximum: 1,
+  }),
   "shadow-dense-ratio": Kind.number({
     metavar: "SHARE",
     description:

@@ -29,14 +29,14 @@ export interface Timing {
 }
 
 /** What the replay up to a step may take, ms: with putting a checkpoint back and reading the state it stays below 100. */
-const replayMs = 32
+const replayMs = 24
 
 /** Least and most steps between checkpoints. */
-const leastSteps = 4096
+const leastSteps = 2048
 const mostSteps = 65_536
 
 /** Time between two looks at what came from the page, ms. */
-const sliceMs = 20
+const sliceMs = 8
 const progressMs = 80
 
 /**
@@ -80,7 +80,7 @@ export const paced = async (
 }
 
 /** Lets messages in: a message to oneself comes after those that wait. */
-const breath = (): Promise<void> =>
+export const breath = (): Promise<void> =>
   new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel()
     port1.addEventListener("message", () => {

@@ -147,7 +147,7 @@ export class RecordedRun implements LookBack {
       itlCdf: [],
       json: { format: "uniprefill-replay", version: 1, plans, difference, plan_hash: loop.hash.digest },
       timeline: this.recorder.finish(),
-      requests: this.requests.columns,
+      requests: this.requests.finish(),
       ...timing,
     }
   }
@@ -223,26 +223,27 @@ class RecordedRequests {
     this.status.set(request.id - 1, status)
   }
 
-  get columns(): RequestColumns {
+  /** What became of them, which is given away. */
+  finish(): RequestColumns {
     const { seen } = this
     const floats = (of: (one: (typeof seen)[number]) => number) => Float64Array.from(seen, of)
     const ints = (of: (one: (typeof seen)[number]) => number) => Int32Array.from(seen, of)
     return {
       count: seen.length,
-      arrival: this.arrival.values,
+      arrival: this.arrival.take(),
       firstScheduled: floats((one) => one.scheduled),
       firstToken: floats((one) => one.first),
       lastToken: floats((one) => one.last),
       maxGap: floats((one) => one.gap),
-      promptTokens: this.promptTokens.values,
+      promptTokens: this.promptTokens.take(),
       outputs: ints((one) => one.outputs),
-      status: this.status.values,
+      status: this.status.take(),
       replica: new Uint16Array(seen.length),
       keptRows: ints((one) => one.kept),
       cachedTokens: ints((one) => one.cached),
       preemptions: ints((one) => one.preemptions),
-      priority: this.priority.values,
-      tenant: this.tenant.values,
+      priority: this.priority.take(),
+      tenant: this.tenant.take(),
       tenants: [...this.tenants.keys()],
     }
   }

@@ -5,7 +5,7 @@ import { Command, type Fault, type Measured, Request, type Reply } from "../prot
 import { open } from "./Documents.ts"
 import { fieldSpecs } from "./Fields.ts"
 import { type RunModel, runModel } from "../timeline/RunModel.ts"
-import { type LookBack } from "./LookBack.ts"
+import { breath, type LookBack } from "./LookBack.ts"
 import { RecordedRun } from "./RecordedRun.ts"
 import { check, experimentOf, isUsersError } from "./Scenarios.ts"
 import { SimulatedRun } from "./SimulatedRun.ts"
@@ -56,6 +56,20 @@ const runHeld = async (id: number, run: LookBack): Promise<RunModel> => {
   return runModel(result)
 }
 
+/** Looks made before anybody asks: the first ones take several times as long as later ones. */
+const warmingLooks = 8
+
+/** Looks back here and there, letting messages in between. */
+const warm = async (run: LookBack, { result }: RunModel): Promise<void> => {
+  const { count } = result.timeline.steps
+  if (count === 0) return
+  for (let i = 1; i <= warmingLooks; i++) {
+    await breath()
+    if (run !== held) return
+    run.at(Math.floor((count * ((5 * i) % (warmingLooks + 1))) / (warmingLooks + 1)), -1)
+  }
+}
+
 const measure = async (scenario: unknown, files: Readonly<Record<string, Blob>>): Promise<Measured> => {
   const { setup, workload, summary } = await experimentOf(scenario, files)
   const simulation = new Simulation(setup, workload)
@@ -80,7 +94,11 @@ self.addEventListener("message", ({ data }) => {
   // Here and not where a run begins: one may be stopped while its files are still read.
   isStopped = false
   void answer(id, command).then(
-    (value) => self.postMessage({ id, tag: "done", value }, transferables(value)),
+    (value) => {
+      self.postMessage({ id, tag: "done", value }, transferables(value))
+      // What cannot be looked at is said to whoever looks.
+      if (command.do === "run" || command.do === "replay") void warm(held!, value as RunModel).catch(() => {})
+    },
     (error: unknown) => self.postMessage({ id, tag: "failed", fault: faultOf(error) }),
   )
 })

@@ -95,7 +95,7 @@ const taken = <A extends Uint32Array | Uint16Array>(column: A, index: Uint32Arra
 
 /** Adds `part` of a step's time to the categories that it goes to. */
 const addStep = (
-  { decodeRows, rows, micros, flags }: StepColumns,
+  { decodeRows, items, rows, micros, flags }: StepColumns,
   segmentLayers: ReadonlyArray<number>,
   i: number,
   part: number,
@@ -105,6 +105,11 @@ const addStep = (
   const time = micros[i]! * part
   if ((flags[i]! & 1) === 1) {
     out[failedCategory(segments)]! += time
+    return
+  }
+  // Most steps: their rows need not be looked at.
+  if (items[i] === 0) {
+    out[decodeRows[i] === 0 ? emptyCategory(segments) : decodeCategory]! += time
     return
   }
   let layers = 0

@@ -64,7 +64,11 @@ export const Preview = ({ preview }: { readonly preview: PreviewData }) => {
       </figure>
       <details open={isWide}>
         <summary className="minor">What the figures will rest on</summary>
-        <pre className="about">{about.join("\n")}</pre>
+        <pre className="about">
+          {about.map((line) => (
+            <span key={line}>{line}</span>
+          ))}
+        </pre>
       </details>
     </div>
   )

@@ -7,7 +7,7 @@ interface Checkpoint {
 }
 
 /** Checkpoints beyond these lie farther and farther apart, each by this factor, so that their memory is bounded. */
-const denseCheckpoints = 120
+const denseCheckpoints = 180
 const growth = 1.02
 
 /** Moments of a run that can be gone back to, each named by the number of steps planned before it. */

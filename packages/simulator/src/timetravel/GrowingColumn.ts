@@ -25,9 +25,13 @@ export class GrowingColumn<A extends Numbers> {
     this.data[place] = value
   }
 
-  /** What was appended, in an array of its own. */
-  get values(): A {
-    return this.data.slice(0, this.length) as A
+  /** What was appended, without a copy of it: the column is empty afterwards. */
+  take(): A {
+    const { data, length } = this
+    this.length = 0
+    this.data = this.make(1024)
+    const bytes = (data.buffer as ArrayBuffer).transfer(length * data.BYTES_PER_ELEMENT)
+    return new (data.constructor as new (buffer: ArrayBuffer) => A)(bytes)
   }
 }
 

@@ -154,42 +154,43 @@ export class TimelineBuilder {
     this.samples[owned.length + 1]!.push(idle)
   }
 
+  /** What was added, which is given away: the builder is empty afterwards. */
   build(): Timeline {
     return {
       steps: {
         count: this.start.length,
-        replica: this.replica.values,
-        stepId: this.stepId.values,
-        start: this.start.values,
-        micros: this.micros.values,
-        planned: this.planned.values,
-        decodeRows: this.decodeRows.values,
-        items: this.itemCount.values,
-        selections: this.selections.values,
-        flags: this.flags.values,
-        waiting: this.waiting.values,
-        running: this.running.values,
-        used: this.used.values,
-        rows: this.rows.map((column) => column.values),
+        replica: this.replica.take(),
+        stepId: this.stepId.take(),
+        start: this.start.take(),
+        micros: this.micros.take(),
+        planned: this.planned.take(),
+        decodeRows: this.decodeRows.take(),
+        items: this.itemCount.take(),
+        selections: this.selections.take(),
+        flags: this.flags.take(),
+        waiting: this.waiting.take(),
+        running: this.running.take(),
+        used: this.used.take(),
+        rows: this.rows.map((column) => column.take()),
       },
       items: {
         count: this.itemStep.length,
-        step: this.itemStep.values,
-        request: this.itemRequest.values,
-        firstSegment: this.itemFirst.values,
-        lastSegment: this.itemLast.values,
-        rows: this.itemRows.values,
+        step: this.itemStep.take(),
+        request: this.itemRequest.take(),
+        firstSegment: this.itemFirst.take(),
+        lastSegment: this.itemLast.take(),
+        rows: this.itemRows.take(),
       },
       preemptions: {
         count: this.preempted.length,
-        request: this.preempted.values,
-        time: this.preemptedAt.values,
+        request: this.preempted.take(),
+        time: this.preemptedAt.take(),
       },
       memory: {
         count: this.sampleTime.length,
-        replica: this.sampleReplica.values,
-        time: this.sampleTime.values,
-        slabs: this.samples.map((column) => column.values),
+        replica: this.sampleReplica.take(),
+        time: this.sampleTime.take(),
+        slabs: this.samples.map((column) => column.take()),
       },
     }
   }

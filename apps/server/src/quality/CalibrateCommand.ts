@@ -1,0 +1,129 @@
+import { existsSync, rmSync } from "node:fs"
+import { basename } from "node:path"
+import { Engine } from "@uniprefill/engine/Engine"
+import { fingerprintOf } from "@uniprefill/executor-native/NativeExecutor"
+import { denseSchedule, type DropSchedule } from "@uniprefill/model/DropSchedule"
+import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
+import { layerKind } from "@uniprefill/model/ModelSpec"
+import { encodeScheduleFile } from "@uniprefill/model/ScheduleFile"
+import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
+import { Clock, Context, Effect, Layer } from "effect"
+import { UsageError } from "../cli/UsageError.ts"
+import { calibrationOf } from "../model/CostModels.ts"
+import * as EngineLive from "../model/EngineLive.ts"
+import type { calibrateOptions } from "../options/CalibrateOptions.ts"
+import { embeddedModel } from "../options/ModelOptions.ts"
+import type { OptionValues } from "../options/Options.ts"
+import { writeReport } from "./AccuracyCommand.ts"
+import type { Case } from "./AccuracyRun.ts"
+import { promptMaker, readHaystack } from "./Asking.ts"
+import { calibrationReport, calibrationText } from "./CalibrationReport.ts"
+import { calibrate } from "./CalibrationRun.ts"
+import { CalibrationState } from "./CalibrationState.ts"
+import { keptShares } from "./KeptShares.ts"
+import { predictedMicros } from "./PredictedTime.ts"
+
+export type CalibrateSettings = OptionValues<typeof calibrateOptions>
+
+/** Finds where a model may drop tokens, and writes the schedule. */
+export const calibrateCommand = (settings: CalibrateSettings, json: boolean, executorOf: EngineLive.ExecutorOf) =>
+  Effect.gen(function* () {
+    const { tokens, seed, out } = settings
+    if (existsSync(out)) {
+      return yield* new UsageError({ message: `${out} is there already: remove it, or give another name with --out` })
+    }
+    const directory = settings.model ?? embeddedModel()
+    const model = yield* loadModelDirectory(directory, { dropSchedule: "off" })
+    const { spec } = model
+    const fingerprint = yield* fingerprintOf(model)
+    const candidates = spec.layers.flatMap((layer, i) =>
+      layerKind(layer) === "full" && i < spec.layers.length - 1 ? [i] : [],
+    )
+    const cases = yield* calibrationCases(settings, directory)
+    const grid = [...new Set(settings.p)].toSorted((a, b) => b - a)
+    const budget = { answerKl: settings["max-kl"], loss: settings["max-loss"] }
+    const scheduleOf = (layers: ReadonlyArray<number>): DropSchedule => ({
+      ...denseSchedule,
+      dropLayers: layers.map((layer) => ({ layer, p: 1 })),
+    })
+    const shared = { ...settings, "drop-schedule": "off", "prefix-caching": "on" } as const
+    const devices: Array<string> = []
+    const engineOf = (layers: ReadonlyArray<number>) =>
+      Effect.gen(function* () {
+        const schedule = scheduleOf(layers)
+        const services = yield* Layer.build(EngineLive.layer(shared, [], executorOf, { schedule }))
+        const engine = Context.get(services, Engine)
+        devices[0] = engine.model.executor.device
+        return engine
+      })
+    const about = JSON.stringify([fingerprint, tokens, seed, settings.tasks, settings.prompts, settings.haystack ?? ""])
+    const progressFile = `${out}.progress`
+    const state = yield* CalibrationState.open(progressFile, about)
+    const assumed = yield* calibrationOf(shared, settings.executor)
+    const costOf = (layers: ReadonlyArray<number>, kept: ReadonlyArray<number>) =>
+      predictedMicros(spec, assumed, scheduleOf(layers), tokens, kept)
+    const isTerminal = process.stderr.isTTY
+    const progress = (text: string) =>
+      Effect.sync(() => void (isTerminal && process.stderr.write(`\r\u001b[2K${text}`)))
+    const found = yield* calibrate({
+      cases,
+      candidates,
+      grid,
+      budget,
+      maxTokens: settings["max-tokens"],
+      maxTrials: settings["max-trials"],
+      state,
+      deadline: (yield* Clock.currentTimeMillis) + settings.minutes * 60_000,
+      engineOf,
+      costOf,
+      progress,
+    })
+    const { chosen } = found
+    const report = calibrationReport(
+      {
+        model: basename(directory),
+        fingerprint,
+        device: devices[0] ?? settings.executor,
+        tokens,
+        prompts: cases.length,
+        seed,
+        budget,
+        denseRight: [...state.dense.values()].filter(({ isRight }) => isRight).length,
+        denseMs: costOf([], []) / 1000,
+      },
+      found,
+    )
+    const schedule: DropSchedule = { ...denseSchedule, dropLayers: chosen?.layers ?? [] }
+    yield* writeReport(out, encodeScheduleFile({ schedule, fingerprint }))
+    if (settings.keep !== undefined && chosen !== null) {
+      const lengths = settings["keep-tokens"].length === 0 ? [tokens] : settings["keep-tokens"]
+      const kept = yield* Effect.forEach(lengths, (length) =>
+        calibrationCases({ ...settings, tokens: length, prompts: Math.min(2, settings.prompts) }, directory),
+      )
+      const engine = yield* engineOf(chosen.layers.map(({ layer }) => layer))
+      const points = yield* keptShares(kept.flat(), grid, progress).pipe(Effect.provideService(Engine, engine))
+      const note = `${report.model}, ${kept[0]!.length} prompts of hidden sentences a length, seed ${seed}; drop layers of ${out}`
+      const file = { format: "uniprefill-keep", version: 1, source: "measured", note, accuracy: [], points }
+      yield* writeReport(settings.keep, `${JSON.stringify(file, null, 2)}\n`)
+    }
+    if (isTerminal) process.stderr.write("\r\u001b[2K")
+    rmSync(progressFile, { force: true })
+    process.stdout.write(
+      json ? `${JSON.stringify(report, null, 2)}\n` : `${calibrationText(report)}${out} is written.\n`,
+    )
+  }).pipe(Effect.scoped)
+
+/** Prompts of every task in turn, so that what is given up early was asked of all of them. */
+const calibrationCases = ({ tasks, prompts, tokens, seed, haystack }: CalibrateSettings, directory: string) =>
+  Effect.gen(function* () {
+    const make = yield* promptMaker(yield* readHaystack(haystack))
+    const numbers = Array.from({ length: prompts }, (_, number) => number)
+    return yield* Effect.forEach(
+      numbers.flatMap((number) => tasks.map((kind) => ({ kind, number }))),
+      Effect.fnUntraced(function* ({ kind, number }) {
+        const { task, prompt } = yield* make(kind, tokens, seed, number)
+        const isRight = (answer: string) => answer === task.answer
+        return { id: `${kind}-${number}`, task: kind, prompt: prompt.tokens, depth: null, isRight } satisfies Case
+      }),
+    )
+  }).pipe(Effect.provide(Tokenizer.layer({ directory })))

@@ -1,0 +1,285 @@
+import { execFile } from "node:child_process"
+import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { promisify } from "node:util"
+import { afterAll, describe, expect, it } from "@effect/vitest"
+import { Engine, type GenerateEvent, type GenerateRequest } from "@uniprefill/engine/Engine"
+import { decodeScheduleFile } from "@uniprefill/model/ScheduleFile"
+import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { Effect, Stream } from "effect"
+import { calibrationReport, type CalibrationReport, calibrationText } from "uniprefill/quality/CalibrationReport"
+import { calibrate, type CalibrationPlan } from "uniprefill/quality/CalibrationRun"
+import { CalibrationState } from "uniprefill/quality/CalibrationState"
+import { isLost, type Measure, paretoFront, verdictOf } from "uniprefill/quality/CalibrationVerdict"
+
+const folder = mkdtempSync(join(tmpdir(), "uniprefill-calibrate-"))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const budget = { answerKl: 0.1, loss: 0 }
+
+const measure = (kl: number, isRight = true, wasRight = true): Measure => ({ kl, isRight, wasRight, kept: [0.5] })
+
+describe("a verdict", () => {
+  it("is safe within the budget, and not beyond it", () => {
+    const same = Array.from({ length: 20 }, () => measure(0.05))
+    expect(verdictOf(same, budget)).toMatchObject({ isSafe: true, lost: 0, won: 0, pValue: 1, kept: [0.5] })
+    expect(verdictOf([...same, measure(2)], budget).isSafe).toBe(false)
+    expect(verdictOf([...same, measure(0, false)], budget)).toMatchObject({ isSafe: false, lost: 1 })
+    expect(verdictOf([...same, measure(0, false), measure(0, true, false)], budget).isSafe).toBe(true)
+    expect(verdictOf([...same, measure(0, false)], { answerKl: 0.1, loss: 0.05 }).isSafe).toBe(true)
+    // So many allowed by the share are too many by the test.
+    const many = [...same, ...Array.from({ length: 8 }, () => measure(0, false))]
+    expect(verdictOf(many, { answerKl: 0.1, loss: 1 })).toMatchObject({ isSafe: false, lost: 8 })
+  })
+
+  it("is lost early only where the rest of the prompts cannot mend it", () => {
+    const bad = Array.from({ length: 8 }, () => measure(0.5))
+    expect(isLost(bad, 30, budget)).toBe(true)
+    expect(isLost(bad.slice(1), 30, budget)).toBe(false)
+    expect(isLost(bad, 50, budget)).toBe(false)
+    expect(
+      isLost(
+        Array.from({ length: 8 }, (_, i) => measure(0, i > 2)),
+        30,
+        budget,
+      ),
+    ).toBe(true)
+  })
+
+  it("leaves points on the front that no other beats in both", () => {
+    const points = [
+      { cost: 1, answerKl: 0.5 },
+      { cost: 2, answerKl: 0.6 },
+      { cost: 3, answerKl: 0.1 },
+      { cost: 3, answerKl: 0.2 },
+    ]
+    expect(paretoFront(points)).toEqual([points[0], points[2]])
+  })
+})
+
+describe("what was measured", () => {
+  it.effect("is taken up again, without a line that was cut off, and by nobody else", () =>
+    Effect.gen(function* () {
+      const file = join(folder, "state.progress")
+      const first = yield* CalibrationState.open(file, "model a")
+      yield* first.keepDense("one", { tokens: [1], likely: [[[1, -0.5]]], isRight: true })
+      yield* first.keep("3:0.9", "one", measure(0.25))
+      appendFileSync(file, '{"case":"two","dense":{"tok')
+      const again = yield* CalibrationState.open(file, "model a")
+      expect(again.dense.get("one")!.likely).toEqual([[[1, -0.5]]])
+      expect(again.measure("3:0.9", "one")).toEqual(measure(0.25))
+      expect(again.measuresOf("3:0.99")).toEqual([])
+      const other = yield* Effect.flip(CalibrationState.open(file, "model b"))
+      expect(other.message).toContain("it is of another model or other options")
+    }),
+  )
+})
+
+/** An engine that answers "yes", unless a layer drops harder than it bears; each is as likely as `doubt` says. */
+class PretendedEngine {
+  readonly asked: Array<string> = []
+  readonly started: Array<ReadonlyArray<number>> = []
+  /** By layer: the least p that is harmless. */
+  private readonly bears: ReadonlyMap<number, number>
+
+  constructor(bears: ReadonlyMap<number, number>) {
+    this.bears = bears
+  }
+
+  start(layers: ReadonlyArray<number>): Engine["Service"] {
+    this.started.push(layers)
+    return Engine.of({
+      model: { spec: { vocabSize: 8 } as ModelSpec, executor: {} as never, maxModelLen: 4096, drops: true },
+      generate: (request) => Effect.succeed([Stream.fromIterable(this.answer(layers, request))]),
+      room: () => Effect.void,
+      status: Effect.die("not asked"),
+      drain: Effect.void,
+      abortAll: Effect.void,
+    })
+  }
+
+  private answer(layers: ReadonlyArray<number>, { requestId, p }: GenerateRequest): ReadonlyArray<GenerateEvent> {
+    this.asked.push(requestId)
+    const drops = layers.flatMap((layer, i) => (p![i]! < 1 ? [{ layer, p: p![i]! }] : []))
+    // Two layers next to each other are too much.
+    const isCrowded = drops.some(({ layer }) => drops.some((other) => other.layer === layer + 1))
+    const isHarmed = isCrowded || drops.some(({ layer, p: own }) => own < this.bears.get(layer)!)
+    const [likely, other] = isHarmed ? [Math.log(0.1), Math.log(0.9)] : [Math.log(0.9), Math.log(0.1)]
+    const logprobs = [[[isHarmed ? 2 : 1, Math.max(likely, other)] as const, [1, likely] as const, [2, other] as const]]
+    const times = { arrivedMicros: 0, firstScheduledMicros: 0, firstTokenMicros: 5, finishedMicros: 5 }
+    return [
+      { _tag: "Output", tokens: [isHarmed ? 2 : 1], text: isHarmed ? "no" : "yes", logprobs },
+      {
+        _tag: "Finished",
+        reason: "stop",
+        stopReason: null,
+        promptTokens: 100,
+        completionTokens: 1,
+        cachedTokens: 0,
+        kept: [1, ...p!],
+        bitmaps: [],
+        times,
+      },
+    ]
+  }
+}
+
+const planOf = (
+  engine: PretendedEngine,
+  state: CalibrationState,
+  change: Partial<CalibrationPlan> = {},
+): CalibrationPlan => ({
+  cases: Array.from({ length: 10 }, (_, i) => ({
+    id: `case-${i}`,
+    task: "yes",
+    prompt: new Int32Array(100),
+    depth: null,
+    isRight: (answer) => answer === "yes",
+  })),
+  candidates: [0, 1, 2, 4],
+  grid: [0.9, 0.5],
+  budget,
+  maxTokens: 4,
+  maxTrials: 10,
+  state,
+  deadline: Number.MAX_SAFE_INTEGER,
+  engineOf: (layers) => Effect.sync(() => engine.start(layers)),
+  // Of five layers, each costs the rows that it sees.
+  costOf: (layers, kept) =>
+    [0, 1, 2, 3, 4, 5].reduce((sum, layer) => sum + (kept[layers.findLastIndex((drop) => drop < layer)] ?? 1), 0),
+  progress: () => Effect.void,
+  ...change,
+})
+
+/** Layer 0 bears nothing, 1 and 2 do, but not together; 4 bears 0.9. */
+const bears = new Map([
+  [0, 1],
+  [1, 0.5],
+  [2, 0.5],
+  [4, 0.9],
+])
+
+describe("calibrating", () => {
+  it.effect("finds the layers that may drop, and how hard, alone and together", () =>
+    Effect.gen(function* () {
+      const engine = new PretendedEngine(bears)
+      const found = yield* calibrate(planOf(engine, yield* CalibrationState.open(join(folder, "a"), "a")))
+      const safe = found.singles.filter(({ verdict }) => verdict.isSafe).map(({ layers }) => layers)
+      expect(safe).toEqual([
+        [{ layer: 1, p: 0.9 }],
+        [{ layer: 1, p: 0.5 }],
+        [{ layer: 2, p: 0.9 }],
+        [{ layer: 2, p: 0.5 }],
+        [{ layer: 4, p: 0.9 }],
+      ])
+      expect(found.chosen!.layers).toEqual([{ layer: 1, p: 0.5 }])
+      expect(found.trials.filter(({ verdict }) => !verdict.isSafe).map(({ layers }) => layers)).toEqual([
+        [1, 2].map((layer) => ({ layer, p: 0.5 })),
+        [
+          { layer: 1, p: 0.5 },
+          { layer: 2, p: 0.9 },
+        ],
+      ])
+      // What destroys every answer is not asked to the end, and dense is asked once a prompt.
+      expect(engine.asked.filter((id) => id.endsWith(" 0:0.9"))).toHaveLength(8)
+      expect(engine.asked.filter((id) => id.endsWith(" dense"))).toHaveLength(10)
+      // An engine for each layer, and one for those that are safe.
+      expect(engine.started).toEqual([[0], [1], [2], [4], [1, 2, 4]])
+    }),
+  )
+
+  it.effect("goes on where it was ended, and asks nothing twice", () =>
+    Effect.gen(function* () {
+      const file = join(folder, "b")
+      const whole = new PretendedEngine(bears)
+      const expected = yield* calibrate(planOf(whole, yield* CalibrationState.open(file, "b")))
+      const again = new PretendedEngine(bears)
+      const found = yield* calibrate(planOf(again, yield* CalibrationState.open(file, "b")))
+      expect(found).toEqual(expected)
+      expect(again.asked).toEqual([])
+    }),
+  )
+
+  it.effect("says what there was no time for, and chooses nothing where nothing is safe", () =>
+    Effect.gen(function* () {
+      const engine = new PretendedEngine(bears)
+      const late = yield* calibrate(
+        planOf(engine, yield* CalibrationState.open(join(folder, "c"), "c"), { deadline: -1 }),
+      )
+      expect(late).toEqual({ singles: [], trials: [], chosen: null, unmeasured: [0, 1, 2, 4] })
+      const fragile = new PretendedEngine(new Map([0, 1, 2, 4].map((layer) => [layer, 1])))
+      const found = yield* calibrate(planOf(fragile, yield* CalibrationState.open(join(folder, "d"), "d")))
+      expect(found.chosen).toBeNull()
+      const about = {
+        model: "m",
+        fingerprint: "f",
+        device: "d",
+        tokens: 100,
+        prompts: 10,
+        seed: 1,
+        budget,
+        denseRight: 10,
+        denseMs: 1,
+      }
+      const text = calibrationText(calibrationReport(about, found))
+      expect(text).toContain("No layer is safe to drop at within this budget")
+      expect(text).toContain("With 10 prompts a layer that loses one answer in ten may well pass")
+    }),
+  )
+})
+
+describe("uniprefill calibrate", () => {
+  const main = fileURLToPath(new URL("../src/main.ts", import.meta.url))
+  const uniprefill = (...args: ReadonlyArray<string>) =>
+    promisify(execFile)(process.execPath, ["--conditions=source", main, ...args])
+
+  it("writes a schedule that its model takes and another refuses", async () => {
+    const out = join(folder, "uniprefill.json")
+    const keep = join(folder, "needle.keep.json")
+    const options = [
+      "--tasks",
+      "number",
+      "--prompts",
+      "1",
+      "--tokens",
+      "1100",
+      "--p",
+      "0.9",
+      "--max-trials",
+      "1",
+      "--keep-tokens",
+      "1100,1500",
+    ]
+    const { stdout } = await uniprefill("calibrate", ...options, "--out", out, "--keep", keep, "--json")
+    const report = JSON.parse(stdout) as CalibrationReport
+    expect(report.singles.map(({ layers }) => layers[0]!.layer)).toEqual(Array.from({ length: 15 }, (_, i) => i))
+    expect(report.denseRight).toBe(1)
+    for (const { kept, prompts } of report.singles) {
+      expect(prompts).toBe(1)
+      expect(kept[0]!).toBeGreaterThan(0.2)
+      expect(kept[0]!).toBeLessThan(1)
+    }
+    expect(report.chosen!.predictedMs).toBeLessThan(report.denseMs)
+    expect(existsSync(`${out}.progress`)).toBe(false)
+    const text = readFileSync(out, "utf8")
+    const spec = { layers: Array.from({ length: 16 }, () => ({ mixer: { kind: "full" } })) } as unknown as ModelSpec
+    const { schedule, fingerprint } = await Effect.runPromise(decodeScheduleFile(out, JSON.parse(text), spec))
+    expect(schedule.dropLayers).toEqual(report.chosen!.layers)
+    expect(fingerprint).toBe(report.fingerprint)
+    const kept = JSON.parse(readFileSync(keep, "utf8")) as { points: ReadonlyArray<{ kept: ReadonlyArray<number> }> }
+    expect(kept).toMatchObject({ format: "uniprefill-keep", source: "measured" })
+    expect(kept.points.map((point) => ({ ...point, kept: point.kept.length }))).toEqual(
+      [1100, 1500].flatMap((tokens) => [0.9].map((p) => ({ tokens, p, kept: report.chosen!.layers.length }))),
+    )
+    await expect(uniprefill("calibrate", "--out", out)).rejects.toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("is there already"),
+    })
+    writeFileSync(out, text.replace(fingerprint!, "0123456789abcdef"))
+    await expect(uniprefill("generate", "x", "--drop-schedule", out, "--executor", "cpu")).rejects.toMatchObject({
+      stderr: expect.stringContaining(`it was made for model 0123456789abcdef, this one is ${fingerprint}`),
+    })
+  })
+})
