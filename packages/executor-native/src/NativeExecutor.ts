@@ -38,6 +38,8 @@ export interface CpuOptions extends NativeOptions {
 export interface CudaOptions extends NativeOptions {
   /** Share of the device's memory to use, weights and workspace included. */
   readonly memoryFraction?: number | undefined
+  /** Memory for K, V and carry rows; by default what is left of the share. */
+  readonly memoryBytes?: number | undefined
   readonly deviceIndex?: number | undefined
 }
 
@@ -84,7 +86,8 @@ const make = (
     const starting = `start ${device} executor for ${source.directory}`
     const elements = device === "cuda" ? cudaElementBytes : cpuElementBytes
     const layout = yield* attempt(starting, () => layoutOf(source, schedule, { pageSize, ...elements }))
-    const slabs = "memoryBytes" in options ? slabsIn(options.memoryBytes, layout) : 0
+    const { memoryBytes } = options
+    const slabs = memoryBytes === undefined ? 0 : slabsIn(memoryBytes, layout)
     const stateSlots = layout.stateSlotBytes === 0 ? 0 : (options.stateSlots ?? 2 * slots)
 
     const library = yield* attempt("load native library", () => loadLibrary())
