@@ -14,7 +14,13 @@ export type LoggedEvent =
 export const logged = (executor: Executor["Service"], log: Array<LoggedEvent>): Executor["Service"] => ({
   ...executor,
   putContent: (id, content) =>
-    Effect.tap(executor.putContent(id, content), () => Effect.sync(() => log.push({ e: "put", id, content }))),
+    Effect.suspend(() => {
+      // Its lists go on growing elsewhere.
+      const copy = { ...content, tokens: content.tokens.slice(), bitmaps: [...content.bitmaps] }
+      return Effect.tap(executor.putContent(id, content), () =>
+        Effect.sync(() => log.push({ e: "put", id, content: copy })),
+      )
+    }),
   forgetContent: (id) =>
     Effect.suspend(() => {
       log.push({ e: "forget", id })
