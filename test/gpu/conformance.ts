@@ -32,8 +32,8 @@ import { cutDifference, distance, floatsOf, teacherForced } from "../conformance
 
 const [device = "cuda", file] = process.argv.slice(2) as [Device?, string?]
 
-/** Relative distance of rows of logits: most of them, and any. */
-const tolerance = { median: 0.02, largest: 0.15 } as const
+/** Relative distance of rows of logits: most of them, and any; where two experts are nearly level, rounding may choose the other one. */
+const tolerance = { median: 0.02, largest: 0.05, withExperts: 0.3 } as const
 const tau = 0.5
 const epsilon = 0.01
 
@@ -70,14 +70,15 @@ const near: Judge = {
 const percent = (share: number) => `${(100 * share).toFixed(2)}%`
 
 /** Throws where what was seen is more than rounding. */
-const judge = ({ distances, behind, cut }: Seen): string => {
+const judge = (kind: string, { distances, behind, cut }: Seen): string => {
   if (distances.length === 0) return ""
   const sorted = distances.toSorted((a, b) => a - b)
   const [median, largest] = [sorted[sorted.length >> 1]!, sorted.at(-1)!]
   const text =
     `${distances.length} rows of logits, median off by ${percent(median)}, largest ${percent(largest)}; greedy tokens at most ` +
     `${behind.toFixed(3)} behind; ${cut.different} of ${cut.selections} selections differ, in ${cut.blocks} blocks, ${cut.outside} not at the cut`
-  if (!(median <= tolerance.median && largest <= tolerance.largest && behind <= tau && cut.outside === 0)) {
+  const most = kind.endsWith("-moe") ? tolerance.withExperts : tolerance.largest
+  if (!(median <= tolerance.median && largest <= most && behind <= tau && cut.outside === 0)) {
     throw new Error(text)
   }
   return text
@@ -100,7 +101,7 @@ for (const kind of machineKinds) {
     await step(kind, name, async () => {
       seen = nothing()
       await run(machine, near)
-      return judge(seen)
+      return judge(kind, seen)
     })
   }
   await machine.close()

@@ -62,6 +62,7 @@ describe("bench ops", () => {
       copyTeraBytes: 3,
       keyTeraBytes: 0.5,
       decodeRowMicros: 4,
+      mixedMicros: 150,
       selectionMicros: 60,
       scoreTeraFlops: 3,
       stepMicros: 900,
@@ -77,6 +78,7 @@ describe("bench ops", () => {
       expect(Math.abs(value! / of - 1)).toBeLessThan(by)
     near(calibration.keyTeraBytes, known.keyTeraBytes!, 0.02)
     near(calibration.decodeRowMicros, known.decodeRowMicros!, 0.3)
+    near(calibration.mixedMicros, known.mixedMicros!, 0.3)
     near(calibration.selectionMicros, known.selectionMicros!, 0.05)
     near(calibration.scoreTeraFlops, known.scoreTeraFlops!, 0.05)
     near(calibration.itemMicros, known.itemMicros, 0.4)
@@ -85,7 +87,7 @@ describe("bench ops", () => {
   })
 
   it("measures every operation on the CPU", async () => {
-    const { report, calibration } = await run({ executor: "cpu", "input-len": 1024, "max-num-seqs": 8 })
+    const { report, calibration } = await run({ executor: "cpu", "input-len": 1024, "max-num-seqs": 9 })
     expect(calibration.source).toBe("measured")
     expect(calibration.gemm.map(({ at }) => at)).toEqual([64, 128, 256, 512, 1024])
     expect(calibration.attention).toHaveLength(16)
@@ -96,6 +98,7 @@ describe("bench ops", () => {
       "prompts in one step",
       "chunk",
       "decode",
+      "decode beside a prompt",
       "selection and read-back",
       "chunk with a selection",
       "host, two steps in flight",

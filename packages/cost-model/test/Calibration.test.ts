@@ -18,6 +18,7 @@ const file: Calibration = {
   itemMicros: 2.5,
   keyTeraBytes: 1.5,
   decodeRowMicros: 3,
+  mixedMicros: 1,
   selectionMicros: 40,
   scoreTeraFlops: 100,
   links: [link],

@@ -23,6 +23,10 @@ export type BenchOpsSettings = OptionValues<typeof benchOpsOptions>
 const copyBytes = 1 << 30
 /** Decode steps that are looked at, after those that warm up. */
 const decodeSteps = { warmUp: 4, timed: 12 } as const
+/** Rows that decode while a prompt is computed, and how long it is. */
+const beside = { decodes: 8, rows: [64, 512, 2048] } as const
+/** Selections are differences of steps: these need more of them. */
+const leastSelections = 7
 /** Rows that decode at a time, and what they have behind them. */
 const decodeRows = [1, 8, 32, 64, 128, 256] as const
 const contexts = [256, 2048] as const
@@ -66,6 +70,7 @@ export const benchOps = (settings: BenchOpsSettings, json: boolean) =>
     const items = yield* showing("items …", measure.items)
     const attention = yield* showing(`attention up to ${longest} tokens …`, measure.attention)
     const { decode, hostMicros, samplingMicros } = yield* showing("decode …", measure.decode)
+    const mixed = yield* showing("decode beside prompts …", measure.mixed)
     const selection = yield* showing("selections …", measure.selection)
     const measurements: OpsMeasurements = {
       device: info.device,
@@ -78,6 +83,7 @@ export const benchOps = (settings: BenchOpsSettings, json: boolean) =>
       attention,
       items,
       decode,
+      mixed,
       selection,
     }
     const calibration = calibrationFrom(measurements, costs)
@@ -207,15 +213,14 @@ const makeMeasure = (probe: StepProbe, iterations: number, longest: number, drop
     return chunks[0]!.map(({ load }, i) => ({ load, micros: median(chunks.map((pass) => pass[i]!.micros)) }))
   })
 
-  /** So many requests with so much behind them decode together. */
-  const decoding = (count: number, context: number, temperature: number) =>
+  /** Has so many requests with so much behind them decode together; further steps each add a row to all of them. */
+  const start = (count: number, context: number, temperature: number) =>
     Effect.gen(function* () {
       const sampling = { temperature, topP: temperature > 0 ? 0.9 : 1 }
       const slots = Array.from({ length: count }, (_, slot) => slot)
-      const all = decodeSteps.warmUp + decodeSteps.timed
       let rows = 0
       for (const slot of slots) {
-        if (rows + context > info.maxRowsPerStep) {
+        if (rows > 0 && rows + context > info.maxRowsPerStep) {
           yield* probe.run
           rows = 0
         }
@@ -228,23 +233,57 @@ const makeMeasure = (probe: StepProbe, iterations: number, longest: number, drop
         rows += context
       }
       yield* probe.run
+      for (const slot of slots) probe.join(slot)
+      let decoded = 0
+      const grow = () => {
+        decoded++
+        for (const slot of slots) probe.reachAll(slot, context + decoded)
+      }
+      const end = Effect.suspend(() => {
+        probe.close(slots, true)
+        return probe.run
+      })
+      return { grow, end }
+    })
+
+  const decoding = (count: number, context: number, temperature: number) =>
+    Effect.gen(function* () {
+      const { grow, end } = yield* start(count, context, temperature)
       const steps = []
-      for (let i = 0; i < all; i++) {
-        for (const slot of slots) {
-          if (i === 0) probe.join(slot)
-          probe.reachAll(slot, context + i + 1)
-        }
+      for (let i = 0; i < decodeSteps.warmUp + decodeSteps.timed; i++) {
+        grow()
         yield* probe.send
         if (i > 0) steps.push(yield* probe.answer)
       }
       steps.push(yield* probe.answer)
-      probe.close(slots, true)
-      yield* probe.run
+      yield* end
       const timed = steps.slice(decodeSteps.warmUp)
       const [device, wall] = [timed.map(({ deviceMicros }) => deviceMicros), timed.map(({ wallMicros }) => wallMicros)]
       const step: TimedStep = { load: timed[timed.length >> 1]!.load, micros: median(device) }
       return { step, hostMicros: Math.max(0, median(wall) - median(device)) }
     })
+
+  const mixed = Effect.gen(function* () {
+    const steps: Array<TimedStep> = []
+    if (info.slots <= beside.decodes) return steps
+    const { grow, end } = yield* start(beside.decodes, contexts[0], 0)
+    for (const rows of beside.rows.filter((count) => count <= most - beside.decodes)) {
+      steps.push(
+        yield* repeated(
+          Effect.gen(function* () {
+            grow()
+            yield* probe.open(beside.decodes, rows, false)
+            probe.item(beside.decodes, 0, rows)
+            const { load, deviceMicros } = yield* probe.run
+            probe.close([beside.decodes])
+            return { load, micros: deviceMicros }
+          }),
+        ),
+      )
+    }
+    yield* end
+    return steps
+  })
 
   const decode = Effect.gen(function* () {
     const steps: Array<TimedStep> = []
@@ -271,9 +310,10 @@ const makeMeasure = (probe: StepProbe, iterations: number, longest: number, drop
   const selection = Effect.gen(function* () {
     const found: Array<OpsMeasurements["selection"][number]> = []
     if (!drops) return found
-    for (const length of [Math.floor(longest / 256) * 64, longest]) {
+    const lengths = [longest / 64, longest / 16, longest / 4].map((length) => 64 * Math.floor(length / 64))
+    for (const length of new Set(lengths.map((rows) => Math.max(rows, 1024)))) {
       const pairs: Array<{ readonly plain: TimedStep; readonly chunk: TimedStep }> = []
-      for (let i = 0; i <= iterations; i++) {
+      for (let i = 0; i <= Math.max(leastSelections, iterations); i++) {
         yield* probe.open(0, length, true)
         for (let at = 0; at < length - 128; at += most) {
           probe.item(0, at, Math.min(most, length - 128 - at))
@@ -298,14 +338,14 @@ const makeMeasure = (probe: StepProbe, iterations: number, longest: number, drop
     return found
   })
 
-  return { copy, linear, items, attention, decode, selection }
+  return { copy, linear, items, attention, decode, mixed, selection }
 }
 
 const rowsOf = (measured: OpsMeasurements, costModel: DeviceCostModel): Array<OperationRow> => {
   const rows: Array<OperationRow> = []
   const add = (operation: string, what: string, { load, micros }: TimedStep) =>
     rows.push({ operation, case: what, ms: micros / 1000, predicted_ms: costModel.stepMicros(load) / 1000 })
-  const { copy, linear, items, attention, decode, selection } = measured
+  const { copy, linear, items, attention, decode, mixed, selection } = measured
   if (copy !== null) {
     const what = `${(copy.bytes / 2 ** 20).toFixed(0)} MiB read and written`
     rows.push({ operation: "copy", case: what, ms: copy.micros / 1000, predicted_ms: null })
@@ -323,6 +363,8 @@ const rowsOf = (measured: OpsMeasurements, costModel: DeviceCostModel): Array<Op
     const keys = Math.max(...decodeKeys) || Math.max(...step.load.decodeWindowKeys)
     add("decode", `${count} rows of ${Math.round(keys / count)} keys`, step)
   }
+  for (const step of mixed)
+    add("decode beside a prompt", `${step.load.decodeRows} rows, ${step.load.rows[0]} of the prompt`, step)
   for (const { plain, chunk } of selection) {
     const what = `among ${Math.max(...chunk.load.scoredRows)} rows`
     const ms = (chunk.micros - plain.micros) / 1000

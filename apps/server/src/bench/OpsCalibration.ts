@@ -24,6 +24,8 @@ export interface OpsMeasurements {
   readonly items: TimedStep | null
   /** Rows that decode, by their number and context. */
   readonly decode: ReadonlyArray<TimedStep>
+  /** Rows that decode beside a prompt. */
+  readonly mixed: ReadonlyArray<TimedStep>
   /** Chunks that end with a selection, and a chunk of as many rows before without. */
   readonly selection: ReadonlyArray<{ readonly chunk: TimedStep; readonly plain: TimedStep }>
 }
@@ -43,7 +45,7 @@ const sum = (values: ArrayLike<number>): number => Array.from(values).reduce((a,
  * The calibration by which the cost model predicts the measured steps. One number after another: what copies reach; from decode steps what a key
  * takes and what a step takes besides its weights; from prompts cut in two what an item takes; from chunks behind a growing prompt the
  * rate of attention; from steps of more and more rows that of matrix products, whatever the model does between these included; then what a
- * decode row and a selection add.
+ * decode row adds, decoding beside a prompt, and a selection.
  */
 export const calibrationFrom = (measured: OpsMeasurements, costs: FitCosts): Calibration => {
   const { work } = costs
@@ -93,13 +95,16 @@ export const calibrationFrom = (measured: OpsMeasurements, costs: FitCosts): Cal
     return { at: load.rows[0]!, teraFlops: flops / Math.max(0.05 * micros, micros - rest) / 1e6 }
   })
   calibration = { ...calibration, gemm }
-  const perRow = measured.decode
-    .filter(({ load }) => load.decodeRows > 1)
-    .map(({ load, micros }) => (micros - predicted(load)) / load.decodeRows)
-    .toSorted((a, b) => a - b)
-  const decodeRowMicros = Math.max(0, perRow[perRow.length >> 1] ?? 0)
-  return { ...calibration, decodeRowMicros, ...selectionTimes(measured.selection, costs) }
+  const over = (steps: ReadonlyArray<TimedStep>, each: (load: StepLoad) => number): number =>
+    Math.max(0, middle(steps.map(({ load, micros }) => (micros - predicted(load)) / each(load))))
+  const several = measured.decode.filter(({ load }) => load.decodeRows > 1)
+  calibration = { ...calibration, decodeRowMicros: over(several, ({ decodeRows }) => decodeRows) }
+  calibration = { ...calibration, mixedMicros: over(measured.mixed, () => 1) }
+  return { ...calibration, ...selectionTimes(measured.selection, costs) }
 }
+
+/** The median; 0 of nothing. */
+const middle = (values: ReadonlyArray<number>): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0
 
 /** The steps of the most rows that decode. */
 const decodeOfMostRows = (steps: ReadonlyArray<TimedStep>): ReadonlyArray<TimedStep> => {
