@@ -1,12 +1,12 @@
-import { readFileSync } from "node:fs"
 import { type Executor, type ExecutorError, greedy, type RequestContent } from "@uniprefill/executor/contract/Executor"
 import { type DropSchedule, pToQ32 } from "@uniprefill/model/DropSchedule"
 import { type Section, StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { Effect } from "effect"
-import { expect } from "vitest"
+import malformed from "./malformedPlans.json" with { type: "json" }
+import { equal } from "./SameAnswer.ts"
 
 /** `malformedPlans.json`, which executors in other languages are tested with too. */
-const table = JSON.parse(readFileSync(new URL("malformedPlans.json", import.meta.url), "utf8")) as {
+const table = malformed as unknown as {
   readonly plans: ReadonlyArray<MalformedPlan>
   readonly states: Readonly<Record<string, ReadonlyArray<Sections>>>
   readonly contents: Readonly<Record<string, { length: number; drops: boolean; salt: number }>>
@@ -55,9 +55,9 @@ export const expectRefusal = (
     // A step behind the one that is refused fails with it.
     yield* executor.enqueue(planOf(used + 1, {}))
     const error = yield* Effect.orDie(Effect.flip(executor.nextResult))
-    expect(error).toMatchObject({ reason: "InvalidPlan", operation: `step ${used}` })
-    expect(error.detail.startsWith(at), `${error.detail} names ${at}`).toBe(true)
-    for (const words of says) expect(error.detail).toContain(words)
+    equal("refusal", [error.reason, error.operation], ["InvalidPlan", `step ${used}`])
+    equal(`whether ${JSON.stringify(error.detail)} names ${at}`, error.detail.startsWith(at), true)
+    for (const words of says) equal(`whether ${error.detail} says ${words}`, error.detail.includes(words), true)
 
     // Nothing is left of it but contents, and its number comes again.
     const fresh = 100
@@ -65,7 +65,7 @@ export const expectRefusal = (
     const grants = [0, 1].flatMap((page) => [0, 0, page, 0, 2, 2 + page, 0, 1, 4 + page])
     yield* executor.enqueue(planOf(next, { opens: [0, fresh], grants, items: [0, 0, 128, 0, 1], samples: [0, 0] }))
     const result = yield* executor.nextResult
-    expect([result.stepId, result.tokens.length]).toEqual([next, 3])
+    equal("step and tokens", [result.stepId, result.tokens.length], [next, 3])
   })
 
 const contentOf = (id: string): RequestContent => {

@@ -172,7 +172,7 @@ describe("copy-on-write", () => {
   it("holds", () => expect(check(() => {})).resolves.toBeUndefined())
 
   it("is missed when the partial page is not copied", async () => {
-    await expect(check((plan) => plan.copies.clear())).rejects.toThrow(/^expected 'error' to be 'length'/)
+    await expect(check((plan) => plan.copies.clear())).rejects.toThrow('reason: "error" instead of "length"')
   })
 
   it("is missed when another page is copied than the last", async () => {
@@ -181,7 +181,7 @@ describe("copy-on-write", () => {
       if (first < 0 && plan.grants.length > 0) first = plan.grants.data[2]!
       for (let i = 0; i < plan.copies.length; i += 2) plan.copies.data[i] = first
     }
-    await expect(check(wrong)).rejects.toThrow(/^expected \[/)
+    await expect(check(wrong)).rejects.toThrow(/^(?:tokens|logits): /)
   })
 
   it("is missed when the partial page is shared like the full ones: the plan is refused", async () => {

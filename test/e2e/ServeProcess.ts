@@ -1,7 +1,9 @@
 import { type ChildProcess, spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
-const main = fileURLToPath(new URL("../../apps/server/src/main.ts", import.meta.url))
+/** The server's program: the source, or a bundle of it where UNIPREFILL_SERVER says so. */
+const main =
+  process.env["UNIPREFILL_SERVER"] ?? fileURLToPath(new URL("../../apps/server/src/main.ts", import.meta.url))
 
 /** `uniprefill serve` as a process of its own. */
 export class ServeProcess {

@@ -185,6 +185,8 @@ class Bench(MixerBench):
         case = f"causal {length}, {heads}/{kv_heads} heads, d {head_dim}"
         self.row("prefill attention", case, times[0], flop / self.flop_per_ms, peer, times[1] if peer else None, scratch)
         print(f"{'':20}{flop / times[0] / 1e9:.0f} TFLOP/s" + (f", cuDNN {flop / times[1] / 1e9:.0f}" if peer else ""))
+        if length > 100000:
+            self.sliding(call, full, length, head_dim, heads, kv_heads, flop, repeats)
         if length < 32768 or head_dim != 128:
             return
         quarter = length // 4
@@ -199,6 +201,18 @@ class Bench(MixerBench):
             ms, whole = median_ms([lambda i: self.backend.attend_prefill(p), lambda i: self.backend.attend_prefill(full)], repeats)
             share = float((rows + 1).double().sum()) / pairs
             self.row("prefill attention", f"{name} of {length}", ms, share * flop / self.flop_per_ms, "share of full", share * whole)
+
+    def sliding(self, call, full, length, head_dim, heads, kv_heads, flop, repeats, window=1024):
+        """Rows that see the last rows before them alone, beside their share of the causal time."""
+        everything = torch.arange(length, device="cuda")
+        p, held = call(everything)
+        lo = (everything - window + 1).clamp(min=0).to(torch.int32).contiguous()
+        p.lo = lo.data_ptr()
+        ms, whole = median_ms([lambda i: self.backend.attend_prefill(p), lambda i: self.backend.attend_prefill(full)], repeats)
+        pairs = window * (window + 1) / 2 + (length - window) * window
+        share = pairs / (length * (length + 1) / 2)
+        case = f"window {window} of {length}, {heads}/{kv_heads} heads, d {head_dim}"
+        self.row("prefill attention", case, ms, share * flop / self.flop_per_ms, "share of full", share * whole)
 
     def sparse(self, length, head_dim=128, heads=32, kv_heads=8, page_size=64):
         """A quarter of the causal blocks, at random and in a band, beside a quarter of the causal time."""

@@ -1,7 +1,10 @@
 // Time to the first token and time per decode step of models shaped like published ones on the CUDA backend, through the runner and
 // its plans: random weights, keeps as given (synthetic), selections scored and their scores ignored.
 //
-//   steps_bench [--model NAME] [--layers N] [--ranks N] [--rows ROWS_PER_STEP] [--no-decode] [LENGTH ...]
+//   steps_bench [--model NAME] [--layers N] [--ranks N] [--rows ROWS_PER_STEP] [--batch PROMPTS] [--no-decode] [LENGTH ...]
+//
+// With --batch so many prompts of each length are computed together, segment by segment in steps that are as full as may be, and what is
+// timed is the last first token.
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -177,6 +180,45 @@ struct Bench {
     }
   };
 
+  // Prompts together from their opening to their first tokens; the slots stay open.
+  void prefill_together(Flight &flight, int slots, int length, const std::vector<double> &keeps) {
+    PlanWords plan;
+    std::vector<int> rows;
+    for (int slot = 0; slot < slots; slot++) {
+      plan.add(up::Section::opens, {slot, put(length, keeps, &rows)});
+      if (layout.has_states()) plan.add(up::Section::states, {slot, 0, slot});
+    }
+    const int last = layout.last_segment();
+    int used = 0, items = 0;
+    const auto send = [&] {
+      if (items == 0) return;
+      flight.enqueue(plan);
+      plan = {};
+      used = items = 0;
+    };
+    for (int segment = 0; segment <= (keeps.empty() ? 0 : last); segment++) {
+      const int of_segment = rows[static_cast<size_t>(segment)];
+      for (int slot = 0; slot < slots; slot++) {
+        for (int at = 0; at < of_segment;) {
+          if (max_rows - used < 64) send();
+          int count = std::min(max_rows - used, of_segment - at);
+          if (at + count < of_segment) count -= count % 64;
+          for (int t = 0; t < static_cast<int>(layout.tables.size()); t++) {
+            const up::Table &table = layout.table(t);
+            if (keeps.empty() ? table.kind != up::TableKind::carry : table.segment == segment) grow(plan, slot, t, at, at + count);
+          }
+          plan.add(up::Section::items, {slot, at, count, segment, keeps.empty() ? last : segment});
+          at += count;
+          if (at == of_segment && (keeps.empty() || segment == last)) plan.add(up::Section::samples, {items, slot});
+          used += count;
+          items++;
+        }
+      }
+      // The next segment's rows are known once these steps have been answered.
+      send();
+    }
+  }
+
   // A prompt from its opening to its first token; the slot stays open. Several slots: one behind the other in steps of all rows.
   void prefill(Flight &flight, int slot, int length, const std::vector<double> &keeps, int extra) {
     std::vector<int> rows;
@@ -236,23 +278,24 @@ struct Bench {
   }
 
   // Gives the median.
-  double time_prefill(const char *name, int length, const std::vector<double> &keeps, int repeats) {
+  double time_prefill(const char *name, int batch, int length, const std::vector<double> &keeps, int repeats) {
     std::vector<double> wall, device;
     for (int i = 0; i < repeats + 1; i++) {
       const auto start = Clock::now();
       Flight flight{*this};
-      prefill(flight, 0, length, keeps, 0);
+      if (batch == 1) prefill(flight, 0, length, keeps, 0);
+      else prefill_together(flight, batch, length, keeps);
       flight.finish();
       if (i > 0) {
         wall.push_back(ms_since(start));
         device.push_back(flight.device_ms);
       }
-      close(1, false);
+      close(batch, false);
       release_all();
     }
     std::sort(wall.begin(), wall.end());
     std::sort(device.begin(), device.end());
-    std::printf("%-10s %7d tokens: TTFT %9.2f ms (device %9.2f), least %9.2f\n", name, length, wall[wall.size() / 2], device[device.size() / 2],
+    std::printf("%-10s %d x %7d tokens: TTFT %9.2f ms (device %9.2f), least %9.2f\n", name, batch, length, wall[wall.size() / 2], device[device.size() / 2],
                 wall[0]);
     std::fflush(stdout);
     return wall[wall.size() / 2];
@@ -288,7 +331,7 @@ struct Bench {
 int main(int argc, char **argv) {
   std::vector<ModelShape> known = model_shapes();
   ModelShape shape = known.front();
-  int rows = 16384, layers = 0, ranks = 1;
+  int rows = 16384, layers = 0, ranks = 1, batch = 1;
   bool decode = true;
   std::vector<int> lengths;
   for (int i = 1; i < argc; i++) {
@@ -303,6 +346,7 @@ int main(int argc, char **argv) {
     } else if (std::strcmp(argv[i], "--layers") == 0 && i + 1 < argc) layers = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--ranks") == 0 && i + 1 < argc) ranks = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--rows") == 0 && i + 1 < argc) rows = std::atoi(argv[++i]);
+    else if (std::strcmp(argv[i], "--batch") == 0 && i + 1 < argc) batch = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--no-decode") == 0) decode = false;
     else lengths.push_back(std::atoi(argv[i]));
   }
@@ -317,18 +361,18 @@ int main(int argc, char **argv) {
     const SyntheticModel model(shape, "/dev/shm/uniprefill-synthetic.safetensors");
     const auto checkpoint = model.open();
     std::printf("%s, %d layers: written in %.1f s\n", shape.name.c_str(), shape.table.layer_count(), ms_since(start) / 1000);
-    Bench bench(checkpoint, shape, ranks, decode ? 64 : 1, rows, std::max(most, 4096));
-    const auto repeats = [](int length) { return length > 60000 ? 2 : 4; };
+    Bench bench(checkpoint, shape, ranks, decode ? 64 : batch, rows, std::max(most, 4096));
+    const auto repeats = [batch](int length) { return batch > 1 ? 1 : length > 60000 ? 2 : 4; };
     std::map<int, double> dense;
     for (const int length : lengths) {
-      dense[length] = bench.time_prefill("dense", length, {}, repeats(length));
+      dense[length] = bench.time_prefill("dense", batch, length, {}, repeats(length));
       const std::vector<double> keeps = keeps_of(length, shape.drop_layers.size());
-      const double dropping = bench.time_prefill("dropping", length, keeps, repeats(length));
+      const double dropping = bench.time_prefill("dropping", batch, length, keeps, repeats(length));
       std::printf("%-10s %7d tokens: %.3f\n", "gain", length, dense[length] / dropping);
     }
     // Shorter prompts fill the card less, and would bend the fit.
     std::map<int, double> fitted(dense.lower_bound(32768), dense.end());
-    if (fitted.size() > 1) {
+    if (batch == 1 && fitted.size() > 1) {
       const ScheduleLimit limit(shape, fitted.begin()->first, fitted.begin()->second, fitted.rbegin()->first, fitted.rbegin()->second);
       for (const auto &[length, ms] : fitted)
         std::printf("%-10s %7d tokens: %.3f\n", "limit", length, limit.gain(length, keeps_of(length, shape.drop_layers.size())));

@@ -22,6 +22,16 @@ export interface Calibration {
   readonly attention: ReadonlyArray<RatePoint>
   /** What copies reach, 10¹² bytes per second. */
   readonly copyTeraBytes: number
+  /** At what rate decode attention reads K and V, 10¹² bytes per second; as copies where nothing is said. */
+  readonly keyTeraBytes?: number | undefined
+  /** Added by each row that decodes, its sampling for one, µs. */
+  readonly decodeRowMicros?: number | undefined
+  /** Added to a step that both decodes and prefills: what decode rows take more where they are not alone, µs. */
+  readonly mixedMicros?: number | undefined
+  /** What a selection takes beside its scores, until the host has read it, µs. */
+  readonly selectionMicros?: number | undefined
+  /** Rate of scoring, 10¹² FLOP per second; as the attention of the fewest tokens where nothing is said. */
+  readonly scoreTeraFlops?: number | undefined
   /** Launches and everything else that a step takes whatever it holds, µs. */
   readonly stepMicros: number
   /** Added by each prefill item, µs. */
@@ -62,7 +72,10 @@ export class CalibrationError extends Error {
 type Fields = Readonly<Record<string, unknown>>
 
 const needed = ["format", "version", "device", "source", "note", "gemm", "attention", "copyTeraBytes"] as const
-const known: ReadonlyArray<string> = [...needed, "fittedTo", "stepMicros", "itemMicros", "layerMicros", "links"]
+/** Numbers that may be missing: rates above 0, and times of at least 0. */
+const rates = ["keyTeraBytes", "scoreTeraFlops"] as const
+const times = ["layerMicros", "decodeRowMicros", "mixedMicros", "selectionMicros"] as const
+const known: ReadonlyArray<string> = [...needed, ...rates, ...times, "fittedTo", "stepMicros", "itemMicros", "links"]
 
 /** Checks a parsed JSON value. Fails with {@link CalibrationError} naming the field. */
 export const decodeCalibration = (value: unknown): Calibration => {
@@ -82,7 +95,8 @@ export const decodeCalibration = (value: unknown): Calibration => {
   checkPositive(file["copyTeraBytes"], "copyTeraBytes")
   for (const field of ["gemm", "attention"]) checkPoints(file[field], field, "at", "teraFlops")
   for (const field of ["stepMicros", "itemMicros"]) checkTime(file[field], field)
-  if (file["layerMicros"] !== undefined) checkTime(file["layerMicros"], "layerMicros")
+  for (const field of rates) if (file[field] !== undefined) checkPositive(file[field], field)
+  for (const field of times) if (file[field] !== undefined) checkTime(file[field], field)
   if (file["fittedTo"] !== undefined) checkFittedTo(file["fittedTo"])
   if (file["links"] !== undefined) checkLinks(file["links"])
   return file as unknown as Calibration
@@ -93,11 +107,14 @@ export const scaledCalibration = (calibration: Calibration, factor: number): Cal
   if (factor === 1) return calibration
   const scaled = (points: ReadonlyArray<RatePoint>) =>
     points.map(({ at, teraFlops }) => ({ at, teraFlops: teraFlops * factor }))
+  const { keyTeraBytes, scoreTeraFlops } = calibration
   return {
     ...calibration,
     gemm: scaled(calibration.gemm),
     attention: scaled(calibration.attention),
     copyTeraBytes: calibration.copyTeraBytes * factor,
+    ...(keyTeraBytes === undefined ? {} : { keyTeraBytes: keyTeraBytes * factor }),
+    ...(scoreTeraFlops === undefined ? {} : { scoreTeraFlops: scoreTeraFlops * factor }),
   }
 }
 

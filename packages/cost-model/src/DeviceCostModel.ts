@@ -23,7 +23,7 @@ export interface StepTerm {
   readonly micros: number
 }
 
-/** Of a segment's decode rows: time of the matrix products, of what reads states, of the all-reduces. */
+/** Of a segment's decode rows: time of the matrix products, of states and sampling, of the all-reduces. */
 const decodeTerms = 3
 
 /**
@@ -40,8 +40,9 @@ export class DeviceCostModel implements CostModel {
   readonly costs: DeviceCosts
   private readonly gemm: RateCurve
   private readonly attention: RateCurve
-  /** FLOP per µs of attention over the fewest tokens measured: what the recurrence and the scoring are given. */
+  /** FLOP per µs of attention over the fewest tokens measured: what the recurrence is given. */
   private readonly leastAttentionRate: number
+  private readonly scoreRate: number
   private readonly bytesPerMicro: number
   /** µs for each key that a decode row sees, in full-attention layers and within windows: reading K and V, or computing. */
   private readonly keyMicros: Float64Array
@@ -51,6 +52,7 @@ export class DeviceCostModel implements CostModel {
   private readonly link: LinkTime | null
   private readonly stepTime: number
   private readonly itemTime: number
+  private readonly mixedTime: number
   /** Expected number of distinct experts that r rows pass, for r = 0 … maxRowsPerStep. */
   private readonly distinctExperts: Float64Array
   /**
@@ -67,15 +69,18 @@ export class DeviceCostModel implements CostModel {
     this.gemm = new RateCurve(calibration.gemm)
     this.attention = new RateCurve(calibration.attention)
     this.leastAttentionRate = this.attention.flopsPerMicro(this.attention.from)
-    this.bytesPerMicro = calibration.copyTeraBytes * 1e6
+    const { copyTeraBytes, keyTeraBytes = copyTeraBytes, scoreTeraFlops } = calibration
+    this.bytesPerMicro = copyTeraBytes * 1e6
+    this.scoreRate = scoreTeraFlops === undefined ? this.leastAttentionRate : scoreTeraFlops * 1e6
     const perKey = (bytes: number, flops: number) =>
-      Math.max(bytes / this.bytesPerMicro, flops / this.leastAttentionRate)
+      Math.max(bytes / (keyTeraBytes * 1e6), flops / this.leastAttentionRate)
     this.keyMicros = Float64Array.from(work, (one) => perKey(one.decodeKeyBytes, one.decodePairFlops))
     this.windowKeyMicros = Float64Array.from(work, (one) => perKey(one.decodeWindowKeyBytes, one.decodeWindowPairFlops))
     this.floors = Float64Array.from(work, (one) => one.layers * (calibration.layerMicros ?? 0))
     this.link = link === null ? null : new LinkTime(link)
     this.stepTime = calibration.stepMicros
     this.itemTime = calibration.itemMicros
+    this.mixedTime = calibration.mixedMicros ?? 0
     const { experts = 0, topK = 0 } = work[0] ?? {}
     this.distinctExperts = expectedExperts(experts, topK, costs.maxRowsPerStep)
   }
@@ -97,6 +102,7 @@ export class DeviceCostModel implements CostModel {
       }
       return Math.ceil(micros)
     }
+    if (items > 0 && decodeRows > 0) micros += this.mixedTime
     for (let s = 0; s < segments; s++) {
       const onlyDecodes = isKnown && rows[s] === 0 && scoredRows[s] === 0
       micros += !onlyDecodes ? this.segment(load, s) : decodeRows > 0 ? this.decodes(load, s) : 0
@@ -118,7 +124,10 @@ export class DeviceCostModel implements CostModel {
     let micros = this.products(load, s)
     if (rows > 0) micros += this.prefillAttention(load, s) + this.elements(load, s) + this.recurrence(load, s)
     if (load.scoredRows[s]! > 0) micros += this.scoring(load, s)
-    if (load.decodeRows > 0) micros += this.decodeAttention(load, s) + this.decodeStates(load.decodeRows, s)
+    if (load.decodeRows > 0) {
+      micros +=
+        this.decodeAttention(load, s) + (this.decodeStates(load.decodeRows, s) + this.sampling(load.decodeRows, s))
+    }
     return Math.max(micros + this.reductions(load, s), this.floors[s]!)
   }
 
@@ -138,7 +147,7 @@ export class DeviceCostModel implements CostModel {
       load.decodeRows = rows
       for (let s = 0; s < work.length; s++, at += decodeTerms) {
         this.decodeTimes[at] = this.products(load, s)
-        this.decodeTimes[at + 1] = this.decodeStates(rows, s)
+        this.decodeTimes[at + 1] = this.decodeStates(rows, s) + this.sampling(rows, s)
         this.decodeTimes[at + 2] = this.reductions(load, s)
         if (this.productsAreOutside(load, s)) this.decodesAreOutside[rows] = 1
       }
@@ -152,6 +161,7 @@ export class DeviceCostModel implements CostModel {
     const terms: Array<StepTerm> = [
       { name: "launches and host work of any step", micros: calibration.stepMicros },
       { name: `${load.items} prefill items`, micros: load.items * calibration.itemMicros },
+      { name: "decoding beside prefill", micros: load.items > 0 && load.decodeRows > 0 ? this.mixedTime : 0 },
     ]
     for (let s = 0; s < work.length; s++) {
       let sum = 0
@@ -169,6 +179,7 @@ export class DeviceCostModel implements CostModel {
       if (load.decodeRows > 0) {
         add("decode attention", this.decodeAttention(load, s))
         add("recurrent states", this.decodeStates(load.decodeRows, s))
+        add("sampling and the like", this.sampling(load.decodeRows, s))
       }
       add("all-reduces", this.reductions(load, s))
       if (sum > 0) add("launches that its work does not hide", Math.max(0, this.floors[s]! - sum))
@@ -283,8 +294,9 @@ export class DeviceCostModel implements CostModel {
   }
 
   private scoring(load: StepLoad, s: number): number {
-    const flops = load.scoredRows[s]! * this.costs.lastQ * this.costs.work[s]!.scorePairFlops
-    return flops / this.leastAttentionRate
+    const { calibration, lastQ, work } = this.costs
+    const flops = load.scoredRows[s]! * lastQ * work[s]!.scorePairFlops
+    return flops / this.scoreRate + (calibration.selectionMicros ?? 0)
   }
 
   private decodeAttention({ decodeKeys, decodeWindowKeys }: StepLoad, s: number): number {
@@ -294,6 +306,11 @@ export class DeviceCostModel implements CostModel {
   private decodeStates(rows: number, s: number): number {
     const { decodeRowBytes, decodeRecurrenceFlops } = this.costs.work[s]!
     return rows * Math.max(decodeRowBytes / this.bytesPerMicro, decodeRecurrenceFlops / this.leastAttentionRate)
+  }
+
+  /** After the last segment. */
+  private sampling(rows: number, s: number): number {
+    return s === this.floors.length - 1 ? rows * (this.costs.calibration.decodeRowMicros ?? 0) : 0
   }
 
   /** Rows of one step are reduced together where they pass the same layers. */

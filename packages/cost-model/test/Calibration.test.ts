@@ -16,6 +16,11 @@ const file: Calibration = {
   copyTeraBytes: 2,
   stepMicros: 0,
   itemMicros: 2.5,
+  keyTeraBytes: 1.5,
+  decodeRowMicros: 3,
+  mixedMicros: 1,
+  selectionMicros: 40,
+  scoreTeraFlops: 100,
   links: [link],
 }
 
@@ -36,6 +41,8 @@ describe("a calibration file", () => {
     [{ ...file, attention: [{ at: 2, teraFlops: "x" }] }, 'attention.0.teraFlops is "x", expected a number above 0'],
     [{ ...file, copyTeraBytes: 0 }, "copyTeraBytes is 0, expected a number above 0"],
     [{ ...file, stepMicros: -1 }, "stepMicros is -1, expected a number of at least 0"],
+    [{ ...file, keyTeraBytes: 0 }, "keyTeraBytes is 0, expected a number above 0"],
+    [{ ...file, selectionMicros: -3 }, "selectionMicros is -3, expected a number of at least 0"],
     [{ ...file, layerMicros: NaN }, "layerMicros is null, expected a number of at least 0"],
     [{ ...file, fittedTo: { tensorParallel: 1 } }, "fittedTo.model is missing or not a string"],
     [{ ...file, links: [{ ...link, ranks: 0 }] }, "links.0.ranks is 0, expected a number above 0"],

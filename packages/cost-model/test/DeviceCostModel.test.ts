@@ -95,6 +95,23 @@ describe("a step's cost", () => {
     expect(micros({ decodeRows: 4, rows: [40, 0] })).toBe(7 + 3 + 480 + 200)
   })
 
+  it("has rates and times of their own for keys, scores, selections and decode rows where these were measured", () => {
+    const over = {
+      keyTeraBytes: 2.5e-5,
+      decodeRowMicros: 5,
+      mixedMicros: 12,
+      selectionMicros: 40,
+      scoreTeraFlops: 2e-6,
+    }
+    const own = new DeviceCostModel(costsOf({}, over))
+    // A key takes 8 µs to read; each row 5 µs once, whatever the segments.
+    expect(micros({ decodeRows: 2, decodeKeys: [10, 5] }, own)).toBe(7 + 400 + 120 + 10)
+    // A scored row takes 10 µs, the selection 40.
+    expect(micros({ rows: [1, 0], scoredRows: [3, 0] }, own)).toBe(7 + 3 + 100 + 30 + 40)
+    // Beside prefill, too.
+    expect(micros({ decodeRows: 2, rows: [40, 0] }, own)).toBe(7 + 3 + 440 + 200 + 10 + 12)
+  })
+
   it("of a device that computes a key more slowly than it reads it is the computing", () => {
     const slow = new DeviceCostModel(costsOf({ decodePairFlops: 80 }))
     expect(micros({ decodeRows: 1, decodeKeys: [10, 0] }, slow)).toBe(7 + 400 + 80)
@@ -146,7 +163,9 @@ describe("a step's cost", () => {
     items: a.items + b.items,
   })
   const sparse = { rowExpertBytes: 700, decodeExpertBytes: 700, experts: 16, topK: 2, rowElementBytes: 90 }
-  const busy = new DeviceCostModel(costsOf(sparse, { layerMicros: 9 }))
+  const busy = new DeviceCostModel(
+    costsOf(sparse, { layerMicros: 9, decodeRowMicros: 3, mixedMicros: 8, selectionMicros: 11 }),
+  )
 
   test.prop([works, works])("never falls with more work, and is the sum of its terms", (some, more) => {
     const together = micros(both(some, more), busy)

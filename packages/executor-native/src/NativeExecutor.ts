@@ -44,6 +44,8 @@ export interface CpuOptions extends NativeOptions {
 export interface CudaOptions extends NativeOptions {
   /** Share of the device's memory to use, weights and workspace included. */
   readonly memoryFraction?: number | undefined
+  /** Memory for K, V and carry rows, of all ranks; by default what is left of the share. */
+  readonly memoryBytes?: number | undefined
   /** Of rank 0; the others take the devices that follow. */
   readonly deviceIndex?: number | undefined
 }
@@ -100,7 +102,8 @@ const make = (
     const layout = yield* attempt(starting, () =>
       executorLayout(source.spec, schedule, tensorParallel, { pageSize, ...elements }),
     )
-    const slabs = "memoryBytes" in options ? slabsIn(options.memoryBytes / tensorParallel, layout) : 0
+    const { memoryBytes } = options
+    const slabs = memoryBytes === undefined ? 0 : slabsIn(memoryBytes / tensorParallel, layout)
     const stateSlots = layout.stateSlotBytes === 0 ? 0 : (options.stateSlots ?? 2 * slots)
 
     const library = yield* attempt("load native library", () => loadLibrary())

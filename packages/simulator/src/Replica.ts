@@ -150,7 +150,9 @@ export class Replica implements ReplicaLoad {
   }
 
   get readBackMicros(): number {
-    return this.setup.host.readBackMicros
+    // A calibration that has measured selections has the reading in them.
+    const { selectionMicros } = this.config.costModel.costs.calibration
+    return selectionMicros === undefined ? this.setup.host.readBackMicros : 0
   }
 
   /** Steps whose end is still to come. */
@@ -193,7 +195,7 @@ export class Replica implements ReplicaLoad {
     const step = this.steps[(this.oldest + this.inFlight++) % this.steps.length]!
     step.plan = plan
     step.result = device.prepare(plan)
-    let micros = config.costModel.stepMicros(device.load) + device.readBacks * host.readBackMicros
+    let micros = config.costModel.stepMicros(device.load) + device.readBacks * this.readBackMicros
     if (setup.faults.slowSteps > 0 && faults.unit() < setup.faults.slowSteps)
       micros = Math.round(micros * setup.faults.slowFactor)
     if (this.slowFactor !== 1) micros = Math.round(micros * this.slowFactor)

@@ -63,6 +63,29 @@ export const benchDecodeOptions = {
   }),
 }
 
+export const benchOpsOptions = {
+  ...modelOptions,
+  "input-len": Kind.integer({
+    metavar: "TOKENS",
+    description: "Length of the longest prompt, as far as model and memory hold it",
+    defaultValue: 8192,
+    minimum: 1024,
+    maximum: 0x7fff_ffff,
+  }),
+  "num-iters": Kind.integer({
+    metavar: "N",
+    description: "Timed steps of each kind, whose median counts",
+    defaultValue: 3,
+    minimum: 1,
+    maximum: 1000,
+  }),
+  out: Kind.optionalText({
+    metavar: "FILE",
+    description: "Where to write the calibration (.calibration.json), for --cost-model and the simulator",
+    shownDefault: "not written",
+  }),
+}
+
 export const synthModelOptions = {
   like: Kind.choice({
     metavar: "llama-3.1-8b",

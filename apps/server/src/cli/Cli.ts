@@ -6,7 +6,13 @@ import { demo } from "../demo/Demo.ts"
 import { demoOptions } from "../options/DemoOptions.ts"
 import { executorLive } from "../model/ExecutorLive.ts"
 import { benchDecode, benchPrefill } from "../bench/BenchCommand.ts"
-import { benchDecodeOptions, benchPrefillOptions, synthModelOptions } from "../bench/EngineBenchOptions.ts"
+import { benchOps } from "../bench/BenchOps.ts"
+import {
+  benchDecodeOptions,
+  benchOpsOptions,
+  benchPrefillOptions,
+  synthModelOptions,
+} from "../bench/EngineBenchOptions.ts"
 import { generate } from "./GenerateCommand.ts"
 import { generateOptions } from "../options/GenerateOptions.ts"
 import { flagsOf, type GivenFlags, type OptionTable, resolveOptions } from "../options/Options.ts"
@@ -32,6 +38,7 @@ const tables = [
   calibrateOptions,
   benchPrefillOptions,
   benchDecodeOptions,
+  benchOpsOptions,
   synthModelOptions,
 ]
 const allNames = [...new Set(tables.flatMap((table) => Object.keys(table)))]
@@ -289,10 +296,33 @@ const benchDecodeCommand = Command.make(
   ]),
 )
 
+const benchOpsCommand = Command.make(
+  "ops",
+  { ...flagsOf(benchOpsOptions), json: jsonFlag },
+  Effect.fnUntraced(function* ({ json, ...flags }) {
+    return yield* quietly(benchOps(yield* resolve(benchOpsOptions, flags), json))
+  }),
+).pipe(
+  Command.withShortDescription("Operations of a step one by one, and the calibration file that predicts them"),
+  Command.withDescription(
+    "Times steps of the executor without a scheduler: copies, prompts by rows, chunks by what is before them, decode by rows and context, " +
+      "selections, and what the host adds. Makes a calibration of it, which the server plans by (--cost-model) and uniprefill-sim " +
+      "predicts by, and says how well it predicts the steps that it was made from.",
+  ),
+  Command.withExamples([
+    { command: "uniprefill bench ops --out cpu.calibration.json", description: "This machine with the embedded model" },
+    {
+      command:
+        "uniprefill bench ops --executor cuda --model ./synthetic --input-len 131072 --out h100.calibration.json",
+      description: "A GPU with a synthetic model, up to 131072 tokens",
+    },
+  ]),
+)
+
 const benchCommand = Command.make("bench").pipe(
   Command.withShortDescription("Measure a running server, or how fast this machine serves a model"),
   Command.withDescription("Measure a running server as its clients see it, or this machine through the whole engine."),
-  Command.withSubcommands([benchServeCommand, benchPrefillCommand, benchDecodeCommand]),
+  Command.withSubcommands([benchServeCommand, benchPrefillCommand, benchDecodeCommand, benchOpsCommand]),
 )
 
 const synthModelCommand = Command.make(

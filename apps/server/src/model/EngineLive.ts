@@ -127,7 +127,7 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
   )
 
 /** The executor's layout says it: a slab holds K and V of `pageSize` rows of `layersPerSlab` layers. */
-const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["info"]["layout"]): number => {
+export const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["info"]["layout"]): number => {
   const width = Math.max(...spec.layers.map((one) => kvWidth(attentionOf(one) ?? { kvHeads: 0, headDim: 0 })))
   return layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * width)
 }

@@ -19,10 +19,18 @@ export const sample = (
   output: ArrayLike<number>,
 ): Sample => {
   if (!logits.every(Number.isFinite)) return { token: 0, logprobs: [], nonFinite: true }
-  const adjusted = penalise(mask(logits, parameters, output.length), parameters, prompt, output)
+  const adjusted = adjustedLogits(logits, parameters, prompt, output)
   const token = parameters.temperature === 0 ? largest(adjusted) : draw(adjusted, parameters, output.length)
   return { token, logprobs: logprobsOf(logits, token, parameters.logprobs), nonFinite: false }
 }
+
+/** What a token is chosen from: the logits with bias, masks and penalties. */
+export const adjustedLogits = (
+  logits: Float64Array,
+  parameters: SamplingParameters,
+  prompt: ArrayLike<number>,
+  output: ArrayLike<number>,
+): Float64Array => penalise(mask(logits, parameters, output.length), parameters, prompt, output)
 
 const mask = (logits: Float64Array, parameters: SamplingParameters, outputs: number): Float64Array => {
   const result = logits.slice()
