@@ -96,6 +96,7 @@ class Host {
     native.state_slots = layout.has_states() ? options.state_slots : 0;
     native.max_rows_per_step = options.max_rows;
     native.max_tokens = options.max_tokens;
+    native.memory_fraction = 0.5;
     native.threads = options.threads;
     native.kernels = options.kernels;
     native.tensor_parallel_size = options.ranks;
