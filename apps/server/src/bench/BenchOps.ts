@@ -23,7 +23,7 @@ export type BenchOpsSettings = OptionValues<typeof benchOpsOptions>
 const copyBytes = 1 << 30
 /** Decode steps that are looked at, after those that warm up. */
 const decodeSteps = { warmUp: 4, timed: 12 } as const
-/** Rows that decode while a prompt is computed, and how long it is. */
+/** Rows that decode while a prompt is computed, and the rows of both: as many as fill a device's tiles, as in the steps that a scheduler makes. */
 const beside = { decodes: 8, rows: [64, 512, 2048] } as const
 /** Selections are differences of steps: these need more of them. */
 const leastSelections = 7
@@ -267,7 +267,7 @@ const makeMeasure = (probe: StepProbe, iterations: number, longest: number, drop
     const steps: Array<TimedStep> = []
     if (info.slots <= beside.decodes) return steps
     const { grow, end } = yield* start(beside.decodes, contexts[0], 0)
-    for (const rows of beside.rows.filter((count) => count <= most - beside.decodes)) {
+    for (const rows of beside.rows.filter((all) => all <= most).map((all) => all - beside.decodes)) {
       steps.push(
         yield* repeated(
           Effect.gen(function* () {
