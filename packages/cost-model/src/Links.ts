@@ -65,7 +65,7 @@ export const linkBetween = (
   ranks: number,
 ): LinkCurve | null => {
   if (ranks === 1) return null
-  const found = known.find((curve) => curve.library === library && curve.ranks === ranks)
+  const found = known.find((one) => one.library === library && one.ranks === ranks)
   if (found !== undefined) return found
   // A ring sends 2 (n − 1) / n of the bytes over each link.
   const bytesPerMicro = (linkGigaBytes * 1e3 * assumedLink.share * ranks) / (2 * (ranks - 1))
