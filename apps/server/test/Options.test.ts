@@ -40,14 +40,18 @@ describe("where a value comes from", () => {
       "kv-memory": 1024 ** 3,
       "max-body": 16 * 1024 ** 2,
       "step-budget-ms": undefined,
+      "tensor-parallel-size": 1,
     })
   })
 
   it("flag before environment before file", async () => {
-    const config = write("all.yaml", "# comments are welcome\nport: 1\nmax-num-seqs: 2\nthreads: 3\n")
+    const config = write(
+      "all.yaml",
+      "# comments are welcome\nport: 1\nmax-num-seqs: 2\nthreads: 3\ntensor-parallel-size: 4\n",
+    )
     const environment = { UNIPREFILL_PORT: "11", UNIPREFILL_MAX_NUM_SEQS: "12" }
     const values = await accepted({ config, port: "21" }, environment)
-    expect(values).toMatchObject({ port: 21, "max-num-seqs": 12, threads: 3 })
+    expect(values).toMatchObject({ port: 21, "max-num-seqs": 12, threads: 3, "tensor-parallel-size": 4 })
   })
 
   it("the file may be named by the environment, and an empty variable is none", async () => {
@@ -68,6 +72,7 @@ describe("a wrong value is refused with its source", () => {
     [{ port: "" }, {}, '--port: expected an integer between 0 and 65535, got ""'],
     [{ threads: "1.5" }, {}, '--threads: expected an integer between 1 and 1024, got "1.5"'],
     [{}, { UNIPREFILL_THREADS: "x" }, 'UNIPREFILL_THREADS: expected an integer between 1 and 1024, got "x"'],
+    [{ "tensor-parallel-size": "0" }, {}, '--tensor-parallel-size: expected an integer between 1 and 64, got "0"'],
     [{ executor: "tpu" }, {}, '--executor: expected one of auto, cuda, cpu, sim, got "tpu"'],
     [
       { "kv-memory": "2 parsecs" },

@@ -66,6 +66,8 @@ it("the page names every label", () => {
       "engine",
       "block_size",
       "num_gpu_blocks",
+      "rank",
+      "device",
       "finished_reason",
       "segment",
       "reason",

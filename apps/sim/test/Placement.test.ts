@@ -63,7 +63,7 @@ describe("placement", () => {
     expect(code).toBe(0)
     expect(row(out, "tensor parallel × replicas")).toEqual(["1 × 8", "2 × 4", "4 × 2", "8 × 1"])
     expect(row(out, "works")).toEqual(["no", "yes", "yes", "yes"])
-    expect(row(out, "weights, GB a device")).toEqual(["–", "70.55", "35.28", "17.64"])
+    expect(row(out, "weights, GB a device")).toEqual(["–", "72.66", "38.43", "21.32"])
     expect(out).toMatch(/1 × 8 does not fit: weights 141\.\d\d GB, .* make .* a device; 134\.\d\d GB can be used\./)
     expect(out).toContain("2 × 4 has the smallest tensor-parallel degree that works")
     expect(chosen).toEqual({ tensorParallel: 2, replicas: 4 })

@@ -1,4 +1,5 @@
 import type { Calibration, LinkCurve, LinkLibrary } from "./Calibration.ts"
+import { linkBetween } from "./Links.ts"
 
 /** An accelerator as its datasheet describes it, with what was measured on it, if anything was. */
 export interface DeviceSpec {
@@ -39,25 +40,6 @@ export const calibrationOf = (device: DeviceSpec): Calibration =>
     itemMicros: 0,
   }
 
-/** Least time of an all-reduce where none was measured, µs, and the share of a link's bandwidth that large ones reach. */
-const assumedLink = { floorMicros: { nccl: 30, "peer-to-peer": 12 }, share: 0.74 } as const
-
-/**
- * All-reduces between `ranks` devices: from the calibration, the links of such devices, or a floor and a ring over the datasheet's link. Null for one
- * rank.
- */
-export const linkOf = (device: DeviceSpec, library: LinkLibrary, ranks: number): LinkCurve | null => {
-  if (ranks === 1) return null
-  const curves = [...(device.calibration?.links ?? []), ...(device.links ?? [])]
-  const known = curves.find((curve) => curve.library === library && curve.ranks === ranks)
-  if (known !== undefined) return known
-  // A ring sends 2 (n − 1) / n of the bytes over each link.
-  const bytesPerMicro = (device.linkGigaBytes * 1e3 * assumedLink.share * ranks) / (2 * (ranks - 1))
-  const floor = assumedLink.floorMicros[library]
-  const corner = Math.ceil(floor * bytesPerMicro)
-  const points = [
-    { bytes: corner, micros: floor },
-    { bytes: 1000 * corner, micros: 1000 * floor },
-  ]
-  return { library, ranks, source: "assumed", points }
-}
+/** All-reduces between `ranks` such devices; null for one. */
+export const linkOf = (device: DeviceSpec, library: LinkLibrary, ranks: number): LinkCurve | null =>
+  linkBetween([...(device.calibration?.links ?? []), ...(device.links ?? [])], device.linkGigaBytes, library, ranks)

@@ -1,4 +1,4 @@
-import type { LinkCurve } from "@uniprefill/cost-model/Calibration"
+import type { LinkCurve, LinkLibrary } from "./Calibration.ts"
 
 const curve = (
   library: LinkCurve["library"],
@@ -50,3 +50,30 @@ export const nvlink4: ReadonlyArray<LinkCurve> = [
 
 /** The same curves on a device that they were not measured on. */
 export const likeNvlink4: ReadonlyArray<LinkCurve> = nvlink4.map((one) => ({ ...one, source: "assumed" }))
+
+/** Least time of an all-reduce where none was measured, µs, and the share of a link's bandwidth that large ones reach. */
+const assumedLink = { floorMicros: { nccl: 30, "peer-to-peer": 12 }, share: 0.74 } as const
+
+/**
+ * All-reduces between `ranks` devices: the curve that is known of them, or a floor and a ring over a link of `linkGigaBytes`, 10⁹
+ * bytes per second each direction. Null for one rank.
+ */
+export const linkBetween = (
+  known: ReadonlyArray<LinkCurve>,
+  linkGigaBytes: number,
+  library: LinkLibrary,
+  ranks: number,
+): LinkCurve | null => {
+  if (ranks === 1) return null
+  const found = known.find((one) => one.library === library && one.ranks === ranks)
+  if (found !== undefined) return found
+  // A ring sends 2 (n − 1) / n of the bytes over each link.
+  const bytesPerMicro = (linkGigaBytes * 1e3 * assumedLink.share * ranks) / (2 * (ranks - 1))
+  const floor = assumedLink.floorMicros[library]
+  const corner = Math.ceil(floor * bytesPerMicro)
+  const points = [
+    { bytes: corner, micros: floor },
+    { bytes: 1000 * corner, micros: 1000 * floor },
+  ]
+  return { library, ranks, source: "assumed", points }
+}

@@ -102,7 +102,8 @@ export const operationWork = (shape: ModelShape, layout: KvLayout, ranks: number
       if (!isEntry) sum.pairs += work.pair
     }
     const layers = lastLayer - firstLayer + 1
-    const head = lastLayer === finalLayer ? (spec.hiddenSize * spec.vocabSize) / ranks : 0
+    // Whole on every rank, as the embedding is.
+    const head = lastLayer === finalLayer ? spec.hiddenSize * spec.vocabSize : 0
     return {
       rowFlops: 2 * (sum.parameters + sum.active),
       rowWeightBytes: sum.parameters * shape.weightBytes,

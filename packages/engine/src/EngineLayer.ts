@@ -90,10 +90,9 @@ const make = (
       const detail = `max_model_len must be between 2 and ${longest}, got ${maxModelLen}; the model takes ${spec.maxPositions} tokens, the executor ${info.maxTokens}`
       return yield* new EngineError({ reason: "InvalidRequest", field: "max_model_len", detail })
     }
-    const metrics = makeEngineMetrics(
-      { modelName: config.modelName, layout: info.layout, slabs: info.slabs, maxModelLen },
-      context,
-    )
+    const { device, layout, slabs, tensorParallel } = info
+    const ranks = info.ranks ?? Array.from({ length: tensorParallel }, () => ({ device, weightBytes: null }))
+    const metrics = makeEngineMetrics({ modelName: config.modelName, layout, slabs, ranks, maxModelLen }, context)
     const driver: DriverConfig = {
       layout: info.layout,
       schedule,

@@ -1,3 +1,4 @@
+import type { RankInfo } from "@uniprefill/executor/contract/Executor"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { FinishReason } from "@uniprefill/scheduler/Request"
 import { pagesFor } from "@uniprefill/units/Units"
@@ -44,6 +45,8 @@ export interface EngineMetricsOptions {
   readonly modelName: string
   readonly layout: KvLayout
   readonly slabs: number
+  /** One or more. */
+  readonly ranks: ReadonlyArray<RankInfo>
   readonly maxModelLen: number
 }
 
@@ -83,6 +86,15 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
     block_size: String(layout.pageSize),
     num_gpu_blocks: String(slabs),
   }).updateUnsafe(1, context)
+  for (const [i, { device, weightBytes }] of options.ranks.entries()) {
+    const rank = String(i)
+    gauge("uniprefill:rank_info", "Tensor-parallel ranks and their devices, as labels.", {
+      rank,
+      device,
+    }).updateUnsafe(1, context)
+    if (weightBytes === null) continue
+    gauge("uniprefill:rank_weight_bytes", "Weights that a rank holds.", { rank }).updateUnsafe(weightBytes, context)
+  }
   const preempted = Metric.counter("vllm:num_preemptions_total", {
     description: "Times a request was preempted.",
     attributes,

@@ -18,6 +18,7 @@ describe("metrics", () => {
         assert.include(before, `vllm:num_requests_running{${model}} 0\n`)
         assert.include(before, `vllm:request_success_total{${model},finished_reason="abort"} 0\n`)
         assert.include(before, `vllm:cache_config_info{${model},block_size="64",num_gpu_blocks="512"} 1\n`)
+        assert.include(before, `uniprefill:rank_info{${model},rank="0",device="script"} 1\n`)
 
         const prompt = Array.from({ length: 1_100 }, () => 3)
         const done = yield* Effect.forkChild(collect(engine, request(prompt, { maxTokens: 4 })))

@@ -81,35 +81,42 @@ describe("the serving loop", () => {
 
 describe("an executor that fails", () => {
   const lost = new ExecutorError({ reason: "DeviceLost", operation: "step 3", detail: "device 0 fell off the bus" })
+  const differing = new ExecutorError({
+    reason: "Internal",
+    operation: "step 3",
+    detail: "rank 1 of 2 drew token 7 for slot 0, rank 0 9",
+  })
 
-  it.effect("fails the requests of its step, naming operation and detail; those that wait are served", () =>
-    Effect.gen(function* () {
-      const executor = new ScriptedExecutor({
-        outputs: () => [10],
-        stepMillis: 10,
-        slots: 2,
-        failStep: (call) => (call === 3 ? lost : undefined),
-      })
-      yield* Effect.gen(function* () {
-        const engine = yield* Engine
-        const running = yield* Effect.forEach([0, 1], () =>
-          Effect.forkChild(Effect.flip(collect(engine, request([5])))),
-        )
-        const waiting = yield* Effect.forkChild(collect(engine, request([6])))
-        yield* TestClock.adjust("1 second")
-        for (const fiber of running) {
-          const error = yield* Fiber.join(fiber)
-          assert.strictEqual(error.reason, "Failed")
-          assert.strictEqual(error.detail, "step 3: device 0 fell off the bus")
-        }
-        assert.strictEqual((yield* Fiber.join(waiting)).tokens.length, 16)
-        const status = yield* engine.status
-        assert.isTrue(status.healthy)
-        assert.strictEqual(status.failures, 0)
-        assert.strictEqual(status.lastFailure, "step 3: device 0 fell off the bus")
-        yield* assertIdle(executor)
-      }).pipe(Effect.provide(engineLayer(executor)))
-    }),
+  it.effect.each([lost, differing])(
+    "$reason fails the requests of its step, naming what and where; others are served",
+    (failure) =>
+      Effect.gen(function* () {
+        const executor = new ScriptedExecutor({
+          outputs: () => [10],
+          stepMillis: 10,
+          slots: 2,
+          failStep: (call) => (call === 3 ? failure : undefined),
+        })
+        yield* Effect.gen(function* () {
+          const engine = yield* Engine
+          const running = yield* Effect.forEach([0, 1], () =>
+            Effect.forkChild(Effect.flip(collect(engine, request([5])))),
+          )
+          const waiting = yield* Effect.forkChild(collect(engine, request([6])))
+          yield* TestClock.adjust("1 second")
+          for (const fiber of running) {
+            const error = yield* Fiber.join(fiber)
+            assert.strictEqual(error.reason, "Failed")
+            assert.strictEqual(error.detail, failure.message)
+          }
+          assert.strictEqual((yield* Fiber.join(waiting)).tokens.length, 16)
+          const status = yield* engine.status
+          assert.isTrue(status.healthy)
+          assert.strictEqual(status.failures, 0)
+          assert.strictEqual(status.lastFailure, failure.message)
+          yield* assertIdle(executor)
+        }).pipe(Effect.provide(engineLayer(executor)))
+      }),
   )
 
   it.effect("makes the engine unhealthy after three failures in a row, until a step succeeds", () =>

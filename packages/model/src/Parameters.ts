@@ -27,9 +27,13 @@ export const layerParameters = ({ hiddenSize }: Pick<ModelSpec, "hiddenSize">, l
   }
 }
 
+/** Embedding and lm_head: one matrix where they are tied. */
+export const embeddingParameters = ({ hiddenSize, vocabSize, tieWordEmbeddings }: ModelSpec): number =>
+  hiddenSize * vocabSize * (tieWordEmbeddings ? 1 : 2)
+
 /** Parameters of the whole model, embeddings included. */
 export const parameterCount = (spec: ModelSpec): number => {
-  let sum = spec.hiddenSize * spec.vocabSize * (spec.tieWordEmbeddings ? 1 : 2) + spec.hiddenSize
+  let sum = embeddingParameters(spec) + spec.hiddenSize
   for (const layer of spec.layers) {
     const { kv, mixer, mlp, expert, experts, small } = layerParameters(spec, layer)
     sum += kv + mixer + mlp + expert * experts + small

@@ -1,7 +1,7 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { attentionOf, convWidth, type LayerSpec, type ModelSpec } from "@uniprefill/model/ModelSpec"
-import { layerParameters } from "@uniprefill/model/Parameters"
+import { embeddingParameters, layerParameters } from "@uniprefill/model/Parameters"
 import { rankLayout } from "./RankLayout.ts"
 import { rankSpec } from "./Shards.ts"
 
@@ -37,28 +37,39 @@ export interface RankMemory {
 
 /** What a rank's memory holds besides slabs. Requires: the model can be split into `ranks`. */
 export const rankMemory = (options: RankMemoryOptions, ranks: number): RankMemory => {
-  const { spec, schedule, weightBytes, weightElementBytes, slots, maxRowsPerStep, maxModelLen } = options
+  const { spec, schedule, slots, maxRowsPerStep, maxModelLen } = options
   const { hiddenSize, vocabSize } = spec
   const rank = rankSpec(spec, ranks)
-  // Weights are split evenly, but for the K and V projections of heads that several ranks hold.
-  const kvWeight = ({ layers }: ModelSpec) =>
-    layers.reduce((sum, layer) => sum + layerParameters(spec, layer).kv, 0) * weightElementBytes
-  const weights = Math.ceil((weightBytes - kvWeight(spec)) / ranks + kvWeight(rank))
   const layout = rankLayout(spec, ranks, schedule, options)
 
-  // The residual stream and its sum are whole on every rank; the rest is split. All in 16 bits.
+  // The residual stream and its sum are whole on every rank, as the logits are; the rest is split. All in 16 bits.
   const rowElements = 2 * hiddenSize + Math.max(...spec.layers.map(rowWidth)) / ranks
   const activations = maxRowsPerStep * rowElements * 2
-  const logits = (slots * vocabSize * 4) / ranks
+  const logits = slots * vocabSize * 4
   const blocks = Math.ceil(maxModelLen / schedule.block)
   const selection = schedule.dropLayers.length === 0 ? 0 : mostHeads(rank) * blocks * (8 + 4)
   return {
-    weights,
+    weights: rankWeightBytes(options, ranks),
     states: layout.stateSlotBytes * (slots + (options.snapshots ?? 0)),
     workspace: Math.ceil(activations + logits + selection),
     reserve: options.reserveBytes,
     layout,
   }
+}
+
+/**
+ * Weights on one rank. Requires: the model can be split into `ranks`. The layers are split evenly, but for the K and V
+ * projections of heads that several ranks hold; embedding and lm_head are whole on each.
+ */
+export const rankWeightBytes = (
+  options: Pick<RankMemoryOptions, "spec" | "weightBytes" | "weightElementBytes">,
+  ranks: number,
+): number => {
+  const { spec, weightBytes, weightElementBytes } = options
+  const kv = ({ layers }: ModelSpec) =>
+    layers.reduce((sum, layer) => sum + layerParameters(spec, layer).kv, 0) * weightElementBytes
+  const whole = embeddingParameters(spec) * weightElementBytes
+  return Math.ceil((weightBytes - whole - kv(spec)) / ranks + whole + kv(rankSpec(spec, ranks)))
 }
 
 /** Elements of a row between a layer's projections: q, k and v, then the MLP's inner layer. */

@@ -240,7 +240,7 @@ describe("provenance", () => {
 
 describe("all-reduces", () => {
   it("take what was measured between two H100, and was published for four and eight", async () => {
-    const { nvlink4 } = await import("@uniprefill/simulator/device/Links")
+    const { nvlink4 } = await import("@uniprefill/cost-model/Links")
     const { LinkTime } = await import("@uniprefill/cost-model/LinkTime")
     const micros = (ranks: number, bytes: number) =>
       new LinkTime(nvlink4.find((one) => one.library === "nccl" && one.ranks === ranks)!).microsOf(bytes)

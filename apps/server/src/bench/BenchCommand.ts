@@ -60,10 +60,15 @@ export const benchPrefill = (settings: BenchPrefillSettings, json: boolean) =>
         kept: kept.map(round),
       })
     }
-    const { device } = engine.model.executor
+    const { device, tensorParallel } = engine.model.executor
     const keeps = profile === null ? "chosen by scores" : "synthetic"
-    if (json) return print(JSON.stringify({ device, model: directory, keeps, results: rows }, null, 2))
-    print(`${directory} on ${device}; batch 1, medians of ${settings["num-iters"]}; rows kept: ${keeps}`)
+    if (json) {
+      const head = { device, tensor_parallel_size: tensorParallel, model: directory, keeps }
+      return print(JSON.stringify({ ...head, results: rows }, null, 2))
+    }
+    print(
+      `${directory} on ${device}, tensor parallel ${tensorParallel}; batch 1, medians of ${settings["num-iters"]}; rows kept: ${keeps}`,
+    )
     for (const row of rows) {
       const { input_len, median_ttft_ms, median_ttft_ms_uniprefill: other, speedup, kept } = row as Record<string, any>
       const beside = other === null ? "" : `, UniPrefill ${other} ms (${speedup}×), kept ${keeps}: ${kept.join(" ")}`
@@ -99,6 +104,7 @@ export const benchDecode = (settings: BenchDecodeSettings, json: boolean) =>
     const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!
     const row = {
       device: engine.model.executor.device,
+      tensor_parallel_size: engine.model.executor.tensorParallel,
       model: settings.model ?? embeddedModel(),
       num_prompts: count,
       input_len: input,
@@ -109,7 +115,9 @@ export const benchDecode = (settings: BenchDecodeSettings, json: boolean) =>
       output_throughput: round((1000 * count * between.length) / between.reduce((sum, one) => sum + one, 0)),
     }
     if (json) return print(JSON.stringify(row, null, 2))
-    print(`${row.model} on ${row.device}; ${count} requests of ${input} tokens, ${output} output tokens each`)
+    print(
+      `${row.model} on ${row.device}, tensor parallel ${row.tensor_parallel_size}; ${count} requests of ${input} tokens, ${output} output tokens each`,
+    )
     print(
       `ITL mean ${row.mean_itl_ms} ms, median ${row.median_itl_ms}, P99 ${row.p99_itl_ms}; ${row.output_throughput} tokens/s`,
     )

@@ -1,23 +1,31 @@
 import { readFile } from "node:fs/promises"
-import { type Calibration, decodeCalibration } from "@uniprefill/cost-model/Calibration"
+import { type Calibration, decodeCalibration, type LinkCurve } from "@uniprefill/cost-model/Calibration"
+import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
+import type { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
+import { linkBetween, nvlink4 } from "@uniprefill/cost-model/Links"
+import type { ModelShape } from "@uniprefill/cost-model/ModelShape"
+import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { Effect } from "effect"
 import type { ModelSettings } from "../options/ModelOptions.ts"
 import { UsageError } from "../cli/UsageError.ts"
 
+/** What copies reach on a CPU, 10⁹ bytes per second. */
+const cpuGigaBytes = 10
+
 /**
- * What steps on a CPU are planned with when --cost-model says nothing: assumed from what one core of a current server
- * processor does with bf16 weights, not measured on this machine. Too high a rate makes steps longer than their budget, too low a one makes more
- * of them; the tokens are the same.
+ * What steps of one of `ranks` ranks on a CPU are planned with when --cost-model says nothing: assumed from what one core of a
+ * current server processor does with bf16 weights, not measured on this machine. Too high a rate makes steps longer than their
+ * budget, too low a one makes more of them; the tokens are the same. Ranks share the threads and the memory.
  */
-export const assumedCpu = (threads: number): Calibration => ({
+export const assumedCpu = (threads: number, ranks = 1): Calibration => ({
   format: "uniprefill-calibration",
   version: 2,
   device: `cpu, ${threads} threads`,
   source: "assumed",
   note: "a current server core",
-  gemm: [{ at: 1, teraFlops: 0.06 * threads }],
-  attention: [{ at: 1, teraFlops: 0.03 * threads }],
-  copyTeraBytes: 0.01,
+  gemm: [{ at: 1, teraFlops: (0.06 * threads) / ranks }],
+  attention: [{ at: 1, teraFlops: (0.03 * threads) / ranks }],
+  copyTeraBytes: cpuGigaBytes / 1000 / ranks,
   stepMicros: 100,
   itemMicros: 20,
 })
@@ -56,9 +64,42 @@ export const measuredCuda: Calibration = {
 /** Whether an executor's steps run on a CUDA device, by what it calls its device. */
 export const isCuda = (device: string): boolean => device.startsWith("cuda")
 
-/** The calibration that --cost-model names, else the one for the executor's device. */
-export const calibrationOf = (settings: ModelSettings, device: string): Effect.Effect<Calibration, UsageError> => {
+/** The calibration of one rank: that --cost-model names, else the one for the executor's device. */
+const calibrationOf = (settings: ModelSettings, device: string): Effect.Effect<Calibration, UsageError> => {
   const file = settings["cost-model"]
   if (file !== undefined) return readCalibration(file)
-  return Effect.succeed(isCuda(device) ? measuredCuda : assumedCpu(settings.threads))
+  const assumed = assumedCpu(settings.threads, settings["tensor-parallel-size"])
+  return Effect.succeed(isCuda(device) ? measuredCuda : assumed)
 }
+
+/** Bandwidth between NVLink 4 devices, each direction, 10⁹ bytes per second. */
+const nvlinkGigaBytes = 450
+
+/** All-reduces: the calibration's, else those measured over NVLink, else assumed. Null for one rank. */
+const linkOf = (settings: ModelSettings, { links = [] }: Calibration, device: string): LinkCurve | null => {
+  const ranks = settings["tensor-parallel-size"]
+  // A simulated executor is a CPU unless a cost model of its own says what it is.
+  const isCpu = device.startsWith("cpu") || (!isCuda(device) && settings["cost-model"] === undefined)
+  return isCpu
+    ? linkBetween(links, cpuGigaBytes, "peer-to-peer", ranks)
+    : linkBetween([...links, ...nvlink4], nvlinkGigaBytes, "peer-to-peer", ranks)
+}
+
+export interface PlannedModel {
+  readonly shape: ModelShape
+  /** Of one rank. */
+  readonly layout: KvLayout
+  readonly lastQ: number
+  readonly maxRowsPerStep: number
+}
+
+/** What the steps of an executor are predicted to take, by what it calls its device; made of the layout once that is known. */
+export const predictionFor = (
+  settings: ModelSettings,
+  device: string,
+): Effect.Effect<(model: PlannedModel) => DeviceCostModel, UsageError> =>
+  Effect.map(calibrationOf(settings, device), (calibration) => {
+    const tensorParallel = settings["tensor-parallel-size"]
+    const link = linkOf(settings, calibration, device)
+    return (model) => costModelOf({ ...model, calibration, tensorParallel, link })
+  })

@@ -1,20 +1,20 @@
 import { basename } from "node:path"
 import { NodeServices } from "@effect/platform-node"
-import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
 import { Engine, type EngineError } from "@uniprefill/engine/Engine"
 import * as EngineLayer from "@uniprefill/engine/EngineLayer"
-import { Executor, type ExecutorError } from "@uniprefill/executor/contract/Executor"
+import { Executor, type ExecutorError, type ExecutorInfo } from "@uniprefill/executor/contract/Executor"
 import { openRecording, type RecordingFileError } from "@uniprefill/recording/RecordingFile"
 import { loadModelDirectory, type ModelDirectory } from "@uniprefill/model/ModelDirectory"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { ModelError } from "@uniprefill/model/ModelError"
 import { attentionOf, kvWidth } from "@uniprefill/model/ModelSpec"
+import { modelSplitFault, rankSpec } from "@uniprefill/placement/Shards"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
 import { Clock, Effect, Layer } from "effect"
 import { makeKvEventPublisher } from "../gateway/KvEventPublisher.ts"
 import { defaultTopic, type KvEventsConfig } from "../gateway/KvEventsConfig.ts"
-import { calibrationOf, isCuda } from "./CostModels.ts"
+import { isCuda, predictionFor } from "./CostModels.ts"
 import { cudaStepBudgetMs, defaultStepBudgetMs, embeddedModel, type ModelSettings } from "../options/ModelOptions.ts"
 import { policyOf } from "./PolicyLive.ts"
 import { ServedModel } from "./ServedModel.ts"
@@ -68,6 +68,7 @@ export const layer = (
         }),
       )
       yield* checkMaxModelLen(settings, model)
+      yield* checkTensorParallel(settings, model)
       const servedNames = names.length > 0 ? names : [basename(directory.replace(/\/+$/, ""))]
       return servedLayer(model, servedNames, serving.pFloor ?? null).pipe(
         Layer.provideMerge(engineLayer(model, settings, servedNames[0]!, serving)),
@@ -84,19 +85,26 @@ const checkMaxModelLen = ({ "max-model-len": asked }: ModelSettings, { spec }: M
   return Effect.fail(new UsageError({ message }))
 }
 
+/** Before any executor is tried: none can do it. */
+const checkTensorParallel = ({ "tensor-parallel-size": ranks }: ModelSettings, { spec }: ModelDirectory) => {
+  const fault = modelSplitFault(spec, ranks)
+  return fault === null ? Effect.void : Effect.fail(new UsageError({ message: `--tensor-parallel-size: ${fault}` }))
+}
+
 const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: string, serving: ServingOptions) =>
   Layer.unwrap(
     Effect.gen(function* () {
       const { info } = yield* Executor
       const { spec, schedule } = model
-      const calibration = yield* calibrationOf(settings, info.device)
+      if (info.tensorParallel > 1) yield* logRanks(info)
+      const predict = yield* predictionFor(settings, info.device)
       const policy = yield* policyOf(settings)
       const { record } = settings
       const stepBudgetMicros =
         1000 * (settings["step-budget-ms"] ?? (isCuda(info.device) ? cudaStepBudgetMs : defaultStepBudgetMs))
       const recording = record === undefined ? undefined : yield* openRecording(record)
       const { layout, maxRowsPerStep } = info
-      const shape = { spec, weightBytes: 2, kvBytes: kvElementBytes(model, layout) }
+      const shape = { spec, weightBytes: 2, kvBytes: kvElementBytes(model, info) }
       const { kvEvents } = serving
       const publisher =
         kvEvents === undefined
@@ -111,7 +119,7 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
       return EngineLayer.layer({
         spec,
         schedule,
-        costModel: costModelOf({ calibration, shape, layout, lastQ: schedule.lastQ, maxRowsPerStep }),
+        costModel: predict({ shape, layout, lastQ: schedule.lastQ, maxRowsPerStep }),
         modelName,
         policy,
         prefixCaching: settings["prefix-caching"] === "on",
@@ -126,9 +134,20 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
     }),
   )
 
-/** The executor's layout says it: a slab holds K and V of `pageSize` rows of `layersPerSlab` layers. */
-export const kvElementBytes = ({ spec }: ModelDirectory, layout: Executor["Service"]["info"]["layout"]): number => {
-  const width = Math.max(...spec.layers.map((one) => kvWidth(attentionOf(one) ?? { kvHeads: 0, headDim: 0 })))
+const logRanks = ({ device, tensorParallel, ranks = [], slabs, layout }: ExecutorInfo) =>
+  Effect.logInfo("the model is divided among ranks").pipe(
+    Effect.annotateLogs({
+      ranks: tensorParallel,
+      devices: ranks.length === 0 ? device : ranks.map((rank) => rank.device).join(","),
+      weight_bytes: ranks.map((rank) => rank.weightBytes ?? "unknown").join(",") || "unknown",
+      kv_bytes_per_rank: slabs * layout.slabBytes,
+    }),
+  )
+
+/** The executor's layout says it: a slab holds K and V of `pageSize` rows of `layersPerSlab` layers, of one rank's heads. */
+export const kvElementBytes = ({ spec }: ModelDirectory, { layout, tensorParallel }: ExecutorInfo): number => {
+  const { layers } = rankSpec(spec, tensorParallel)
+  const width = Math.max(...layers.map((one) => kvWidth(attentionOf(one) ?? { kvHeads: 0, headDim: 0 })))
   return layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * width)
 }
 

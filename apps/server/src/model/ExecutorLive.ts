@@ -1,11 +1,10 @@
 import type { Executor, ExecutorError } from "@uniprefill/executor/contract/Executor"
-import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
 import { inSixteenBits } from "@uniprefill/cost-model/ModelShape"
 import type { KeepProfile } from "@uniprefill/executor-native/KeepProfile"
 import { layerCpu, layerCuda } from "@uniprefill/executor-native/NativeExecutor"
 import { layerSim, simulatedDefaults } from "@uniprefill/executor/simulated/SimulatedExecutor"
 import { Effect, Layer } from "effect"
-import { calibrationOf } from "./CostModels.ts"
+import { predictionFor } from "./CostModels.ts"
 import type { ExecutorOf } from "./EngineLive.ts"
 
 /** The executor that --executor names. */
@@ -22,6 +21,7 @@ export const executorWith =
       pageSize: settings["page-size"],
       slots: settings["max-num-seqs"],
       maxTokens: settings["max-model-len"],
+      tensorParallel: settings["tensor-parallel-size"],
     }
     const native = { ...common, model, scheduleFingerprint, keepProfile }
     const memoryBytes = settings["kv-memory"]
@@ -36,20 +36,14 @@ export const executorWith =
         return cuda
       case "sim":
         return Layer.unwrap(
-          Effect.map(calibrationOf(settings, "sim"), (calibration) =>
+          Effect.map(predictionFor(settings, "sim"), (predict) =>
             layerSim({
               ...common,
               spec,
               memoryBytes,
               costModel: (layout) => {
                 const { maxRowsPerStep } = simulatedDefaults
-                return costModelOf({
-                  calibration,
-                  shape: inSixteenBits(spec),
-                  layout,
-                  lastQ: schedule.lastQ,
-                  maxRowsPerStep,
-                })
+                return predict({ shape: inSixteenBits(spec), layout, lastQ: schedule.lastQ, maxRowsPerStep })
               },
               timeScale: settings["time-scale"],
               output: settings["sim-output"],

@@ -71,7 +71,7 @@ export const modelOptions = {
   }),
   "kv-memory": Kind.bytes({
     metavar: "SIZE",
-    description: "Memory for keys and values on the CPU, with its unit: 512MiB, 4GiB",
+    description: "Memory for keys and values on the CPU, all ranks together, with its unit: 512MiB, 4GiB",
     defaultValue: "1GiB",
     minimum: 1024 * 1024,
   }),
@@ -134,9 +134,18 @@ export const modelOptions = {
     minimum: 0,
     maximum: 0x7fff_ffff,
   }),
+  "tensor-parallel-size": Kind.integer({
+    metavar: "N",
+    description:
+      "Ranks that share the model's heads and widths: CUDA devices from the first on, each with 1/N of the layers' weights and of " +
+      "keys and values. N must divide the heads. On the CPU groups of threads, which makes nothing faster but shows what N devices do",
+    defaultValue: 1,
+    minimum: 1,
+    maximum: 64,
+  }),
   threads: Kind.integer({
     metavar: "N",
-    description: "Threads that compute",
+    description: "Threads that compute, those of all ranks together",
     defaultValue: availableParallelism(),
     minimum: 1,
     maximum: 1024,

@@ -1,6 +1,8 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import { parameterCount } from "@uniprefill/model/Parameters"
+import { rankWeightBytes } from "@uniprefill/placement/RankMemory"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import type { StepResult } from "@uniprefill/scheduler/StepResult"
@@ -152,6 +154,7 @@ class SimulatedMachine {
       maxTokens,
       maxStepsInFlight: 2,
       tensorParallel,
+      ranks: Array.from({ length: tensorParallel }, () => ({ device: "simulated", weightBytes: weightsOf(options) })),
     }
     this.limits = { layout, schedule, slots, vocab: spec.vocabSize, maxRowsPerStep, maxTokens }
     this.books = new Books(this.info.slabs, this.info.stateSlots, layout.segments.length)
@@ -297,6 +300,10 @@ class SimulatedMachine {
 
 const float = new Float32Array(1)
 const bits = new Int32Array(float.buffer)
+
+/** A rank's weights, in 16 bits. */
+const weightsOf = ({ spec, tensorParallel }: SimulatedExecutorOptions & typeof simulatedDefaults): number =>
+  rankWeightBytes({ spec, weightBytes: 2 * parameterCount(spec), weightElementBytes: 2 }, tensorParallel)
 
 /** A 32-bit hash of integers. */
 const hash = (...words: ReadonlyArray<number>): number => {

@@ -1,6 +1,6 @@
 import { decodeCalibration, type LinkCurve } from "@uniprefill/cost-model/Calibration"
 import type { DeviceSpec } from "@uniprefill/cost-model/DeviceSpec"
-import { likeNvlink4, nvlink4 } from "./Links.ts"
+import { likeNvlink4, nvlink4 } from "@uniprefill/cost-model/Links"
 import h200 from "./h200.calibration.json" with { type: "json" }
 
 const GiB = 1024 ** 3
