@@ -13,7 +13,8 @@ import { sameUpToAbort } from "../conformance/SameAnswer.ts"
 import { writeModelFiles } from "../golden/modelFiles.ts"
 import { type TinyConfig, tinyConfigs } from "../golden/tinyConfigs.ts"
 import { tinyTensors } from "../golden/tinyModels.ts"
-import { adversarial, dropsAt, PlanCounts } from "./Swarm.ts"
+import { PlanCounts } from "./PlanCounts.ts"
+import { adversarial, dropsAt } from "./Swarm.ts"
 import type { Scenario } from "./SwarmScenario.ts"
 
 type Kind = Scenario["model"]

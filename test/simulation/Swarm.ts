@@ -7,11 +7,12 @@ import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
 import type { Policy } from "@uniprefill/scheduler/Policy"
 import { policyByName } from "@uniprefill/scheduler/policies/PolicyByName"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
-import { ItemField, sectionWidths, StateOperation, StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { headroom } from "./Headroom.ts"
 import { CheckedRunner } from "./CheckedRunner.ts"
 import { LoopChecks } from "./LoopChecks.ts"
 import { full, sliding, specOf, state } from "./Models.ts"
+import { PlanCounts } from "./PlanCounts.ts"
 import { type Scenario, type ScenarioRequest, smaller } from "./SwarmScenario.ts"
 
 /** A property of the serving loop that did not hold. */
@@ -33,29 +34,6 @@ export interface SwarmOutcome {
   readonly snapshots: number
   readonly restores: number
   readonly ended: ReadonlyMap<FinishReason, number>
-}
-
-/** What plans hold of what is seldom. */
-export class PlanCounts {
-  /** Answers that went on from another's prefill. */
-  forks = 0
-  /** Recurrent states copied for later, and restored. */
-  snapshots = 0
-  restores = 0
-  /** Pages that windows gave back. */
-  windowsFreed = 0
-
-  count({ samples, items, states, windowFrees }: StepPlan): void {
-    for (let i = 0; i < samples.length; i += 2) {
-      const item = samples.data[i]! * sectionWidths.items
-      if (items.data[item + ItemField.slot] !== samples.data[i + 1]) this.forks++
-    }
-    for (let i = 0; i < states.length; i += 3) {
-      if (states.data[i + 1] === StateOperation.snapshot) this.snapshots++
-      if (states.data[i + 1] === StateOperation.restore) this.restores++
-    }
-    for (let i = 0; i < windowFrees.length; i += 3) this.windowsFreed += windowFrees.data[i + 2]!
-  }
 }
 
 const specs = {

@@ -47,6 +47,8 @@ export class TokenList {
   readonly tokens = new IntList()
   /** See TokenFlag. */
   readonly flags = new IntList()
+  /** Which of them are their request's last: those that stop it, and those that it may have no more after. */
+  readonly last = new IntList()
 
   push(request: Request, token: number, flags: number): void {
     this.requests[this.length++] = request
@@ -58,6 +60,7 @@ export class TokenList {
     this.length = 0
     this.tokens.clear()
     this.flags.clear()
+    this.last.clear()
   }
 }
 
@@ -73,7 +76,8 @@ export class ActionList implements Actions {
   clear(): this {
     if (this.forgets.length > 0) this.forgets.length = 0
     if (this.puts.length > 0) this.puts.length = 0
-    if (this.plans.length > 0) this.plans.length = 0
+    // A list cut to nothing gives up its memory, and this one is filled again in every step.
+    while (this.plans.length > 0) this.plans.pop()
     if (this.selections.length > 0) this.selections.length = 0
     if (this.finished.length > 0) this.finished.length = 0
     this.tokens.clear()

@@ -6,7 +6,7 @@ import type { PrefillStage } from "./PrefillStage.ts"
 import type { Request } from "./Request.ts"
 import type { ServingState } from "./ServingState.ts"
 import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
-import { SelectionFlag, type StepResult } from "./StepResult.ts"
+import { SelectionFlag, type StepResult, TokenFlag } from "./StepResult.ts"
 import { outputCharge } from "./Tenants.ts"
 
 /** Takes over what a step brought. Requests that have ended meanwhile are skipped. */
@@ -84,8 +84,11 @@ export class Commit {
       }
       if (request.endReason !== null) continue
       request.account.tenant.served += outputCharge
-      request.progress.outputs++
-      actions.tokens.push(request, data[i + 1]!, data[i + 2]!)
+      const flags = data[i + 2]!
+      if (++request.progress.outputs === request.maxTokens || (flags & TokenFlag.stop) !== 0) {
+        actions.tokens.last.push(actions.tokens.length)
+      }
+      actions.tokens.push(request, data[i + 1]!, flags)
     }
   }
 

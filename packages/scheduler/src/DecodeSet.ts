@@ -29,6 +29,10 @@ export class DecodeSet {
   private readonly needy: Array<Request> = []
   /** Those whose kept sets are not known yet, with the rows that they were counted with. */
   private readonly early: Array<EarlyMember> = []
+  /** Rows that every member has been given by plans so far. */
+  private planned = 0
+  /** No member lacks a page for its next row before so many are planned. */
+  private lacksAt = 0
   private readonly layout: KvLayout
   private readonly memory: Memory
   private readonly load: StepLoad
@@ -41,16 +45,24 @@ export class DecodeSet {
 
   /** Takes those out whose last row has been planned. */
   expire(): void {
+    if (this.expiring.length === 0) return
     for (let i = 0; i < this.expiring.length; i++) this.leave(this.expiring[i]!)
     this.expiring.length = 0
   }
 
   /** Those whose next row needs a page; valid until the next call. */
   lackingPages(): Array<Request> {
-    const { needy, members, joining } = this
-    needy.length = 0
+    const { needy, members, joining, planned } = this
+    if (needy.length > 0) needy.length = 0
     // By index, here and below: iterators would be the only objects that a steady step makes.
-    for (let i = 0; i < members.length; i++) if (members[i]!.holdings.rowsUntilPage === 0) needy.push(members[i]!)
+    if (planned >= this.lacksAt) {
+      this.lacksAt = Number.MAX_SAFE_INTEGER
+      for (let i = 0; i < members.length; i++) {
+        const { lacksAt } = members[i]!.holdings
+        if (lacksAt <= planned) needy.push(members[i]!)
+        else this.lacksAt = Math.min(this.lacksAt, lacksAt)
+      }
+    }
     for (let i = 0; i < joining.length; i++) needy.push(joining[i]!)
     return needy
   }
@@ -81,7 +93,7 @@ export class DecodeSet {
     }
   }
 
-  /** Grants the pages for a request's next row and counts the rows until the next page. */
+  /** Grants the pages for a request's next row and notes when it needs the next one. */
   grow(request: Request, plan: StepPlan): void {
     this.growTables(request, plan, true)
   }
@@ -100,7 +112,7 @@ export class DecodeSet {
       least = Math.min(least, held - rows)
     }
     this.growths++
-    request.holdings.rowsUntilPage = least
+    this.hasPagesFor(request, least)
     // Whoever preempts it from here on waits for the step that has its pages.
     request.flight.usedBy(plan.stepId)
   }
@@ -120,7 +132,13 @@ export class DecodeSet {
       const own = request.progress.tableRows(layout.tables[t]!.segment)
       least = Math.min(least, pagesFor(own, layout.pageSize) * layout.pageSize - own)
     }
-    request.holdings.rowsUntilPage = least
+    this.hasPagesFor(request, least)
+  }
+
+  /** Tables of a request have room for so many decode rows more. */
+  private hasPagesFor({ holdings }: Request, rows: number): void {
+    holdings.lacksAt = this.planned + rows
+    this.lacksAt = Math.min(this.lacksAt, holdings.lacksAt)
   }
 
   /** There is no page for a request's next row: it sits steps out until there is one. */
@@ -173,7 +191,7 @@ export class DecodeSet {
     if (joining.length > 0) {
       let stalled = 0
       for (const request of joining) {
-        if (request.holdings.rowsUntilPage === 0) {
+        if (request.holdings.lacksAt <= this.planned) {
           joining[stalled++] = request
           continue
         }
@@ -187,11 +205,11 @@ export class DecodeSet {
       }
       joining.length = stalled
     }
+    this.planned++
     load.advanceDecodes(members.length)
     for (let i = 0; i < members.length; i++) {
       const request = members[i]!
       const { progress } = request
-      request.holdings.rowsUntilPage--
       request.flight.lastStep = stepId
       progress.decodeRows++
       if (++progress.plannedOutputs === request.maxTokens) this.expiring.push(request)

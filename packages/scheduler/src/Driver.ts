@@ -51,16 +51,18 @@ export class Driver {
   private config: DriverConfig
   private nextRequest = 1
   private nextStep = 1
-  private readonly inFlight: Array<StepPlan> = []
-  private readonly spare: Array<StepPlan>
+  /** Steps in flight: the newest is the one before `nextStep`. */
+  private inFlight = 0
+  /** Step n is in plan n modulo their number: a list that is emptied and filled again would be made anew in every step. */
+  private readonly plans: ReadonlyArray<StepPlan>
   /** Lists that are used again. */
   private readonly ofTick = new ActionList()
   private readonly ofStep = new ActionList()
 
   constructor(config: DriverConfig) {
     this.config = config
-    this.scheduler = new Scheduler(config)
-    this.spare = Array.from({ length: config.maxStepsInFlight }, () => new StepPlan())
+    this.scheduler = new Scheduler(config, config.maxStepsInFlight)
+    this.plans = Array.from({ length: config.maxStepsInFlight }, () => new StepPlan())
   }
 
   /** Requests that have a slot. */
@@ -84,11 +86,11 @@ export class Driver {
 
   /** The oldest step being run, 0 when none is. */
   get stepInFlight(): number {
-    return this.inFlight[0]?.stepId ?? 0
+    return this.inFlight === 0 ? 0 : this.nextStep - this.inFlight
   }
 
   get stepsInFlight(): number {
-    return this.inFlight.length
+    return this.inFlight
   }
 
   /**
@@ -201,13 +203,15 @@ export class Driver {
 
   /** Takes the result of the oldest step in flight. */
   stepDone(result: StepResult): Actions {
-    const plan = this.inFlight.shift()
-    if (plan === undefined || result.stepId !== plan.stepId) {
+    const stepId = this.stepInFlight
+    if (stepId === 0 || result.stepId !== stepId) {
       throw new InvariantViolation("results come in the order of steps", {
         result: result.stepId,
-        expected: plan?.stepId ?? "none",
+        expected: stepId === 0 ? "none" : stepId,
       })
     }
+    const plan = this.planOf(stepId)
+    this.inFlight--
     for (let rank = 1; rank < result.ranks.length; rank++) {
       if (result.ranks.data[rank] !== result.ranks.data[0]) {
         throw new InvariantViolation("every rank carries out the same plan", { step: plan.stepId, rank })
@@ -218,7 +222,6 @@ export class Driver {
     this.endAnswered(actions)
     this.endFailed(result, actions)
     this.scheduler.settle(actions)
-    this.spare.push(plan)
     return actions
   }
 
@@ -227,16 +230,17 @@ export class Driver {
    * are not open. Everything with a slot ends with reason `error`; waiting requests stay. The step's number is used again.
    */
   stepFailed(): Actions {
-    const failed = this.inFlight[0]
-    if (failed === undefined) throw new InvariantViolation("a step fails while it is in flight")
+    const failed = this.stepInFlight
+    if (failed === 0) throw new InvariantViolation("a step fails while it is in flight")
     const actions = this.ofStep.clear()
     // Steps that never ran have not opened their contents.
-    for (const { opens } of this.inFlight) {
+    for (let stepId = failed; stepId < this.nextStep; stepId++) {
+      const { opens } = this.planOf(stepId)
       for (let i = 0; i < opens.length; i += 2) actions.forgets.push(opens.data[i + 1]!)
     }
-    this.spare.push(...this.inFlight.splice(0))
+    this.inFlight = 0
     this.scheduler.committed(this.nextStep - 1)
-    this.nextStep = failed.stepId
+    this.nextStep = failed
     // Who was preempted has given up everything that the executor has lost.
     this.scheduler.settle(actions)
     for (const request of this.scheduler.state.requests.values()) {
@@ -244,24 +248,25 @@ export class Driver {
     }
     this.scheduler.settle(actions)
     this.scheduler.reset()
-    this.scheduler.committed(failed.stepId - 1)
+    this.scheduler.committed(failed - 1)
     return actions
   }
 
   /** Plans steps as long as fewer than the most are in flight and there is work. */
   tick(nowMicros: number): Actions {
     const actions = this.ofTick.clear()
-    while (this.inFlight.length < this.config.maxStepsInFlight && this.scheduler.hasWork) {
-      const plan = this.spare.pop()!
-      if (!this.scheduler.plan(plan, this.nextStep, nowMicros, actions)) {
-        this.spare.push(plan)
-        break
-      }
+    while (this.inFlight < this.plans.length && this.scheduler.hasWork) {
+      const plan = this.planOf(this.nextStep)
+      if (!this.scheduler.plan(plan, this.nextStep, nowMicros, actions)) break
       this.nextStep++
-      this.inFlight.push(plan)
+      this.inFlight++
       actions.plans.push(plan)
     }
     return actions
+  }
+
+  private planOf(stepId: number): StepPlan {
+    return this.plans[stepId % this.plans.length]!
   }
 
   /** Throws InvariantViolation when the books do not balance. */
@@ -319,10 +324,9 @@ export class Driver {
   /** Ends those whose token is their last. */
   private endAnswered(actions: ActionList): void {
     const { tokens } = actions
-    for (let i = 0; i < tokens.length; i++) {
-      const request = tokens.requests[i]!
-      if ((tokens.flags.data[i]! & TokenFlag.stop) !== 0) this.end(request, "stop", actions)
-      else if (request.outputs === request.maxTokens) this.end(request, "length", actions)
+    for (let i = 0; i < tokens.last.length; i++) {
+      const at = tokens.last.data[i]!
+      this.end(tokens.requests[at]!, (tokens.flags.data[at]! & TokenFlag.stop) !== 0 ? "stop" : "length", actions)
     }
   }
 

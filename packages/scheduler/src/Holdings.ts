@@ -26,8 +26,8 @@ export class Holdings {
   reservedSlabs = 0
   /** While it waits: slabs that its prefill may need, −1 until that is asked. */
   prefillSlabs = -1
-  /** Decode rows that can be appended before some table needs a page. */
-  rowsUntilPage = 0
+  /** Some table lacks a page for the next decode row once so many are planned: see DecodeSet. */
+  lacksAt = 0
 
   constructor(layout: KvLayout, pageKeys: ReadonlyArray<PageKey>) {
     this.pages = noPages(layout)

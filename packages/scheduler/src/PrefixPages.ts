@@ -202,6 +202,7 @@ export class PrefixPages {
 
   /** Copies the states that `computed` named; `takeStateSlot` answers −1 where there is no room for one more. */
   saveStates(plan: StepPlan, takeStateSlot: () => number): void {
+    if (this.unsaved.length === 0) return
     for (let i = 0; i < this.unsaved.length; i++) {
       const request = this.unsaved[i]!
       const rows = request.flight.savesAt

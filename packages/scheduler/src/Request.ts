@@ -119,7 +119,7 @@ export class Request {
     this.phase = "waiting"
     this.progress.restart()
     this.flight.restart()
-    this.holdings.rowsUntilPage = 0
+    this.holdings.lacksAt = 0
     this.recount()
   }
 

@@ -29,16 +29,18 @@ export class Scheduler {
   private readonly relief: Relief
   private readonly prefill: PrefillStage
   private readonly committing: Commit
-  /** The work of each step in flight, as it was predicted. */
-  private readonly loads: Array<StepLoad> = []
-  private readonly spareLoads: Array<StepLoad> = []
+  /** The work of each step in flight, as it was predicted: of step n in load n modulo their number. */
+  private readonly loads: ReadonlyArray<StepLoad>
 
-  constructor(config: SchedulerConfig) {
+  constructor(config: SchedulerConfig, maxStepsInFlight: number) {
     if (config.maxRowsPerStep < config.slots + 64) {
       throw new RangeError(
         `maxRowsPerStep must be at least slots + 64 = ${config.slots + 64}, got ${config.maxRowsPerStep}`,
       )
     }
+    const { layout } = config
+    const newLoad = () => new StepLoad(layout.segments.length, windowsOf(layout))
+    this.loads = Array.from({ length: maxStepsInFlight }, newLoad)
     this.state = new ServingState(config)
     this.departures = new Departures(this.state)
     this.relief = new Relief(this.state, this.departures)
@@ -134,10 +136,7 @@ export class Scheduler {
     if (load.decodeRows === 0 && plan.items.length === 0) {
       if (!plan.lists.some((list) => list.length > 0)) return false
     } else plan.predictedMicros = state.budget.predicted(load)
-    const planned =
-      this.spareLoads.pop() ?? new StepLoad(state.config.layout.segments.length, windowsOf(state.config.layout))
-    planned.assign(load)
-    this.loads.push(planned)
+    this.loadOf(plan).assign(load)
     return true
   }
 
@@ -169,17 +168,19 @@ export class Scheduler {
 
   /** After a step failed and every request with a slot has left: the executor has forgotten everything. */
   reset(): void {
-    this.spareLoads.push(...this.loads.splice(0))
     this.departures.reset()
     this.state.decodes.reset()
     this.state.memory.reset()
   }
 
+  private loadOf({ stepId }: StepPlan): StepLoad {
+    return this.loads[stepId % this.loads.length]!
+  }
+
   /** Predictions follow measurement: what the step took, and what it would have been predicted to take, selections known. */
   private compare(plan: StepPlan, deviceMicros: number): void {
-    const load = this.loads.shift()!
-    this.spareLoads.push(load)
     if (deviceMicros <= 0) return
+    const load = this.loadOf(plan)
     const { data, length } = plan.items
     if (length > 0) {
       load.clearPrefill()
