@@ -31,7 +31,7 @@ export const calibrateOptions = {
   "max-kl": Kind.number({
     metavar: "NATS",
     description: "Most divergence of an answer from dense, mean over the prompts",
-    defaultValue: 0.03,
+    defaultValue: 0.1,
     minimum: 0,
     maximum: 100,
   }),
