@@ -9,9 +9,9 @@ import type { Violation } from "./Violation.ts"
  */
 export const nativeFolders: Readonly<Record<string, ReadonlyArray<string>>> = {
   plan: ["abi", "backend.h", "memory", "sampling", "selection"],
-  step: ["backend.h", "plan"],
+  step: ["abi", "backend.h", "parallel", "plan"],
   cpu: ["abi", "backend.h", "memory", "sampling", "weights"],
-  cuda: ["abi", "backend.h", "device_backend.h", "operators", "weights"],
+  cuda: ["abi", "backend.h", "device_backend.h", "operators", "parallel", "weights"],
   reference: ["abi", "backend.h", "sampling", "weights"],
 }
 

@@ -9,8 +9,9 @@ import { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { Effect, Layer, References, Stream } from "effect"
 import * as EngineLive from "uniprefill/model/EngineLive"
 import type { ModelSettings } from "uniprefill/options/ModelOptions"
-import { settingsOf } from "../accuracy/Asking.ts"
-import { type Device, offsetSteps } from "../conformance/Machine.ts"
+import { settingsOf } from "./ServerDefaults.ts"
+import type { Device } from "../conformance/Machine.ts"
+import { offsetSteps } from "../conformance/OffsetSteps.ts"
 
 /** What random weights keep is given: shares of the prompt's rows, exchanged between requests. Empty: what scores choose. */
 export interface Keeps {
@@ -64,14 +65,14 @@ export class OneExecutor {
   /** Runs on a fresh engine over the executor, prompts computed from their first token. */
   engine<A, E>(
     settings: Partial<ModelSettings>,
-    use: (engine: Engine["Service"]) => Effect.Effect<A, E, never>,
+    use: (engine: Engine["Service"]) => Effect.Effect<A, E>,
     over: (executor: Executor["Service"]) => Executor["Service"] = (same) => same,
   ) {
     const { executor, options } = this
     return Effect.gen({ self: this }, function* () {
       const shifted = offsetSteps(executor, this.last)
       const all = {
-        ...settingsOf(options.model, undefined),
+        ...settingsOf(options.model),
         executor: options.device,
         "prefix-caching": "off",
         ...(options.calibration === undefined ? {} : { "cost-model": options.calibration }),
@@ -82,10 +83,10 @@ export class OneExecutor {
           const layer = EngineLive.layer(all, [], () => Layer.succeed(Executor, over(shifted)))
           const services = yield* Layer.build(layer)
           const engine = yield* Effect.provideContext(Engine, services)
-          const result = yield* use(engine)
+          const used = yield* use(engine)
           // Steps under way end before another engine takes the executor.
           while ((yield* engine.status).stepInFlight > 0) yield* Effect.sleep(1)
-          return result
+          return used
         }),
       )
       this.last = shifted.last()

@@ -353,7 +353,8 @@ const fits = Effect.fnUntraced(function* (one: OneExecutor) {
           }
           // Whoever runs has a token, and the others are not let in.
           let { running, waiting } = yield* engine.status
-          for (let still = 0; still < 10 && decoding < offered;) {
+          const someAreLeft = () => decoding < offered
+          for (let still = 0; still < 10 && someAreLeft();) {
             yield* Effect.sleep(20)
             ;({ running, waiting } = yield* engine.status)
             still = decoding > 0 && running === decoding && waiting > 0 ? still + 1 : 0
@@ -376,11 +377,11 @@ const fits = Effect.fnUntraced(function* (one: OneExecutor) {
   results["fits"] = rows
 })
 
-const parts: Readonly<Record<string, (one: OneExecutor) => Effect.Effect<void, unknown, never>>> = {
-  prediction: prediction as never,
-  interference: interference as never,
-  concurrency: concurrency as never,
-  fits: fits as never,
+const parts: Readonly<Record<string, (one: OneExecutor) => Effect.Effect<void, unknown>>> = {
+  prediction: prediction,
+  interference: interference,
+  concurrency: concurrency,
+  fits: fits,
 }
 
 const program = Effect.gen(function* () {

@@ -22,8 +22,9 @@ import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
 import { Effect, Fiber, Layer, References, Stream } from "effect"
 import * as EngineLive from "uniprefill/model/EngineLive"
 import { embeddedModel, type ModelSettings } from "uniprefill/options/ModelOptions"
-import { promptMaker, settingsOf } from "../accuracy/Asking.ts"
-import { taskKinds } from "../accuracy/RetrievalTasks.ts"
+import { promptMaker, readHaystack } from "uniprefill/quality/Asking"
+import { trainedKinds } from "uniprefill/quality/Tasks"
+import { settingsOf } from "./ServerDefaults.ts"
 import { type Device, openModel } from "../conformance/Machine.ts"
 import { type LoggedEvent, logged, replayed } from "../conformance/StepLog.ts"
 import { cutDifference, teacherForced } from "../conformance/TeacherForcing.ts"
@@ -114,7 +115,7 @@ const program = Effect.gen(function* () {
   const common = { model, schedule, slots, memoryBytes, maxTokens: 4096 }
   const executorLayer = device === "cuda" ? layerCuda(common) : layerCpu({ ...common, threads: 2 })
   const log: Array<LoggedEvent> = []
-  const settings = { ...settingsOf(values.model, undefined), executor: device, "max-model-len": 4096 } as ModelSettings
+  const settings = { ...settingsOf(values.model), executor: device, "max-model-len": 4096 } as ModelSettings
   const loggedLayer = Layer.effect(
     Executor,
     Effect.map(Executor, (executor) => logged(executor, log)),
@@ -126,20 +127,22 @@ const program = Effect.gen(function* () {
       const services = yield* Layer.build(EngineLive.layer(settings, [], () => loggedLayer))
       const engine = yield* Effect.provideContext(Engine, services)
       const texts = yield* Effect.gen(function* () {
-        const make = yield* promptMaker(11)
-        return yield* Effect.forEach(taskKinds, (kind) => Effect.map(make(kind, 2600), ({ prompt }) => prompt))
+        const make = yield* promptMaker(yield* readHaystack(undefined))
+        return yield* Effect.forEach(trainedKinds, (kind) =>
+          Effect.map(make(kind, 2600, 11, 0), ({ prompt }) => prompt.tokens),
+        )
       }).pipe(Effect.provideContext(services))
-      const asked = makeRequests(texts, model.eosTokenIds)
+      const requests = makeRequests(texts, model.eosTokenIds)
       const fibers: Array<Fiber.Fiber<Outcome, unknown>> = []
-      for (const one of asked) {
+      for (const one of requests) {
         fibers.push(yield* Effect.forkChild(run(engine, one)))
         if (below(4) === 0) yield* Effect.sleep(below(8))
       }
-      const outcomes: Array<Outcome> = []
-      for (const fiber of fibers) outcomes.push(yield* Fiber.join(fiber))
+      const ended: Array<Outcome> = []
+      for (const fiber of fibers) ended.push(yield* Fiber.join(fiber))
       while ((yield* engine.status).stepInFlight > 0) yield* Effect.sleep(1)
       const { running, waiting, slabsUsed, failures } = yield* engine.status
-      return { asked, outcomes, left: { running, waiting, slabsUsed, failures } }
+      return { asked: requests, outcomes: ended, left: { running, waiting, slabsUsed, failures } }
     }),
   )
   const servedSeconds = (performance.now() - startMs) / 1000

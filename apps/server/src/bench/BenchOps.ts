@@ -51,7 +51,7 @@ export const benchOps = (settings: BenchOpsSettings, json: boolean) =>
     const executor = yield* Effect.provideContext(Executor, services)
     const { info } = executor
     const { spec, schedule } = model
-    const shape = { spec, weightBytes: 2, kvBytes: kvElementBytes(model, info.layout) }
+    const shape = { spec, weightBytes: 2, kvBytes: kvElementBytes(model, info) }
     const costs: FitCosts = {
       work: operationWork(shape, info.layout, info.tensorParallel),
       lastQ: schedule.lastQ,
@@ -116,8 +116,8 @@ export const benchOps = (settings: BenchOpsSettings, json: boolean) =>
     }
     print(`${directory} on ${info.device}; device time, medians of ${settings["num-iters"]}`)
     for (const { operation, case: what, ms, predicted_ms: predicted } of results) {
-      const beside = predicted === null ? "" : `, predicted ${predicted}`
-      print(`${operation.padEnd(26)} ${what.padEnd(34)} ${String(ms).padStart(9)} ms${beside}`)
+      const expected = predicted === null ? "" : `, predicted ${predicted}`
+      print(`${operation.padEnd(26)} ${what.padEnd(34)} ${String(ms).padStart(9)} ms${expected}`)
     }
     print(`prediction of these steps: off by ${percent(error.median)} (median), ${percent(error.largest)} at most`)
     if (file !== undefined) print(`calibration: ${file}`)

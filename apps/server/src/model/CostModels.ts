@@ -65,7 +65,7 @@ export const measuredCuda: Calibration = {
 export const isCuda = (device: string): boolean => device.startsWith("cuda")
 
 /** The calibration of one rank: that --cost-model names, else the one for the executor's device. */
-const calibrationOf = (settings: ModelSettings, device: string): Effect.Effect<Calibration, UsageError> => {
+export const calibrationOf = (settings: ModelSettings, device: string): Effect.Effect<Calibration, UsageError> => {
   const file = settings["cost-model"]
   if (file !== undefined) return readCalibration(file)
   const assumed = assumedCpu(settings.threads, settings["tensor-parallel-size"])

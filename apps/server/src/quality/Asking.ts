@@ -1,10 +1,9 @@
 import { readFile } from "node:fs/promises"
 import { Engine } from "@uniprefill/engine/Engine"
 import { greedy } from "@uniprefill/executor/contract/Executor"
-import { fnv1a64 } from "@uniprefill/model/Fnv"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect, Stream } from "effect"
-import { Random } from "../bench/Random.ts"
+import { Random } from "@uniprefill/units/Random"
 import { UsageError } from "../cli/UsageError.ts"
 import { embeddedModel } from "../options/ModelOptions.ts"
 import type { Path } from "./Divergence.ts"
@@ -99,8 +98,8 @@ export const readHaystack = (file: string | undefined): Effect.Effect<string, Us
 
 /** Numbers in [0, 1) of one prompt, whatever other prompts are made. */
 const randomFor = (...of: ReadonlyArray<string | number>): (() => number) => {
-  const random = new Random(Number(BigInt(`0x${fnv1a64(new TextEncoder().encode(of.join("/")))}`) & 0xffff_ffffn))
-  return () => random.next()
+  const random = new Random(0, of.join("/"))
+  return () => random.unit()
 }
 
 export interface AskedTask {
