@@ -237,6 +237,8 @@ class Backend {
 
   // Whether sums over ranks may be under way while other rows of the layer are computed: mixers of all rows come before MLPs then.
   virtual bool overlaps_sums() const { return false; }
+  // From a rank that cannot go on with its step: devices that wait for its own stop waiting. They are lost then.
+  virtual void give_up() {}
   // After a step has failed on some rank, on every rank, and before the backends of a group are destroyed: nothing is under way
   // afterwards. Fails with UP_DEVICE_LOST where that could not be had.
   virtual void abandon() {}

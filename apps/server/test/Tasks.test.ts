@@ -1,11 +1,11 @@
-import { Random } from "uniprefill/bench/Random"
+import { Random } from "@uniprefill/units/Random"
 import { lexiconOf, makePrompt, makeTask, taskKinds, trainedKinds } from "uniprefill/quality/Tasks"
 import { describe, expect, it } from "vitest"
 
 const lexicon = lexiconOf("quiet river of London, Paris and Rome; over many hills with trees")
 const numbersFrom = (seed: number) => {
-  const random = new Random(seed)
-  return () => random.next()
+  const random = new Random(seed, "tasks")
+  return () => random.unit()
 }
 const encode = (text: string) => Array.from(text, (character) => character.charCodeAt(0))
 const decode = (tokens: Int32Array) => String.fromCharCode(...tokens)

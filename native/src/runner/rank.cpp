@@ -101,7 +101,13 @@ Rank::Step Rank::step(std::span<const uint8_t> bytes, const TakeContent &take) {
   Step out{plan.step_id(), plan.checksum(), {}};
   if (plan.step_id() != expected) fail(UP_INVALID_PLAN, "check plan", "stepId is ", plan.step_id(), ", expected ", expected);
   const StepWork work = apply_plan(books_, plan, take);
-  out.outputs = loop_->run(work);
+  try {
+    out.outputs = loop_->run(work);
+  } catch (const Failure &failure) {
+    // Ranks that find out about a difference stop at the same place; a failure leaves the others where they are.
+    if (failure.phase != compare_phase) backend_->give_up();
+    throw;
+  }
   books_.last_step = plan.step_id();
   return out;
 }

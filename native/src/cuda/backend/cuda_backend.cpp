@@ -198,6 +198,10 @@ void CudaBackend::experts(Rows tile, int layer) { operate({Operation::experts, t
 
 void CudaBackend::recur(Rows tile, int layer, const RowTable &rows) { operate({Operation::recur, tile, layer}, &rows); }
 
+void CudaBackend::give_up() {
+  if (peers_) peers_->give_up();
+}
+
 void CudaBackend::abandon() {
   if (!peers_ || peers_->settle()) return;
   device_->lose("end a failed step", "the devices wait for each other");

@@ -45,6 +45,7 @@ class CudaBackend : public Backend {
   void logprobs(std::span<const LogprobTask> tasks) override;
   std::unique_ptr<PendingOutputs> finish() override;
   bool overlaps_sums() const override { return peers_ != nullptr; }
+  void give_up() override;
   void abandon() override;
 
  private:

@@ -135,14 +135,19 @@ void Peers::check() {
   }
 }
 
+void Peers::give_up() {
+  volatile PeerControl *control = group_.control;
+  control->given_up = 1;
+}
+
 bool Peers::settle() {
   const auto is_done = [](cudaStream_t stream) { return cudaStreamQuery(stream) != cudaErrorNotReady; };
   const auto end = std::chrono::steady_clock::now() + settling;
   while (!(is_done(device_.stream()) && is_done(stream_)) && std::chrono::steady_clock::now() < end)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   const bool done = is_done(device_.stream()) && is_done(stream_);
-  volatile PeerControl *control = group_.control;
-  if (!done) control->given_up = 1;
+  if (!done) give_up();
+  const volatile PeerControl *control = group_.control;
   return done && control->given_up == 0;
 }
 

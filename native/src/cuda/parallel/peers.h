@@ -46,6 +46,8 @@ class Peers {
 
   // Fails with UP_DEVICE_LOST once a device has waited in vain.
   void check();
+  // No device waits for another any more.
+  void give_up();
   // After a failure: waits a while until the devices have done what was asked of them, and gives the group up when they have not. False
   // when it was given up.
   bool settle();
