@@ -102,8 +102,9 @@ std::shared_ptr<const Content> ContentStore::take(int32_t id) {
   return out;
 }
 
-std::shared_ptr<const Content> StepContents::take(int32_t id) {
+std::shared_ptr<const Content> StepContents::take(int rank, int32_t id) {
   const std::lock_guard lock(mutex_);
+  if (!takers_.emplace(rank, id).second) return nullptr;
   const auto [at, fresh] = taken_.try_emplace(id);
   if (fresh) at->second = store_.take(id);
   return at->second;

@@ -5,7 +5,9 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "plan/schedule.h"
@@ -52,16 +54,17 @@ class ContentStore {
 // How a plan takes the contents that it opens.
 using TakeContent = std::function<std::shared_ptr<const Content>(int32_t id)>;
 
-// What one step takes out of a store: the same for every rank, of which the first to ask takes it.
+// What one step takes out of a store: each rank takes a content once, and all take the same.
 class StepContents {
  public:
   explicit StepContents(ContentStore &store) : store_(store) {}
-  std::shared_ptr<const Content> take(int32_t id);
+  std::shared_ptr<const Content> take(int rank, int32_t id);
 
  private:
   ContentStore &store_;
   std::mutex mutex_;
-  std::unordered_map<int32_t, std::shared_ptr<const Content>> taken_;
+  std::unordered_map<int32_t, std::shared_ptr<const Content>> taken_;  // by the first rank
+  std::set<std::pair<int, int32_t>> takers_;
 };
 
 }  // namespace up

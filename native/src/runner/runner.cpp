@@ -212,8 +212,8 @@ Runner::Finished Runner::step(const std::vector<uint8_t> &bytes) {
   StepContents contents(contents_);
   try {
     for_ranks([&](Rank &rank) {
-      const size_t index = rank.communicator() ? static_cast<size_t>(rank.communicator()->shard().rank) : 0;
-      out.ranks[index] = rank.step(bytes, [&](int32_t id) { return contents.take(id); });
+      const int number = rank.communicator() ? rank.communicator()->shard().rank : 0;
+      out.ranks[static_cast<size_t>(number)] = rank.step(bytes, [&](int32_t id) { return contents.take(number, id); });
     }, text(" in step ", expected));
   } catch (...) {
     out.failure = std::current_exception();
