@@ -19,6 +19,6 @@ export const sameUpToAbort = (answer: LoopAnswer, alone: LoopAnswer): void => {
 /** Throws `what: …` where two values are not equal all through. */
 export const equal = (what: string, actual: unknown, expected: unknown): void => {
   if (isDeepStrictEqual(actual, expected)) return
-  const shown = (value: unknown) => String(JSON.stringify(value)).slice(0, 200)
+  const shown = (value: unknown) => JSON.stringify(value ?? null).slice(0, 200)
   throw new Error(`${what}: ${shown(actual)} instead of ${shown(expected)}`)
 }
