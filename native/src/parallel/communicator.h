@@ -55,7 +55,6 @@ class Communicator {
   Communicator(std::shared_ptr<RankGroup> group, int rank) : group_(std::move(group)), shard_{rank, group_->size()} {}
 
   const Shard &shard() const { return shard_; }
-  RankGroup &group() { return *group_; }
   void meet() { group_->meet(); }
   // Before a step: windows are counted from here, since ranks may have come to different ones when the last step failed. Requires:
   // no rank is in the step before.

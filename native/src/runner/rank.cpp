@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "abi/failure.h"
+#include "abi/fnv.h"
 #include "plan/apply.h"
 #include "runner/make_backend.h"
 
@@ -51,12 +52,6 @@ std::shared_ptr<const Checkpoint> share_of(const std::shared_ptr<const Checkpoin
   return communicator ? std::make_shared<const Checkpoint>(whole, communicator->shard()) : whole;
 }
 
-uint64_t hash(std::span<const uint8_t> bytes) {
-  uint64_t out = 0xcbf29ce484222325ull;
-  for (const uint8_t byte : bytes) out = (out ^ byte) * 0x100000001b3ull;
-  return out;
-}
-
 }  // namespace
 
 Rank::Rank(const std::shared_ptr<const Checkpoint> &whole, const up_runner_options &options, std::shared_ptr<Communicator> communicator)
@@ -95,7 +90,9 @@ Rank::Step Rank::step(std::span<const uint8_t> bytes, const TakeContent &take) {
   const uint64_t expected = next_step();
   if (communicator_) {
     communicator_->begin();
-    communicator_->agree(text("the plan of step ", expected), hash(bytes));
+    Fnv hash;
+    hash.add(bytes.data(), bytes.size());
+    communicator_->agree(text("the plan of step ", expected), hash.value());
   }
   const Plan plan(bytes.data(), bytes.size());
   Step out{plan.step_id(), plan.checksum(), {}};

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "abi/failure.h"
+#include "abi/fnv.h"
 
 namespace up {
 
@@ -240,13 +241,12 @@ void LayerLoop::select(int layer, int segment, const std::vector<Group> &complet
 
 // Ranks that went on with other rows would answer nonsense.
 void LayerLoop::compare_ranks(int layer, const std::vector<SelectionOutcome> &outcomes) {
-  uint64_t hash = 0xcbf29ce484222325ull;
-  const auto add = [&](uint64_t value) { hash = (hash ^ value) * 0x100000001b3ull; };
+  Fnv hash;
   for (const SelectionOutcome &outcome : outcomes) {
-    add(outcome.finite ? 1 : 0);
-    for (const uint32_t word : outcome.bitmap) add(word);
+    hash.add(outcome.finite ? 1 : 0);
+    for (const uint32_t word : outcome.bitmap) hash.add(word);
   }
-  ranks_->agree(text("the rows kept at layer ", layer, " in step ", books_.last_step + 1), hash);
+  ranks_->agree(text("the rows kept at layer ", layer, " in step ", books_.last_step + 1), hash.value());
 }
 
 // The last prompt rows' queries come from the carry: a chunk may have held fewer of them.

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "abi/failure.h"
+#include "abi/fnv.h"
 
 namespace up {
 namespace {
@@ -111,19 +112,6 @@ bool matches(const std::string &name, const std::string &pattern) {
   if (pattern.starts_with('*')) return name.ends_with(pattern.substr(1));
   return name == pattern;
 }
-
-class Fnv {
- public:
-  explicit Fnv(uint64_t from) : hash_(from) {}
-  void add(const void *data, size_t bytes) {
-    const auto *p = static_cast<const unsigned char *>(data);
-    for (size_t i = 0; i < bytes; i++) hash_ = (hash_ ^ p[i]) * 0x100000001b3ull;
-  }
-  uint64_t value() const { return hash_; }
-
- private:
-  uint64_t hash_;
-};
 
 }  // namespace
 

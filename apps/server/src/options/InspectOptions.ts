@@ -1,3 +1,4 @@
+import { questionOptions } from "./AccuracyOptions.ts"
 import * as Kind from "./OptionKinds.ts"
 import { modelOptions } from "./ModelOptions.ts"
 
@@ -8,13 +9,7 @@ export const inspectOptions = {
     description: "The prompt, question included",
     shownDefault: "standard input",
   }),
-  "max-tokens": Kind.integer({
-    metavar: "N",
-    description: "Longest answer; it ends with its line",
-    defaultValue: 32,
-    minimum: 1,
-    maximum: 4096,
-  }),
+  "max-tokens": questionOptions["max-tokens"],
   html: Kind.optionalText({
     metavar: "FILE",
     description: "Write the shaded prompt as a page",

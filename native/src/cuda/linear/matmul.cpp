@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "abi/fnv.h"
 #include "cuda/linear/few_rows.h"
 
 namespace up::cuda {
@@ -176,9 +177,9 @@ uint64_t Matmul::first_row(Shape &shape, Product product, const lt::MatmulAlgo &
   std::vector<uint16_t> row(static_cast<size_t>(product.weights->n) * (product.out_f32 ? 2 : 1));
   device_.copy_out(row.data(), product.out, row.size() * sizeof row[0], "compare matrix products");
   device_.wait("compare matrix products");
-  uint64_t hash = 0xcbf29ce484222325ull;
-  for (const uint16_t value : row) hash = (hash ^ value) * 0x100000001b3ull;
-  return hash;
+  Fnv hash;
+  for (const uint16_t value : row) hash.add(value);
+  return hash.value();
 }
 
 void Matmul::tune(const Product &example, std::span<const Matrix> weights) {
