@@ -132,8 +132,10 @@ export const loadLibrary = (path: string = libraryPath()): NativeLibrary => {
   if (!existsSync(path)) {
     throw failure("no such file; build it with `node native/build.mjs`, or name it with UNIPREFILL_NATIVE")
   }
-  // Threads of a parallel region that has ended sleep rather than spin, which would take a core from whoever needs one.
+  // Threads of a parallel region that has ended spin for some 20 µs, as the next one mostly begins by then and waking a sleeper
+  // costs more, and sleep after that, as spinning takes a core from whoever needs one.
   process.env["OMP_WAIT_POLICY"] ??= "passive"
+  process.env["GOMP_SPINCOUNT"] ??= "2000"
   let library: NativeLibrary
   try {
     library = createRequire(import.meta.url)(path) as NativeLibrary
