@@ -1,3 +1,4 @@
+import { fileURLToPath } from "node:url"
 import { defineConfig } from "vitest/config"
 
 export default defineConfig({
@@ -11,6 +12,8 @@ export default defineConfig({
     // Their packages have a condition of the same name, with TypeScript behind it that Node does not take.
     server: { deps: { inline: [/node_modules\/(?:ai|@ai-sdk|eventsource-parser)\//] } },
     pool: "forks",
+    // Hundreds of tests start a program; its modules are compiled once.
+    env: { NODE_COMPILE_CACHE: fileURLToPath(new URL("node_modules/.cache/compile", import.meta.url)) },
     maxWorkers: 2,
   },
 })

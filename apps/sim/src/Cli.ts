@@ -337,3 +337,6 @@ const simCommand = Command.make("uniprefill-sim", {}, () => attempt(showExample)
 )
 
 export const run = Command.run(simCommand, { version })
+
+/** The same with arguments that are given. */
+export const runWith = Command.runWith(simCommand, { version })

@@ -6,13 +6,15 @@ import { fileURLToPath } from "node:url"
 import { gunzipSync, gzipSync } from "node:zlib"
 import { traceEventFault } from "@uniprefill/simulator/output/TraceEventCheck"
 import { afterAll, describe, expect, it } from "vitest"
-import { runSim, type Outcome } from "./SimProcess.ts"
+import { runSim, simHere, type Outcome } from "./SimProcess.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "uniprefill-sim-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-const sim = (args: ReadonlyArray<string>, during?: (child: ChildProcess) => void): Promise<Outcome> =>
+const simProcess = (args: ReadonlyArray<string>, during?: (child: ChildProcess) => void): Promise<Outcome> =>
   runSim(folder, args, during)
+
+const sim = (args: ReadonlyArray<string>): Promise<Outcome> => simHere(folder, args)
 
 const file = (name: string, text: string): string => {
   const path = join(folder, name)
@@ -93,7 +95,7 @@ describe("run", () => {
   })
 
   it("ends early on Ctrl-C with a result that says so", async () => {
-    const { code, out } = await sim(
+    const { code, out } = await simProcess(
       ["run", "--requests", "60000", "--rate-per-second", "1", "--json", "partial.json"],
       (child) => {
         child.stdout!.once("data", () => setTimeout(() => child.kill("SIGINT"), 500))
@@ -109,7 +111,7 @@ describe("run", () => {
 
   it("marks every file of a run that was ended early", async () => {
     const files = ["--html", "cut.html", "--perfetto", "cut.trace", "--why", "cut.txt"]
-    const { code } = await sim(["run", "--requests", "60000", "--rate-per-second", "1", ...files], (child) => {
+    const { code } = await simProcess(["run", "--requests", "60000", "--rate-per-second", "1", ...files], (child) => {
       child.stdout!.once("data", () => setTimeout(() => child.kill("SIGINT"), 300))
     })
     expect(code).toBe(130)
@@ -132,8 +134,8 @@ describe("Ctrl-C", () => {
   const long = ["--requests", "60000", "--rate-per-second", "1"]
   /** Later and later, until the program was up and as far as it should be. */
   const interrupted = async (args: ReadonlyArray<string>, isFar: (outcome: Outcome) => boolean = () => true) => {
-    for (let milliseconds = 2000; ; milliseconds *= 2) {
-      const outcome = await sim(args, (child) => setTimeout(() => child.kill("SIGINT"), milliseconds))
+    for (let milliseconds = 1500; ; milliseconds *= 2) {
+      const outcome = await simProcess(args, (child) => setTimeout(() => child.kill("SIGINT"), milliseconds))
       if ((outcome.code !== null && isFar(outcome)) || milliseconds > 20_000) return outcome
     }
   }
@@ -217,6 +219,12 @@ describe("bad input is an error that names it, and no report", () => {
     expect(existsSync(join(folder, "no.json"))).toBe(false)
   })
 
+  it("and ends the process with exit code 2", async () => {
+    const { code, err, out } = await simProcess(["run", "--slots", "none"])
+    expect([code, out]).toEqual([2, ""])
+    expect(err).toMatch(/engine\.slots: .*"none"/)
+  })
+
   it("an SLO that nothing meets is a finding, not a number", async () => {
     const { code, out } = await sim([
       "capacity",
@@ -291,7 +299,7 @@ describe("worker threads", () => {
         variants: { one: { policy: "fcfs" }, two: { policy: "fcfs" } },
       }),
     )
-    const { code, err } = await sim(["compare", scenario, "--seeds", "1", "--json", "w.out.json"])
+    const { code, err } = await simProcess(["compare", scenario, "--seeds", "1", "--json", "w.out.json"])
     expect([code, err]).toEqual([0, ""])
     const { variants } = JSON.parse(readFileSync(join(folder, "w.out.json"), "utf8")) as {
       variants: Array<{ summaries: Array<{ hash: string }> }>
@@ -310,7 +318,7 @@ describe("worker threads", () => {
         sweep: { over: { schedule: ["off", "preset"], "workload.promptTokens": [2000, 16000, 60000] } },
       }),
     )
-    const one = await sim([
+    const one = await simProcess([
       "sweep",
       scenario,
       "--threads",
@@ -322,7 +330,7 @@ describe("worker threads", () => {
       "--html",
       "s.html",
     ])
-    const two = await sim([
+    const two = await simProcess([
       "sweep",
       scenario,
       "--threads",

@@ -5,12 +5,12 @@ import { driverConfig } from "@uniprefill/simulator/Setup"
 import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
 import { type Scenario, withDefaults } from "@uniprefill/simulator/scenario/Scenario"
 import { afterAll, describe, expect, it } from "vitest"
-import { runSim, type Outcome } from "./SimProcess.ts"
+import { simHere, type Outcome } from "./SimProcess.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "uniprefill-placement-"))
 afterAll(() => rmSync(folder, { recursive: true }))
 
-const sim = (...args: ReadonlyArray<string>): Promise<Outcome> => runSim(folder, args)
+const sim = (...args: ReadonlyArray<string>): Promise<Outcome> => simHere(folder, args)
 
 interface CapacityJson {
   readonly tokens: number
