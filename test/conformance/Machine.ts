@@ -49,12 +49,12 @@ export const machineKinds = ["llama", "gemma3-window", "qwen3.5-tied", "qwen3.5-
 export type MachineKind = (typeof machineKinds)[number]
 
 /** Writes a model that every device has kernels for. */
-const writeModel = (directory: string, kind: MachineKind): void => {
+const writeModel = (directory: string, kind: MachineKind, ranks: number): void => {
   if (kind === "llama") {
     const sizes = { layers: 4, hidden: 128, intermediate: 192, heads: 4, kvHeads: 2, headDim: 64, vocab: 96 }
     return writeRandomModel(directory, { ...sizes, tied: true, seed: 7 })
   }
-  const wide = widened(tinyConfigs[kind]!)
+  const wide = widened(tinyConfigs[kind]!, ranks)
   writeModelFiles(directory, { ...wide.config, max_position_embeddings: 4096 }, tinyTensors(kind, wide))
 }
 
@@ -71,11 +71,11 @@ const scheduleOf = ({ spec }: ModelDirectory): DropSchedule => ({
   minPromptTokens: 1,
 })
 
-export const openMachine = async (device: Device, kind: MachineKind): Promise<Machine> => {
+export const openMachine = async (device: Device, kind: MachineKind, tensorParallel = 1): Promise<Machine> => {
   const directory = mkdtempSync(join(tmpdir(), "uniprefill-model-"))
-  writeModel(directory, kind)
+  writeModel(directory, kind, tensorParallel)
   const model = await Effect.runPromise(loadModelDirectory(directory).pipe(Effect.provide(NodeServices.layer)))
-  const machine = await openModel(device, model, scheduleOf(model), { maxTokens: 4096 })
+  const machine = await openModel(device, model, scheduleOf(model), { maxTokens: 4096, tensorParallel })
   const close = async () => {
     await machine.close()
     rmSync(directory, { recursive: true })
@@ -88,9 +88,15 @@ export const openModel = async (
   device: Device,
   model: ModelDirectory,
   schedule: DropSchedule,
-  { maxTokens, slots = 8, memoryBytes = 1 << 28 }: { maxTokens: number; slots?: number; memoryBytes?: number },
+  {
+    maxTokens,
+    slots = 8,
+    memoryBytes = 1 << 28,
+    tensorParallel = 1,
+  }: { maxTokens: number; slots?: number; memoryBytes?: number; tensorParallel?: number },
 ): Promise<Machine> => {
-  const options = { model, schedule, pageSize: 128, slots, maxRowsPerStep: 4096, maxTokens, memoryBytes }
+  const sizes = { pageSize: 128, slots, maxRowsPerStep: 4096, maxTokens, memoryBytes }
+  const options = { model, schedule, ...sizes, tensorParallel }
   const scope = await Effect.runPromise(Scope.make())
   const layer = device === "cuda" ? layerCuda(options) : layerCpu({ ...options, threads: 2 })
   const context = await Effect.runPromise(Layer.buildWithScope(layer, scope))

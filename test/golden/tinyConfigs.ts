@@ -248,13 +248,13 @@ export const tinyConfigs: Readonly<Record<string, TinyConfig>> = {
 }
 
 /** The same model with heads of 64 and experts of 64: the least sizes that CUDA has kernels for. */
-export const widened = ({ config, ...rest }: TinyConfig): TinyConfig => {
+export const widened = ({ config, ...rest }: TinyConfig, ranks = 1): TinyConfig => {
   const widen = (fields: Readonly<Record<string, unknown>>): Record<string, unknown> => {
     const wide: Record<string, unknown> = { ...fields }
     if ("num_hidden_layers" in fields && "num_attention_heads" in fields && !("image_size" in fields)) wide["head_dim"] = 64
     if ("linear_key_head_dim" in fields) wide["linear_key_head_dim"] = 64
     if ("linear_value_head_dim" in fields) wide["linear_value_head_dim"] = fields["linear_value_head_dim"] === 32 ? 128 : 64
-    if ("moe_intermediate_size" in fields) wide["moe_intermediate_size"] = 64
+    if ("moe_intermediate_size" in fields) wide["moe_intermediate_size"] = 64 * ranks
     if ("text_config" in fields) wide["text_config"] = widen(fields["text_config"] as Record<string, unknown>)
     return wide
   }

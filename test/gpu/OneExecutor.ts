@@ -24,6 +24,7 @@ export interface OneExecutorOptions {
   readonly keeps: Keeps
   readonly calibration: string | undefined
   readonly slots: number
+  readonly tensorParallel: number
 }
 
 /** An executor that is started once, for one engine after another. */
@@ -43,7 +44,7 @@ export class OneExecutor {
   }
 
   static readonly open = Effect.fnUntraced(function* (options: OneExecutorOptions) {
-    const { device, slots, keeps } = options
+    const { device, slots, keeps, tensorParallel } = options
     const model = yield* loadModelDirectory(options.model).pipe(Effect.provide(NodeServices.layer))
     const { schedule } = model
     // Read anew for each request.
@@ -53,7 +54,13 @@ export class OneExecutor {
       },
       seed: 1,
     }
-    const common = { model, schedule, slots, keepProfile: keeps.shares.length === 0 ? null : keepProfile }
+    const common = {
+      model,
+      schedule,
+      slots,
+      tensorParallel,
+      keepProfile: keeps.shares.length === 0 ? null : keepProfile,
+    }
     const layer =
       device === "cuda"
         ? layerCuda(common)
@@ -74,6 +81,7 @@ export class OneExecutor {
       const all = {
         ...settingsOf(options.model),
         executor: options.device,
+        "tensor-parallel-size": options.tensorParallel,
         "prefix-caching": "off",
         ...(options.calibration === undefined ? {} : { "cost-model": options.calibration }),
         ...settings,

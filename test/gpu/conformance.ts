@@ -2,7 +2,7 @@
  * The executor conformance suite on a CUDA device: the cases that CI runs on the CPU, for models of every kind of layer, and every malformed
  * plan.
  *
- *     node --conditions=source test/gpu/conformance.ts [cuda|cpu] [RESULT.json]
+ *     node --conditions=source test/gpu/conformance.ts [cuda|cpu] [RESULT.json] [RANKS]
  *
  * What must be equal there: the same plans give the same bits. However an answer was computed, its logits are those of its tokens and
  * selections forced through the request alone, within `tolerance`; every greedy token is within `tau` of the largest of those; its selections
@@ -14,8 +14,8 @@ import { join } from "node:path"
 import { NodeServices } from "@effect/platform-node"
 import { layerCpu, layerCuda, cpuElementBytes, cudaElementBytes } from "@uniprefill/executor-native/NativeExecutor"
 import { Executor } from "@uniprefill/executor/contract/Executor"
-import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
+import { rankLayout } from "@uniprefill/placement/RankLayout"
 import { Effect } from "effect"
 import { executorCases, type Judge } from "../conformance/ExecutorCases.ts"
 import { type Device, type Machine, machineKinds, openMachine } from "../conformance/Machine.ts"
@@ -30,7 +30,8 @@ import { writeRandomModel } from "../conformance/RandomModel.ts"
 import { equal } from "../conformance/SameAnswer.ts"
 import { cutDifference, distance, floatsOf, teacherForced } from "../conformance/TeacherForcing.ts"
 
-const [device = "cuda", file] = process.argv.slice(2) as [Device?, string?]
+const [device = "cuda", file, ranks = "1"] = process.argv.slice(2) as [Device?, string?, string?]
+const tensorParallel = Number(ranks)
 
 /** Relative distance of rows of logits: most of them, and any; where two experts are nearly level, rounding may choose the other one. */
 const tolerance = { median: 0.02, largest: 0.05, withExperts: 0.3 } as const
@@ -96,7 +97,7 @@ const step = async (model: string, name: string, run: () => Promise<string>) => 
 }
 
 for (const kind of machineKinds) {
-  const machine: Machine = await openMachine(device, kind)
+  const machine: Machine = await openMachine(device, kind, tensorParallel)
   for (const [name, run] of Object.entries(executorCases)) {
     await step(kind, name, async () => {
       seen = nothing()
@@ -108,15 +109,17 @@ for (const kind of machineKinds) {
 }
 
 // A head of 64 is the least that CUDA has kernels for; a page stays one slab.
-const sizes = { ...malformedModel, hidden: 64, headDim: 64 }
+const sizes = { ...malformedModel, hidden: 64, headDim: 64, heads: tensorParallel, kvHeads: tensorParallel }
 const { slabs, ...limits } = malformedExecutor
 const directory = mkdtempSync(join(tmpdir(), "uniprefill-model-"))
 writeRandomModel(directory, { ...sizes, tied: true, seed: 3 })
 await step("llama", `${malformedPlans.length} malformed plans are refused by name`, async () => {
   const model = await Effect.runPromise(loadModelDirectory(directory).pipe(Effect.provide(NodeServices.layer)))
   const elements = device === "cuda" ? cudaElementBytes : cpuElementBytes
-  const { slabBytes } = makeKvLayout(model.spec, malformedSchedule, { pageSize: limits.pageSize, ...elements })
-  const options = { model, schedule: malformedSchedule, ...limits, memoryBytes: slabs * slabBytes }
+  const sized = { pageSize: limits.pageSize, ...elements }
+  const { slabBytes } = rankLayout(model.spec, tensorParallel, malformedSchedule, sized)
+  const memoryBytes = slabs * slabBytes * tensorParallel
+  const options = { model, schedule: malformedSchedule, ...limits, memoryBytes, tensorParallel }
   for (const plan of malformedPlans) {
     const layer = device === "cuda" ? layerCuda(options) : layerCpu({ ...options, threads: 1 })
     const refused = Effect.gen(function* () {
@@ -132,8 +135,10 @@ rmSync(directory, { recursive: true })
 
 const failed = results.filter(({ ok }) => !ok).length
 if (file !== undefined)
-  writeFileSync(file, `${JSON.stringify({ device, tolerance, tau, epsilon, results }, null, 1)}\n`)
+  writeFileSync(file, `${JSON.stringify({ device, tensorParallel, tolerance, tau, epsilon, results }, null, 1)}\n`)
 console.log(
-  failed === 0 ? `all ${results.length} cases hold on ${device}` : `${failed} of ${results.length} cases failed`,
+  failed === 0
+    ? `all ${results.length} cases hold on ${device}, tensor parallel ${ranks}`
+    : `${failed} of ${results.length} cases failed`,
 )
 if (failed > 0) process.exitCode = 1

@@ -2,7 +2,7 @@
  * A model served on a device, and predicted: what `uniprefill bench ops` measured, put into the simulator, beside what the engine does.
  *
  *     node --conditions=source test/gpu/serve.ts --model DIR --calibration FILE [--executor cuda|cpu] [--keep-profile SHARE,…]
- *         [--parts prediction,interference,concurrency,fits] [--scale 1] [--seconds 20] [--out FOLDER]
+ *         [--parts prediction,interference,concurrency,fits] [--tensor-parallel-size 1] [--scale 1] [--seconds 20] [--out FOLDER]
  *
  * prediction: at 30, 70, 90 and 110% of the simulator's capacity, times to the first token and per token against those of a simulation of
  *   the same arrivals; the recording replays with no plan that differs.
@@ -42,6 +42,7 @@ const { values } = parseArgs({
     scale: { type: "string", default: "1" },
     seconds: { type: "string", default: "20" },
     slots: { type: "string", default: "128" },
+    "tensor-parallel-size": { type: "string", default: "1" },
     out: { type: "string", default: "build/gpu-results" },
   },
 })
@@ -89,7 +90,7 @@ const setupOf = ({ executor, model, calibration }: OneExecutor): Setup => {
     schedule: model.schedule,
     keep: constantKeep(given),
     device: { ...device, calibration: calibration! },
-    tensorParallel: 1,
+    tensorParallel: info.tensorParallel,
     replicas: 1,
     router: "least-loaded",
     policy: fcfs,
@@ -118,7 +119,7 @@ const setupOf = ({ executor, model, calibration }: OneExecutor): Setup => {
       readBackMicros: 0,
       admissionMicros: 0,
       tokenizeMicrosPerToken: 0,
-      link: "nccl",
+      link: "peer-to-peer",
     },
     faults: { slowSteps: 0, slowFactor: 1, failedSteps: 0, recoveryMicros: 0, cancelled: 0, cancelWithinMicros: 0 },
     ttftTargetMicros: 0,
@@ -391,6 +392,7 @@ const program = Effect.gen(function* () {
     calibration: values.calibration,
     keeps,
     slots: Number(values.slots),
+    tensorParallel: Number(values["tensor-parallel-size"]),
   })
   const { info } = one.executor
   console.log(

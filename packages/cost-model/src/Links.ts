@@ -19,9 +19,9 @@ const ring = (ranks: number, kilobytes: number): readonly [number, number] => [
 ]
 
 /**
- * All-reduces over NVLink 4. Between two ranks measured on 2 × H100 SXM (NV18), bf16: NCCL in a CUDA graph, from 64 MB on
- * eager; peer to peer in two shots. Between four and eight NCCL's 1 MB are public figures, larger sizes a ring at the
- * bandwidth measured between two.
+ * All-reduces over NVLink 4. Measured on H100 SXM (NV18), bf16: NCCL between two in a CUDA graph, from 64 MB on eager; peer to
+ * peer, the engine's own sums, between two and four. NCCL's 1 MB between four and eight are public figures, larger sizes a ring at
+ * the bandwidth measured between two.
  */
 export const nvlink4: ReadonlyArray<LinkCurve> = [
   curve("nccl", 2, "measured", [
@@ -38,13 +38,26 @@ export const nvlink4: ReadonlyArray<LinkCurve> = [
   curve("nccl", 4, "public", [[1024, 40], ring(4, 65_536), ring(4, 1_048_576)]),
   curve("nccl", 8, "public", [[1024, 45], ring(8, 65_536), ring(8, 1_048_576)]),
   curve("peer-to-peer", 2, "measured", [
-    [8, 7.3],
-    [128, 8],
-    [512, 8.9],
-    [1024, 11.5],
-    [4096, 20.5],
-    [16_384, 59],
-    [65_536, 256],
+    [8, 6.5],
+    [128, 6.9],
+    [512, 8.8],
+    [1024, 10.4],
+    [4096, 24.2],
+    [16_384, 66],
+    [65_536, 223],
+    [262_144, 842],
+    [1_048_576, 3306],
+  ]),
+  curve("peer-to-peer", 4, "measured", [
+    [8, 6.8],
+    [128, 7.9],
+    [512, 15.1],
+    [1024, 17.4],
+    [4096, 32],
+    [16_384, 96],
+    [65_536, 331],
+    [262_144, 1269],
+    [1_048_576, 5021],
   ]),
 ]
 
