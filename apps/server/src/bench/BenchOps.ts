@@ -9,6 +9,7 @@ import { Effect, Layer } from "effect"
 import { showing } from "../cli/Progress.ts"
 import { UsageError } from "../cli/UsageError.ts"
 import { kvElementBytes } from "../model/EngineLive.ts"
+import { calibrationOf, linkOf } from "../model/CostModels.ts"
 import { executorLive } from "../model/ExecutorLive.ts"
 import { embeddedModel } from "../options/ModelOptions.ts"
 import type { OptionValues } from "../options/Options.ts"
@@ -54,6 +55,7 @@ export const benchOps = (settings: BenchOpsSettings, json: boolean) =>
     const shape = { spec, weightBytes: 2, kvBytes: kvElementBytes(model, info) }
     const costs: FitCosts = {
       work: operationWork(shape, info.layout, info.tensorParallel),
+      link: linkOf(settings, yield* calibrationOf(settings, info.device), info.device),
       lastQ: schedule.lastQ,
       maxRowsPerStep: info.maxRowsPerStep,
     }
@@ -87,7 +89,7 @@ export const benchOps = (settings: BenchOpsSettings, json: boolean) =>
       selection,
     }
     const calibration = calibrationFrom(measurements, costs)
-    const rows = rowsOf(measurements, new DeviceCostModel({ ...costs, calibration, link: null }))
+    const rows = rowsOf(measurements, new DeviceCostModel({ ...costs, calibration }))
     rows.push({
       operation: "host, two steps in flight",
       case: "a decode step",

@@ -1,5 +1,6 @@
-import type { Calibration, RatePoint } from "@uniprefill/cost-model/Calibration"
+import type { Calibration, LinkCurve, RatePoint } from "@uniprefill/cost-model/Calibration"
 import { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
+import { LinkTime } from "@uniprefill/cost-model/LinkTime"
 import type { OperationWork } from "@uniprefill/cost-model/OperationWork"
 import type { StepLoad } from "@uniprefill/scheduler/StepLoad"
 
@@ -32,6 +33,8 @@ export interface OpsMeasurements {
 
 export interface FitCosts {
   readonly work: ReadonlyArray<OperationWork>
+  /** All-reduces between the ranks, whose time is left out of what is fitted; null for one rank. */
+  readonly link: LinkCurve | null
   readonly lastQ: number
   readonly maxRowsPerStep: number
 }
@@ -48,7 +51,7 @@ const sum = (values: ArrayLike<number>): number => Array.from(values).reduce((a,
  * decode row adds, decoding beside a prompt, and a selection.
  */
 export const calibrationFrom = (measured: OpsMeasurements, costs: FitCosts): Calibration => {
-  const { work } = costs
+  const { work, link } = costs
   const weightBytes = sum(work.map((one) => one.decodeWeightBytes))
   const expertBytes = sum(work.map((one) => one.decodeExpertBytes * one.topK))
   const keyBytes = work.map((one) => one.decodeKeyBytes)
@@ -58,13 +61,14 @@ export const calibrationFrom = (measured: OpsMeasurements, costs: FitCosts): Cal
 
   const byKeys = slopeOf(decodeOfMostRows(measured.decode).map(({ load, micros }) => [keysOf(load), micros]))
   const least = measured.decode[0]!
-  const leastMicros = least.micros - (byKeys ?? 0) * keysOf(least.load)
+  const leastMicros = Math.max(
+    1,
+    least.micros - (byKeys ?? 0) * keysOf(least.load) - decodeReductionMicros(least.load, costs),
+  )
   // Reading the weights takes no longer than the whole step.
   const readBytes = weightBytes + expertBytes
   const copyRate =
-    measured.copy === null
-      ? noTime
-      : Math.max(measured.copy.bytes / measured.copy.micros, readBytes / Math.max(1, leastMicros))
+    measured.copy === null ? noTime : Math.max(measured.copy.bytes / measured.copy.micros, readBytes / leastMicros)
   let calibration: Calibration = {
     format: "uniprefill-calibration",
     version: 2,
@@ -72,6 +76,7 @@ export const calibrationFrom = (measured: OpsMeasurements, costs: FitCosts): Cal
     source: "measured",
     note: measured.note,
     fittedTo: measured.fittedTo,
+    ...(link === null ? {} : { links: [link] }),
     gemm: [{ at: 1, teraFlops: 1e6 }],
     attention: [{ at: 1, teraFlops: 1e6 }],
     copyTeraBytes: copyRate / 1e6,
@@ -80,7 +85,7 @@ export const calibrationFrom = (measured: OpsMeasurements, costs: FitCosts): Cal
     itemMicros: 0,
   }
   const predicted = (load: StepLoad, over: Partial<Calibration> = {}): number =>
-    new DeviceCostModel({ ...costs, calibration: { ...calibration, ...over }, link: null }).stepMicros(load)
+    new DeviceCostModel({ ...costs, calibration: { ...calibration, ...over } }).stepMicros(load)
 
   if (measured.items !== null) {
     const { load, micros } = measured.items
@@ -119,6 +124,12 @@ const slopeOf = (points: ReadonlyArray<readonly [at: number, micros: number]>): 
   const above = sum(points.map((point) => (point[0] - x) * (point[1] - y)))
   const below = sum(points.map((point) => (point[0] - x) ** 2))
   return below > 0 && above > 0 ? above / below : undefined
+}
+
+const decodeReductionMicros = ({ decodeRows }: StepLoad, { work, link }: FitCosts): number => {
+  if (link === null) return 0
+  const time = new LinkTime(link)
+  return sum(work.map((one) => one.decodeReductions * time.microsOf(decodeRows * one.reductionRowBytes)))
 }
 
 const attentionFlops = (load: StepLoad, work: ReadonlyArray<OperationWork>): number =>

@@ -76,7 +76,7 @@ export const calibrationOf = (settings: ModelSettings, device: string): Effect.E
 const nvlinkGigaBytes = 450
 
 /** All-reduces: the calibration's, else those measured over NVLink, else assumed. Null for one rank. */
-const linkOf = (settings: ModelSettings, { links = [] }: Calibration, device: string): LinkCurve | null => {
+export const linkOf = (settings: ModelSettings, { links = [] }: Calibration, device: string): LinkCurve | null => {
   const ranks = settings["tensor-parallel-size"]
   // A simulated executor is a CPU unless a cost model of its own says what it is.
   const isCpu = device.startsWith("cpu") || (!isCuda(device) && settings["cost-model"] === undefined)
