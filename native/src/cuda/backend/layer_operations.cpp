@@ -200,7 +200,7 @@ void LayerOperations::norm(Rows tile, int layer, Norm norm) {
 void LayerOperations::add_normed(Rows tile, int layer, Norm norm) {
   const auto same = [&](const Due &due) { return due.tile.begin == tile.begin && due.tile.count == tile.count; };
   if (const auto found = std::find_if(due_.begin(), due_.end(), same); found != due_.end() && peers_ != nullptr) {
-    *found = {tile, layer, norm, true, found->mixed};
+    *found = {tile, layer, norm, true, found->mixed, found->parts_at};
     return;
   }
   add_all_due();
@@ -208,7 +208,9 @@ void LayerOperations::add_normed(Rows tile, int layer, Norm norm) {
 }
 
 void LayerOperations::put_out(Rows tile, int layer, int place) {
-  if (peers_ != nullptr) {
+  if (peers_ != nullptr && peers_->is_in_one_go(tile.count)) {
+    due_.push_back({.tile = tile, .layer = layer, .parts_at = place});
+  } else if (peers_ != nullptr) {
     due_.push_back({.tile = tile, .layer = layer, .mixed = peers_->sum(place, tile.begin, tile.count)});
   } else if (!model_.layer(layer).post_norms) {
     due_.push_back({.tile = tile, .layer = layer, .mixed = {activations_.mixed.as<const uint16_t>(), nullptr}});
@@ -221,11 +223,24 @@ void LayerOperations::add_all_due() {
 }
 
 void LayerOperations::end() {
-  for (const Due &due : due_) peers_->wait(due.mixed);
+  // Parts that take turns count on a sum between them.
+  for (const Due &due : due_) peers_->wait(due.parts_at < 0 ? due.mixed : peers_->sum(due.parts_at, due.tile.begin, due.tile.count));
   due_.clear();
 }
 
-void LayerOperations::add_and_norm(const Due &due, const NormSpec *next, const uint16_t *next_weight) {
+void LayerOperations::add_and_norm(Due due, const NormSpec *next, const uint16_t *next_weight) {
+  if (due.parts_at >= 0 && !due.normed && next != nullptr) {
+    PeerNorm norm;
+    norm.rows = due.tile.count;
+    norm.pieces = hidden_ / 8;
+    norm.residual = reinterpret_cast<uint4 *>(residual(due.tile.begin));
+    norm.normed = activations_.normed.as<uint4>();
+    norm.weight = reinterpret_cast<const uint4 *>(next_weight);
+    norm.eps = next->eps;
+    norm.weight_offset = next->offset;
+    return peers_->sum_and_norm(due.parts_at, due.tile.begin, norm);
+  }
+  if (due.parts_at >= 0) due.mixed = peers_->sum(due.parts_at, due.tile.begin, due.tile.count);
   if (peers_ != nullptr) peers_->wait(due.mixed);
   if (!due.normed) {
     auto p = parameters<up_rms_norm>();

@@ -62,13 +62,15 @@ class LayerOperations {
 
  private:
   // residual[tile] += norm(mixed), or += mixed, put off: most often the norm of the same rows follows, and one kernel does both.
-  // mixed is a sum over ranks where there are several, which may still be under way.
+  // mixed is a sum over ranks where there are several, which may still be under way; or of few rows not yet asked for, as one kernel
+  // does that too.
   struct Due {
     Rows tile;
     int layer;
     Norm norm = Norm::post_mlp;
     bool normed = false;
     Peers::Sum mixed{};
+    int parts_at = -1;  // place of the parts of a sum not yet asked for
   };
   struct Angles {
     RopeSpec rope;
@@ -92,7 +94,7 @@ class LayerOperations {
   void put_out(Rows tile, int layer, int place);
   void add_all_due();
   // What is due, and the norm that follows it where there is one.
-  void add_and_norm(const Due &due, const NormSpec *next, const uint16_t *next_weight);
+  void add_and_norm(Due due, const NormSpec *next, const uint16_t *next_weight);
   void attend_decode(int layer, const DeviceRows &rows, bool any_length);
   void attend_prefill(int layer, const DeviceRows &rows);
   void recur_rows(int layer, const DeviceRows &rows, Rows tile, const int32_t *starts, const struct DeltaScratch &scratch);

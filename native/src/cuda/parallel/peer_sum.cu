@@ -2,6 +2,9 @@
 
 #include <cuda_bf16.h>
 
+#include "cuda/common/dependent_launch.cuh"
+#include "cuda/common/pieces.cuh"
+
 namespace up::cuda {
 namespace {
 
@@ -138,6 +141,76 @@ __global__ void __launch_bounds__(kThreads) sum_once(const PeerGroup g, int chan
   finish(g, channel, launch);
 }
 
+// A block has one row at a time, a thread up to `Pieces` pieces. The same bits as a sum and a norm behind it, but for the order in
+// which squares are added.
+template <int Ranks, int Pieces>
+__global__ void __launch_bounds__(kThreads) sum_and_norm(const PeerGroup g, int channel, const PeerRows p, const PeerNorm n) {
+  take_turn();
+  __shared__ float squares_of[kThreads / 32];
+  const int ranks = Ranks > 0 ? Ranks : g.ranks;
+  const uint32_t launch = begin(g, channel);
+  meet(g, channel, 0, launch);
+  for (int row = blockIdx.x; row < n.rows; row += gridDim.x) {
+    const int64_t first = static_cast<int64_t>(row) * n.pieces;
+    float x[Pieces][8];
+    float squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < Pieces; ++i) {
+      const int at = threadIdx.x + i * kThreads;
+      if (at >= n.pieces) continue;
+      uint4 parts[Ranks > 0 ? Ranks : most_peers];
+      const uint4 before = n.residual[first + at];
+#pragma unroll
+      for (int rank = 0; rank < (Ranks > 0 ? Ranks : most_peers); ++rank)
+        if (rank < ranks) parts[rank] = load(p.rows[rank] + first + at);
+      Sum sum;
+      sum.set(parts[0]);
+#pragma unroll
+      for (int rank = 1; rank < (Ranks > 0 ? Ranks : most_peers); ++rank)
+        if (rank < ranks) sum.add(parts[rank]);
+      float residual[8];
+      unpack8<__nv_bfloat16>(sum.get(), x[i]);
+      unpack8<__nv_bfloat16>(before, residual);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) x[i][j] += residual[j];
+      const uint4 after = pack8<__nv_bfloat16>(x[i]);
+      n.residual[first + at] = after;
+      unpack8<__nv_bfloat16>(after, x[i]);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) squares = fmaf(x[i][j], x[i][j], squares);
+    }
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
+    if (threadIdx.x % 32 == 0) squares_of[threadIdx.x / 32] = squares;
+    __syncthreads();
+    float total = 0.0f;
+#pragma unroll
+    for (int warp = 0; warp < kThreads / 32; ++warp) total += squares_of[warp];
+    __syncthreads();
+    const float inverse = rsqrtf(total / static_cast<float>(8 * n.pieces) + n.eps);
+#pragma unroll
+    for (int i = 0; i < Pieces; ++i) {
+      const int at = threadIdx.x + i * kThreads;
+      if (at >= n.pieces) continue;
+      float weight[8];
+      unpack8<__nv_bfloat16>(__ldg(n.weight + at), weight);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) x[i][j] = x[i][j] * inverse * (n.weight_offset + weight[j]);
+      n.normed[first + at] = pack8<__nv_bfloat16>(x[i]);
+    }
+  }
+  finish(g, channel, launch);
+}
+
+template <int Ranks>
+void launch_sum_and_norm_of(const PeerGroup &group, int channel, const PeerRows &rows, const PeerNorm &norm, cudaStream_t stream) {
+  const dim3 blocks(norm.rows < most_peer_blocks ? norm.rows : most_peer_blocks);
+  if (norm.pieces <= kThreads)
+    launch_dependent(sum_and_norm<Ranks, 1>, blocks, kThreads, 0, stream, group, channel, rows, norm);
+  else
+    launch_dependent(sum_and_norm<Ranks, most_norm_pieces / kThreads>, blocks, kThreads, 0, stream, group, channel, rows, norm);
+}
+
 template <int Ranks>
 __global__ void __launch_bounds__(kThreads) sum_in_parts(const PeerGroup g, int channel, const PeerRows p) {
   const uint32_t launch = begin(g, channel);
@@ -160,6 +233,14 @@ void launch_sum_once(const PeerGroup &group, int channel, const PeerRows &rows, 
     case 2: sum_once<2><<<blocks, kThreads, 0, stream>>>(group, channel, rows, sum); break;
     case 4: sum_once<4><<<blocks, kThreads, 0, stream>>>(group, channel, rows, sum); break;
     default: sum_once<0><<<blocks, kThreads, 0, stream>>>(group, channel, rows, sum); break;
+  }
+}
+
+void launch_sum_and_norm(const PeerGroup &group, int channel, const PeerRows &rows, const PeerNorm &norm, cudaStream_t stream) {
+  switch (group.ranks) {
+    case 2: launch_sum_and_norm_of<2>(group, channel, rows, norm, stream); break;
+    case 4: launch_sum_and_norm_of<4>(group, channel, rows, norm, stream); break;
+    default: launch_sum_and_norm_of<0>(group, channel, rows, norm, stream); break;
   }
 }
 

@@ -42,9 +42,20 @@ struct PeerRows {
   int64_t count = 0;
 };
 
+// What follows a sum of whole rows in a layer: residual += sum, normed = norm(residual), bf16.
+struct PeerNorm {
+  int rows = 0, pieces = 0;  // pieces of 16 bytes in a row, at most most_norm_pieces
+  uint4 *residual = nullptr, *normed = nullptr;
+  const uint4 *weight = nullptr;
+  float eps = 0, weight_offset = 0;
+};
+constexpr int most_norm_pieces = 2048;
+
 // sum = Σ rows, read from all devices: for few rows. `sum` may not be one of the rows; these may not be written before another sum over
 // other ones has been launched behind this one.
 void launch_sum_once(const PeerGroup &group, int channel, const PeerRows &rows, uint4 *sum, int blocks, cudaStream_t stream);
+// The same of whole rows, with what follows.
+void launch_sum_and_norm(const PeerGroup &group, int channel, const PeerRows &rows, const PeerNorm &norm, cudaStream_t stream);
 // rows = Σ rows on every device, each of which sums its part and sends it to all.
 void launch_sum_in_parts(const PeerGroup &group, int channel, const PeerRows &rows, int blocks, cudaStream_t stream);
 // What every device has done before, all see afterwards.

@@ -9,7 +9,7 @@ namespace {
 
 constexpr const char *phase = "join devices";
 constexpr int events_kept = 64;
-constexpr int64_t once_bytes = 1 << 20;  // that a device reads from the others in a sum at most
+constexpr int64_t once_bytes = 3 << 19;  // that a device reads from the others in a sum at most
 constexpr int many_blocks = 24;
 constexpr auto settling = std::chrono::seconds(2);
 
@@ -85,13 +85,27 @@ uint16_t *Peers::part(int place, int row) const {
   return reinterpret_cast<uint16_t *>(parts_[place].as()) + static_cast<int64_t>(row) * hidden_;
 }
 
-Peers::Sum Peers::sum(int place, int begin, int count) {
+PeerRows Peers::parts(int place, int begin, int count) const {
   const int64_t pieces = int64_t{hidden_} / 8;
   PeerRows rows;
   for (int rank = 0; rank < group_.ranks; rank++) rows.rows[rank] = rows_[place][rank] + begin * pieces;
   rows.count = count * pieces;
+  return rows;
+}
+
+bool Peers::is_in_one_go(int count) const {
+  return count <= few_rows && int64_t{count} * hidden_ * 2 * (group_.ranks - 1) <= once_bytes;
+}
+
+void Peers::sum_and_norm(int place, int begin, const PeerNorm &norm) {
+  launch_sum_and_norm(group_, 0, parts(place, begin, norm.rows), norm, device_.stream());
+  device_.check_launch("sum over devices");
+}
+
+Peers::Sum Peers::sum(int place, int begin, int count) {
+  const PeerRows rows = parts(place, begin, count);
   if (count <= few_rows) {
-    if (rows.count * 16 * (group_.ranks - 1) <= once_bytes) {
+    if (is_in_one_go(count)) {
       const int blocks = static_cast<int>(std::clamp<int64_t>((rows.count + 511) / 512, 1, most_peer_blocks));
       launch_sum_once(group_, 0, rows, few_.as<uint4>(), blocks, device_.stream());
       device_.check_launch("sum over devices");

@@ -36,6 +36,10 @@ class Peers {
   };
   // The sum over ranks of rows [begin, begin + count).
   Sum sum(int place, int begin, int count);
+  // Whether so many rows are best summed in one go, which can have a norm behind it.
+  bool is_in_one_go(int count) const;
+  // The same sum with what follows, in line. Requires is_in_one_go(norm.rows).
+  void sum_and_norm(int place, int begin, const PeerNorm &norm);
   // The stream goes on when the sum is there.
   void wait(const Sum &sum);
 
@@ -53,6 +57,8 @@ class Peers {
   bool settle();
 
  private:
+  PeerRows parts(int place, int begin, int count) const;
+
   Device &device_;
   std::shared_ptr<Communicator> ranks_;
   const int hidden_;
