@@ -14,13 +14,13 @@ from .schedule import PRESETS, DropLayer, Schedule
 
 __all__ = [
     "PRESETS", "DropLayer", "LibraryError", "Schedule", "ScheduleError", "SyntheticKeepWarning", "UniPrefillError",
-    "UnsupportedError", "disable", "enable", "fingerprint", "operators",
+    "UnsupportedError", "disable", "enable", "fingerprint", "is_enabled", "operators",
 ]  # fmt: skip
 
 
 def __getattr__(name):
     # Schedules, fingerprints and the library need no torch; these do.
-    if name in ("enable", "disable"):
+    if name in ("enable", "disable", "is_enabled"):
         from . import enabling
 
         return getattr(enabling, name)

@@ -46,10 +46,10 @@ class KeptCache(Cache):
         """Columns of input so far, padding and dropped rows included: what `generate` counts by."""
         return self.store.seen
 
-    def get_max_cache_shape(self, layer_idx=0):
-        return -1
+    def get_query_offset(self, layer_idx=0):
+        return self.store.seen
 
-    def get_max_length(self, layer_idx=0):
+    def get_max_length(self, layer_idx=None):
         return -1
 
     def get_mask_sizes(self, query_length, layer_idx=0):
@@ -67,16 +67,12 @@ class KeptCache(Cache):
         return True
 
     @property
-    def is_sliding(self):
-        return []
+    def is_croppable(self):
+        return False
 
     @property
-    def max_batch_size(self):
+    def batch_size(self):
         return self.store.batch
-
-    @property
-    def max_cache_len(self):
-        return -1
 
     def __len__(self):
         return len(self.store.of_layer) + len(self.store.recurrences)
@@ -95,11 +91,13 @@ def _refuses(name, why):
 for _name, _why in {
     "reorder_cache": "beam search reorders requests, whose rows were kept apart",
     "crop": "assisted decoding takes tokens back",
+    "activate_past_recording": "assisted decoding takes tokens back",
     "batch_repeat_interleave": "requests hold different rows",
     "batch_select_indices": "requests hold different rows",
     "update": "its rows are written by the forward pass of uniprefill",
     "update_conv_state": "its states are written by the forward pass of uniprefill",
     "update_recurrent_state": "its states are written by the forward pass of uniprefill",
+    "update_indexer": "its rows are written by the forward pass of uniprefill",
     "early_initialization": "it is made by a prefill",
     "offload": "its rows stay on the device",
     "prefetch": "its rows stay on the device",

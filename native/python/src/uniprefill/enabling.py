@@ -23,7 +23,6 @@ from .forward import Forward
 from .rows import unpad
 
 _MARK = "_uniprefill"
-_TESTED = (5, 17)
 
 
 def enable(model, schedule=None, *, keep=None, keep_seed=0, directory=None):
@@ -72,8 +71,8 @@ def _check_transformers():
     except ImportError:
         raise UniPrefillError("transformers is not installed; uniprefill.enable needs transformers 5.17") from None
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    if version[0] != _TESTED[0]:
-        raise UnsupportedError(f"transformers {transformers.__version__} is not supported; install transformers 5.17")
+    if not (5, 17) <= version < (6, 0):
+        raise UnsupportedError(f"transformers {transformers.__version__} is not supported: install transformers 5.17 or a later 5")
 
 
 def _directory_of(model):

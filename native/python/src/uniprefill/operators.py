@@ -3,12 +3,13 @@
 Each runs on the current stream of its tensors' device, allocates its results and workspace from torch, never waits for the device
 and may be captured in a CUDA graph, once it has run before. Tensors on the CPU go to the library's reference: plain loops in double
 precision, the oracle of the CUDA kernels, slow. CUDA takes bf16 and f16, the reference f32 and f64 too. There are no gradients:
-`backward` through an operator, and writing to a tensor that wants one, is refused by the operator's name.
+a call with a tensor that wants one is refused by the operator's name.
 
 Shapes: B requests, R rows of a batch laid end to end (request b has rows row_starts[b] to row_starts[b + 1] - 1), H heads, K heads of
 keys and values, D head_dim. Caches of keys and values are [B, capacity, K, D], any strides with a last one of 1. Integers are int32.
 """
 
+import functools
 from typing import Optional, Tuple
 
 import torch
@@ -29,20 +30,28 @@ def _dtype(tensor):
 
 
 def _operator(fake, mutates=()):
-    """Makes a torch custom operator of a function; `fake` gives its results' shapes."""
+    """Makes a torch custom operator of a function; `fake` gives its results' shapes. Gradients are refused at the call."""
 
     def make(function):
         name = f"uniprefill::{function.__name__}"
+        refusal = f"{name} has no gradient, it is for inference: call it under torch.no_grad(), or detach its arguments"
         NAMES.append(function.__name__)
         operator = torch.library.custom_op(name, function, mutates_args=mutates)
         operator.register_fake(fake)
+
+        @functools.wraps(function)
+        def call(*arguments):
+            if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in arguments):
+                raise UnsupportedError(refusal)
+            return operator(*arguments)
+
         if not mutates:
-            # An operator that writes to its arguments has torch's own refusal.
+            # For callers of torch.ops.uniprefill; torch takes no formula for operators that write to their arguments.
             def backward(ctx, *gradients):
-                raise UnsupportedError(f"{name} has no gradient: it is for inference; call it under torch.no_grad()")
+                raise UnsupportedError(refusal)
 
             operator.register_autograd(backward)
-        return operator
+        return call
 
     return make
 
