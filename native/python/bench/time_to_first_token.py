@@ -22,7 +22,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 VOCABULARY = 128256
 LAYERS = (7, 11, 15, 19, 23, 27)
 KEEPS = {
-    8192: (0.90, 0.85, 0.81, 0.76, 0.72, 0.67),
     32768: (0.86, 0.80, 0.75, 0.69, 0.64, 0.58),
     65536: (0.82, 0.74, 0.67, 0.59, 0.52, 0.45),
     131072: (0.74, 0.64, 0.54, 0.44, 0.34, 0.24),
@@ -68,7 +67,9 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("lengths", nargs="*", type=int)
     options = parser.parse_args()
-    lengths = options.lengths or [32768, 65536, 131072]
+    lengths = options.lengths or list(KEEPS)
+    if not set(lengths) <= set(KEEPS):
+        parser.error(f"lengths are among {', '.join(map(str, KEEPS))}")
     model = make_model()
     choices = {"torch's choice": contextlib.nullcontext, "cuDNN": lambda: sdpa_kernel(SDPBackend.CUDNN_ATTENTION)}
     ids = torch.randint(0, VOCABULARY, (1, lengths[0]), device="cuda")

@@ -9,6 +9,8 @@ from uniprefill import store
 
 LENGTHS, OUTPUT = (430, 200, 561), 4
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
+# Of a norm of logits: two orders of computing them, in f32 and in bf16 over up to 8 layers.
+LIMIT = {"cpu": 1e-4, "cuda": 8e-2}
 
 
 def schedule(drops, p=0.6, **more):
@@ -52,7 +54,6 @@ def test_a_ragged_batch_answers_as_the_oracle(family, window_by, device):
     ids, logits, cache = generate(model, padded(of, device))
     uniprefill.disable(model)
     # In bf16 a block at the cut may fall to either side: there the rows are checked apart, and the answer given the same rows.
-    limit = 1e-4 if device == "cpu" else 4e-2
     for b, prompt in enumerate(of):
         shares = {layer: 0.6 for layer in drops} if len(prompt) >= 300 else {}
         kept = [positions[b].tolist() for positions in cache.kept_positions]
@@ -60,7 +61,7 @@ def test_a_ragged_batch_answers_as_the_oracle(family, window_by, device):
         with torch.no_grad():
             expected, _ = prompt_and_output(model, prompt, ids[b, :-1].tolist(), shares, window_by, kept=given)
             _, sets = prompt_and_output(model, prompt, [], shares, window_by)
-        assert gap(logits[b], expected) < limit, f"prompt {b}"
+        assert gap(logits[b], expected) < LIMIT[device], f"prompt {b}"
         if not shares:
             assert all(len(rows) == len(prompt) for rows in kept)
         for rows, wanted in zip(kept, sets):
@@ -88,7 +89,7 @@ def test_at_p_1_the_answer_is_the_dense_one(family, device):
     ids, logits, cache = generate(model, inputs)
     assert cache.kept_lengths == [list(LENGTHS)] * len(drops)
     # The first token's: afterwards the two may have gone apart.
-    assert gap(logits[:, 0], dense[:, 0]) < (1e-4 if device == "cpu" else 4e-2)
+    assert gap(logits[:, 0], dense[:, 0]) < LIMIT[device]
     if device == "cpu":
         assert torch.equal(ids, dense_ids)
 
@@ -106,7 +107,7 @@ def test_a_request_does_not_depend_on_its_batch(family, device):
         same = [positions[b].tolist() == mine[0].tolist() for positions, mine in zip(cache.kept_positions, own.kept_positions)]
         assert all(same) or device == "cuda"
         if all(same):
-            assert gap(together[b, 0], alone[0, 0]) < (1e-5 if device == "cpu" else 4e-2)
+            assert gap(together[b, 0], alone[0, 0]) < LIMIT[device]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
@@ -123,7 +124,7 @@ def test_a_long_answer_outgrows_the_room_made_for_it(family, device, monkeypatch
             uniprefill.disable(model)
             with torch.no_grad():
                 expected, _ = prompt_and_output(model, prompt, ids[b, :-1].tolist(), shares, window_by, kept=kept)
-            assert gap(logits[b], expected) < (1e-4 if device == "cpu" else 4e-2)
+            assert gap(logits[b], expected) < LIMIT[device]
 
 
 def test_padding_on_the_right_and_embeddings_and_positions_give_the_same(device):
