@@ -40,18 +40,15 @@ class Selector:
 
     def _at_random(self, rows, share):
         """As many blocks, drawn at random, as make `share` of each prompt's rows with those that are always kept."""
-        schedule, chosen, lengths = self._schedule, [], []
+        schedule, chosen = self._schedule, []
+        block, sink, last = schedule.block, schedule.sink, schedule.last_q
         for prompt, length, drops in zip(self._prompts, rows.lengths, self._drops):
-            free = range(-(-schedule.sink // schedule.block), (length - schedule.last_q) // schedule.block)
-            wanted = round(share * prompt) - schedule.sink - schedule.last_q
-            keep = torch.zeros(length, dtype=torch.bool)
-            keep[: schedule.sink] = keep[max(length - schedule.last_q, 0) :] = True
-            if drops and wanted < len(free) * schedule.block:
-                for block in self._random.sample(free, max(0, wanted // schedule.block)):
-                    keep[block * schedule.block : (block + 1) * schedule.block] = True
-            else:
-                keep[:] = True
-            index = keep.nonzero()[:, 0].int()
-            chosen.append(index)
-            lengths.append(len(index))
-        return Kept(rows, lengths, torch.cat(chosen).to(rows.positions.device))
+            free = range(-(-sink // block), (length - last) // block)
+            wanted = max(0, round(share * prompt) - sink - last) // block
+            if not drops or wanted >= len(free):
+                chosen.append(torch.arange(length))
+                continue
+            blocks = torch.tensor(sorted(self._random.sample(free, wanted)), dtype=torch.int64)
+            inside = (blocks[:, None] * block + torch.arange(block)).flatten()
+            chosen.append(torch.cat([torch.arange(sink), inside, torch.arange(length - last, length)]))
+        return Kept(rows, [len(index) for index in chosen], torch.cat(chosen).int().to(rows.positions.device))
