@@ -72,10 +72,16 @@ const answersOf = Effect.fnUntraced(function* (schedule: object) {
     const { tokens } = prompt
     const answer = Effect.fnUntraced(function* (name: string, drops: boolean) {
       const told = yield* ask({ requestId: `${name}-${number}`, prompt: tokens, drop: drops, maxTokens: 32 })
-      return { tokens: told.tokens, right: told.text === task.answer, kept: told.kept.map((share) => Math.round(share * tokens.length)) }
+      return {
+        tokens: told.tokens,
+        right: told.text === task.answer,
+        kept: told.kept.map((share) => Math.round(share * tokens.length)),
+      }
     })
     const [dense, dropped] = [yield* answer("dense", false), yield* answer("dropped", true)]
-    console.log(`${number + 1} ${kind}: dense ${dense.right}, dropped ${dropped.right}, kept ${dropped.kept.join(", ")}`)
+    console.log(
+      `${number + 1} ${kind}: dense ${dense.right}, dropped ${dropped.right}, kept ${dropped.kept.join(", ")}`,
+    )
     prompts.push({ kind, tokens: [...tokens], dense, dropped })
   }
   return { device: executor.device, schedule, prompts }
