@@ -7,14 +7,14 @@ from oracle import prompt_and_output
 from small_models import FAMILIES, small
 from uniprefill import store
 
-LENGTHS, OUTPUT = (430, 200, 561), 4
+LENGTHS, SHORTEST, OUTPUT = (430, 390, 561), 400, 4
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 # Of a norm of logits: two orders of computing them, in f32 and in bf16 over up to 8 layers.
 LIMIT = {"cpu": 1e-4, "cuda": 8e-2}
 
 
 def schedule(drops, p=0.6, **more):
-    return uniprefill.Schedule(tuple((layer, p) for layer in drops), min_prompt_tokens=300, **more)
+    return uniprefill.Schedule(tuple((layer, p) for layer in drops), min_prompt_tokens=SHORTEST, **more)
 
 
 def prompts(lengths, vocabulary=256):
@@ -55,7 +55,7 @@ def test_a_ragged_batch_answers_as_the_oracle(family, window_by, device):
     uniprefill.disable(model)
     # In bf16 a block at the cut may fall to either side: there the rows are checked apart, and the answer given the same rows.
     for b, prompt in enumerate(of):
-        shares = {layer: 0.6 for layer in drops} if len(prompt) >= 300 else {}
+        shares = {layer: 0.6 for layer in drops} if len(prompt) >= SHORTEST else {}
         kept = [positions[b].tolist() for positions in cache.kept_positions]
         given = kept if shares else []
         with torch.no_grad():
@@ -101,7 +101,7 @@ def test_a_request_does_not_depend_on_its_batch(family, device):
     uniprefill.enable(model, schedule(drops))
     _, together, cache = generate(model, padded(of, device), tokens=2)
     for b, prompt in enumerate(of):
-        if len(prompt) < 300:
+        if len(prompt) < SHORTEST:
             continue
         _, alone, own = generate(model, dict(input_ids=torch.tensor([prompt], device=device)), tokens=2)
         same = [positions[b].tolist() == mine[0].tolist() for positions, mine in zip(cache.kept_positions, own.kept_positions)]
@@ -114,12 +114,12 @@ def test_a_request_does_not_depend_on_its_batch(family, device):
 def test_a_long_answer_outgrows_the_room_made_for_it(family, device, monkeypatch):
     monkeypatch.setattr(store, "RESERVE", 8)
     model, drops = small(family, DTYPES[device], device)
-    of = prompts((310, 60))
+    of = prompts((430, 60))
     for window_by in ("kept", "original"):
         uniprefill.enable(model, schedule(drops, window_by=window_by))
         ids, logits, cache = generate(model, padded(of, device), tokens=30)
         for b, prompt in enumerate(of):
-            shares = {layer: 0.6 for layer in drops} if len(prompt) >= 300 else {}
+            shares = {layer: 0.6 for layer in drops} if len(prompt) >= SHORTEST else {}
             kept = [positions[b].tolist() for positions in cache.kept_positions] if shares else []
             uniprefill.disable(model)
             with torch.no_grad():
