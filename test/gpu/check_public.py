@@ -49,9 +49,10 @@ def on(backend, tensor):
 def cache_on(backend, cache):
     """The cache's up_kv for a backend, and what keeps its memory alive."""
     data, pages = on(backend, cache.data), on(backend, cache.pages) if cache.page_size else None
+    table_rows = None if cache.table_rows is None else on(backend, cache.table_rows)
     kv = up.Kv.from_buffer_copy(cache.kv)
-    kv.data, kv.pages = data.data_ptr(), None if pages is None else pages.data_ptr()
-    return kv, (data, pages)
+    kv.data, kv.pages, kv.table_rows = data.data_ptr(), up.address(pages), up.address(table_rows)
+    return kv, (data, pages, table_rows)
 
 
 def attention(library, r, generator, decode):
