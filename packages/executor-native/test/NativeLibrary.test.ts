@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { expect, test } from "vitest"
-import { libraryPath, loadLibrary } from "@uniprefill/executor-native/NativeLibrary"
+import { adviceFor, libraryPath, loadLibrary } from "@uniprefill/executor-native/NativeLibrary"
 
 test("the library is found in native/build unless UNIPREFILL_NATIVE names another", () => {
   expect(libraryPath({})).toMatch(/native\/build\/uniprefill\.node$/)
@@ -13,6 +13,14 @@ test("a missing library says how to build it", () => {
   expect(() => loadLibrary("/nonexistent/uniprefill.node")).toThrow(
     "/nonexistent/uniprefill.node: no such file; build it with `node native/build.mjs`",
   )
+})
+
+test("where there is no library for a platform, one line says what to do there", () => {
+  const advice = (os: string, cpu: string, libc: string) => adviceFor({ os, cpu, libc })
+  expect(advice("linux", "x64", "glibc")).toMatch(/native-linux-x64 is not installed: .*--omit=optional$/)
+  expect(advice("linux", "x64", "musl")).toMatch(/is for glibc, this system has musl: build it .*UNIPREFILL_NATIVE$/)
+  expect(advice("linux", "arm64", "glibc")).toMatch(/none for linux-arm64: .*--executor sim/)
+  expect(advice("darwin", "arm64", "")).toMatch(/none for darwin-arm64: .*--executor sim/)
 })
 
 test("a file that is no library is named", () => {

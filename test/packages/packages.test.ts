@@ -1,0 +1,242 @@
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { build } from "vite"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { root } from "../architecture/CopiedTree.ts"
+import { ServeProcess } from "../e2e/ServeProcess.ts"
+import { examplesIn, filesBelow, type Finished, Installation } from "./Installation.ts"
+
+/** What npm would publish, as those get it who have no checkout: packed once, installed once in each way. */
+let installation: Installation
+let installed: Finished
+beforeAll(() => {
+  installation = new Installation()
+  installed = installation.installProject()
+})
+afterAll(() => installation?.[Symbol.dispose]())
+
+const libraries =
+  "cost-model engine executor executor-native model openai placement recording scheduler simulator threads"
+const names = [
+  ...`${libraries} tokenizer units needle-10m-deep native-linux-x64 sim`
+    .split(" ")
+    .map((name) => `@uniprefill/${name}`),
+  "uniprefill",
+].sort()
+
+const manifestOf = (name: string) =>
+  JSON.parse(readFileSync(join(installation.project, "node_modules", name, "package.json"), "utf8")) as {
+    readonly [field: string]: Record<string, string> | undefined
+  }
+
+const ok = ({ status, stderr }: Finished) => ({ status, stderr: status === 0 ? "" : stderr })
+const fine = { status: 0, stderr: "" }
+
+describe("the tarballs", () => {
+  it("are those of all that is published, with licence and page", () => {
+    expect(installation.packages.map(({ name }) => name).sort()).toEqual(names)
+    for (const { name, files } of installation.packages) {
+      expect(
+        files.map(({ path }) => path),
+        name,
+      ).toEqual(expect.arrayContaining(["package.json", "README.md", "LICENSE"]))
+    }
+  })
+
+  it("hold no tests, no build state and no links to sources that are not there", () => {
+    for (const { name, files } of installation.packages) {
+      const paths = new Set(files.map(({ path }) => path))
+      const unwanted = [...paths].filter((path) =>
+        /(^|\/)test\/|\.(test|spec)\.|tsbuildinfo|tsconfig|(^|\/)\./.test(path),
+      )
+      expect(unwanted, name).toEqual([])
+      const modules = [...paths].filter((path) => /^dist\/.*\.js$/.test(path))
+      const sources = modules.map((path) => path.replace(/^dist\/(.*)\.js$/, "src/$1.ts"))
+      expect(
+        sources.filter((path) => !paths.has(path)),
+        name,
+      ).toEqual([])
+    }
+  })
+
+  it("would be published without a complaint", () => {
+    const stage = join(installation.tarballs, "stage")
+    const { status, stdout, stderr } = installation.npm(stage, "publish", "--dry-run", "--offline", "--workspaces")
+    expect(status, stderr).toBe(0)
+    const complaints = stderr.split("\n").filter((line) => /^npm (warn|error)/.test(line) && !/logged in to/.test(line))
+    expect(complaints).toEqual([])
+    expect(stdout.match(/^\+ (@uniprefill\/|uniprefill@)/gm)).toHaveLength(names.length)
+  })
+
+  it("have the sizes that docs/packages.md lists", () => {
+    const page = readFileSync(join(root, "docs/packages.md"), "utf8")
+    const rows = [...page.matchAll(/^\| `([^`]+)` +\| +([\d,]+) \| +([\d,]+) \|/gm)].map(
+      ([, name, packed, unpacked]) => ({
+        name: name!,
+        packed: Number(packed!.replaceAll(",", "")),
+        unpacked: Number(unpacked!.replaceAll(",", "")),
+      }),
+    )
+    expect(rows.map(({ name }) => name).sort()).toEqual(names)
+    for (const { name, packed, unpacked } of rows) {
+      const { size, unpackedSize } = installation.packages.find((each) => each.name === name)!
+      // The native package is as large as what was built: with or without the CUDA backend.
+      if (name === "@uniprefill/native-linux-x64") continue
+      const far = (said: number, bytes: number) => Math.abs(said - bytes / 1000) > 0.2 * said + 3
+      expect({ packed: far(packed, size), unpacked: far(unpacked, unpackedSize) }, name).toEqual({
+        packed: false,
+        unpacked: false,
+      })
+    }
+  })
+})
+
+describe("an empty project", () => {
+  it("installs them without build tools, and nothing is missing", () => {
+    expect(ok(installed)).toEqual(fine)
+    // npm 11 names a script that it did not run: zeromq brings what that would build.
+    expect(installed.stderr).not.toMatch(/npm (warn(?! install-scripts)|error)/)
+    expect(ok(installation.npm(installation.project, "ls", "--all"))).toEqual(fine)
+  })
+
+  it("gets no path of the machine that packed them", () => {
+    for (const name of names) {
+      const folder = join(installation.project, "node_modules", name)
+      const found = filesBelow(folder).filter((file) => readFileSync(join(folder, file)).includes(root))
+      expect(found, name).toEqual([])
+    }
+  })
+
+  it("gets manifests that name no source condition, script or development dependency", () => {
+    for (const name of names) {
+      const { scripts, devDependencies, exports } = manifestOf(name)
+      expect({ scripts, devDependencies }, name).toEqual({ scripts: undefined, devDependencies: undefined })
+      expect(JSON.stringify(exports ?? {}), name).not.toContain("source")
+    }
+  })
+
+  it("can import every module on the oldest Node", () => {
+    const modules = names.flatMap((name) =>
+      filesBelow(join(installation.project, "node_modules", name))
+        .filter((file) => /^dist\/.*\.js$/.test(file) && !/(^|\/)(main|\w*Thread(Main)?)\.js$/.test(file))
+        .map((file) => `${name}/${file.slice("dist/".length, -".js".length)}`),
+    )
+    expect(modules.length).toBeGreaterThan(200)
+    writeFileSync(
+      join(installation.project, "every.mjs"),
+      `for (const each of ${JSON.stringify(modules)}) await import(each)\nconsole.log("all", process.versions.node)\n`,
+    )
+    const { stdout, ...rest } = installation.run(installation.oldNode, "every.mjs")
+    expect({ ...ok(rest as Finished), stdout }).toEqual({ ...fine, stdout: "all 22.19.0\n" })
+  })
+})
+
+describe("the examples of the packages' pages", () => {
+  interface Example {
+    readonly file: string
+    readonly prints: ReadonlyArray<string>
+  }
+  let examples: ReadonlyArray<Example>
+  beforeAll(() => {
+    const folder = join(installation.project, "examples")
+    mkdirSync(folder)
+    examples = names.flatMap((name) =>
+      examplesIn(installation.readmeOf(name), "ts").map(({ code, prints }, index) => {
+        const file = `${name.replace("@uniprefill/", "")}-${index + 1}.ts`
+        writeFileSync(join(folder, file), code)
+        return { file, prints }
+      }),
+    )
+  })
+
+  it("are there for every package", () => {
+    const without = names.filter(
+      (name) =>
+        ["ts", "sh"].flatMap((language) => examplesIn(installation.readmeOf(name), language as "ts")).length === 0,
+    )
+    expect(without).toEqual(["@uniprefill/native-linux-x64"])
+  })
+
+  it("typecheck", () => {
+    const compilerOptions = { module: "nodenext", target: "es2024", strict: true, noEmit: true, types: ["node"] }
+    const config = { compilerOptions: { ...compilerOptions, skipLibCheck: true }, include: ["examples"] }
+    writeFileSync(join(installation.project, "tsconfig.json"), JSON.stringify(config))
+    const { status, stdout } = installation.run(join(root, "node_modules/.bin/tsc"), "-p", ".")
+    expect({ status, stdout }).toEqual({ status: 0, stdout: "" })
+  })
+
+  it.each(["the oldest Node", "this Node"])("print what they say on %s", (which) => {
+    const node = which === "this Node" ? process.execPath : installation.oldNode
+    const files = examples.map(({ file }) => file)
+    const program = `for (const file of ${JSON.stringify(files)}) { console.log(file); await import("./examples/" + file) }`
+    const { stdout, ...rest } = installation.run(node, "--input-type=module", "--eval", program)
+    expect(ok(rest as Finished)).toEqual(fine)
+    expect(stdout.trimEnd().split("\n")).toEqual(examples.flatMap(({ file, prints }) => [file, ...prints]))
+  })
+
+  it("run when they are bundled for a browser", async () => {
+    const entry = join(installation.project, "examples/simulator-1.ts")
+    await build({
+      root: installation.project,
+      configFile: false,
+      logLevel: "error",
+      build: { outDir: "bundle", lib: { entry, formats: ["es"], fileName: "page" } },
+    })
+    const bundle = readFileSync(join(installation.project, "bundle/page.js"), "utf8")
+    expect(bundle).not.toMatch(/from\s*"node:|require\(/)
+    const { stdout, ...rest } = installation.run(process.execPath, "bundle/page.js")
+    const { prints } = examples.find(({ file }) => file === "simulator-1.ts")!
+    expect({ ...ok(rest as Finished), stdout }).toEqual({ ...fine, stdout: `${prints.join("\n")}\n` })
+  })
+})
+
+describe("npm install -g", () => {
+  beforeAll(() => expect(ok(installation.installGlobally())).toEqual(fine))
+  const program = (name: string) => join(installation.prefix, "bin", name)
+
+  it("gives commands that do what their pages say", () => {
+    for (const name of ["uniprefill", "@uniprefill/sim"]) {
+      const examples = examplesIn(installation.readmeOf(name), "sh")
+      expect(examples.length, name).toBeGreaterThan(0)
+      for (const { code, prints } of examples) {
+        const { stdout, ...rest } = installation.run(
+          "/bin/sh",
+          "-c",
+          `PATH="${installation.prefix}/bin:$PATH"\n${code}`,
+        )
+        expect(ok(rest as Finished), name).toEqual(fine)
+        expect(stdout.split("\n").map((line) => line.trim())).toEqual(expect.arrayContaining([...prints]))
+      }
+    }
+  })
+
+  it("gives a server that answers with the embedded model", async () => {
+    await using server = await ServeProcess.run(
+      program("uniprefill"),
+      ["serve", "--port", "0"],
+      installation.environment,
+    )
+    const prompt = "Ada Turner lives in Geneva.\nQuestion: Where does Ada Turner live?\nAnswer:"
+    const response = await fetch(`${server.url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ model: "needle-10m-deep", prompt, max_tokens: 8, temperature: 0 }),
+    })
+    expect(await response.json()).toMatchObject({ choices: [{ text: " Geneva" }] })
+  })
+
+  it("says in one line what to do where there is no native library", () => {
+    const places = ["lib/node_modules", "lib/node_modules/uniprefill/node_modules"]
+    const native = places
+      .map((place) => join(installation.prefix, place, "@uniprefill/native-linux-x64"))
+      .filter((place) => existsSync(place))
+    expect(native.length).toBeGreaterThan(0)
+    for (const place of native) rmSync(place, { recursive: true })
+    const { status, stderr } = installation.run(program("uniprefill"), "serve", "--port", "0")
+    expect(status).toBe(1)
+    const lines = stderr.trimEnd().split("\n")
+    expect(lines.at(-1)).toMatch(
+      /^uniprefill: .*native-linux-x64 is not installed: install again without --omit=optional$/,
+    )
+  })
+})
