@@ -88,11 +88,12 @@ export class Installation implements Disposable {
     return this.npm(this.project, "install")
   }
 
-  /** `npm install -g`. */
+  /** `npm install -g`, as docs/packages.md says it for tarballs. */
   installGlobally(): Finished {
     mkdirSync(this.prefix)
     const tarballs = this.packages.map(({ filename }) => join(this.tarballs, filename))
-    return this.npm(this.folder, "install", "--global", "--prefix", this.prefix, ...tarballs)
+    const shared = ["effect", "@effect/platform-node"].map((name) => `${name}@${lockedVersions()[name]}`)
+    return this.npm(this.folder, "install", "--global", "--prefix", this.prefix, ...shared, ...tarballs)
   }
 
   /** npm as on a machine without build tools. */
