@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { build } from "vite"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -56,6 +56,9 @@ describe("the tarballs", () => {
 
   it("would be published without a complaint", () => {
     const stage = join(installation.tarballs, "stage")
+    // They are packed: here npm looks at manifests and lists of files, and need not compress the weights again.
+    const large = filesBelow(stage).filter((file) => statSync(join(stage, file)).size > 1_000_000)
+    for (const file of large) truncateSync(join(stage, file))
     const { status, stdout, stderr } = installation.npm(stage, "publish", "--dry-run", "--offline", "--workspaces")
     expect({ status, stderr: status === 0 ? "" : stderr }).toEqual(fine)
     const complaints = stderr.split("\n").filter((line) => /^npm (warn|error)/.test(line) && !/logged in to/.test(line))
