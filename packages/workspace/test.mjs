@@ -1,5 +1,5 @@
 import { ensureBuilt } from "./src/Build.mjs"
-import { runChecks } from "./src/Checks.mjs"
+import { documentation, runChecks } from "./src/Checks.mjs"
 import { main } from "./src/Child.mjs"
 import { ensureInstalled } from "./src/Install.mjs"
 import { runNative, runVitest } from "./src/Suites.mjs"
@@ -16,7 +16,7 @@ main(async () => {
     say([error.message, error.advice || ""].join("\n"))
     return report([["build", { passed: 0, failed: 1, skips: [] }]])
   }
-  const checks = await runChecks()
+  const checks = await runChecks([documentation])
   const native = await runNative("plain")
   const vitest = await runVitest([])
   const sanitized = await runNative("sanitized")

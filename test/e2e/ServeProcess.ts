@@ -21,8 +21,16 @@ export class ServeProcess {
 
   /** Resolves once the server says that it is ready; fails with what it printed when it ends before. */
   static start(...options: ReadonlyArray<string>): Promise<ServeProcess> {
-    const args = ["--conditions=source", main, "serve", "--port", "0", ...options]
-    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] })
+    return ServeProcess.run(process.execPath, ["--conditions=source", main, "serve", "--port", "0", ...options])
+  }
+
+  /** The same of any command that serves. */
+  static run(
+    command: string,
+    args: ReadonlyArray<string>,
+    env: Readonly<Record<string, string | undefined>> = process.env,
+  ): Promise<ServeProcess> {
+    const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], env })
     let stdout = ""
     let stderr = ""
     const ended = new Promise<number | null>((resolve) => child.on("close", resolve))

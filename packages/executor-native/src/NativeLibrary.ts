@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs"
 import { createRequire } from "node:module"
-import { dirname, join } from "node:path"
+import { dirname, join, sep } from "node:path"
 import { fileURLToPath } from "node:url"
 import { ExecutorError } from "@uniprefill/executor/contract/Executor"
 
@@ -120,15 +120,64 @@ export interface NativeFailure extends Error {
 /** UP_ABI_VERSION of the header that these types describe. */
 export const abiVersion = 2
 
-/** The addon's file: UNIPREFILL_NATIVE, or what `npm run build` leaves in native/build. */
-export const libraryPath = (environment: { readonly UNIPREFILL_NATIVE?: string | undefined } = process.env): string =>
-  environment.UNIPREFILL_NATIVE ??
-  join(dirname(fileURLToPath(import.meta.url)), "../../../native/build/uniprefill.node")
+/** What the addon must have been built for. */
+export interface NativePlatform {
+  /** `process.platform` */
+  readonly os: string
+  /** `process.arch` */
+  readonly cpu: string
+  /** Of Linux: `glibc` or `musl`. */
+  readonly libc: string
+}
 
-/** Loads the addon once a process. Throws ExecutorError with reason Internal, saying how to build it where it is missing. */
+const here = dirname(fileURLToPath(import.meta.url))
+
+/** Installed packages lie in `node_modules`; the repository has what it built. */
+const isInstalled = here.split(sep).includes("node_modules")
+
+const prebuiltPackage = "@uniprefill/native-linux-x64"
+
+const libraryFailure = (detail: string): ExecutorError =>
+  new ExecutorError({ reason: "Internal", operation: "load native library", detail })
+
+/** What to do where there is no native library, by platform: one line. */
+export const adviceFor = ({ os, cpu, libc }: NativePlatform): string => {
+  if (os !== "linux" || cpu !== "x64") {
+    return `there is none for ${os}-${cpu}: models run on Linux on x86-64, in a container for example; here --executor sim answers without one`
+  }
+  return libc === "glibc"
+    ? `${prebuiltPackage} is not installed: install again without --omit=optional`
+    : `${prebuiltPackage} is for glibc, this system has ${libc}: build it from the repository with \`npm run build\`, and name native/build/uniprefill.node with UNIPREFILL_NATIVE`
+}
+
+const thisPlatform = (): NativePlatform => {
+  const report = process.report as typeof process.report & { excludeNetwork: boolean }
+  report.excludeNetwork = true
+  const { header } = report.getReport() as { readonly header: { readonly glibcVersionRuntime?: string } }
+  return {
+    os: process.platform,
+    cpu: process.arch,
+    libc: header.glibcVersionRuntime === undefined ? "musl" : "glibc",
+  }
+}
+
+/**
+ * The addon's file: UNIPREFILL_NATIVE, or the one in the prebuilt package, or in a checkout of the repository what
+ * `npm run build` leaves in native/build. Throws ExecutorError with reason Internal where there is none for this platform.
+ */
+export const libraryPath = (environment: { readonly UNIPREFILL_NATIVE?: string | undefined } = process.env): string => {
+  if (environment.UNIPREFILL_NATIVE !== undefined) return environment.UNIPREFILL_NATIVE
+  if (!isInstalled) return join(here, "../../../native/build/uniprefill.node")
+  try {
+    return createRequire(import.meta.url).resolve(`${prebuiltPackage}/uniprefill.node`)
+  } catch {
+    throw libraryFailure(adviceFor(thisPlatform()))
+  }
+}
+
+/** Loads the addon once a process. Throws ExecutorError with reason Internal, saying what to do where it is missing or too old. */
 export const loadLibrary = (path: string = libraryPath()): NativeLibrary => {
-  const failure = (detail: string) =>
-    new ExecutorError({ reason: "Internal", operation: "load native library", detail: `${path}: ${detail}` })
+  const failure = (detail: string) => libraryFailure(`${path}: ${detail}`)
   if (!existsSync(path)) {
     throw failure("no such file; build it with `node native/build.mjs`, or name it with UNIPREFILL_NATIVE")
   }
@@ -140,10 +189,16 @@ export const loadLibrary = (path: string = libraryPath()): NativeLibrary => {
   try {
     library = createRequire(import.meta.url)(path) as NativeLibrary
   } catch (error) {
-    throw failure(error instanceof Error ? error.message : String(error))
+    // The loader's message begins with the file, and names the version of glibc or libstdc++ that is missing.
+    const detail = error instanceof Error ? error.message : String(error)
+    throw failure(detail.startsWith(`${path}: `) ? detail.slice(path.length + 2) : detail)
   }
   if (library.abiVersion !== abiVersion) {
-    throw failure(`its ABI version is ${library.abiVersion}, this package needs ${abiVersion}`)
+    const { abiVersion: found } = library
+    throw failure(
+      `its ABI version is ${found}, this package needs ${abiVersion}: ` +
+        `${found < abiVersion ? "build or install the library" : "install the packages"} again, of the same version`,
+    )
   }
   return library
 }

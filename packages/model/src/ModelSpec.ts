@@ -1,6 +1,6 @@
 /**
  * A model as a table of layers: what runners compute from, and what memory, cost and placement count. Made from a
- * config.json by one of the families; the native library gets the same table as JSON ({@link "ModelTable"}).
+ * config.json by one of the families; the native library gets the same table as JSON (`ModelTable`).
  */
 export interface ModelSpec {
   /** The Hugging Face architecture name, `LlamaForCausalLM`. */

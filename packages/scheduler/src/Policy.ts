@@ -49,7 +49,7 @@ export interface QueuedPrompt {
   /** When its first token is due; Infinity where nobody said. */
   readonly deadlineMicros: number
   readonly tenant: string
-  /** Work done for the tenant so far: prompt tokens computed and twice its output tokens. See {@link Tenants}. */
+  /** Work done for the tenant so far: prompt tokens computed and twice its output tokens. See `Tenants`. */
   readonly tenantServed: number
   /** Prompt tokens found in the prefix cache, that is, those of its pages that are there now where it waits. */
   readonly cachedTokens: number

@@ -3,7 +3,7 @@ import { uniformNumbers } from "./ReferenceModel.ts"
 
 export interface Sample {
   readonly token: number
-  /** [token, logprob]: the sampled token, then the most likely ones; empty when not asked for. */
+  /** `[token, logprob]`: the sampled token, then the most likely ones; empty when not asked for. */
   readonly logprobs: ReadonlyArray<readonly [token: number, logprob: number]>
   readonly nonFinite: boolean
 }
