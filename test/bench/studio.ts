@@ -128,6 +128,9 @@ console.log(`page while running  gaps between frames: ${stats(seen.gaps)}`)
 console.log(`first picture     ${(seen.at - run!.endedAt).toFixed(0)} ms after the run ended`)
 console.log(`memory            ${rendererMegabytes().toFixed(0)} MB after the run`)
 
+// Somebody looks at the picture first; meanwhile the worker looks back here and there.
+await page.waitForTimeout(2000)
+
 // Steps all over the run, without regard to where the last one was.
 for (let i = 0; i < 200; i++) await page.evaluate(`window.probe.goTo(${1 + ((i * 7_919_317) % run!.steps)})`)
 const looks = await page.evaluate<Array<number>>("window.probe.looks")
