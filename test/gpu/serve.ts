@@ -97,6 +97,7 @@ const setupOf = ({ executor, model, calibration }: OneExecutor): Setup => {
     seed: 1,
     engine: {
       ...servingDefaults,
+      sloP: 0,
       pageSize: info.layout.pageSize,
       slots: info.slots,
       snapshots: 0,

@@ -30,6 +30,8 @@ export interface SwarmOutcome {
   readonly failures: number
   /** Answers that went on from another's prefill. */
   readonly forks: number
+  /** Requests whose p was lowered for a first token that would have been late. */
+  readonly lowered: number
   /** Recurrent states copied for later, and restored. */
   readonly snapshots: number
   readonly restores: number
@@ -173,6 +175,7 @@ class SwarmRun {
       maxPrefillWaitMicros: 5,
       protectAfter: scenario.protectAfter,
       headroomTokens: scenario.headroom,
+      sloP: scenario.patience > 0 ? 0.5 : undefined,
       protectAfterMicros: 5000,
       maxStepsInFlight: scenario.stepsInFlight,
       maxModelLen: 4096,
@@ -246,7 +249,9 @@ class SwarmRun {
     const { preemptions, memory } = this.driver.scheduler
     const { prefixHits } = memory
     const { forks, snapshots, restores } = this.counted
-    return { steps: this.step, preemptions, prefixHits, failures: this.failures, forks, snapshots, restores, ended }
+    const lowered = [...this.live.values()].filter(({ request }) => request.account.isLowered).length
+    const { step: steps, failures } = this
+    return { steps, preemptions, prefixHits, failures, forks, lowered, snapshots, restores, ended }
   }
 
   private readonly counted = new PlanCounts()
@@ -259,7 +264,9 @@ class SwarmRun {
       const { promptLength, maxTokens, drops, tenant, priority, cached } = of
       const answers = Math.min(of.answers, this.scenario.slots)
       const stated = of.open ? {} : { maxTokens }
-      const submission: Submission = { promptLength, ...stated, drops, tenant, priority, answers }
+      const { patience } = this.scenario
+      const due = patience > 0 ? { deadlineMicros: this.now + patience } : {}
+      const submission: Submission = { promptLength, ...stated, drops, tenant, priority, answers, ...due }
       const outcome = this.driver.submit(
         cached ? { ...submission, pageKeys: this.keysOf(of, index) } : submission,
         this.now,

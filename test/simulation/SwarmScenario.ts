@@ -13,6 +13,8 @@ export interface Scenario {
   readonly protectAfter: number
   /** Tokens of each decode that memory is kept for at admission. */
   readonly headroom: number
+  /** Time to the first token beyond which prompts are served at a lower p; 0: none is. */
+  readonly patience: number
   /** Measured over predicted time of steps; 0: nothing is measured. */
   readonly slowness: number
   readonly policy: string
@@ -116,6 +118,7 @@ export const drawScenario = (seed: number): Scenario => {
     resumePages: oneOf(1, 2, 4, 100),
     snapshots: oneOf(0, 1, 3, 20),
     failures: has.failures ? Array.from({ length: between(1, 3) }, () => draw(50)) : [],
+    patience: oneOf(0, 0, 30, 1000),
     requests,
   }
 }
@@ -149,6 +152,7 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
   if (scenario.memory !== 4) yield { ...scenario, memory: 4 }
   if (scenario.maxRowsPerStep !== 1024) yield { ...scenario, maxRowsPerStep: 1024 }
   if (scenario.budget !== 5000) yield { ...scenario, budget: 5000 }
+  if (scenario.patience !== 0) yield { ...scenario, patience: 0 }
   if (scenario.headroom !== 0) yield { ...scenario, headroom: 0 }
   if (scenario.slowness !== 0) yield { ...scenario, slowness: 0 }
   const plain = {

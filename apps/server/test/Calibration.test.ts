@@ -118,6 +118,7 @@ class PretendedEngine {
         promptTokens: 100,
         completionTokens: 1,
         cachedTokens: 0,
+        lowered: false,
         kept: [1, ...p!],
         bitmaps: [],
         times,

@@ -29,6 +29,8 @@ export class FakeEngine {
   texts: ReadonlyArray<string> | undefined
   finishReason: "stop" | "length" = "length"
   stopReason: string | number | null = null
+  /** Answers are served at a lower p than the schedule's. */
+  lowered = false
   stalledMicros = 0
   waiting = 0
   draining = false
@@ -120,6 +122,7 @@ export class FakeEngine {
         promptTokens: request.prompt.length,
         completionTokens: tokens.length,
         cachedTokens: this.cachedTokens,
+        lowered: this.lowered,
         kept: request.drop ? [1, 0.5, 0.25] : [1],
         bitmaps: [],
         times: { arrivedMicros: 0, firstScheduledMicros: 1500, firstTokenMicros: 12_000, finishedMicros: 20_000 },

@@ -43,6 +43,35 @@ describe("the floor of p", () => {
   })
 })
 
+describe("p under a target for the first token", () => {
+  it("is asked of the engine for whoever names no target, and an answer that was lowered says so", async () => {
+    const server = await start({ sloP: 0.7, ttftSloMs: 800 })
+    const { engine } = server
+    const ask = async (path: string, body: object) => {
+      const answer = await server.post(path, { max_tokens: 1, ...body })
+      expect(answer.status).toBe(200)
+      return answer.text()
+    }
+    expect(await ask("/v1/completions", { prompt: "x" })).not.toContain("lowered_p")
+    await ask("/v1/completions", { prompt: "x", ttft_slo_ms: 90 })
+    expect(engine.requests.map((one) => one.firstTokenWithinMicros)).toEqual([800_000, 90_000])
+    engine.lowered = true
+    const messages = [{ role: "user", content: "x" }]
+    for (const stream of [false, true]) {
+      for (const [path, body] of [
+        ["/v1/completions", { prompt: "x" }],
+        ["/v1/chat/completions", { messages }],
+        ["/v1/messages", { messages }],
+        ["/v1/responses", { input: "x" }],
+      ] as const) {
+        expect(await ask(path, { ...body, stream })).toContain('"uniprefill":{"lowered_p":0.7}')
+      }
+    }
+    const reported = await ask("/v1/completions", { prompt: "x", uniprefill: { report: true } })
+    expect(reported).toContain('"uniprefill":{"kept":[1,0.5,0.25],"lowered_p":0.7}')
+  })
+})
+
 describe("the switch for token dropping", () => {
   it("serves what comes from now on dense", async () => {
     const server = await start()

@@ -22,7 +22,7 @@ export const modelDirectory = dirname(
   createRequire(import.meta.url).resolve("@uniprefill/needle-10m-deep/package.json"),
 )
 
-const served = (pFloor: number | null) =>
+const served = ({ pFloor = null, sloP = null, ttftSloMs }: TestServerOptions) =>
   Layer.succeed(ServedModel, {
     names: ["needle", "needle-alias"],
     root: "models/needle",
@@ -33,6 +33,8 @@ const served = (pFloor: number | null) =>
     generation: { temperature: 0, topP: undefined, topK: undefined, minP: undefined, repetitionPenalty: undefined },
     scheduleP: [0.9, 0.95],
     pFloor,
+    sloP,
+    ttftSloMs,
   })
 
 export interface LogLine {
@@ -61,7 +63,10 @@ export interface TestServerOptions {
   /** Text of a template in place of the model's; null for none. */
   readonly chatTemplate?: string | null
   /** The least p that requests may ask for; none: they may only raise it. */
-  readonly pFloor?: number
+  readonly pFloor?: number | null
+  /** p of requests that would be late otherwise, and when a first token is due, ms. */
+  readonly sloP?: number | null
+  readonly ttftSloMs?: number
 }
 
 /** The whole HTTP application over a fake engine and the embedded model's tokenizer, on a port of its own. */
@@ -79,7 +84,7 @@ export const startServer = async (options: TestServerOptions = {}): Promise<Test
       Shadow.none,
       Layer.succeed(Dropping, dropping),
       engine.layer,
-      served(options.pFloor ?? null),
+      served(options),
       await tokenizerOf(options.chatTemplate),
     ]),
     Layer.provide(Logger.layer([logger])),

@@ -44,7 +44,7 @@ export const readScenario = (file: Option.Option<string>, flags: GivenFlags, bas
     const value = flags[path] as Option.Option<string> | undefined
     if (value === undefined || Option.isNone(value)) continue
     given[path] =
-      typeof defaultValue === "string" && path !== "keep" && !path.endsWith("Tokens")
+      typeof defaultValue === "string" && path !== "keep" && path !== "sloKeep" && !path.endsWith("Tokens")
         ? value.value
         : flagValue(value.value)
   }

@@ -78,6 +78,8 @@ export class Admission {
       prompt,
       maxTokens,
       drop,
+      minP,
+      p,
       priority,
       tenant,
       firstTokenWithinMicros,
@@ -91,6 +93,7 @@ export class Admission {
       maxTokens,
       // Every row's logits are wanted: none may be dropped, and none found in the cache.
       drops: drop && promptLogprobs < 0,
+      fixedP: p !== undefined || minP !== undefined,
       priority,
       tenant,
       deadlineMicros: firstTokenWithinMicros === undefined ? undefined : nowMicros + firstTokenWithinMicros,

@@ -111,6 +111,8 @@ export type GenerateEvent =
       readonly completionTokens: number
       /** Prompt tokens that were found in the prefix cache; the same for answers that share the prompt's computation. */
       readonly cachedTokens: number
+      /** Served at the operator's lower p, because first tokens would have been late otherwise. */
+      readonly lowered: boolean
       /** Rows kept in each segment as a share of the prompt: 1 first, then one ratio per selection; [1] when dense. */
       readonly kept: ReadonlyArray<number>
       /** The bitmaps behind `kept`, one per selection: bit b is block b of the set before it. */

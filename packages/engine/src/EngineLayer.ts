@@ -35,6 +35,8 @@ export interface EngineConfig {
   readonly prefillFloor?: number | undefined
   /** Output tokens of each decode that memory is kept for when a prompt is admitted. */
   readonly headroomTokens?: number | undefined
+  /** p that prompts fall to whose first token would be late otherwise; undefined: no prompt's p is lowered. */
+  readonly sloP?: number | undefined
   /** Times passed over or preempted, and time as the oldest prompt, from which a request is served first. */
   readonly protectAfter?: number | undefined
   readonly protectAfterMicros?: number | undefined
@@ -114,6 +116,7 @@ const make = (
       tenantShare: config.tenantShare ?? servingDefaults.tenantShare,
       prefillFloor: config.prefillFloor ?? servingDefaults.prefillFloor,
       headroomTokens: config.headroomTokens ?? servingDefaults.headroomTokens,
+      sloP: config.sloP,
     }
     const { record } = config
     record?.write(recordingHeader(driver, spec, record.code))

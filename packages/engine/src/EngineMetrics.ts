@@ -166,6 +166,10 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
     }),
   )
   const fallbacks = counter("uniprefill:selection_fallbacks_total", "Selections that kept all: scores were not finite.")
+  const loweredRequests = counter(
+    "uniprefill:requests_lowered_total",
+    "Requests served at the operator's lower p, because first tokens would have been late otherwise.",
+  )
   const pagesSaved = counter("uniprefill:kv_pages_saved_total", "KV pages that dropped rows would have filled.")
   /** Full-attention tables of the segments after each one. */
   const tablesAfter = layout.segments.map(
@@ -227,6 +231,7 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
     rejected: (reason) => rejections[reason]?.(1),
     firstToken: ({ answer, scheduled, leader, firstTokenMicros, request }) => {
       if (answer > 0) return
+      if (leader.account.isLowered) loweredRequests(1)
       promptTokens(request.prompt.length)
       cachedTokens(leader.account.cachedTokens)
       hitTokens(leader.account.cachedTokens)

@@ -63,18 +63,19 @@ export class Generation {
     this.stops = new StopStrings(request.stop)
   }
 
-  /** What the executor is told before the answer gets a slot. */
-  content(schedule: DropSchedule): RequestContent {
-    const { request, scheduled, outputs } = this
+  /** What the executor is told before the answer gets a slot. `sloP`: p of requests that the scheduler has lowered. */
+  content(schedule: DropSchedule, sloP = 1): RequestContent {
+    const { request, scheduled, leader, outputs } = this
     const { sampling } = request
     const tokens = new Int32Array(request.prompt.length + outputs.length)
     tokens.set(request.prompt)
     tokens.set(outputs, request.prompt.length)
     const { minP = 0, p = schedule.dropLayers.map((drop) => drop.p) } = request
+    const maxP = leader.account.isLowered ? sloP : 1
     return {
       tokens,
       promptLength: request.prompt.length,
-      pQ32: scheduled.drops ? p.map((own) => pToQ32(Math.max(own, minP))) : null,
+      pQ32: scheduled.drops ? p.map((own) => pToQ32(Math.min(Math.max(own, minP), maxP))) : null,
       bitmaps: scheduled.bitmaps,
       sampling: { ...sampling, seed: BigInt.asUintN(64, sampling.seed + BigInt(this.answer)) },
       returnLogits: false,
@@ -142,6 +143,7 @@ export class Generation {
       promptTokens: request.prompt.length,
       completionTokens: this.outputs.length,
       cachedTokens: leader.account.cachedTokens,
+      lowered: leader.account.isLowered,
       kept: keptRows.map((rows) => rows / promptLength),
       bitmaps: [...scheduled.bitmaps],
       times: {

@@ -219,11 +219,11 @@ export class ServingLoop {
   }
 
   private put(generation: Generation, done: (exit: Exit.Exit<void, ExecutorError>) => void): void {
-    const { schedule } = this.options.driver
-    this.executor.put(generation.scheduled.contentId, () => generation.content(schedule), done)
+    const { schedule, sloP } = this.options.driver
+    this.executor.put(generation.scheduled.contentId, () => generation.content(schedule, sloP), done)
   }
 
-  /** A preempted request starts over with the output that it has. */
+  /** A preempted request starts over with the output that it has; one that is lowered starts at a lower p. */
   private putAgain(generation: Generation): void {
     this.put(generation, (exit) => {
       if (Exit.isSuccess(exit)) return

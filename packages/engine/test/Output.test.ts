@@ -31,6 +31,7 @@ describe("a request's output", () => {
           promptTokens: 3,
           completionTokens: outputs.length,
           cachedTokens: 0,
+          lowered: false,
           kept: [1],
           bitmaps: [],
           times: {

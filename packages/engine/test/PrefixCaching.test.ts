@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Engine } from "@uniprefill/engine/Engine"
 import { PageKeys } from "@uniprefill/engine/PageKeys"
 import type { RecordedEvent, RecordingHeader } from "@uniprefill/recording/Recording"
+import { decodeRecording, encodeLine } from "@uniprefill/recording/RecordingCodec"
 import { replay } from "@uniprefill/recording/Replay"
 import type { Calibration } from "@uniprefill/cost-model/Calibration"
 import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
@@ -119,24 +120,25 @@ describe("page keys", () => {
 })
 
 describe("a recording of the engine", () => {
+  const shape = inSixteenBits(spec)
+  const layout = makeKvLayout(spec, schedule, { pageSize: 64, kvElementBytes: 2, carryElementBytes: 2 })
+  const calibration: Calibration = {
+    format: "uniprefill-calibration",
+    version: 2,
+    device: "test",
+    source: "assumed",
+    note: "",
+    gemm: [{ at: 1, teraFlops: 0.001 }],
+    attention: [{ at: 1, teraFlops: 0.001 }],
+    copyTeraBytes: 0.001,
+    stepMicros: 50,
+    itemMicros: 20,
+  }
+  const costModel = costModelOf({ calibration, shape, layout, lastQ: 128, maxRowsPerStep: 8192 })
+
   it.effect("replays plan by plan, without text or tokens in it", () => {
     const lines: Array<RecordingHeader | RecordedEvent> = []
     const executor = new ScriptedExecutor({ outputs: () => [], slots: 2 })
-    const layout = makeKvLayout(spec, schedule, { pageSize: 64, kvElementBytes: 2, carryElementBytes: 2 })
-    const calibration: Calibration = {
-      format: "uniprefill-calibration",
-      version: 2,
-      device: "test",
-      source: "assumed",
-      note: "",
-      gemm: [{ at: 1, teraFlops: 0.001 }],
-      attention: [{ at: 1, teraFlops: 0.001 }],
-      copyTeraBytes: 0.001,
-      stepMicros: 50,
-      itemMicros: 20,
-    }
-    const shape = inSixteenBits(spec)
-    const costModel = costModelOf({ calibration, shape, layout, lastQ: 128, maxRowsPerStep: 8192 })
     return Effect.gen(function* () {
       const engine = yield* Engine
       yield* Effect.forEach(
@@ -154,6 +156,36 @@ describe("a recording of the engine", () => {
     }).pipe(
       Effect.provide(
         engineLayer(executor, { costModel, record: { code: "test", write: (line) => void lines.push(line) } }),
+      ),
+    )
+  })
+
+  it.effect("replays which prompts were lowered for first tokens that would have been late", () => {
+    const lines: Array<RecordingHeader | RecordedEvent> = []
+    const executor = new ScriptedExecutor({ outputs: () => [], slots: 2 })
+    return Effect.gen(function* () {
+      const engine = yield* Engine
+      const answers = yield* Effect.forEach(
+        [{}, { firstTokenWithinMicros: 1 }, { firstTokenWithinMicros: 1, minP: 0.9 }],
+        (fields) => collect(engine, request(promptOf(1500, 3), fields)),
+      )
+      assert.deepStrictEqual(
+        answers.map(({ finished }) => finished.lowered),
+        [false, true, false],
+      )
+      yield* settle
+      const { header, events } = decodeRecording(lines.map(encodeLine).join("\n"))
+      assert.isNull(replay(header, events).difference)
+      const { sloP, ...limits } = header.limits
+      assert.strictEqual(sloP, 0.6)
+      assert.isNotNull(replay({ ...header, limits }, events).difference)
+    }).pipe(
+      Effect.provide(
+        engineLayer(executor, {
+          costModel,
+          sloP: 0.6,
+          record: { code: "test", write: (line) => void lines.push(line) },
+        }),
       ),
     )
   })

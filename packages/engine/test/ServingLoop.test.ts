@@ -65,6 +65,38 @@ describe("the serving loop", () => {
     }),
   )
 
+  it.effect("opens a slot with the lower p of a prompt that would be late, and the answer says so", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({ outputs: () => [9, 2] })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const prompt = Array.from({ length: 1_100 }, (_, i) => 300 + (i % 90))
+        const askedOf = () => executor.contents.at(-1)!.pQ32!.map((p) => Number(p) / 2 ** 32)
+        const inTime = yield* collect(engine, request(prompt, { firstTokenWithinMicros: 1_000_000 }))
+        assert.isFalse(inTime.finished.lowered)
+        assert.deepStrictEqual(
+          askedOf().map((p) => Math.round(p * 100)),
+          [90, 50],
+        )
+        const late = yield* collect(engine, request(prompt, { firstTokenWithinMicros: 1 }))
+        assert.isTrue(late.finished.lowered)
+        // The second layer's own is lower still.
+        assert.deepStrictEqual(
+          askedOf().map((p) => Math.round(p * 100)),
+          [60, 50],
+        )
+        const named = yield* collect(engine, request(prompt, { firstTokenWithinMicros: 1, minP: 0.95 }))
+        assert.isFalse(named.finished.lowered)
+        assert.deepStrictEqual(
+          askedOf().map((p) => Math.round(p * 100)),
+          [95, 95],
+        )
+        assert.strictEqual(executor.stored.size, 0)
+        yield* assertIdle(executor)
+      }).pipe(Effect.provide(engineLayer(executor, { sloP: 0.6 })))
+    }).pipe(provideTokenizer),
+  )
+
   it.effect("lets readers run between the steps of an executor that never suspends", () =>
     Effect.gen(function* () {
       const executor = new ScriptedExecutor({ outputs: () => [10] })

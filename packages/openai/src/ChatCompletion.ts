@@ -1,5 +1,5 @@
 import { Schema } from "effect"
-import { FinishReason, KeptReport, Usage } from "./Completion.ts"
+import { FinishReason, DropReport, Usage } from "./Completion.ts"
 
 const tokenFields = {
   token: Schema.String,
@@ -38,7 +38,7 @@ export const ChatCompletion = Schema.Struct({
   object: Schema.Literal("chat.completion"),
   choices: Schema.Array(Schema.Struct({ ...choiceFields, message: ChatMessage, finish_reason: FinishReason })),
   usage: Usage,
-  uniprefill: Schema.optionalKey(KeptReport),
+  uniprefill: Schema.optionalKey(DropReport),
 })
 export type ChatCompletion = typeof ChatCompletion.Type
 
@@ -57,6 +57,6 @@ export const ChatCompletionChunk = Schema.Struct({
     Schema.Struct({ ...choiceFields, delta: ChatDelta, finish_reason: Schema.NullOr(FinishReason) }),
   ),
   usage: Schema.optionalKey(Schema.NullOr(Usage)),
-  uniprefill: Schema.optionalKey(KeptReport),
+  uniprefill: Schema.optionalKey(DropReport),
 })
 export type ChatCompletionChunk = typeof ChatCompletionChunk.Type

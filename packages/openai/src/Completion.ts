@@ -22,9 +22,13 @@ export const CompletionLogprobs = Schema.Struct({
 })
 export type CompletionLogprobs = typeof CompletionLogprobs.Type
 
-/** Rows kept in each segment as a share of the prompt: 1 first, then one ratio per selection. */
-export const KeptReport = Schema.Struct({ kept: Schema.Array(Schema.Finite) })
-export type KeptReport = typeof KeptReport.Type
+export const DropReport = Schema.Struct({
+  /** Rows kept in each segment as a share of the prompt: 1 first, then one ratio per selection. Where it is asked for. */
+  kept: Schema.optionalKey(Schema.Array(Schema.Finite)),
+  /** The p that the server chose in place of the schedule's, so that first tokens come in time. Whenever it did. */
+  lowered_p: Schema.optionalKey(Schema.Finite),
+})
+export type DropReport = typeof DropReport.Type
 
 const choiceFields = {
   index: Schema.Int,
@@ -47,7 +51,7 @@ export const Completion = Schema.Struct({
   ...headFields,
   choices: Schema.Array(Schema.Struct({ ...choiceFields, finish_reason: FinishReason })),
   usage: Usage,
-  uniprefill: Schema.optionalKey(KeptReport),
+  uniprefill: Schema.optionalKey(DropReport),
 })
 export type Completion = typeof Completion.Type
 
@@ -56,7 +60,7 @@ export const CompletionChunk = Schema.Struct({
   ...headFields,
   choices: Schema.Array(Schema.Struct({ ...choiceFields, finish_reason: Schema.NullOr(FinishReason) })),
   usage: Schema.optionalKey(Schema.NullOr(Usage)),
-  uniprefill: Schema.optionalKey(KeptReport),
+  uniprefill: Schema.optionalKey(DropReport),
 })
 export type CompletionChunk = typeof CompletionChunk.Type
 

@@ -36,6 +36,7 @@ export interface RecordedSubmission {
   readonly maxTokens?: number | undefined
   readonly answers?: number | undefined
   readonly drops: boolean
+  readonly fixedP?: boolean | undefined
   readonly priority?: number | undefined
   readonly tenant?: string | undefined
   readonly deadlineMicros?: number | undefined
@@ -94,7 +95,7 @@ export const recordingHeader = (config: DriverConfig, spec: ModelSpec, code: str
 
 /** The numbers of a configuration, whatever else the object carries. */
 const pick = (limits: RecordedLimits): RecordedLimits => {
-  const { slabs, slots, stateSlots, resumeEvery, maxRowsPerStep } = limits
+  const { slabs, slots, stateSlots, resumeEvery, maxRowsPerStep, sloP } = limits
   const { stepBudgetMicros, idleStepBudgetMicros, maxPrefillWaitMicros } = limits
   const { protectAfter, protectAfterMicros, maxStepsInFlight, maxModelLen, maxWaiting, maxWaitingTokens } = limits
   const { prefillFloor, headroomTokens, tenantShare } = { ...servingDefaults, ...defined(limits) }
@@ -103,6 +104,7 @@ const pick = (limits: RecordedLimits): RecordedLimits => {
     slots,
     stateSlots,
     ...(resumeEvery === undefined ? {} : { resumeEvery }),
+    ...(sloP === undefined ? {} : { sloP }),
     maxRowsPerStep,
     stepBudgetMicros,
     idleStepBudgetMicros,

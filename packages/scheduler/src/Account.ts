@@ -12,6 +12,8 @@ export class Account {
   firstScheduledMicros = -1
   /** When prefill work of this request was planned last. */
   lastServedMicros: number
+  /** Served at the operator's lower p: see SloP. */
+  isLowered = false
   /** Prompt tokens found in the cache when it was admitted first. */
   cachedTokens = 0
 

@@ -15,8 +15,8 @@ export interface Actions {
   /** Contents that no slot will be opened for: the executor may forget them. */
   readonly forgets: ReadonlyArray<number>
   /**
-   * Requests that start over under a new `contentId`: the content as it is now, output and bitmaps so far included, is to be
-   * put into the executor before `plans`, and before the loop is told anything of the request.
+   * Requests that start over, or whose p was lowered, under a new `contentId`: the content as it is now, output and bitmaps so
+   * far included, is to be put into the executor before `plans`, and before the loop is told anything of the request.
    */
   readonly puts: ReadonlyArray<Request>
   /** Steps to run after those before. A plan stays as it is until the next `tick`; an executor copies what it keeps. */

@@ -48,6 +48,7 @@ export class Commit {
       const kept = keptRows(bitmap, { rows: progress.rowsOf(segment), ...schedule })
       progress.bitmaps.push(bitmap)
       progress.keptRows.push(kept)
+      this.state.sloP.selected(request, segment)
       actions.selections.push({ request, segment, bitmap, kept, flags })
     }
   }

@@ -1,3 +1,4 @@
+import type { ActionList } from "./Actions.ts"
 import { addChunk, type ChunkLimits, largestChunk, type PrefillChunk, smallestChunk } from "./Prefill.ts"
 import { removeFrom, type Request } from "./Request.ts"
 import type { ServingState } from "./ServingState.ts"
@@ -16,6 +17,7 @@ export class PrefillStage {
   private rowsPerSegment = 0
   private startSegment = -1
   private most = 0
+  private actions: ActionList | null = null
   /** Prompts that wait may be admitted, and so many more may be refused. */
   private admitting = false
   private refusalsLeft = 0
@@ -41,9 +43,10 @@ export class PrefillStage {
 
   /**
    * Serves the front where it is protected, then the others as the policy orders them; those that wait only while they may
-   * be admitted. In order of arrival the queue is read as it goes, so a long one is free.
+   * be admitted. In order of arrival the queue is read as it goes, so a long one is free. Contents of those whose p is lowered
+   * are added to `actions`.
    */
-  plan(plan: StepPlan, nowMicros: number): void {
+  plan(plan: StepPlan, nowMicros: number, actions: ActionList): void {
     const { state } = this
     const { load, prefilling, config, ranking } = state
     this.admitting = this.mayAdmit()
@@ -56,6 +59,7 @@ export class PrefillStage {
     this.frontIsServed = false
     this.begunAfterFront = 0
     this.first = ranking.protectedFront(state, nowMicros)
+    this.actions = actions
     this.fill(plan, nowMicros)
     this.countBypasses()
   }
@@ -204,6 +208,7 @@ export class PrefillStage {
     state.slots.take(request)
     request.phase = "prefill"
     flight.usedBy(plan.stepId)
+    if (state.sloP.lowers(request, state, nowMicros)) this.lowerP(request)
     plan.opens.push2(request.slot, request.contentId)
     for (const fork of request.forks) {
       state.slots.take(fork)
@@ -211,6 +216,19 @@ export class PrefillStage {
     }
     memory.open(request, plan)
     return true
+  }
+
+  /** The content that the plan opens is another one than was put at first: p is part of it. */
+  private lowerP(request: Request): void {
+    request.account.isLowered = true
+    const { forgets, puts } = this.actions!
+    for (const one of [request, ...request.forks]) {
+      // One that starts over in this very plan is not put yet.
+      if (puts.includes(one)) continue
+      forgets.push(one.contentId)
+      one.contentId = this.state.nextContentId()
+      puts.push(one)
+    }
   }
 
   /**

@@ -131,13 +131,15 @@ export class PrefixCache {
   }
 
   /** Every page, each after the one before it. */
-  *values(): Generator<CachedPage> {
+  values(): Array<CachedPage> {
+    const pages: Array<CachedPage> = []
     const open = [...this.roots]
     for (let page = open.pop(); page !== undefined; page = open.pop()) {
-      if (page.parent !== null) yield page
+      if (page.parent !== null) pages.push(page)
       if (page.next !== null) open.push(page.next)
       if (page.others !== null) open.push(...page.others.values())
     }
+    return pages
   }
 
   private detach(page: CachedPage): void {

@@ -28,6 +28,8 @@ export interface Submission {
   readonly answers?: number | undefined
   /** False: serve dense whatever the schedule. */
   readonly drops: boolean
+  /** The client said which p it wants: it is not lowered for a late first token. */
+  readonly fixedP?: boolean | undefined
   /** Lower is sooner; used by policies that look at it. */
   readonly priority?: number | undefined
   /** Whoever it counts for where a policy shares fairly; a name of its own or "". */
@@ -47,6 +49,7 @@ export class Request {
   readonly promptLength: number
   readonly maxTokens: number
   readonly drops: boolean
+  readonly fixedP: boolean
   readonly priority: number
   readonly arrivedMicros: number
   /** Infinity where nobody said. */
@@ -81,6 +84,7 @@ export class Request {
     this.promptLength = submission.promptLength
     this.maxTokens = maxTokens
     this.drops = drops
+    this.fixedP = submission.fixedP ?? false
     this.priority = submission.priority ?? 0
     this.arrivedMicros = nowMicros
     this.deadlineMicros = submission.deadlineMicros ?? Number.POSITIVE_INFINITY

@@ -132,7 +132,7 @@ export class Scheduler {
     memory.begin(plan)
     decodes.planRows(plan)
     load.clearPrefill()
-    this.prefill.plan(plan, nowMicros)
+    this.prefill.plan(plan, nowMicros, actions)
     if (load.decodeRows === 0 && plan.items.length === 0) {
       if (!plan.lists.some((list) => list.length > 0)) return false
     } else plan.predictedMicros = state.budget.predicted(load)

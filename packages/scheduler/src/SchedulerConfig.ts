@@ -31,6 +31,11 @@ export interface SchedulerConfig {
   readonly headroomTokens?: number | undefined
   /** A prompt that has waited longer than this for its next chunk gets the smallest one whatever the budget. */
   readonly maxPrefillWaitMicros: number
+  /**
+   * p of prompts whose first token, or that of prompts behind them, would come after its deadline at the schedule's p; layers
+   * that have a lower p keep it. Undefined: no prompt's p is lowered.
+   */
+  readonly sloP?: number | undefined
   /** The oldest prompt, passed over or preempted this often, goes first, and is nobody's victim. */
   readonly protectAfter: number
   /** So does one that has been the oldest for so long. */

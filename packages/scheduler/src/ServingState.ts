@@ -6,6 +6,7 @@ import type { Request } from "./Request.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { servingDefaults } from "./ServingDefaults.ts"
 import { Slots } from "./Slots.ts"
+import { SloP } from "./SloP.ts"
 import { StepBudget } from "./StepBudget.ts"
 import { StepLoad, windowsOf } from "./StepLoad.ts"
 import { Tenants } from "./Tenants.ts"
@@ -26,6 +27,7 @@ export class ServingState {
   readonly tenants = new Tenants()
   ranking!: Ranking
   readonly budget: StepBudget
+  readonly sloP: SloP
   /** The work of the plan being made. */
   readonly load: StepLoad
   /** Requests that may have a slot at a time. */
@@ -49,6 +51,7 @@ export class ServingState {
     this.decodes = new DecodeSet(layout, this.memory, this.load)
     this.headroomTokens = config.headroomTokens ?? servingDefaults.headroomTokens
     this.budget = new StepBudget(config)
+    this.sloP = new SloP(config)
     this.configure(config)
   }
 

@@ -31,6 +31,8 @@ export class StepBudget {
   /** Measured over predicted time of steps with prefill, and without. */
   private withPrefill = 1
   private withoutPrefill = 1
+  /** Share of the time of the step being planned that decodes leave to prompts; all of it where rows bound the step. */
+  prefillShare = 1
   /** Of the plan being made: what its decodes take, and what prefill is owed in it, both as measured. */
   private decodeMicros = 0
   private saved = 0
@@ -60,8 +62,9 @@ export class StepBudget {
     if (this.tokens !== undefined) return this.tokens
     this.decodeMicros = load.decodeRows === 0 ? 0 : this.costs.stepMicros(load) * this.withoutPrefill
     this.owed = this.decodeMicros * this.shareOfDecodes
-    const budget = someoneWaits ? this.busyMicros : this.idleMicros
-    return Math.max(budget, this.decodeMicros + this.owed) / this.withPrefill
+    const budget = Math.max(someoneWaits ? this.busyMicros : this.idleMicros, this.decodeMicros + this.owed)
+    this.prefillShare = (budget - this.decodeMicros) / budget
+    return budget / this.withPrefill
   }
 
   /** No chunk fits the step being planned: whether what prompts were owed since one did pays for this load, the smallest. */

@@ -78,7 +78,7 @@ export class Replica implements ReplicaLoad {
     this.stopAt = stopAt
     this.steps = Array.from({ length: config.maxStepsInFlight }, () => new StepInFlight())
     this.faults = new Random(setup.seed, `faults-${index}`)
-    this.draw = new SelectionDraw(setup.seed, setup.keep, setup.schedule.dropLayers.length)
+    this.draw = new SelectionDraw(setup.seed, setup.keep, setup.schedule.dropLayers.length, setup.sloKeep)
     this.device = new SimulatedDevice(config.layout, setup.schedule, config.slots, this.draw)
     this.driver = new Driver(config)
   }
@@ -166,10 +166,10 @@ export class Replica implements ReplicaLoad {
     this.perform(this.driver.tick(nowMicros))
   }
 
-  private put({ id, contentId, promptLength, outputs, drops, bitmaps }: Request): void {
+  private put({ id, contentId, promptLength, outputs, drops, bitmaps, account }: Request): void {
     const row = this.rows[id]!
-    const content = { key: row, promptLength, outputs, drops, bitmaps: bitmaps.slice(), stopAt: this.stopAt[row]! }
-    this.device.putContent(contentId, content)
+    const content = { key: row, promptLength, outputs, drops, isLowered: account.isLowered, bitmaps: bitmaps.slice() }
+    this.device.putContent(contentId, { ...content, stopAt: this.stopAt[row]! })
   }
 
   private perform({ selections, tokens, finished, forgets, puts, plans }: Actions): void {

@@ -19,6 +19,8 @@ export interface Setup {
   readonly model: ModelShape
   readonly schedule: DropSchedule
   readonly keep: KeepProfile
+  /** What selections keep of prompts whose p is lowered so that first tokens come in time; undefined where none is. */
+  readonly sloKeep?: KeepProfile | undefined
   readonly device: DeviceSpec
   /** Devices of one replica. */
   readonly tensorParallel: number
@@ -50,6 +52,8 @@ export interface EngineSettings {
   readonly stepBudgetMicros: number
   readonly idleStepBudgetMicros: number
   readonly prefillFloor: number
+  /** p of prompts that would be late otherwise; 0: none is lowered. */
+  readonly sloP: number
   readonly headroomTokens: number
   readonly tenantShare: number
   readonly maxPrefillWaitMicros: number
@@ -155,6 +159,7 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
     stepBudgetMicros: engine.stepBudgetMicros,
     idleStepBudgetMicros: engine.idleStepBudgetMicros,
     prefillFloor: engine.prefillFloor,
+    sloP: engine.sloP === 0 ? undefined : engine.sloP,
     headroomTokens: engine.headroomTokens,
     tenantShare: engine.tenantShare,
     maxPrefillWaitMicros: engine.maxPrefillWaitMicros,

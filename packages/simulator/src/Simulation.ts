@@ -266,6 +266,7 @@ export class Simulation {
     log.firstScheduled[row] = request.account.firstScheduledMicros
     log.preemptions[row] = request.account.preemptions
     log.cachedTokens[row] = request.account.cachedTokens
+    log.lowered[row] = request.account.isLowered ? 1 : 0
     const sets = request.keptRows
     if (request.drops && sets.length === counters.keptRows.length) {
       log.keptRows[row] = sets[sets.length - 1]!

@@ -75,6 +75,57 @@ describe("ObjectGraph", () => {
     }
   })
 
+  it("gives an object that went with others, and came back alone, what it held then", () => {
+    const root = {
+      nodes: [new Node(0), new Node(1), new Node(2)],
+      others: Array.from({ length: 40 }, () => new Node(9)),
+    }
+    const graph = new ObjectGraph(root, [])
+    const [back] = root.nodes
+    const first = graph.take()
+    root.nodes.length = 0
+    const without = graph.take()
+    back!.value = 10
+    root.nodes.push(back!)
+    const again = graph.take()
+    for (const [snapshot, nodes, value] of [
+      [first, 3, 0],
+      [again, 1, 10],
+      [without, 0, -1],
+      [again, 1, 10],
+    ] as const) {
+      back!.value = -1
+      graph.restore(snapshot)
+      expect(root.nodes).toHaveLength(nodes)
+      expect(back!.value).toBe(value)
+    }
+  })
+
+  it("takes a class's word for what its content is", () => {
+    const root = { nodes: [new Node(5)] }
+    const graph = new ObjectGraph(root, [], {
+      read: (object, values) => {
+        if (!(object instanceof Node)) return false
+        values.length = 1
+        values[0] = object.value
+        return true
+      },
+      write: (object, values, at) => {
+        if (!(object instanceof Node)) return false
+        object.value = values[at] as number
+        return true
+      },
+    })
+    const before = graph.take()
+    const [node] = root.nodes
+    node!.value = 6
+    node!.words.fill(1)
+    graph.restore(before)
+    expect(node!.value).toBe(5)
+    // Left out: neither saved nor put back.
+    expect(node!.words[0]).toBe(1)
+  })
+
   it("leaves what is fixed or frozen alone, and follows what is frozen", () => {
     const fixed = { value: 1, inner: { value: 1 } }
     const inner = { value: 1 }

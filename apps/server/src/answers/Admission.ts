@@ -102,6 +102,7 @@ const nothing = ({ request }: PlannedChoice): GenerateEvent & Finished => ({
   ...noOutput,
   promptTokens: request.prompt.length,
   cachedTokens: 0,
+  lowered: false,
   kept: [1],
   bitmaps: [],
   times: { arrivedMicros: 0, firstScheduledMicros: -1, firstTokenMicros: -1, finishedMicros: 0 },

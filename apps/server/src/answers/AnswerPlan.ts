@@ -21,6 +21,8 @@ export interface AnswerPlan {
   /** In the order of their index: the n answers of the first prompt, then those of the second … */
   readonly choices: ReadonlyArray<PlannedChoice>
   readonly report: boolean
+  /** p of requests that were lowered for a first token that would have been late; null where none is. */
+  readonly sloP: number | null
   /** Token ids whose end of an answer is no stop reason that a client asked for. */
   readonly silentStops: ReadonlySet<number>
 }
@@ -76,7 +78,7 @@ export const planAnswers = Effect.fnUntraced(function* (
   const sampling = yield* Effect.fromResult(samplingOf(request, request.logprobsAsked, served))
   yield* checkDropping(request, served)
   const n = request.n ?? 1
-  const ttftSloMs = request.ttft_slo_ms ?? hints.ttftMs
+  const ttftSloMs = request.ttft_slo_ms ?? hints.ttftMs ?? served.ttftSloMs
   // The client's own id may come twice at the same time; the engine's names must differ.
   const unique = randomUUID()
   const { maxTokens, promptLogprobs } = request
@@ -117,9 +119,22 @@ export const planAnswers = Effect.fnUntraced(function* (
     promptTokens: prompts.reduce((sum, { tokens }) => sum + tokens.length, 0),
     choices,
     report: request.uniprefill?.report ?? false,
+    sloP: served.sloP,
     silentStops: new Set(served.eosTokenIds.filter((token) => !asked.has(token))),
   }
 })
+
+/** What an answer says of the tokens that it dropped: where that was asked for, and always where its p was lowered. */
+export const dropReport = ({ report, sloP }: AnswerPlan, ends: ReadonlyArray<Finished>) => {
+  const isLowered = ends.some((end) => end.lowered)
+  if (ends.length === 0 || !(report || isLowered)) return {}
+  return {
+    uniprefill: {
+      ...(report ? { kept: ends[0]!.kept } : {}),
+      ...(isLowered ? { lowered_p: sloP! } : {}),
+    },
+  }
+}
 
 /** The stop string or token that ended an answer, unless it is the model's own end, which nobody asked about. */
 export const stopReasonOf = (plan: AnswerPlan, { stopReason }: Finished): string | number | null =>

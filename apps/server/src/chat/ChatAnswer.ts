@@ -5,6 +5,7 @@ import { type AnswerFormat, done, sse } from "../answers/AnswerFormat.ts"
 import {
   type AnswerEvent,
   type AnswerPlan,
+  dropReport,
   type Finished,
   type PlannedChoice,
   stopReasonOf,
@@ -40,7 +41,7 @@ export const chatFormat = (
         },
       ],
       ...usage.inChunk(streamUsage),
-      ...(end !== null && plan.report ? { uniprefill: { kept: end.kept } } : {}),
+      ...dropReport(plan, end === null ? [] : [end]),
     } satisfies ChatCompletionChunk)
 
   const logprobsOf = (choice: PlannedChoice, event: AnswerEvent): ChatLogprobs | null => {
@@ -95,14 +96,15 @@ export const chatFormat = (
           stop_reason: stopReasonOf(plan, end),
         }
       })
-      const { kept } = events[0]!.at(-1) as Finished
-      const report = plan.report ? { uniprefill: { kept } } : {}
       return {
         ...head,
         object: "chat.completion",
         choices,
         usage: usage.usage,
-        ...report,
+        ...dropReport(
+          plan,
+          events.map((of) => of.at(-1) as Finished),
+        ),
       } satisfies ChatCompletion
     },
   }

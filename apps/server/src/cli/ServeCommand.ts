@@ -52,6 +52,8 @@ export const serve = (settings: ServeSettings, executorOf: EngineLive.ExecutorOf
         chatTemplate: settings["chat-template"],
         kvEvents: settings["kv-events-config"],
         pFloor: settings["p-floor"],
+        sloP: settings["slo-p"],
+        ttftSloMs: settings["ttft-slo-ms"],
       }),
     ),
     Layer.provideMerge(HttpListener.layer({ host, port, limits, closeGraceMs: 500 })),

@@ -5,6 +5,7 @@ import { type AnswerFormat, done, sse } from "../answers/AnswerFormat.ts"
 import {
   type AnswerEvent,
   type AnswerPlan,
+  dropReport,
   type Finished,
   type PlannedChoice,
   stopReasonOf,
@@ -40,7 +41,7 @@ export const completionFormat = (
       ...head,
       choices,
       ...usage.inChunk(streamUsage),
-      ...(end !== null && plan.report ? { uniprefill: { kept: end.kept } } : {}),
+      ...dropReport(plan, end === null ? [] : [end]),
     } satisfies CompletionChunk)
   }
 
@@ -61,11 +62,9 @@ export const completionFormat = (
     end: () => `${streamUsage === "none" ? "" : sse({ ...head, choices: [], usage: usage.usage })}${done}`,
     failed: ({ status, message, param }) => `${sse(errorBody(status, message, param))}${done}`,
     whole: (events) => {
-      let kept: ReadonlyArray<number> = []
       const choices = plan.choices.map((choice, i) => {
         for (const event of events[i]!) usage.add(choice, event)
         const end = events[i]!.at(-1) as Finished
-        if (i === 0) kept = end.kept
         return {
           index: choice.index,
           ...texts[i]!.whole(events[i]!),
@@ -73,7 +72,10 @@ export const completionFormat = (
           stop_reason: stopReasonOf(plan, end),
         }
       })
-      const report = plan.report ? { uniprefill: { kept } } : {}
+      const report = dropReport(
+        plan,
+        events.map((of) => of.at(-1) as Finished),
+      )
       return { ...head, choices, usage: usage.usage, ...report } satisfies Completion
     },
   }

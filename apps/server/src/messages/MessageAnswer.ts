@@ -1,6 +1,6 @@
 import { messagesErrorBody } from "@uniprefill/openai/MessagesRequest"
 import { type AnswerFormat, sse } from "../answers/AnswerFormat.ts"
-import type { AnswerEvent, AnswerPlan, Finished } from "../answers/AnswerPlan.ts"
+import { type AnswerEvent, type AnswerPlan, dropReport, type Finished } from "../answers/AnswerPlan.ts"
 import { UsageCount } from "../answers/UsageCount.ts"
 import { wholeText } from "../chat/ChatAnswer.ts"
 import { type ReasoningMarks, ReasoningSplit } from "../chat/ReasoningSplit.ts"
@@ -23,7 +23,7 @@ export const messageFormat = (plan: AnswerPlan, reasoning: ReasoningMarks | null
     stop_reason: end === null ? null : stopOf(end),
     stop_sequence: end === null ? null : sequenceOf(end),
     usage: usageOf(usage),
-    ...(plan.report && end !== null ? { uniprefill: { kept: end.kept } } : {}),
+    ...dropReport(plan, end === null ? [] : [end]),
   })
 
   const open = (kind: "thinking" | "text"): string => {
@@ -64,7 +64,7 @@ export const messageFormat = (plan: AnswerPlan, reasoning: ReasoningMarks | null
         say(split.flush()) +
         (block === "text" ? "" : open("text")) +
         close() +
-        event("message_delta", { delta, usage: usageOf(usage) }) +
+        event("message_delta", { delta, usage: usageOf(usage), ...dropReport(plan, [end!]) }) +
         event("message_stop", {})
       )
     },

@@ -39,6 +39,10 @@ export interface ServingOptions {
   readonly schedule?: DropSchedule | undefined
   /** The least p that a request may ask for. */
   readonly pFloor?: number | undefined
+  /** p of requests whose first token would be late otherwise. */
+  readonly sloP?: number | undefined
+  /** When the first token of a request that names no target is due, ms. */
+  readonly ttftSloMs?: number | undefined
 }
 
 /**
@@ -69,8 +73,9 @@ export const layer = (
       )
       yield* checkMaxModelLen(settings, model)
       yield* checkTensorParallel(settings, model)
+      yield* checkSloP(serving.sloP, model)
       const servedNames = names.length > 0 ? names : [basename(directory.replace(/\/+$/, ""))]
-      return servedLayer(model, servedNames, serving.pFloor ?? null).pipe(
+      return servedLayer(model, servedNames, serving).pipe(
         Layer.provideMerge(engineLayer(model, settings, servedNames[0]!, serving)),
         Layer.provideMerge(Tokenizer.layer({ directory, chatTemplate: serving.chatTemplate, warm: true })),
         Layer.provide(executorOf(model, settings)),
@@ -89,6 +94,15 @@ const checkMaxModelLen = ({ "max-model-len": asked }: ModelSettings, { spec }: M
 const checkTensorParallel = ({ "tensor-parallel-size": ranks }: ModelSettings, { spec }: ModelDirectory) => {
   const fault = modelSplitFault(spec, ranks)
   return fault === null ? Effect.void : Effect.fail(new UsageError({ message: `--tensor-parallel-size: ${fault}` }))
+}
+
+/** A p that lowers nothing is a mistake. */
+const checkSloP = (sloP: number | undefined, { schedule }: ModelDirectory) => {
+  const own = schedule.dropLayers.map((drop) => drop.p)
+  if (sloP === undefined || own.some((p) => p > sloP)) return Effect.void
+  const detail =
+    own.length === 0 ? "this model is served dense" : `the drop schedule's p is ${Math.max(...own)} at most`
+  return Effect.fail(new UsageError({ message: `--slo-p: ${detail}, so ${sloP} lowers nothing` }))
 }
 
 const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: string, serving: ServingOptions) =>
@@ -126,6 +140,7 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
         record: recording === undefined ? undefined : { write: recording.write, code: version },
         prefixEvents: publisher?.publish,
         maxModelLen: settings["max-model-len"],
+        sloP: serving.sloP,
         stepBudgetMicros,
         idleStepBudgetMicros: Math.max(stepBudgetMicros, EngineLayer.engineDefaults.idleStepBudgetMicros),
         // Planning takes longer than a step may wait for on a fast device.
@@ -151,7 +166,7 @@ export const kvElementBytes = ({ spec }: ModelDirectory, { layout, tensorParalle
   return layout.slabBytes / (layout.pageSize * layout.layersPerSlab * 2 * width)
 }
 
-const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>, pFloor: number | null) =>
+const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>, serving: ServingOptions) =>
   Layer.effect(
     ServedModel,
     Effect.gen(function* () {
@@ -166,7 +181,9 @@ const servedLayer = (model: ModelDirectory, names: ReadonlyArray<string>, pFloor
         eosTokenIds: model.eosTokenIds,
         generation: model.generation,
         scheduleP: dropLayers.map((drop) => drop.p),
-        pFloor,
+        pFloor: serving.pFloor ?? null,
+        sloP: serving.sloP ?? null,
+        ttftSloMs: serving.ttftSloMs,
       }
     }),
   )

@@ -21,6 +21,10 @@ export class ServedModel extends Context.Service<
     readonly scheduleP: ReadonlyArray<number>
     /** The least p that a request may ask for; null: it may only raise the schedule's. */
     readonly pFloor: number | null
+    /** p of requests whose first token would be late otherwise; null: none is lowered. */
+    readonly sloP: number | null
+    /** When the first token of a request that names no target is due, ms after its arrival. */
+    readonly ttftSloMs: number | undefined
   }
 >()("uniprefill/model/ServedModel") {}
 

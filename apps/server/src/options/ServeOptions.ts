@@ -88,6 +88,22 @@ export const serveOptions = {
     minimum: 0,
     maximum: 1,
   }),
+  "ttft-slo-ms": Kind.optionalInteger({
+    metavar: "MS",
+    description: "When the first token of a request is due that has no ttft_slo_ms of its own",
+    shownDefault: "no time",
+    minimum: 1,
+    maximum: 86_400_000,
+  }),
+  "slo-p": Kind.optionalNumber({
+    metavar: "P",
+    description:
+      "Where first tokens would be late, requests that do not name a p are served at this one, below the schedule's: " +
+      "sooner at the cost of accuracy, and the answer says so",
+    shownDefault: "late ones are late",
+    minimum: 0,
+    maximum: 1,
+  }),
   "shadow-dense-ratio": Kind.number({
     metavar: "SHARE",
     description:

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto"
 import type { ResponsesRequest } from "@uniprefill/openai/ResponsesRequest"
 import { type AnswerFormat, sse } from "../answers/AnswerFormat.ts"
-import type { AnswerEvent, AnswerPlan, Finished } from "../answers/AnswerPlan.ts"
+import { type AnswerEvent, type AnswerPlan, dropReport, type Finished } from "../answers/AnswerPlan.ts"
 import { UsageCount } from "../answers/UsageCount.ts"
 import { wholeText } from "../chat/ChatAnswer.ts"
 import { type ReasoningMarks, ReasoningSplit } from "../chat/ReasoningSplit.ts"
@@ -57,7 +57,7 @@ export const responseFormat = (
     truncation: "disabled",
     usage: status === "in_progress" ? null : usageOf(usage),
     user: request.user ?? null,
-    ...(plan.report && end !== null ? { uniprefill: { kept: end.kept } } : {}),
+    ...dropReport(plan, end === null ? [] : [end]),
   })
   const outputOf = (status: Status, { reasoning: thoughts, content }: { reasoning: string; content: string }) => [
     ...(thoughts === "" ? [] : [reasoningItem(thoughts)]),

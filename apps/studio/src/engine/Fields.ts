@@ -24,6 +24,7 @@ const knownNames: Readonly<Record<string, () => ReadonlyArray<string>>> = {
   device: () => [...devices.keys()],
   schedule: () => ["preset", "off"],
   keep: () => ["paper"],
+  sloKeep: () => ["measured"],
   policy: () => policyNames,
   "workload.trace": () => [builtInTrace],
   "workload.maxTokens": () => ["true-length"],
@@ -73,7 +74,7 @@ const labelOf = (name: string): readonly [label: string, unit: string] => {
   // Tokens are what the field is about, not what it is measured in.
   const stem = found === undefined || found[1] === "tokens" ? name : name.slice(0, -found[0].length)
   const words = stem.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)
-  const label = `${words[0]!.toUpperCase()}${words.slice(1)}`.replace(/\b(gpu|ttft|tpot|cv)\b/i, (short) =>
+  const label = `${words[0]!.toUpperCase()}${words.slice(1)}`.replace(/\b(gpu|slo|ttft|tpot|cv)\b/i, (short) =>
     short.toUpperCase(),
   )
   return [label, found?.[1] ?? ""]

@@ -28,15 +28,15 @@ export interface Timing {
   readonly endedAt: number
 }
 
-/** What the replay up to a step may take, ms: with putting a checkpoint back and reading the state it stays below 100. */
-const replayMs = 24
+/** What the replay up to a step may take, ms: a tenth of what a look may, since there are steps that take several times as long. */
+const replayMs = 8
 
 /** Least and most steps between checkpoints. */
-const leastSteps = 2048
+const leastSteps = 512
 const mostSteps = 65_536
 
 /** Time between two looks at what came from the page, ms. */
-const sliceMs = 8
+const sliceMs = 4
 const progressMs = 80
 
 /**

@@ -139,6 +139,7 @@ export class RecordedRun implements LookBack {
         link: null,
         keep: header.schedule.dropLayers.length === 0 ? "served dense" : "recorded: the model's own selections",
         accuracy: "unknown",
+        lowered: null,
         assumptions: ["a step begins when it was planned, or when the step before it ended"],
       },
       meta: metaOf(recording),

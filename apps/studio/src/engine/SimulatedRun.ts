@@ -111,7 +111,7 @@ export class SimulatedRun implements LookBack {
 }
 
 const groundsOf = (experiment: Experiment, grounds: ReturnType<typeof provenanceOf>): Provenance => {
-  const { device, rates, ratesNote, link, kept } = grounds
+  const { device, rates, ratesNote, link, kept, lowered } = grounds
   return {
     device,
     rates,
@@ -119,6 +119,7 @@ const groundsOf = (experiment: Experiment, grounds: ReturnType<typeof provenance
     link,
     keep: kept === null ? "served dense" : `${kept.source}: ${kept.note}`,
     accuracy: kept === null ? "as the dense model" : kept.accuracy,
+    lowered,
     assumptions: experiment.workload.assumptions,
   }
 }

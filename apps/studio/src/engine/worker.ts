@@ -57,10 +57,14 @@ const runHeld = async (id: number, run: LookBack): Promise<RunModel> => {
 }
 
 /** Looks made before anybody asks: the first ones take several times as long as later ones. */
-const warmingLooks = 8
+const warmingLooks = 48
+
+/** When they begin, ms: the page paints its first picture meanwhile, and may need the processor for itself. */
+const warmingDelayMs = 500
 
 /** Looks back here and there, letting messages in between. */
 const warm = async (run: LookBack, { result }: RunModel): Promise<void> => {
+  await new Promise((resolve) => setTimeout(resolve, warmingDelayMs))
   const { count } = result.timeline.steps
   if (count === 0) return
   for (let i = 1; i <= warmingLooks; i++) {

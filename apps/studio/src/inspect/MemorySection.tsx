@@ -1,11 +1,17 @@
 import type { StepState } from "@uniprefill/simulator/timetravel/StepState"
 import { countLabel } from "../layout/Ticks.ts"
 import { percent } from "./KeptStrip.tsx"
+import { Section } from "./Section.tsx"
 
 /** Slabs of the step's replica: who holds them, and the prefix cache. */
 export const MemorySection = ({ state }: { readonly state: StepState }) => {
-  const { memory } = state
-  const { total, used, reserved, free, draining, cache, slots, slotsFree } = memory
+  const { total, used, slots, slotsFree } = state.memory
+  const title = `Memory: ${percent(used / total)} in use, ${slots - slotsFree} of ${slots} slots`
+  return <Section title={title}>{() => <Holders memory={state.memory} />}</Section>
+}
+
+const Holders = ({ memory }: { readonly memory: StepState["memory"] }) => {
+  const { total, used, reserved, free, draining, cache } = memory
   const shared = cache.slabs - cache.idleSlabs
   const own = Math.max(0, used - draining - shared)
   const parts = [
@@ -16,10 +22,7 @@ export const MemorySection = ({ state }: { readonly state: StepState }) => {
     { name: "free", slabs: free, mark: "var(--lane)" },
   ]
   return (
-    <details className="section">
-      <summary>
-        Memory: {percent(used / total)} in use, {slots - slotsFree} of {slots} slots
-      </summary>
+    <>
       <div className="bar" aria-hidden="true">
         {parts.map(({ name, slabs, mark }) => (
           <i key={name} style={{ flexGrow: slabs, background: mark }} />
@@ -70,6 +73,6 @@ export const MemorySection = ({ state }: { readonly state: StepState }) => {
           </ol>
         </>
       )}
-    </details>
+    </>
   )
 }

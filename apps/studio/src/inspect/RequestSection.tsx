@@ -66,6 +66,7 @@ export const RequestSection = ({ model, request, detail, isDark }: Props) => {
             ) : (
               <span className="chip">simulated</span>
             )}
+            {detail.state.isLowered ? <span className="chip warn">at a lower p</span> : null}
           </h4>
           {detail.state.drops ? (
             <KeptStrip kept={detail.kept} segments={meta.segmentLayers.length} isDark={isDark} />

@@ -2,23 +2,27 @@ import type { RequestState, StepState } from "@uniprefill/simulator/timetravel/S
 import { useState } from "react"
 import { countLabel } from "../layout/Ticks.ts"
 import { RequestLink } from "./RequestLink.tsx"
+import { Section } from "./Section.tsx"
 
 const shownFirst = 12
 
 /** Every request that waits or owns anything. */
 export const RequestTable = ({ state }: { readonly state: StepState }) => {
-  const [all, setAll] = useState(false)
   const { requests, unlistedWaiting } = state
   const counts = new Map<string, number>()
   for (const { phase } of requests) counts.set(phase, (counts.get(phase) ?? 0) + 1)
-  const ordered = requests.toSorted((a, b) => rank(a) - rank(b) || a.row - b.row)
-  const shown = all ? ordered : ordered.slice(0, shownFirst)
   const said = [...counts]
     .map(([phase, count]) => `${count + (phase === "waiting" ? unlistedWaiting : 0)} ${phase}`)
     .join(", ")
+  return <Section title={`Every request: ${said === "" ? "none" : said}`}>{() => <Rows state={state} />}</Section>
+}
+
+const Rows = ({ state: { requests, unlistedWaiting } }: { readonly state: StepState }) => {
+  const [all, setAll] = useState(false)
+  const ordered = requests.toSorted((a, b) => rank(a) - rank(b) || a.row - b.row)
+  const shown = all ? ordered : ordered.slice(0, shownFirst)
   return (
-    <details className="section">
-      <summary>Every request: {said === "" ? "none" : said}</summary>
+    <>
       <div className="scroll" tabIndex={0} role="region" aria-label="Requests at this step">
         <table className="grid">
           <thead>
@@ -53,7 +57,7 @@ export const RequestTable = ({ state }: { readonly state: StepState }) => {
         </button>
       ) : null}
       {unlistedWaiting > 0 ? <p className="soft">… and {unlistedWaiting} that wait behind them</p> : null}
-    </details>
+    </>
   )
 }
 

@@ -142,6 +142,8 @@ export interface Provenance {
   readonly link: string | null
   readonly keep: string
   readonly accuracy: string
+  /** Of requests served at a lower p so that first tokens come in time; null where none may be. */
+  readonly lowered: Grounds["lowered"]
   readonly assumptions: ReadonlyArray<string>
 }
 

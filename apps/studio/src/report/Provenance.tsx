@@ -1,4 +1,5 @@
 import { useId } from "react"
+import { percent } from "../inspect/KeptStrip.tsx"
 import type { RunResult } from "../protocol/Protocol.ts"
 import { Icon } from "../ui/Icon.tsx"
 
@@ -13,7 +14,7 @@ export const Provenance = ({
   readonly letter?: string
 }) => {
   const { provenance, hash, reproduction } = result
-  const { device, rates, ratesNote, link, keep, accuracy, assumptions } = provenance
+  const { device, rates, ratesNote, link, keep, accuracy, lowered, assumptions } = provenance
   const id = useId()
   const isSound = rates === "recorded" || rates === "calibrated"
   return (
@@ -41,6 +42,15 @@ export const Provenance = ({
           <dt>accuracy</dt>
           <dd>{accuracy}</dd>
         </div>
+        {lowered === null ? null : (
+          <div>
+            <dt>lowered p</dt>
+            <dd>
+              {lowered.p} for {percent(lowered.share)} of requests, whose kept rows are {lowered.source}: {lowered.note}
+              ; accuracy at it: {lowered.accuracy}
+            </dd>
+          </div>
+        )}
         {assumptions.map((assumption) => (
           <div key={assumption}>
             <dt>assumed</dt>

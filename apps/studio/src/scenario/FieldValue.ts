@@ -13,8 +13,9 @@ export const valueOf = (
   if (text === "") return undefined
   const isNumber = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text)
   if (control.kind === "number") return isNumber ? Number(text) : text
-  if (isNumber && (typeof defaultValue === "number" || /:|length|^paper$/.test(String(defaultValue)))) {
-    return String(defaultValue) === "paper" ? [Number(text)] : Number(text)
+  const isShares = defaultValue === "paper" || defaultValue === "measured"
+  if (isNumber && (typeof defaultValue === "number" || isShares || /:|length/.test(String(defaultValue)))) {
+    return isShares ? [Number(text)] : Number(text)
   }
   if (/^[\d.]+(\s*,\s*[\d.]+)+$/.test(text)) return text.split(",").map(Number)
   return text

@@ -53,7 +53,7 @@ export const missingFiles = (
   { values, changes }: Draft,
   files: Readonly<Record<string, Blob>>,
 ): ReadonlyArray<string> => {
-  const named = ["workload.trace", "calibration", "schedule", "keep", "model"].map((path) => values[path])
+  const named = ["workload.trace", "calibration", "schedule", "keep", "sloKeep", "model"].map((path) => values[path])
   return [...named, ...changes.map((change) => change.keep)].filter(
     (name): name is string =>
       typeof name === "string" && /\.(jsonl|json|csv)(\.gz)?$/.test(name) && files[name] === undefined,

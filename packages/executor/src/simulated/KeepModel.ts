@@ -4,9 +4,15 @@ import { blockCount, bitmapWords, type SelectionShape } from "@uniprefill/model/
 export interface KeepModel {
   /**
    * A bitmap over the blocks of a set of `shape.rows` rows, after `segment`, for the request with this `key` and a prompt of
-   * `promptTokens`.
+   * `promptTokens`. `isLowered`: at a lower p than the schedule's.
    */
-  readonly select: (key: number, promptTokens: number, segment: number, shape: SelectionShape) => Uint32Array
+  readonly select: (
+    key: number,
+    promptTokens: number,
+    segment: number,
+    shape: SelectionShape,
+    isLowered?: boolean,
+  ) => Uint32Array
 }
 
 /** Keeps each block with the probability given for its segment, drawn from (seed, key, segment, block) alone. */

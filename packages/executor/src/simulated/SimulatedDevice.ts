@@ -14,6 +14,8 @@ export interface SimulatedContent {
   /** Output tokens so far: rows that follow the kept rows of every set. */
   readonly outputs: number
   readonly drops: boolean
+  /** Selects at a lower p than the schedule's; false where nothing is said. */
+  readonly isLowered?: boolean
   readonly bitmaps: ReadonlyArray<Uint32Array>
   /** Output tokens after which the output ends; not looked at where tokens are made up. */
   readonly stopAt: number
@@ -133,12 +135,13 @@ export class SimulatedDevice {
     const content = this.contents.get(contentId)
     if (content === undefined) throw new Error(`content ${contentId} is not there`)
     this.contents.delete(contentId)
-    const { key, promptLength, outputs, drops, bitmaps, stopAt } = content
+    const { key, promptLength, outputs, drops, isLowered = false, bitmaps, stopAt } = content
     this.slots[slot] = {
       key,
       promptLength,
       outputs,
       drops,
+      isLowered,
       bitmaps,
       stopAt,
       kept: [promptLength],
@@ -276,7 +279,7 @@ export class SimulatedDevice {
     const { block, sink, lastQ } = this.schedule
     const shape = { rows: slot.kept[segment]!, block, sink, lastQ }
     const replayed = slot.bitmaps[segment]
-    const bitmap = replayed ?? this.keep.select(slot.key, slot.promptLength, segment, shape)
+    const bitmap = replayed ?? this.keep.select(slot.key, slot.promptLength, segment, shape, slot.isLowered === true)
     this.load.scoredRows[segment]! += shape.rows
     this.selections++
     slot.kept[segment + 1] = keptRows(bitmap, shape)

@@ -33,6 +33,8 @@ export class RequestLog {
   readonly keptRows: Int32Array
   /** Prompt tokens that a prefix cache already held. */
   readonly cachedTokens: Int32Array
+  /** 1: served at a lower p than the schedule's, so that first tokens come in time. */
+  readonly lowered: Uint8Array
   readonly replica: Uint16Array
 
   constructor(workload: Workload) {
@@ -48,6 +50,7 @@ export class RequestLog {
     this.preemptions = new Int32Array(count)
     this.keptRows = new Int32Array(count).fill(-1)
     this.cachedTokens = new Int32Array(count)
+    this.lowered = new Uint8Array(count)
     this.replica = new Uint16Array(count)
   }
 }

@@ -55,6 +55,8 @@ export interface Summary {
   readonly byLength: ReadonlyArray<LengthBucket>
   /** Rows of each segment's kept set, as a share of the prompt rows; empty without drop layers. */
   readonly keptShares: ReadonlyArray<number>
+  /** Completed requests that were served at a lower p than the schedule's, so that first tokens come in time. */
+  readonly lowered: number
   /** Share of the memory pool in use, mean and highest sample. */
   readonly memoryMean: number
   readonly memoryMax: number
@@ -96,11 +98,13 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
   let outputTokens = 0
   let cachedTokens = 0
   let met = 0
+  let lowered = 0
   for (let row = 0; row < log.count; row++) {
     if (log.status[row] !== RequestStatus.completed) continue
     inputTokens += workload.promptTokens[row]!
     outputTokens += log.outputs[row]!
     cachedTokens += log.cachedTokens[row]!
+    lowered += log.lowered[row]!
     if (meets(log, row, slo)) met++
   }
   const gpuHours = (devices * seconds) / 3600
@@ -159,6 +163,7 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
       counters.droppingPromptRows === 0
         ? []
         : Array.from(counters.keptRows, (rows) => rows / counters.droppingPromptRows),
+    lowered,
     memoryMean: mean(occupancy.series.used) / pool,
     memoryMax: occupancy.series.used.reduce((most, used) => Math.max(most, used), 0) / pool,
     steps: counters.steps,

@@ -9,26 +9,36 @@ import { keptShare, type KeepProfile } from "./KeepProfile.ts"
 export class SelectionDraw implements KeepModel {
   /** Of selections to come. */
   profile: KeepProfile
+  /** The same of prompts at a lower p than the schedule's. */
+  private readonly lowered: KeepProfile
   private readonly seed: number
   private readonly drops: number
   private state = 0
 
   /** `drops`: how many drop layers the schedule has. */
-  constructor(seed: number, profile: KeepProfile, drops: number) {
+  constructor(seed: number, profile: KeepProfile, drops: number, lowered = profile) {
     this.seed = seed
     this.profile = profile
+    this.lowered = lowered
     this.drops = drops
   }
 
   /** The selection after `segment` over a set of `shape.rows` rows of a prompt of `promptTokens`. */
-  select(request: number, promptTokens: number, segment: number, shape: SelectionShape): Uint32Array {
-    const { recorded } = this.profile
+  select(
+    request: number,
+    promptTokens: number,
+    segment: number,
+    shape: SelectionShape,
+    isLowered = false,
+  ): Uint32Array {
+    const profile = isLowered ? this.lowered : this.profile
+    const { recorded } = profile
     // One recorded prompt for all selections of a request.
     if (recorded !== undefined)
       return recorded.select(mixed(mixed(0x2545f491, this.seed), request), promptTokens, segment, shape)
     const bitmap = new Uint32Array(bitmapWords(shape))
     const forced = Math.min(shape.rows, shape.sink + shape.lastQ)
-    const wanted = keptShare(this.profile, promptTokens, segment, this.drops) * promptTokens
+    const wanted = keptShare(profile, promptTokens, segment, this.drops) * promptTokens
     const candidates = shape.rows - forced
     const share = candidates === 0 ? 1 : Math.max(0, Math.min(1, (wanted - forced) / candidates))
     this.state = mixed(mixed(mixed(0x2545f491, this.seed), request), segment)

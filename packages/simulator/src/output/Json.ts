@@ -50,6 +50,7 @@ export const resultJson = (summary: Summary, about: Readonly<Record<string, unkn
   steps_outside_calibration: summary.stepsOutsideCalibration,
   steps_failed: summary.stepsFailed,
   preemptions: summary.preemptions,
+  lowered_requests: summary.lowered,
   over_budget_chunks: summary.overBudgetChunks,
   gpu_hours: summary.gpuHours,
   price_per_million_output_tokens: summary.pricePerMillionOutputTokens,

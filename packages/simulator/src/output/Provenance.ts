@@ -14,10 +14,21 @@ export interface Provenance {
   readonly link: string | null
   /** Null for a run that drops nothing. */
   readonly kept: { readonly source: string; readonly note: string; readonly accuracy: string } | null
+  /** Of prompts whose p was lowered so that first tokens come in time; null where none may be. */
+  readonly lowered: LoweredGrounds | null
+}
+
+export interface LoweredGrounds {
+  readonly p: number
+  /** Share of the requests completed. */
+  readonly share: number
+  readonly source: string
+  readonly note: string
+  readonly accuracy: string
 }
 
 export const provenanceOf = ({ scenario, setup }: Experiment, summary: Summary): Provenance => {
-  const { device, keep, schedule, tensorParallel, host } = setup
+  const { device, keep, sloKeep, schedule, tensorParallel, host, engine } = setup
   const { outsideShare } = summary
   const calibration = calibrationOf(device)
   const link = linkOf(device, host.link, tensorParallel)
@@ -48,14 +59,30 @@ export const provenanceOf = ({ scenario, setup }: Experiment, summary: Summary):
     outsideShare,
     link: link === null ? null : `${link.library} between ${link.ranks} ranks, ${link.source}`,
     kept: schedule.dropLayers.length === 0 ? null : { source: keep.source, note: keep.note, accuracy: keep.accuracy },
+    lowered:
+      sloKeep === undefined
+        ? null
+        : {
+            p: engine.sloP,
+            share: summary.completed === 0 ? 0 : summary.lowered / summary.completed,
+            source: sloKeep.source,
+            note: sloKeep.note,
+            accuracy: sloKeep.accuracy,
+          },
   }
 }
 
 /** A line for each part. */
-export const provenanceLines = ({ device, ratesNote, link, kept }: Provenance): ReadonlyArray<string> => [
+export const provenanceLines = ({ device, ratesNote, link, kept, lowered }: Provenance): ReadonlyArray<string> => [
   `rates      ${device}: ${ratesNote}`,
   ...(link === null ? [] : [`links      ${link}`]),
   ...(kept === null ? [] : [`kept rows  ${kept.source}: ${kept.note}`, `accuracy   ${kept.accuracy}`]),
+  ...(lowered === null ? [] : loweredLines(lowered)),
+]
+
+const loweredLines = ({ p, share, source, note, accuracy }: LoweredGrounds): ReadonlyArray<string> => [
+  `lowered p  ${p} for ${percent(share)} of requests, whose kept rows are ${source}: ${note}`,
+  `           accuracy at it: ${accuracy}`,
 ]
 
 /** What several runs rest on, each different set once, with the names of those that it holds for. */

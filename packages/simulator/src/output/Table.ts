@@ -61,6 +61,7 @@ export const benchTable = (summary: Summary): string => {
         .join(" "),
     )
   }
+  if (summary.lowered > 0) row("Requests served at a lower p:", `${summary.lowered}`)
   row("GPU hours:", fixed(summary.gpuHours))
   if (summary.pricePerMillionTokens > 0) {
     row("Price per 1M output tokens:", summary.pricePerMillionOutputTokens.toPrecision(3))

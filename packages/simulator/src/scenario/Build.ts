@@ -10,7 +10,7 @@ import { decodeShape } from "../model/PublishedConfig.ts"
 import type { Setup } from "../Setup.ts"
 import type { Workload } from "../workload/Workload.ts"
 import { buildChanges } from "./BuildChanges.ts"
-import { buildKeep } from "./BuildKeep.ts"
+import { buildKeep, buildSloKeep } from "./BuildKeep.ts"
 import { buildWorkload } from "./BuildWorkload.ts"
 import { policyOf, type PolicyModules } from "./Policies.ts"
 import type { FullScenario } from "./Scenario.ts"
@@ -49,6 +49,7 @@ export const buildExperiment = (
       model: model.shape,
       schedule,
       keep: buildKeep(scenario.keep, schedule, workload, read),
+      sloKeep: buildSloKeep(scenario, schedule, workload, read),
       device: buildDevice(scenario, read),
       tensorParallel: scenario.tensorParallel,
       replicas: scenario.replicas,
@@ -64,6 +65,7 @@ export const buildExperiment = (
         stepBudgetMicros: micros(engine.stepBudgetMs),
         idleStepBudgetMicros: micros(engine.idleStepBudgetMs),
         prefillFloor: engine.prefillFloor,
+        sloP: engine.sloP,
         headroomTokens: engine.headroomTokens,
         tenantShare: engine.tenantShare,
         maxPrefillWaitMicros: micros(engine.maxPrefillWaitMs),

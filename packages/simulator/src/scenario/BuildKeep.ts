@@ -2,8 +2,9 @@ import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { constantKeep, paperKeep, type KeepProfile } from "../model/KeepProfile.ts"
 import type { Workload } from "../workload/Workload.ts"
 import type { ReadText } from "./Build.ts"
-import { decodeKeepFile } from "./KeepFile.ts"
+import { decodeKeepFile, isKeepByP } from "./KeepFile.ts"
 import { decodeRecordedSelections } from "./RecordingSelections.ts"
+import type { FullScenario } from "./Scenario.ts"
 import { parseJson, ScenarioError } from "./ScenarioFields.ts"
 
 /** What selections keep, with its source, and how far the workload goes beyond what it was made from. */
@@ -16,6 +17,30 @@ export const buildKeep = (
   const profile = profileOf(keep, schedule, read)
   const said = profile.source === "assumed" ? "" : lengthsOutside(profile, schedule, workload)
   return said === "" ? profile : { ...profile, note: `${profile.note}; ${said}` }
+}
+
+/** What selections keep at the p that late prompts are lowered to; undefined where none is, or nothing is dropped. */
+export const buildSloKeep = (
+  { keep, sloKeep, engine }: FullScenario,
+  schedule: DropSchedule,
+  workload: Workload,
+  read: ReadText,
+): KeepProfile | undefined => {
+  const { sloP } = engine
+  if (sloP === 0 || schedule.dropLayers.length === 0) return undefined
+  if (schedule.dropLayers.every(({ p }) => p <= sloP)) {
+    const own = Math.max(...schedule.dropLayers.map(({ p }) => p))
+    throw new ScenarioError(`engine.sloP: the schedule's p is ${own} at most, so ${sloP} lowers nothing`)
+  }
+  const dropLayers = schedule.dropLayers.map(({ layer, p }) => ({ layer, p: Math.min(p, sloP) }))
+  const lowered = { ...schedule, dropLayers }
+  if (sloKeep !== "measured") return buildKeep(sloKeep, lowered, workload, read)
+  if (typeof keep !== "string" || !keep.endsWith(".json") || !isKeepByP(parseJson(keep, read(keep)))) {
+    throw new ScenarioError(
+      `sloKeep: engine.sloP is ${sloP}, and keep says nothing of that p: give the shares kept at it, or a .keep.json by p`,
+    )
+  }
+  return buildKeep(keep, lowered, workload, read)
 }
 
 const profileOf = (

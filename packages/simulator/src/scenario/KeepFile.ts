@@ -29,7 +29,7 @@ export const decodeKeepFile = (file: string, value: unknown, schedule: DropSched
   }
   if (typeof note !== "string") return fail("note is missing: say where the shares come from")
   if (!Array.isArray(points) || points.length === 0) return fail("points is not a list of {tokens, kept}")
-  const isByP = (points[0] as Record<string, unknown> | null)?.["p"] !== undefined
+  const isByP = isKeepByP(value)
   checkPoints(points as ReadonlyArray<Record<string, unknown> | null>, isByP, fail)
   if (!isByP) {
     if (accuracy !== undefined && typeof accuracy !== "string") return fail("accuracy is not text")
@@ -44,6 +44,12 @@ export const decodeKeepFile = (file: string, value: unknown, schedule: DropSched
   const at = keepAtP(points as ReadonlyArray<KeepMeasurement>, schedule)
   const said = at.outside.length === 0 ? "" : `; OUTSIDE the calibrated range: ${at.outside.join(", ")}`
   return { source, note: `${note}${said}`, accuracy: accuracyUnder(schedule, known), points: at.points }
+}
+
+/** Whether a keep file measures shares at several p. */
+export const isKeepByP = (value: unknown): boolean => {
+  const { points } = (value ?? {}) as { readonly points?: unknown }
+  return Array.isArray(points) && (points[0] as { readonly p?: unknown } | null)?.p !== undefined
 }
 
 type Fail = (detail: string) => never

@@ -1,4 +1,5 @@
-import { ObjectGraph, type Snapshot } from "./ObjectGraph.ts"
+import { CachedPage } from "@uniprefill/scheduler/PrefixCache"
+import { type Copier, ObjectGraph, type Snapshot } from "./ObjectGraph.ts"
 
 interface Checkpoint {
   /** Steps planned before it. */
@@ -7,8 +8,36 @@ interface Checkpoint {
 }
 
 /** Checkpoints beyond these lie farther and farther apart, each by this factor, so that their memory is bounded. */
-const denseCheckpoints = 180
+const denseCheckpoints = 1000
 const growth = 1.02
+
+/** A page is most of what there is. Key, parent and slabs are its own for good. */
+const pages: Copier = {
+  read: (page, values) => {
+    if (!(page instanceof CachedPage)) return false
+    values.length = 8
+    values[0] = page.windows
+    values[1] = page.stateSlot
+    values[2] = page.slabCount
+    values[3] = page.users
+    values[4] = page.older
+    values[5] = page.newer
+    values[6] = page.next
+    values[7] = page.others
+    return true
+  },
+  write: (page, values, at) => {
+    if (!(page instanceof CachedPage)) return false
+    page.stateSlot = values[at + 1] as number
+    page.slabCount = values[at + 2] as number
+    page.users = values[at + 3] as number
+    page.older = values[at + 4] as CachedPage | null
+    page.newer = values[at + 5] as CachedPage | null
+    page.next = values[at + 6] as CachedPage | null
+    page.others = values[at + 7] as CachedPage["others"]
+    return true
+  },
+}
 
 /** Moments of a run that can be gone back to, each named by the number of steps planned before it. */
 export class Checkpoints {
@@ -20,7 +49,7 @@ export class Checkpoints {
 
   /** `constants`: what the run refers to and never changes. */
   constructor(run: object, constants: Iterable<object>, stepsBetween: number) {
-    this.graph = new ObjectGraph(run, constants)
+    this.graph = new ObjectGraph(run, constants, pages)
     this.stepsBetween = stepsBetween
     this.take(0)
   }

@@ -1,3 +1,5 @@
+import { PackedPieces, type Typed } from "./PackedPieces.ts"
+
 /**
  * Everything that can be reached from one object, saved and put back **in place**: every object keeps its identity and gets its
  * earlier content again. So closures stay valid, and nothing that is saved has to know of it.
@@ -8,11 +10,19 @@
  *    closure must hold no state in variables of its own.
  * 2. `#private` fields are neither saved nor put back: they may hold only what can be computed again and is checked before use.
  * 3. What is frozen, or among the objects named as fixed, is taken as it is, and nothing behind a fixed object is looked at.
- * 4. Content that equals that of the snapshot before is shared with it, so a snapshot costs the memory of what changed.
+ * 4. The class that most objects are of may say itself what its content is: see {@link Copier}.
+ * 5. Content that equals that of the snapshot before is shared with it, so a snapshot costs the memory of what changed. Where
+ *    it lies is noted for all objects in some snapshots, and for those that changed in the ones that follow:
+ *
+ *        table ◀─ changes ◀─ changes ◀─ …   table ◀─ changes ◀─ …
  */
 export class ObjectGraph {
   private readonly root: object
   private readonly fixed: ReadonlySet<object>
+  private readonly most: Copier
+  /** Content of one object of that class. */
+  private readonly scratch: Array<unknown> = []
+  private readonly keysOfClass = new Map<object, ReadonlyArray<string> | null>()
   /** A number for each object that the last take reached, which is its place in the arrays below. */
   private readonly numbers = new Map<object, number>()
   private readonly objects: Array<object | null> = []
@@ -31,52 +41,96 @@ export class ObjectGraph {
   /** Saved content, a pool for each take: one long array costs the collector less than many short ones. */
   private readonly pools: Array<ReadonlyArray<unknown>> = []
   private pool: Array<unknown> = []
+  private readonly pieces = new PackedPieces()
+  /** Typed arrays as they were saved last. */
+  private readonly copies: Array<Typed | null> = []
+  /** Numbers of the objects whose content this take saves, and of those that are gone. */
+  private readonly changed: Array<number> = []
+  private table: Places | null = null
+  private changes: Array<Places> = []
+  /** Places noted since the table. */
+  private noted = 0
+  /** Of each number the restore that has put it back last. */
+  private restored = new Int32Array(0)
+  private restores = 0
 
-  constructor(root: object, fixed: Iterable<object>) {
+  /** `most`: of the class that most objects are of. */
+  constructor(root: object, fixed: Iterable<object>, most: Copier = copiesNone) {
     this.root = root
     this.fixed = new Set(fixed)
+    this.most = most
   }
 
   /** Cost: one visit of every object and element. */
   take(): Snapshot {
-    const { open, objects, poolOf, placeOf, numbers } = this
+    const { open, objects, changed } = this
     if (this.isSealed) throw new Error("nothing is taken of a sealed graph")
     this.takes++
     this.pool = []
     this.pools.push(this.pool)
-    const order: Array<object> = []
+    this.pieces.begin()
+    changed.length = 0
     this.enter(this.numberOf(this.root))
-    let places = new Int32Array(2 * numbers.size + 4096)
-    let count = 0
-    for (let number = open.pop(); number !== undefined; number = open.pop()) {
-      const object = objects[number]!
-      this.save(number, object)
-      if (poolOf[number] === -1) continue
-      if (2 * count === places.length) {
-        const larger = new Int32Array(2 * places.length)
-        larger.set(places)
-        places = larger
-      }
-      places[2 * count] = poolOf[number]!
-      places[2 * count + 1] = placeOf[number]!
-      count++
-      order.push(object)
-    }
+    for (let number = open.pop(); number !== undefined; number = open.pop()) this.save(number, objects[number]!)
     this.forgetUnreached()
-    return { objects: order, places: places.slice(0, 2 * count) }
+    this.noted += changed.length
+    // Going through the changes costs no more than going through the table.
+    if (this.table === null || this.noted > this.numbers.size) {
+      this.table = this.placesOf(Int32Array.from(objects.keys()))
+      this.changes = []
+      this.noted = 0
+    } else this.changes.push(this.placesOf(Int32Array.from(changed)))
+    return { table: this.table, changes: this.changes, count: this.changes.length, size: objects.length }
   }
 
   /** Puts everything back as it was when `snapshot` was taken of this graph. */
-  restore({ objects, places }: Snapshot): void {
+  restore({ table, changes, count, size }: Snapshot): void {
     const { pools } = this
-    for (let i = 0; i < objects.length; i++) putBack(objects[i]!, pools[places[2 * i]!]!, places[2 * i + 1]!)
+    // From the last change to the table: what lies where, of each number the newest.
+    if (this.restored.length < size) this.restored = new Int32Array(2 * size)
+    const { restored: seen } = this
+    const restore = ++this.restores
+    for (let c = count; c >= 0; c--) {
+      const { numbers, objects, places } = c === 0 ? table : changes[c - 1]!
+      for (let i = 0; i < numbers.length; i++) {
+        const number = numbers[i]!
+        if (seen[number] === restore) continue
+        seen[number] = restore
+        if (places[2 * i]! !== -1) this.putBack(objects[i]!, pools[places[2 * i]!]!, places[2 * i + 1]!)
+      }
+    }
+  }
+
+  private placesOf(numbers: Int32Array): Places {
+    const { objects, poolOf, placeOf } = this
+    const places = new Int32Array(2 * numbers.length)
+    const of = new Array<object | null>(numbers.length)
+    for (let i = 0; i < numbers.length; i++) {
+      const number = numbers[i]!
+      of[i] = objects[number]!
+      places[2 * i] = poolOf[number]!
+      places[2 * i + 1] = placeOf[number]!
+    }
+    return { numbers, objects: of, places }
   }
 
   /** Takes nothing any more, and forgets what only taking needs. */
   seal(): void {
     this.numbers.clear()
-    for (const list of [this.objects, this.spare, this.poolOf, this.placeOf, this.references, this.reached])
+    for (const list of [
+      this.objects,
+      this.spare,
+      this.poolOf,
+      this.placeOf,
+      this.references,
+      this.reached,
+      this.copies,
+    ])
       list.length = 0
+    this.pieces.end()
+    this.changed.length = 0
+    this.table = null
+    this.changes = []
     this.pool = []
     this.isSealed = true
   }
@@ -92,6 +146,7 @@ export class ObjectGraph {
     this.poolOf[number] = -1
     this.placeOf[number] = -1
     this.references[number] = []
+    this.copies[number] = null
     this.reached[number] = 0
     return number
   }
@@ -109,6 +164,9 @@ export class ObjectGraph {
       if (reached[number] === takes || object === null) continue
       this.numbers.delete(object!)
       objects[number] = null
+      this.copies[number] = null
+      this.poolOf[number] = -1
+      this.changed.push(number)
       this.spare.push(number)
     }
   }
@@ -119,16 +177,24 @@ export class ObjectGraph {
     if (isTyped(object)) return this.savePieces(number, object)
     if (object instanceof Map) return this.saveValues(number, [...object].flat())
     if (object instanceof Set) return this.saveValues(number, [...object])
-    const keys = keysOf(object)
+    const { most, scratch } = this
+    if (most.read(object, scratch)) return this.saveFields(number, scratch)
+    const keys = this.keysOf(object)
     if (keys === null) return this.enterAll(object)
     const fields = object as Readonly<Record<string, unknown>>
+    scratch.length = keys.length
+    for (let i = 0; i < keys.length; i++) scratch[i] = fields[keys[i]!]
+    this.saveFields(number, scratch)
+  }
+
+  private saveFields(number: number, values: ReadonlyArray<unknown>): void {
     const isNew = this.poolOf[number] === -1
     const before = isNew ? this.pool : this.pools[this.poolOf[number]!]!
     const place = this.placeOf[number]!
     const references = this.references[number]!
     let equal = !isNew
-    for (let i = 0; i < keys.length; i++) {
-      const value = fields[keys[i]!]
+    for (let i = 0; i < values.length; i++) {
+      const value = values[i]
       const isSame = !isNew && Object.is(value, before[place + i])
       if (!isSame) equal = false
       if (typeof value !== "object" || value === null) continue
@@ -138,7 +204,7 @@ export class ObjectGraph {
     if (equal) return
     this.begin(number)
     const { pool } = this
-    for (let i = 0; i < keys.length; i++) pool.push(fields[keys[i]!])
+    for (let i = 0; i < values.length; i++) pool.push(values[i])
   }
 
   /** The number of values, then the values. */
@@ -164,14 +230,15 @@ export class ObjectGraph {
     for (let i = 0; i < values.length; i++) pool.push(values[i])
   }
 
-  /** One value: the pieces, of which those that did not change are shared. */
+  /** One value: where the pieces lie. */
   private savePieces(number: number, array: Typed): void {
-    const isNew = this.poolOf[number] === -1
-    const before = isNew ? none : (this.pools[this.poolOf[number]!]![this.placeOf[number]!] as ReadonlyArray<Typed>)
-    const pieces = piecesOf(array, before)
-    if (pieces === before) return
+    const copy = this.copies[number]!
+    const before = copy === null ? none : (this.pools[this.poolOf[number]!]![this.placeOf[number]!] as Int32Array)
+    const places = this.pieces.save(array, copy, before)
+    if (copy === null) this.copies[number] = array.slice()
+    else if (places === before) return
     this.begin(number)
-    this.pool.push(pieces)
+    this.pool.push(places)
   }
 
   private enterAll(object: object): void {
@@ -183,86 +250,75 @@ export class ObjectGraph {
   private begin(number: number): void {
     this.poolOf[number] = this.pools.length - 1
     this.placeOf[number] = this.pool.length
+    this.changed.push(number)
   }
+
+  private putBack(object: object, pool: ReadonlyArray<unknown>, place: number): void {
+    if (this.most.write(object, pool, place)) return
+    if (Array.isArray(object)) {
+      const length = pool[place] as number
+      object.length = length
+      for (let i = 0; i < length; i++) object[i] = pool[place + 1 + i]
+    } else if (isTyped(object)) this.pieces.putBack(object, pool[place] as Int32Array)
+    else if (object instanceof Map) {
+      object.clear()
+      const end = place + 1 + (pool[place] as number)
+      for (let at = place + 1; at < end; at += 2) object.set(pool[at], pool[at + 1])
+    } else if (object instanceof Set) {
+      object.clear()
+      const end = place + 1 + (pool[place] as number)
+      for (let at = place + 1; at < end; at++) object.add(pool[at])
+    } else {
+      const fields = object as Record<string, unknown>
+      const keys = this.keysOf(object)!
+      for (let i = 0; i < keys.length; i++) fields[keys[i]!] = pool[place + i]
+    }
+  }
+
+  /** Names of an object's fields, null for a frozen one: the same for all objects of a class, looked up once. */
+  private keysOf(object: object): ReadonlyArray<string> | null {
+    const { keysOfClass } = this
+    const prototype = Object.getPrototypeOf(object) as object | null
+    const known = prototype === null ? undefined : keysOfClass.get(prototype)
+    if (known !== undefined) return known
+    const keys = Object.isFrozen(object) ? null : Object.keys(object)
+    if (prototype !== null && prototype !== Object.prototype) keysOfClass.set(prototype, keys)
+    return keys
+  }
+}
+
+/**
+ * Reads and writes the objects of one class field by field, which takes an eighth of what names of fields take. What it leaves
+ * out is neither saved nor followed, and must never change.
+ */
+export interface Copier {
+  /** Makes `values` the content of an object of the class, always as many; false for any other object. */
+  readonly read: (object: object, values: Array<unknown>) => boolean
+  /** Gives an object of the class the content that lies in `values` from `at` on; false for any other object. */
+  readonly write: (object: object, values: ReadonlyArray<unknown>, at: number) => boolean
+}
+
+const copiesNone: Copier = { read: () => false, write: () => false }
+
+/** Where the content of objects lies. */
+interface Places {
+  readonly numbers: Int32Array
+  /** Null where a number is free. */
+  readonly objects: ReadonlyArray<object | null>
+  /** `[pool, place]` of each, −1 for what has no content. */
+  readonly places: Int32Array
 }
 
 /** What a graph held: references into that graph's saved content. */
 export interface Snapshot {
-  readonly objects: ReadonlyArray<object>
-  /** `[pool, place]` of each object's content. */
-  readonly places: Int32Array
+  readonly table: Places
+  /** Of this snapshot the first `count`, in order: later ones follow. */
+  readonly changes: ReadonlyArray<Places>
+  readonly count: number
+  /** Numbers that are in use, or were, from 0 on. */
+  readonly size: number
 }
 
-type Typed = Int32Array | Uint32Array | Float64Array | Float32Array | Uint16Array | Uint8Array
-
-const none: ReadonlyArray<Typed> = []
-
-/** Elements of a typed array that are compared and shared as one. */
-const pieceLength = 1024
+const none = new Int32Array(0)
 
 const isTyped = (object: object): object is Typed => ArrayBuffer.isView(object)
-
-const piecesOf = (array: Typed, before: ReadonlyArray<Typed>): ReadonlyArray<Typed> => {
-  const pieces: Array<Typed> = []
-  let equal = before.length === Math.ceil(array.length / pieceLength)
-  for (let p = 0, from = 0; from < array.length; p++, from += pieceLength) {
-    const end = Math.min(from + pieceLength, array.length)
-    const old = before[p]
-    if (old !== undefined && old.length === end - from && equalBytes(array, from, old)) pieces.push(old)
-    else {
-      pieces.push(array.slice(from, end))
-      equal = false
-    }
-  }
-  return equal && before !== none ? before : pieces
-}
-
-/** Whether `array` from `from` on is `piece`: by words where it can be, since a loop over one kind of array is fast. */
-const equalBytes = (array: Typed, from: number, piece: Typed): boolean => {
-  const bytes = array.BYTES_PER_ELEMENT
-  const start = array.byteOffset + from * bytes
-  if ((piece.byteLength & 3) !== 0 || (start & 3) !== 0)
-    return piece.every((value, i) => Object.is(value, array[from + i]))
-  const words = piece.byteLength >>> 2
-  return equalWords(new Int32Array(array.buffer, start, words), new Int32Array(piece.buffer, piece.byteOffset, words))
-}
-
-const equalWords = (a: Int32Array, b: Int32Array): boolean => {
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
-  return true
-}
-
-const putBack = (object: object, pool: ReadonlyArray<unknown>, place: number): void => {
-  if (Array.isArray(object)) {
-    const length = pool[place] as number
-    object.length = length
-    for (let i = 0; i < length; i++) object[i] = pool[place + 1 + i]
-  } else if (isTyped(object)) {
-    const pieces = pool[place] as ReadonlyArray<Typed>
-    for (let p = 0; p < pieces.length; p++) object.set(pieces[p]!, p * pieceLength)
-  } else if (object instanceof Map) {
-    object.clear()
-    const end = place + 1 + (pool[place] as number)
-    for (let at = place + 1; at < end; at += 2) object.set(pool[at], pool[at + 1])
-  } else if (object instanceof Set) {
-    object.clear()
-    const end = place + 1 + (pool[place] as number)
-    for (let at = place + 1; at < end; at++) object.add(pool[at])
-  } else {
-    const fields = object as Record<string, unknown>
-    const keys = keysOf(object)!
-    for (let i = 0; i < keys.length; i++) fields[keys[i]!] = pool[place + i]
-  }
-}
-
-const keysOfClass = new Map<object, ReadonlyArray<string> | null>()
-
-/** Names of an object's fields, null for a frozen one: the same for all objects of a class, looked up once. */
-const keysOf = (object: object): ReadonlyArray<string> | null => {
-  const prototype = Object.getPrototypeOf(object) as object | null
-  const known = prototype === null ? undefined : keysOfClass.get(prototype)
-  if (known !== undefined) return known
-  const keys = Object.isFrozen(object) ? null : Object.keys(object)
-  if (prototype !== null && prototype !== Object.prototype) keysOfClass.set(prototype, keys)
-  return keys
-}

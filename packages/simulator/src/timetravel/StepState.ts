@@ -71,6 +71,8 @@ export interface RequestState {
   readonly outputs: number
   readonly maxTokens: number
   readonly drops: boolean
+  /** Served at a lower p than the schedule's, so that first tokens come in time. */
+  readonly isLowered: boolean
   readonly segment: number
   readonly computedRows: number
   /** Rows that its prefill computes in that segment. */
@@ -207,6 +209,7 @@ const requestState = (replica: Inspected, request: Request): RequestState => ({
   outputs: request.outputs,
   maxTokens: request.maxTokens,
   drops: request.drops,
+  isLowered: request.account.isLowered,
   segment: request.progress.segment,
   computedRows: request.progress.computedRows,
   segmentRows: request.progress.prefillRows(request.progress.segment),
