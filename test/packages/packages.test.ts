@@ -97,7 +97,7 @@ describe("an empty project", () => {
 
   it("gets no path of the machine that packed them", () => {
     const inProject = (name: string) => join(installation.project, "node_modules", name)
-    const namesRoot = (folder: string) => (file: string) => readFileSync(join(folder, file)).includes(root)
+    const namesRoot = (folder: string) => (file: string) => readFileSync(join(folder, file)).includes(`${root}/`)
     expect(found((name) => filesBelow(inProject(name)).filter(namesRoot(inProject(name))))).toEqual({})
   })
 
