@@ -177,6 +177,13 @@ export class Studio {
     this.checkTimer = window.setTimeout(() => void this.check(), delay)
   }
 
+  /** Nothing can be run until the next check: a file is being read that may become the draft. */
+  private holdCheck(): void {
+    window.clearTimeout(this.checkTimer)
+    this.checks++
+    this.store.set({ isChecking: true })
+  }
+
   private async check(): Promise<void> {
     const number = ++this.checks
     const { draft, files } = this.store.get()
@@ -201,11 +208,14 @@ export class Studio {
   /** Takes in dropped files, one after the other. */
   async open(dropped: ReadonlyArray<File>): Promise<void> {
     for (const file of dropped) {
+      this.holdCheck()
       try {
         const opened = await this.desk.ask<Opened>({ do: "open", name: file.name, file })
+        this.checkSoon(0)
         await this.take(file, opened)
       } catch (error) {
         if (!(error instanceof CommandError)) this.renewDesk()
+        this.checkSoon(0)
         this.say("error", messageOf(error))
       }
     }
