@@ -177,13 +177,6 @@ export class Studio {
     this.checkTimer = window.setTimeout(() => void this.check(), delay)
   }
 
-  /** Nothing can be run until the next check: a file is being read that may become the draft. */
-  private holdCheck(): void {
-    window.clearTimeout(this.checkTimer)
-    this.checks++
-    this.store.set({ isChecking: true })
-  }
-
   private async check(): Promise<void> {
     const number = ++this.checks
     const { draft, files } = this.store.get()
@@ -208,14 +201,15 @@ export class Studio {
   /** Takes in dropped files, one after the other. */
   async open(dropped: ReadonlyArray<File>): Promise<void> {
     for (const file of dropped) {
-      this.holdCheck()
+      // Nothing can be run while a file is being read that may become the draft.
+      window.clearTimeout(this.checkTimer)
+      this.checks++
+      this.store.set({ isChecking: true })
       try {
-        const opened = await this.desk.ask<Opened>({ do: "open", name: file.name, file })
-        this.checkSoon(0)
-        await this.take(file, opened)
+        const asked = this.desk.ask<Opened>({ do: "open", name: file.name, file })
+        await this.take(file, await asked.finally(() => this.checkSoon(0)))
       } catch (error) {
         if (!(error instanceof CommandError)) this.renewDesk()
-        this.checkSoon(0)
         this.say("error", messageOf(error))
       }
     }
@@ -251,8 +245,7 @@ export class Studio {
   /** Runs the draft. */
   async run(expectedHash = ""): Promise<void> {
     const { draft, files } = this.store.get()
-    const { name } = draft.values
-    const title = typeof name === "string" ? name : "unnamed"
+    const title = typeof draft.values["name"] === "string" ? draft.values["name"] : "unnamed"
     await this.begin(
       { title, scenario: scenarioOf(draft), files, parent: null, expectedHash },
       (client, scenario, onProgress) => client.ask<RunModel>({ do: "run", scenario, files }, onProgress),
