@@ -199,6 +199,24 @@ describe("files", () => {
     await page.ready()
   })
 
+  it("can run nothing while a file is being read", async () => {
+    const page = await openPage()
+    await page.ready()
+    // Looked at before the worker's answer can come.
+    const isDisabled = await page.page.evaluate<boolean>(`(async () => {
+      const input = document.querySelector("[data-testid=file-input]")
+      const files = new DataTransfer()
+      files.items.add(new File([${JSON.stringify(JSON.stringify(small))}], "small.scenario.json"))
+      input.files = files.files
+      input.dispatchEvent(new Event("change", { bubbles: true }))
+      for (let i = 0; i < 10; i++) await Promise.resolve()
+      return document.querySelector(".run-box button").disabled
+    })()`)
+    expect(isDisabled).toBe(true)
+    await page.page.getByText(/^small\.scenario\.json: /).waitFor()
+    await page.run()
+  })
+
   it("puts a scenario aside that another one replaces, and brings it back", async () => {
     const page = await openPage()
     await page.ready()

@@ -51,7 +51,7 @@ export const nvlink4: ReadonlyArray<LinkCurve> = [
   curve("peer-to-peer", 4, "measured", [
     [8, 6.8],
     [128, 7.9],
-    [512, 15.1],
+    [512, 12.6],
     [1024, 17.4],
     [4096, 32],
     [16_384, 96],

@@ -54,12 +54,10 @@ export class SloP {
     for (let i = 0; i < prefilling.length; i++) {
       if (prefilling[i] !== request) work += this.restMicros(prefilling[i]!, budget)
     }
-    const isLate = nowMicros + work / budget.prefillShare > dueMicros(request)
+    const isLate = (micros: number, one: Request) => nowMicros + micros / budget.prefillShare > dueMicros(one)
+    if (isLate(work, request)) return true
     const last = waiting.at(waiting.length - 1)
-    if (!isLate && last === undefined) return false
-    const behind = work + waiting.tokens * this.microsPerToken
-    if (!isLate && nowMicros + behind / budget.prefillShare <= dueMicros(last!)) return false
-    return true
+    return last !== undefined && isLate(work + waiting.tokens * this.microsPerToken, last)
   }
 
   /** A selection of a prompt was made, and its kept set is known. */

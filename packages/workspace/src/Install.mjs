@@ -4,6 +4,7 @@ import { run } from "./Child.mjs"
 import { measure, readJson, readText, writeJson } from "./FileTree.mjs"
 import { locked } from "./Lock.mjs"
 import { inRoot } from "./Paths.mjs"
+import { npmCommand } from "./Runtime.mjs"
 import { Failure, task } from "./Terminal.mjs"
 
 /**
@@ -146,8 +147,7 @@ const isCurrent = () => {
 }
 
 const install = async () => {
-  const npm = process.env.npm_execpath
-  const [command, first] = npm !== undefined && /npm-cli\.c?js$/.test(npm) ? [process.execPath, [npm]] : ["npm", []]
+  const [command, first] = npmCommand()
   const options = ["--include=dev", "--include=optional", "--loglevel=error", "--no-audit", "--no-fund"]
   const { code, output } = await run(command, [...first, "ci", ...options], { onLine: () => {} })
   if (code !== 0) {

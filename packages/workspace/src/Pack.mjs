@@ -4,6 +4,7 @@ import * as path from "node:path"
 import { run } from "./Child.mjs"
 import { readJson, writeJson } from "./FileTree.mjs"
 import { inRoot } from "./Paths.mjs"
+import { npmCommand } from "./Runtime.mjs"
 import { Failure } from "./Terminal.mjs"
 
 /**
@@ -127,9 +128,7 @@ const stagePrebuilt = async (stage) => {
  * @param {string[]} args
  */
 const npm = (folder, args) => {
-  const program = process.env.npm_execpath
-  const [command, first] =
-    program !== undefined && /npm-cli\.c?js$/.test(program) ? [process.execPath, [program]] : ["npm", []]
+  const [command, first] = npmCommand()
   const { status, stdout, stderr } = spawnSync(command, [...first, ...args], { cwd: folder, encoding: "utf8" })
   if (status !== 0) throw new Failure(`npm ${args.join(" ")} failed:\n${stderr}${stdout}`)
   return stdout

@@ -27,3 +27,13 @@ export const runtimeNode = () => {
     "Install Node 24 (https://nodejs.org), put it first on PATH and run the command again.",
   )
 }
+
+/**
+ * The npm that was called, with the arguments that come first; else the one on the path.
+ *
+ * @returns {[command: string, first: string[]]}
+ */
+export const npmCommand = () => {
+  const program = process.env.npm_execpath
+  return program !== undefined && /npm-cli\.c?js$/.test(program) ? [process.execPath, [program]] : ["npm", []]
+}
