@@ -33,13 +33,13 @@ const loader = "@uniprefill/executor-native"
  */
 
 /** Folders of the workspaces that are published. */
-export const publishedFolders = () =>
+const publishedFolders = () =>
   ["packages", "apps"]
     .flatMap((group) => fs.readdirSync(inRoot(group)).map((name) => inRoot(group, name)))
     .filter((folder) => fs.existsSync(`${folder}/package.json`) && readJson(`${folder}/package.json`).private !== true)
 
 /** The manifest of the package with the native library for this platform. */
-export const prebuiltManifest = () => readJson(inRoot("native/prebuilt/package.json"))
+const prebuiltManifest = () => readJson(inRoot("native/prebuilt/package.json"))
 
 const isForThisPlatform = () => {
   const { os, cpu } = prebuiltManifest()
@@ -63,7 +63,7 @@ const withoutSource = (exports) => {
  *
  * @param {Record<string, any>} manifest
  */
-export const publishedManifest = (manifest) => {
+const publishedManifest = (manifest) => {
   const { scripts: _scripts, devDependencies: _devDependencies, exports, ...rest } = manifest
   const { name, version } = prebuiltManifest()
   return {

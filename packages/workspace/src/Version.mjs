@@ -24,7 +24,7 @@ export const manifestFiles = () => [
 ]
 
 /** Those of Python packages. */
-export const pythonProjects = () => ["native/python/pyproject.toml"].filter((file) => fs.existsSync(inRoot(file)))
+const pythonProjects = () => ["native/python/pyproject.toml"].filter((file) => fs.existsSync(inRoot(file)))
 
 const dependencyFields = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"]
 
