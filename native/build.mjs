@@ -3,7 +3,7 @@
 // the address and undefined-behaviour sanitizers in native/build/sanitize. Plain ES2020, so that any Node runs it.
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, lstatSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { createRequire } from "node:module"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -24,10 +24,11 @@ const unknown = flags.find((flag) => flag !== "--test" && flag !== "--sanitize")
 if (unknown !== undefined) fail(`unknown flag ${unknown}; known: --test, --sanitize`)
 
 /** Runs a tool; shows its output as it comes on a terminal, and only when it fails where there is none. */
-const run = (command, args) => {
+const run = (command, args, onFailure = () => {}) => {
   const result = spawnSync(command, args, { cwd: root, stdio: quiet ? "pipe" : "inherit", maxBuffer: 1 << 28 })
   if (result.error) fail(`${command}: ${result.error.message}`)
   if (result.status === 0) return result
+  onFailure()
   if (quiet) process.stderr.write(`${String(result.stdout ?? "")}${String(result.stderr ?? "")}`)
   fail(`${command} ${args.join(" ")} failed with ${result.signal || `status ${result.status}`}`)
 }
@@ -72,7 +73,28 @@ if (!configured || readFileSync(stampFile, "utf8") !== stamp) {
   run("cmake", [...fresh, "-S", root, "-B", build, ...options])
   writeFileSync(stampFile, stamp)
 }
-run("cmake", ["--build", build, "--parallel", "2", "--target", test ? "all" : "runtime"])
+
+// make takes a file that is there for finished, and a killed build may leave one that is not. What was linked and is not as
+// the last build left it is linked again; where objects of a killed build do not link, everything is compiled again.
+const linked = () =>
+  [build, join(build, "bin")]
+    .filter((folder) => existsSync(folder))
+    .flatMap((folder) => readdirSync(folder).map((name) => join(folder, name)))
+    .filter((file) => /\.(node|so[.\d]*)$|\/bin\//.test(file) && lstatSync(file).isFile())
+    .map((file) => [file, lstatSync(file).size])
+const linkedFile = join(build, ".linked")
+const beginningFile = join(build, ".building")
+const before = existsSync(linkedFile) ? JSON.parse(readFileSync(linkedFile, "utf8")) : {}
+for (const [file, bytes] of linked()) if (before[file] !== bytes) rmSync(file)
+const compile = ["cmake", ["--build", build, "--parallel", "2", "--target", test ? "all" : "runtime"]]
+const wasKilled = existsSync(beginningFile)
+writeFileSync(beginningFile, "")
+if (wasKilled && spawnSync(...compile, { stdio: "ignore" }).status !== 0) {
+  run("cmake", ["--build", build, "--target", "clean"])
+}
+run(...compile, () => rmSync(beginningFile))
+rmSync(beginningFile)
+writeFileSync(linkedFile, JSON.stringify(Object.fromEntries(linked())))
 if (test) {
   const result = run("ctest", ["--test-dir", build, "--output-on-failure", "--output-junit", "junit.xml"])
   if (quiet) process.stdout.write(`${result.stdout.toString().trim().split("\n").slice(-3).join("\n")}\n`)

@@ -3,7 +3,7 @@ import * as fs from "node:fs"
 import * as path from "node:path"
 import { run } from "./Child.mjs"
 import { readJson, writeJson } from "./FileTree.mjs"
-import { inRoot } from "./Paths.mjs"
+import { inRoot, workspaceFolders } from "./Paths.mjs"
 import { npmCommand } from "./Runtime.mjs"
 import { Failure } from "./Terminal.mjs"
 
@@ -34,9 +34,9 @@ const loader = "@uniprefill/executor-native"
 
 /** Folders of the workspaces that are published. */
 const publishedFolders = () =>
-  ["packages", "apps"]
-    .flatMap((group) => fs.readdirSync(inRoot(group)).map((name) => inRoot(group, name)))
-    .filter((folder) => fs.existsSync(`${folder}/package.json`) && readJson(`${folder}/package.json`).private !== true)
+  workspaceFolders()
+    .map((folder) => inRoot(folder))
+    .filter((folder) => readJson(`${folder}/package.json`).private !== true)
 
 /** The manifest of the package with the native library for this platform. */
 const prebuiltManifest = () => readJson(inRoot("native/prebuilt/package.json"))

@@ -1,6 +1,6 @@
 import * as fs from "node:fs"
 import { readJson, readText } from "./FileTree.mjs"
-import { inRoot } from "./Paths.mjs"
+import { inRoot, workspaceFolders } from "./Paths.mjs"
 import { Failure } from "./Terminal.mjs"
 
 /**
@@ -8,23 +8,14 @@ import { Failure } from "./Terminal.mjs"
  * root's package.json says it; the others are written from there.
  */
 
-const manifestsOf = (/** @type {string} */ group) =>
-  fs
-    .readdirSync(inRoot(group))
-    .map((name) => `${group}/${name}/package.json`)
-    .filter((file) => fs.existsSync(inRoot(file)))
-
 /** Every package.json of the repository, the root's first. */
 export const manifestFiles = () => [
   "package.json",
-  ...manifestsOf("packages"),
-  ...manifestsOf("apps"),
-  "native/package.json",
+  ...workspaceFolders().map((folder) => `${folder}/package.json`),
   "native/prebuilt/package.json",
 ]
 
-/** Those of Python packages. */
-const pythonProjects = () => ["native/python/pyproject.toml"].filter((file) => fs.existsSync(inRoot(file)))
+const pythonProject = "native/python/pyproject.toml"
 
 const dependencyFields = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"]
 
@@ -49,11 +40,8 @@ export const otherVersions = () => {
     )
     return manifest.version === version ? wrong : [`${file}: ${manifest.version}`, ...wrong]
   })
-  const inPython = pythonProjects().flatMap((file) => {
-    const said = (pythonVersion.exec(readText(inRoot(file))) || [])[1]
-    return said === version ? [] : [`${file}: ${said}`]
-  })
-  return [...found, ...inPython]
+  const inPython = (pythonVersion.exec(readText(inRoot(pythonProject))) || [])[1]
+  return inPython === version ? found : [...found, `${pythonProject}: ${inPython}`]
 }
 
 /**
@@ -73,7 +61,6 @@ export const setVersion = (version) => {
     }
     fs.writeFileSync(inRoot(file), `${JSON.stringify(manifest, null, 2)}\n`)
   }
-  for (const file of pythonProjects()) {
-    fs.writeFileSync(inRoot(file), readText(inRoot(file)).replace(pythonVersion, `version = "${version}"`))
-  }
+  const python = inRoot(pythonProject)
+  fs.writeFileSync(python, readText(python).replace(pythonVersion, `version = "${version}"`))
 }
