@@ -189,6 +189,11 @@ class Bench(MixerBench):
             self.sliding(call, full, length, head_dim, heads, kv_heads, flop, repeats)
         if length < 32768 or head_dim != 128:
             return
+        for count in (64, 128, 192, 256, 512, 1024):
+            p, held = call(everything[length - count :])
+            ms, whole = median_ms([lambda i: self.backend.attend_prefill(p), lambda i: self.backend.attend_prefill(full)], repeats)
+            share = count * (length - (count - 1) / 2) / pairs
+            self.row("prefill attention", f"last {count} of {length}", ms, share * flop / self.flop_per_ms, "share of full", share * whole)
         quarter = length // 4
         blocks = torch.randperm(length // 64, generator=self.generator, device="cuda")[: quarter // 64].sort().values
         uniform = (blocks[:, None] * 64 + torch.arange(64, device="cuda")).flatten()

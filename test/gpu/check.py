@@ -30,6 +30,9 @@ def shapes(c, quick):
             c.prefill([n], [n], 4, 2, d, r.choice([bf16, f16]), page, "causal", slack=r.choice([0, 70]))
             c.prefill([n + 300, 0, 77, 500], [r.randint(1, n), 0, 77, 1], 6, 2, d, bf16, page, "subset", slack=9)
             c.prefill([n + 400, 129], [n + 100, 128], 4, 1, d, f16, page, "window", soft_cap=r.choice([0, 20.0]))
+            # Few rows, whose keys are divided.
+            few, long = r.choice([1, 63, 64, 65, 130, 300]), r.choice([1500, 4000, 9000])
+            c.prefill([long, 70, 900], [few, r.randint(0, 70), 3], *r.choice([(8, 2), (4, 4), (14, 2), (3, 1)]), d, r.choice([bf16, f16]), page, r.choice(["causal", "subset"]), soft_cap=r.choice([0, 20.0]), slack=r.choice([0, 70]))
             c.prefill([n + 600, 0, 77], [r.randint(1, n), 0, 77], 4, 2, d, bf16, page, r.choice(["causal", "subset"]), density=r.choice([0.05, 0.3, 1]))
             c.prefill([n + 400, 130], [n, 128], 6, 2, d, f16, page, "window", soft_cap=r.choice([0, 20.0]), slack=9, density=0.5)
             ends = [r.choice([1, 15, 16, 17, 64, 100, 1023, 1024, 1025, 3000]) for _ in range(4)] + [0]
@@ -79,6 +82,8 @@ def shapes(c, quick):
         c.select([8192] * 16, 32, 8, 128, bf16, 128, rule=1)
         c.prefill([5000], [5000], 8, 2, 128, bf16, 64, "causal")
         c.prefill([20000, 3], [1000, 3], 8, 2, 128, bf16, 64, "subset")
+        c.prefill([131072], [64], 32, 8, 128, bf16, 64, "causal")
+        c.prefill([60000, 40000] + [300] * 20, [192, 64] + [100] * 20, 32, 8, 128, bf16, 64, "causal")
         c.prefill([20000, 3], [1000, 3], 8, 2, 128, bf16, 64, "subset", density=0.25)
         c.decode([0] * 9, [20000] + [5000] * 8, 32, 8, 128, bf16, 64)
 

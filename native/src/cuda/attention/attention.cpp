@@ -17,14 +17,19 @@ up_status supported(const Attention &p, const char *phase, up_backend_error *err
 }
 
 struct PrefillLayout {
-  size_t counts, items, total;
+  size_t counts, items, joins, partial, logs, total;
 };
 
 PrefillLayout layout(const up_prefill_attention &p) {
   PrefillLayout l{};
   l.counts = aligned((static_cast<size_t>(p.requests) + 1) * sizeof(int));
-  l.items = l.counts + aligned(2 * sizeof(int));
-  l.total = l.items + aligned(static_cast<size_t>(prefill_item_capacity(p)) * sizeof(PrefillItem));
+  l.items = l.counts + aligned(3 * sizeof(int));
+  l.joins = l.items + aligned(static_cast<size_t>(prefill_item_capacity(p)) * sizeof(PrefillItem));
+  const auto parts = static_cast<size_t>(prefill_part_capacity(p));
+  const size_t rows = parts * static_cast<size_t>(p.heads) * kPrefillRows;
+  l.partial = l.joins + aligned(parts / 2 * sizeof(PrefillJoin));
+  l.logs = l.partial + aligned(rows * static_cast<size_t>(p.head_dim) * sizeof(float));
+  l.total = l.logs + aligned(rows * sizeof(float));
   return l;
 }
 
@@ -54,7 +59,8 @@ up_status attend(const up_prefill_attention *p, const up_sparse_attention *spars
   if (p->requests == 0 || p->max_query_rows == 0) return UP_OK;
   auto *base = static_cast<uint8_t *>(workspace);
   const PrefillSchedule schedule{reinterpret_cast<int *>(base), reinterpret_cast<int *>(base + l.counts),
-                                 reinterpret_cast<PrefillItem *>(base + l.items)};
+                                 reinterpret_cast<PrefillItem *>(base + l.items), reinterpret_cast<PrefillJoin *>(base + l.joins),
+                                 reinterpret_cast<float *>(base + l.partial), reinterpret_cast<float *>(base + l.logs)};
   const auto queue = static_cast<cudaStream_t>(stream);
   switch (p->head_dim) {
     case 64:

@@ -112,6 +112,25 @@ __device__ __forceinline__ void store_rows(const float (&o)[D / 2], const float 
   }
 }
 
+// Writes a warp's 16 rows of a part as they are, and the logarithms of their sums of exponentials.
+template <int D>
+__device__ __forceinline__ void store_part(const float (&o)[D / 2], const float (&inverse)[2], const float (&log)[2], float *partial,
+                                           float *logs, int first_row, int rows) {
+  const int lane = threadIdx.x % 32, column = 2 * (lane % 4);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = lane / 4 + 8 * half;
+    if (row >= rows) continue;
+    float *target = partial + static_cast<int64_t>(first_row + row) * D + column;
+#pragma unroll
+    for (int j = 0; j < D / 8; ++j) {
+      const int at = 4 * j + 2 * half;
+      *reinterpret_cast<float2 *>(target + 8 * j) = make_float2(o[at] * inverse[half], o[at + 1] * inverse[half]);
+    }
+    if (lane % 4 == 0) logs[first_row + row] = log[half];
+  }
+}
+
 template <class T, int D, bool Sparse>
 __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const PrefillArguments &a, int group_index) {
   using Shape = PrefillShape<D>;
@@ -248,13 +267,19 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
       value_stage.advance();
     }
 
-    float inverse[2];
+    float inverse[2], log[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float sum = rows.sum[half];
       sum += __shfl_xor_sync(~0u, sum, 1);
       sum += __shfl_xor_sync(~0u, sum, 2);
       inverse[half] = sum == 0.0f ? 0.0f : 1.0f / sum;
+      log[half] = sum == 0.0f ? negative_infinity() : fmaf(rows.top[half], factor, log2f(sum));
+    }
+    if (!Sparse && item.part >= 0) {
+      const int64_t place = (static_cast<int64_t>(item.part) * a.heads + head) * kPrefillRows;
+      store_part<D>(o, inverse, log, a.schedule.partial + place * D, a.schedule.logs + place, top_row, item.rows - top_row);
+      continue;
     }
     T *output = static_cast<T *>(a.output) + head * a.output_head_stride;
     store_rows<T, D>(o, inverse, output, a.output_row_stride, item.first_row + top_row, item.rows - top_row);
@@ -315,7 +340,7 @@ up_status launch_prefill(const up_prefill_attention &p, const up_sparse_attentio
     return s;
   constexpr int bytes = sizeof(PrefillShared<D>);
   if (up_status s = allow_shared_memory(reinterpret_cast<const void *>(kernel), bytes, phase, error); s != UP_OK) return s;
-  if (up_status s = launch_prefill_schedule(p, schedule, tile_keys, stream, error); s != UP_OK) return s;
+  if (up_status s = launch_prefill_schedule(p, schedule, tile_keys, !Sparse, stream, error); s != UP_OK) return s;
   PrefillArguments arguments{schedule,
                              kv_table(p.keys, tile_keys),
                              kv_table(p.values, tile_keys),
@@ -342,7 +367,8 @@ up_status launch_prefill(const up_prefill_attention &p, const up_sparse_attentio
   const int64_t work = prefill_item_capacity(p) * p.heads;
   const int blocks = static_cast<int>(work < multiprocessors() ? work : multiprocessors());
   kernel<<<blocks, kPrefillThreads, bytes, stream>>>(arguments, query_map, key_map, value_map);
-  return check_launch(phase, error);
+  if (up_status s = check_launch(phase, error); s != UP_OK || Sparse) return s;
+  return launch_prefill_join(p, schedule, stream, error);
 }
 
 // `sparse` is nullptr where no keys are left out.
