@@ -72,8 +72,9 @@ export interface CutDifference {
 }
 
 /**
- * Compares an answer's selections with what its scores choose alone, the earlier selections being the answer's. A block that differs is near
- * the cut when p less and p more by `epsilon` disagree about it too.
+ * Compares an answer's selections with what its scores choose alone, the earlier selections being the answer's. A block that differs is at
+ * the cut when p less and p more by `epsilon` disagree about it too, or when it is the last one kept or the first one left out and the masses
+ * of these two differ by no more: they may have changed places.
  */
 export const cutDifference = async (
   machine: Machine,
@@ -83,28 +84,53 @@ export const cutDifference = async (
 ): Promise<CutDifference> => {
   const found = { selections: bitmaps.length, different: 0, blocks: 0, outside: 0 }
   for (const [i, bitmap] of bitmaps.entries()) {
-    const before = bitmaps.slice(0, i)
-    const alone = await selectionAlone(machine, { prompt, pQ32 }, before)
+    const at = (p: bigint) => selectionAlone(machine, { prompt, pQ32: pQ32.with(i, clamped(p)) }, bitmaps.slice(0, i))
+    const p = pQ32[i]!
+    const alone = await at(p)
     if (alone.every((word, w) => word === bitmap[w])) continue
     found.different++
     const by = BigInt(Math.round(epsilon * 2 ** 32))
-    const at = (change: bigint) =>
-      selectionAlone(machine, { prompt, pQ32: pQ32.map((p, k) => (k === i ? clamped(p + change) : p)) }, before)
-    const [fewer, more] = [await at(-by), await at(by)]
-    for (let w = 0; w < bitmap.length; w++) {
-      const differs = bitmap[w]! ^ alone[w]!
-      found.blocks += bitsIn(differs)
-      // Kept only by the larger p: at the cut.
-      found.outside += bitsIn(differs & ~(more[w]! & ~fewer[w]!))
+    const [fewer, more] = [await at(p - by), await at(p + by)]
+    // Kept only by the larger p: at the cut.
+    let outside = bitmap.map((word, w) => (word ^ alone[w]!) & ~(more[w]! & ~fewer[w]!))
+    if (bitsOf(outside) > 0) {
+      const level = await levelBlocks(at, alone, by)
+      outside = outside.map((word, w) => word & ~level[w]!)
     }
+    found.blocks += bitsOf(bitmap.map((word, w) => word ^ alone[w]!))
+    found.outside += bitsOf(outside)
   }
   return found
 }
 
+/** The last block kept and the first one left out, where their masses differ by at most `by`; else none. */
+const levelBlocks = async (
+  at: (p: bigint) => Promise<Uint32Array>,
+  alone: Uint32Array,
+  by: bigint,
+): Promise<Uint32Array> => {
+  const kept = bitsOf(alone)
+  /** The least p, to 16 bits, that keeps so many blocks: the masses of all before the last of them. */
+  const leastFor = async (blocks: number) => {
+    let [below, enough] = [-1n, 1n << 16n]
+    while (enough - below > 1n) {
+      const middle = (below + enough) >> 1n
+      if (bitsOf(await at(middle << 16n)) >= blocks) enough = middle
+      else below = middle
+    }
+    return enough << 16n
+  }
+  const [last, next, behind] = [await leastFor(kept), await leastFor(kept + 1), await leastFor(kept + 2)]
+  const difference = next - last - (behind - next)
+  if (difference > by || difference < -by) return new Uint32Array(alone.length)
+  const [without, beyond] = [await at(last - (1n << 16n)), await at(next)]
+  return alone.map((word, w) => (word & ~without[w]!) | (beyond[w]! & ~word))
+}
+
 const clamped = (p: bigint): bigint => (p < 0n ? 0n : p > 1n << 32n ? 1n << 32n : p)
 
-const bitsIn = (word: number): number => {
+const bitsOf = (words: Uint32Array): number => {
   let count = 0
-  for (let bits = word >>> 0; bits !== 0; bits &= bits - 1) count++
+  for (const word of words) for (let bits = word; bits !== 0; bits = (bits & (bits - 1)) >>> 0) count++
   return count
 }

@@ -223,7 +223,12 @@ const prediction = Effect.fnUntraced(function* (one: OneExecutor) {
 const interference = Effect.fnUntraced(function* (one: OneExecutor) {
   const rows: Array<Record<string, unknown>> = []
   const tokens = Math.min(scaled(131_072), one.executor.info.maxTokens - 64)
-  for (const chunked of [true, false]) {
+  keepAs(tokens)
+  for (const [chunked, drop] of [
+    [true, false],
+    [true, true],
+    [false, false],
+  ] as const) {
     // Without: every step as long as its rows allow.
     const settings = chunked ? {} : { "step-budget-ms": 600_000 }
     const row = yield* one.engine(settings, (engine) =>
@@ -243,7 +248,7 @@ const interference = Effect.fnUntraced(function* (one: OneExecutor) {
         }
         yield* Deferred.await(all)
         const begin = performance.now()
-        const { ttftMs } = yield* ask(engine, { length: tokens, maxTokens: 1, drop: false })
+        const { ttftMs } = yield* ask(engine, { length: tokens, maxTokens: 1, drop })
         const end = performance.now()
         for (const fiber of fibers) yield* Fiber.interrupt(fiber)
         const gaps = times.flatMap((own) => {
@@ -256,6 +261,7 @@ const interference = Effect.fnUntraced(function* (one: OneExecutor) {
         })
         return {
           chunked,
+          drop,
           tokens,
           ttft_ms: round(ttftMs),
           p50_itl_ms: gaps.length === 0 ? null : round(at(gaps, 0.5)),
@@ -334,8 +340,8 @@ const concurrency = (one: OneExecutor) =>
 const fits = Effect.fnUntraced(function* (one: OneExecutor) {
   const rows: Array<Record<string, unknown>> = []
   for (const [tokens, offered] of [
-    [32_768, 24],
-    [131_072, 8],
+    [32_768, 64],
+    [131_072, 16],
   ] as const) {
     const length = Math.min(scaled(tokens), one.executor.info.maxTokens - 512)
     keepAs(tokens)

@@ -209,7 +209,8 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
           masked = false;
 #pragma unroll
           for (int half = 0; half < Keys / 64; ++half) {
-            const int block = shared.blocks[slot][half];
+            // Read by the lane that gives the slot back: racecheck does not see through a barrier of the warp and its arrival.
+            const int block = __shfl_sync(~0u, lane == 0 ? shared.blocks[slot][half] : 0, 0);
             first_keys[half] = 64 * block;
             masked |= block < full_begin || block >= full_end;
           }
