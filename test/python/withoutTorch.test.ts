@@ -23,7 +23,7 @@ const suites = [
   },
 ]
 
-it.each(suites)("$what", ({ folder, modules, atLeast }, context) => {
+it.for(suites)("$what", ({ folder, modules, atLeast }, context) => {
   if (spawnSync("python3", ["--version"]).error !== undefined) context.skip("no python3: apt-get install python3")
   const { status, stderr } = spawnSync("python3", ["-m", "unittest", ...modules], {
     cwd: join(root, folder),
