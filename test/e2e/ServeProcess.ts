@@ -53,6 +53,13 @@ export class ServeProcess {
     return this.#stderr()
   }
 
+  /** Where it publishes KV events. Requires `--log-format json`. */
+  get kvEventsEndpoint(): string {
+    const line = this.stderr.split("\n").find((text) => text.includes("KV events are published"))
+    if (line === undefined) throw new Error(`no KV events are published:\n${this.stderr}`)
+    return (JSON.parse(line) as { annotations: { endpoint: string } }).annotations.endpoint
+  }
+
   signal(name: NodeJS.Signals): void {
     this.#child.kill(name)
   }

@@ -111,7 +111,7 @@ def selection(library, r, generator, _):
     # Each side's rows follow from its own masses; where the masses cut alike, everything is equal.
     for masses, _, kept, counts, _ in found:
         for b, n in enumerate(lengths):
-            _, expected, _ = reference.cut(masses[b, : -(-n // 64)].tolist(), n, 64, sink, 128, p_q32, rule == 0)
+            _, expected = reference.cut(masses[b, : -(-n // 64)].tolist(), n, 64, sink, 128, p_q32, rule == 0)
             if kept[b, : counts[b]].tolist() != expected:
                 error = float("inf")
     if torch.equal(found[0][3], found[1][3]) and torch.equal(found[0][2], found[1][2]):

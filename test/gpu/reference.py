@@ -50,10 +50,10 @@ def cut(masses, rows, block, sink, last_q, p_q32, exclusive):
         kept = set(blocks)
     else:
         threshold = (total * p_q32) >> 32
-        kept, before = set(), 0
+        kept, before = {b for b in blocks if b not in candidates}, 0
         for b in sorted(candidates, key=lambda b: (masses[b], b), reverse=True):
             if before <= threshold:
                 kept.add(b)
             before += masses[b]
     rows_kept = sorted(forced | {r for b in kept for r in spans[b]})
-    return kept, rows_kept, [b for b in blocks if whole[b]]
+    return kept, rows_kept

@@ -3,6 +3,7 @@ import { join } from "node:path"
 import { build } from "vite"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { root } from "../architecture/CopiedTree.ts"
+import { PrefixAwarePicker } from "../e2e/PrefixAwarePicker.ts"
 import { ServeProcess } from "../e2e/ServeProcess.ts"
 import { examplesIn, filesBelow, type Finished, Installation } from "./Installation.ts"
 
@@ -52,6 +53,12 @@ describe("the tarballs", () => {
     const modules = (name: string) => pathsIn(name).filter(isModule)
     expect(modules("@uniprefill/scheduler")).toContain("dist/Driver.js")
     expect(found((name) => modules(name).filter((path) => !pathsIn(name).includes(sourceOf(path))))).toEqual({})
+  })
+
+  it("hold what their pages link to", () => {
+    const linksOf = (name: string) =>
+      [...installation.readmeOf(name).matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map((match) => match[1]!)
+    expect(found((name) => linksOf(name).filter((link) => !pathsIn(name).includes(link)))).toEqual({})
   })
 
   it("would be published without a complaint", () => {
@@ -149,9 +156,13 @@ describe("the examples of the packages' pages", () => {
     expect(without).toEqual(["@uniprefill/native-linux-x64"])
   })
 
-  it("typecheck", () => {
-    const compilerOptions = { module: "nodenext", target: "es2024", strict: true, noEmit: true, types: ["node"] }
-    const config = { compilerOptions: { ...compilerOptions, skipLibCheck: true }, include: ["examples"] }
+  it.each([
+    ["Node", { module: "nodenext" }],
+    ["bundlers", { module: "preserve", moduleResolution: "bundler" }],
+  ])("typecheck as %s find modules", (_, resolution) => {
+    const compilerOptions = { ...resolution, target: "es2024", strict: true, noEmit: true, types: ["node"] }
+    const config = { compilerOptions, include: ["examples"] }
+
     writeFileSync(join(installation.project, "tsconfig.json"), JSON.stringify(config))
     const { status, stdout } = installation.run(join(root, "node_modules/.bin/tsc"), "-p", ".")
     expect({ status, stdout }).toEqual({ status: 0, stdout: "" })
@@ -185,6 +196,16 @@ describe("the examples of the packages' pages", () => {
 describe("npm install -g", () => {
   beforeAll(() => expect(ok(installation.installGlobally())).toEqual(fine))
   const program = (name: string) => join(installation.prefix, "bin", name)
+  const serve = (node: string, ...options: ReadonlyArray<string>) =>
+    ServeProcess.run(node, [program("uniprefill"), "serve", "--port", "0", ...options], installation.environment)
+  const complete = async ({ url }: ServeProcess, prompt: string) => {
+    const response = await fetch(`${url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ model: "needle-10m-deep", prompt, max_tokens: 8, temperature: 0 }),
+    })
+    return (await response.json()) as object
+  }
 
   it("gives commands that do what their pages say", () => {
     for (const name of ["uniprefill", "@uniprefill/sim"]) {
@@ -199,33 +220,63 @@ describe("npm install -g", () => {
     }
   })
 
-  it("gives a server that answers with the embedded model", async () => {
-    await using server = await ServeProcess.run(
-      program("uniprefill"),
-      ["serve", "--port", "0"],
-      installation.environment,
+  it.each(["the oldest Node", "this Node"])(
+    "gives a server that answers with the embedded model on %s",
+    async (which) => {
+      await using server = await serve(which === "this Node" ? process.execPath : installation.oldNode)
+      const prompt = "Ada Turner lives in Geneva.\nQuestion: Where does Ada Turner live?\nAnswer:"
+      expect(await complete(server, prompt)).toMatchObject({ choices: [{ text: " Geneva" }] })
+    },
+  )
+
+  // Over ZeroMQ's own prebuilt library, which npm installs without running its script.
+  it.each(["the oldest Node", "this Node"])("gives a server that tells a gateway its prefixes on %s", async (which) => {
+    const config = { enable_kv_cache_events: true, endpoint: "tcp://127.0.0.1:*", topic: "kv@pod@needle" }
+    const options = ["--log-format", "json", "--kv-events-config", JSON.stringify(config)]
+    await using server = await serve(which === "this Node" ? process.execPath : installation.oldNode, ...options)
+    const picker = new PrefixAwarePicker()
+    await picker.add(server.url, server.kvEventsEndpoint, "kv@pod@")
+    const prompt = `${"Ada Turner lives in Geneva. ".repeat(60)}\nQuestion: Where does Ada Turner live?\nAnswer:`
+    expect((await picker.pick(prompt)).cached).toBe(0)
+    await complete(server, prompt)
+    await expect.poll(async () => (await picker.pick(prompt)).cached, { timeout: 60_000 }).toBeGreaterThan(0)
+    expect(picker.gaps).toBe(0)
+    picker.close()
+  })
+
+  /** Where npm put a dependency of the server: beside it or below it. */
+  const installedTo = (...path: ReadonlyArray<string>) => {
+    const places = ["lib/node_modules", "lib/node_modules/uniprefill/node_modules"]
+      .map((place) => join(installation.prefix, place, ...path))
+      .filter((place) => existsSync(place))
+    expect(places).not.toEqual([])
+    return places
+  }
+
+  it("says in one line what to do where ZeroMQ cannot be loaded", () => {
+    for (const place of installedTo("zeromq", "build")) rmSync(place, { recursive: true })
+    const options = ["--executor", "sim", "--port", "0", "--kv-events-config", "{}"]
+    const { status, stderr } = installation.run(program("uniprefill"), "serve", ...options)
+    expect(status).toBe(2)
+    expect(stderr.trimEnd().split("\n").at(-1)).toMatch(
+      /^uniprefill: --kv-events-config: ZeroMQ cannot be loaded: .*; `npm rebuild zeromq` builds it/,
     )
-    const prompt = "Ada Turner lives in Geneva.\nQuestion: Where does Ada Turner live?\nAnswer:"
-    const response = await fetch(`${server.url}/v1/completions`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ model: "needle-10m-deep", prompt, max_tokens: 8, temperature: 0 }),
-    })
-    expect(await response.json()).toMatchObject({ choices: [{ text: " Geneva" }] })
   })
 
   it("says in one line what to do where there is no native library", () => {
-    const places = ["lib/node_modules", "lib/node_modules/uniprefill/node_modules"]
-    const native = places
-      .map((place) => join(installation.prefix, place, "@uniprefill/native-linux-x64"))
-      .filter((place) => existsSync(place))
-    expect(native.length).toBeGreaterThan(0)
-    for (const place of native) rmSync(place, { recursive: true })
-    const { status, stderr } = installation.run(program("uniprefill"), "serve", "--port", "0")
-    expect(status).toBe(1)
-    const lines = stderr.trimEnd().split("\n")
-    expect(lines.at(-1)).toMatch(
-      /^uniprefill: .*native-linux-x64 is not installed: install again without --omit=optional$/,
-    )
+    for (const place of installedTo("@uniprefill/native-linux-x64")) rmSync(place, { recursive: true })
+    const told = (platform: object) => {
+      const values = Object.entries(platform).map(([key, value]) => [key, { value }])
+      const preload = `Object.defineProperties(process, ${JSON.stringify(Object.fromEntries(values))})`
+      const args = ["--import", `data:text/javascript,${preload}`, program("uniprefill"), "serve", "--port", "0"]
+      const { status, stderr } = installation.run(process.execPath, ...args)
+      expect(status).toBe(1)
+      return stderr.trimEnd().split("\n").at(-1)
+    }
+    const advice = "native-linux-x64 is not installed: install again without --omit=optional"
+    expect(told({})).toMatch(new RegExp(`^uniprefill: .*${advice}$`))
+    // As npm leaves it where the optional package is not for the system.
+    const elsewhere = "there is none for darwin-arm64: models run on Linux on x86-64, in a container for example"
+    expect(told({ platform: "darwin", arch: "arm64" })).toMatch(new RegExp(`^uniprefill: .*${elsewhere}`))
   })
 })

@@ -128,7 +128,8 @@ typedef struct up_selection {
 
   /* Outputs, on the device. */
   uint64_t *masses;      /* [requests, blocks(max_rows)], 40 fractional bits; may be NULL */
-  uint32_t *bitmaps;     /* [requests, words(max_rows)], words = ceil(blocks / 32) */
+  uint32_t *bitmaps;     /* [requests, words(max_rows)], words = ceil(blocks / 32): what the rule says, bit b of block b; the
+                            first `sink` and the last `last_q` rows are kept besides */
   int32_t *kept;         /* [requests, max_rows]: ascending indices of the rows kept */
   int32_t *kept_lengths; /* [requests] */
   int32_t *fallbacks;    /* [requests]: 1 when scores were not finite and everything was kept; may be NULL */

@@ -32,10 +32,16 @@ def enabled(device):
         (dict(num_beams=2), "beam search"),
         (dict(prompt_lookup_num_tokens=3), "assisted decoding"),
         (dict(assistant_model="itself"), "assisted decoding"),
+        (dict(assistant_early_exit=2), "assisted decoding"),
+        (dict(use_mtp=True), "assisted decoding"),
+        (dict(penalty_alpha=0.6), "contrastive search"),
+        (dict(dola_layers="high"), "DoLa decoding"),
         (dict(guidance_scale=1.5), "classifier-free guidance"),
+        (dict(custom_generate="transformers-community/dola"), "custom_generate"),
         (dict(prefill_chunk_size=128), "prefill in chunks"),
         (dict(cache_implementation="static"), "cache_implementation='static'"),
         (dict(cache_implementation="offloaded"), "cache_implementation='offloaded'"),
+        (dict(cache_implementation="quantized"), "cache_implementation='quantized'"),
         (dict(output_attentions=True), "output_attentions"),
         (dict(output_hidden_states=True), "output_hidden_states"),
         (dict(past_key_values="empty"), "past_key_values without content"),
@@ -112,6 +118,18 @@ def test_families_placements_and_attention_are_refused_by_name(device):
     refused(mistral, UnsupportedError, "MistralForCausalLM is not supported: LlamaForCausalLM, Qwen3ForCausalLM, Gemma3ForCausalLM")
     model, drops = small("llama", DTYPES[device], device)
     plan = schedule(drops)
+
+    class LlamaForCausalLM(transformers.LlamaForCausalLM):
+        """Somebody's own, which may compute anything."""
+
+    derived = LlamaForCausalLM(transformers.LlamaConfig(**shape)).to(device, DTYPES[device])
+    refused(derived, UnsupportedError, "test_refusals.LlamaForCausalLM is not supported: .* merge and unload an adapter", plan)
+    model.config.use_bidirectional_attention = True
+    refused(model, UnsupportedError, "use_bidirectional_attention", plan)
+    model.config.use_bidirectional_attention = False
+    if device == "cuda":
+        odd = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, head_dim=96)).to(device, DTYPES[device])
+        refused(odd, UnsupportedError, "head_dim 96 in layer 0 is not supported: 64, 128, 256", schedule((0,)))
     model.config._attn_implementation = "flex_attention"
     refused(model, UnsupportedError, "attention implementation 'flex_attention'.*attn_implementation='sdpa'", plan)
     model.config._attn_implementation = "eager"

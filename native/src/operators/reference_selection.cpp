@@ -66,9 +66,9 @@ std::vector<bool> keep_blocks(const Blocks &blocks, const std::vector<uint64_t> 
     if (before <= threshold) kept[static_cast<size_t>(b)] = true;
     before += masses[static_cast<size_t>(b)];
   }
-  // Wholly forced blocks are kept whatever the rule says of them.
+  // These the rule does not decide on.
   for (int b = 0; b < blocks.count(); b++)
-    if (blocks.all_forced(b)) kept[static_cast<size_t>(b)] = true;
+    if (rule == UP_RULE_EXCLUSIVE && blocks.all_forced(b)) kept[static_cast<size_t>(b)] = true;
   return kept;
 }
 

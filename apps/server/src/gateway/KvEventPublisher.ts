@@ -24,7 +24,16 @@ export const makeKvEventPublisher = (
   blockSize: number,
 ): Effect.Effect<KvEventPublisher, UsageError, Scope.Scope> =>
   Effect.gen(function* () {
-    const zmq = yield* Effect.promise(() => import("zeromq"))
+    const zmq = yield* Effect.tryPromise({
+      try: () => import("zeromq"),
+      catch: (cause) => {
+        // Stacks follow in the loader's message.
+        const [reason] = (cause as Error).message.split("\n", 1)
+        const advice = "`npm rebuild zeromq` builds it, which needs CMake and a compiler"
+        return new UsageError({ message: `--kv-events-config: ZeroMQ cannot be loaded: ${reason}; ${advice}` })
+      },
+    })
+
     const bind = <Socket extends Publisher | Router>(socket: Socket, endpoint: string) =>
       Effect.acquireRelease(
         Effect.tryPromise({

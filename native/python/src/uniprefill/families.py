@@ -1,6 +1,6 @@
 """The models that can drop: what each layer of a transformers model is made of, as a table of modules and numbers.
 
-The forward pass (`prefill.py`, `decode.py`) reads this table and knows no family. Linear layers are called as modules, so that
+The forward pass (`forward.py`) reads this table and knows no family. Linear layers are called as modules, so that
 quantised ones and adapters merged into them work; norms are read as weights, because the operators fuse them.
 """
 

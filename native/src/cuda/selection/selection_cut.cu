@@ -68,12 +68,11 @@ __global__ void __launch_bounds__(kCutThreads) selection_cut(const Rule r) {
   uint64_t *masses = r.masses + static_cast<int64_t>(request) * r.shape.blocks;
 
   // Blocks that take no part count as zero mass, which changes no sum.
-  const auto mass_of = [&](int block) -> uint64_t {
-    if (block >= rows.blocks) return 0;
+  const auto takes_part = [&](int block) {
     const int begin = block * kSelectionBlock, end = min(begin + kSelectionBlock, rows.rows);
-    if (r.shape.exclusive && forced.count(begin, end) == end - begin) return 0;
-    return masses[block];
+    return !r.shape.exclusive || forced.count(begin, end) < end - begin;
   };
+  const auto mass_of = [&](int block) -> uint64_t { return block < rows.blocks && takes_part(block) ? masses[block] : 0; };
   const int mine = first + thread % kCutBlocks, share = thread / kCutBlocks;
   const uint64_t own = mass_of(mine);
   uint64_t before = 0, total = 0;
@@ -109,12 +108,7 @@ __global__ void __launch_bounds__(kCutThreads) selection_cut(const Rule r) {
 
   const uint64_t p = min(r.p_q32[request], uint64_t{1} << 32);
   const uint64_t threshold = (__umul64hi(total, p) << 32) | ((total * p) >> 32);
-  const int begin = mine * kSelectionBlock, end = min(begin + kSelectionBlock, rows.rows);
-  bool keep = false;
-  if (mine < rows.blocks) {
-    const bool whole = forced.count(begin, end) == end - begin;
-    keep = all || total == 0 || whole || before <= threshold;
-  }
+  const bool keep = mine < rows.blocks && (all || total == 0 || !takes_part(mine) || before <= threshold);
   // Every block of a broken request is kept, so nobody needs them any more.
   if (broken && mine < rows.blocks) masses[mine] = 0;
   const uint32_t bits = __ballot_sync(~0u, keep);
