@@ -26,3 +26,7 @@ for r in rows:
 print(f"""
 *share of full*: what the same run's full attention takes, times the visible pairs of the case over all causal pairs.
 `{os.path.basename(sys.argv[1])}` beside this holds the same rows as data.""")
+for versions in {json.dumps(r["versions"]): r["versions"] for r in rows[1:] if r["versions"] != first["versions"]}.values():
+    operators = ", ".join(dict.fromkeys(r["operator"] for r in rows if r["versions"] == versions))
+    print(f"""
+From another run, which measured {versions["gemmTflops"]} TFLOP/s and {versions["copyTbs"]} TB/s: {operators}.""")
