@@ -1,3 +1,4 @@
+import { IntList } from "@uniprefill/scheduler/IntList"
 import { CachedPage } from "@uniprefill/scheduler/PrefixCache"
 import { type Copier, ObjectGraph, type Snapshot } from "./ObjectGraph.ts"
 
@@ -39,6 +40,8 @@ const pages: Copier = {
   },
 }
 
+const isIntList = (object: object): object is IntList => object instanceof IntList
+
 /** Moments of a run that can be gone back to, each named by the number of steps planned before it. */
 export class Checkpoints {
   /** Steps between two. A step's state takes as long as going through that many steps, and putting a checkpoint back. */
@@ -49,7 +52,7 @@ export class Checkpoints {
 
   /** `constants`: what the run refers to and never changes. */
   constructor(run: object, constants: Iterable<object>, stepsBetween: number) {
-    this.graph = new ObjectGraph(run, constants, pages)
+    this.graph = new ObjectGraph(run, constants, pages, isIntList)
     this.stepsBetween = stepsBetween
     this.take(0)
   }
