@@ -21,7 +21,7 @@ export class ObjectGraph {
   private readonly root: object
   private readonly fixed: ReadonlySet<object>
   private readonly most: Copier
-  private readonly isList: IsList
+  private readonly isList: IsList | undefined
   /** Content of one object of that class. */
   private readonly scratch: Array<unknown> = []
   private readonly keysOfClass = new Map<object, ReadonlyArray<string> | null>()
@@ -57,7 +57,7 @@ export class ObjectGraph {
   private restores = 0
 
   /** `most`: of the class that most objects are of. */
-  constructor(root: object, fixed: Iterable<object>, most: Copier = copiesNone, isList: IsList = hasNoList) {
+  constructor(root: object, fixed: Iterable<object>, most: Copier = copiesNone, isList?: IsList) {
     this.root = root
     this.fixed = new Set(fixed)
     this.most = most
@@ -120,15 +120,7 @@ export class ObjectGraph {
   /** Takes nothing any more, and forgets what only taking needs. */
   seal(): void {
     this.numbers.clear()
-    for (const list of [
-      this.objects,
-      this.spare,
-      this.poolOf,
-      this.placeOf,
-      this.references,
-      this.reached,
-      this.known,
-    ])
+    for (const list of [this.objects, this.spare, this.poolOf, this.placeOf, this.references, this.reached, this.known])
       list.length = 0
     this.pieces.end()
     this.changed.length = 0
@@ -182,7 +174,7 @@ export class ObjectGraph {
     if (object instanceof Set) return this.saveValues(number, [...object])
     const { most, scratch } = this
     if (most.read(object, scratch)) return this.saveFields(number, scratch)
-    if (this.isList(object)) return this.saveList(number, object)
+    if (this.isList?.(object)) return this.saveList(number, object)
     const keys = this.keysOf(object)
     if (keys === null) return this.enterAll(object)
     const fields = object as Readonly<Record<string, unknown>>
@@ -284,7 +276,7 @@ export class ObjectGraph {
       object.clear()
       const end = place + 1 + (pool[place] as number)
       for (let at = place + 1; at < end; at++) object.add(pool[at])
-    } else if (this.isList(object)) {
+    } else if (this.isList?.(object)) {
       object.data = pool[place] as Int32Array
       object.length = pool[place + 1] as number
       this.pieces.putBack(object.data, object.length, pool[place + 2] as Int32Array)
@@ -326,8 +318,6 @@ export interface List {
 
 /** Tells the lists among the objects. */
 export type IsList = (object: object) => object is List
-
-const hasNoList: IsList = (_): _ is List => false
 
 const copiesNone: Copier = { read: () => false, write: () => false }
 

@@ -139,14 +139,7 @@ const copyWords = (
 }
 
 /** Of one kind of array only, word by word: a loop that meets many kinds takes ten times as long. */
-const unpack = (
-  words: Int32Array,
-  first: number,
-  width: number,
-  to: Int32Array,
-  from: number,
-  count: number,
-): void => {
+const unpack = (words: Int32Array, first: number, width: number, to: Int32Array, from: number, count: number): void => {
   const mask = (1 << width) - 1
   const end = from + count
   for (let i = from, at = first; i < end; at++) {
