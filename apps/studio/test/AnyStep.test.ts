@@ -39,7 +39,8 @@ class WorkerHere {
     vi.stubGlobal("self", {
       addEventListener: (_: string, listener: typeof worker.send) => (worker.send = listener),
       postMessage: (reply: Reply, transfer: Array<ArrayBuffer> = []) => {
-        if (reply.tag !== "progress") worker.waiting.get(reply.id)!(structuredClone(reply, { transfer }))
+        if (reply.tag === "done" || reply.tag === "failed")
+          worker.waiting.get(reply.id)!(structuredClone(reply, { transfer }))
       },
     })
     await import("@uniprefill/studio/engine/worker")

@@ -14,6 +14,7 @@ import { transferables } from "./Transferables.ts"
 /** A worker of the page: commands in, replies out, one at a time. Holds at most one run. */
 
 declare const self: {
+  readonly name: string
   readonly addEventListener: (type: "message", listener: (event: { readonly data: unknown }) => void) => void
   readonly postMessage: (message: Reply, transfer?: Array<ArrayBuffer>) => void
 }
@@ -106,3 +107,11 @@ self.addEventListener("message", ({ data }) => {
     (error: unknown) => self.postMessage({ id, tag: "failed", fault: faultOf(error) }),
   )
 })
+
+// Only on pages that may use locks, and only in a worker that has a name.
+if (self.name && "locks" in navigator) {
+  void navigator.locks.request(self.name, () => {
+    self.postMessage({ tag: "alive" })
+    return new Promise(() => {})
+  })
+}
