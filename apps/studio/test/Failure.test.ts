@@ -3,11 +3,11 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { afterAll, describe, expect, it } from "vitest"
-import type { StudioPage } from "./StudioBrowser.ts"
+import { StudioPage } from "./StudioBrowser.ts"
 import { openStudio } from "./OpenStudio.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "uniprefill-studio-failures-"))
-const { openPage } = await openStudio()
+const { studio, openPage } = await openStudio()
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
@@ -50,6 +50,9 @@ const midway = (act: string) => `{
 /** Does something when a command comes. */
 const onCommand = (command: string, act: string) =>
   `self.addEventListener("message", (event) => { if (event.data.command?.do === "${command}") { ${act} } });`
+
+/** Ends the worker without a word, in place of an answer. */
+const ended = "event.stopImmediatePropagation(); setTimeout(() => self.close(), 300)"
 
 const plant = (page: StudioPage, script: string) => page.page.evaluate(`window.planted = ${JSON.stringify(script)}`)
 
@@ -120,7 +123,7 @@ describe("a worker that fails in the middle of a run", () => {
 describe("a worker that fails later", () => {
   it("while a step is looked at: the run can be made again, with the same plans", async () => {
     const page = await openPage({}, "", planting)
-    await plant(page, onCommand("look", "if (event.data.command.step === 41) self.close()"))
+    await plant(page, onCommand("look", `if (event.data.command.step === 41) { ${ended} }`))
     await page.drop(small)
     await page.run()
     await page.goTo(40)
@@ -141,7 +144,7 @@ describe("a worker that fails later", () => {
   it("while a recording is replayed: it is replayed again without being dropped again", async () => {
     const page = await openPage({}, "", planting)
     await page.ready()
-    await plant(page, onCommand("replay", "self.close()"))
+    await plant(page, onCommand("replay", ended))
     await page.drop(fileURLToPath(new URL("../../../test/golden/cpu.recording.jsonl.gz", import.meta.url)))
     await page.page.getByRole("alert").getByText("the browser ended the worker").waitFor()
     await plant(page, "")
@@ -152,7 +155,7 @@ describe("a worker that fails later", () => {
   })
 
   it("while a file is read: that is said, and the file can be dropped again", async () => {
-    const script = onCommand("open", "if (event.data.command.name === 'bad.jsonl') self.close()")
+    const script = onCommand("open", `if (event.data.command.name === "bad.jsonl") { ${ended} }`)
     const page = await openPage({}, "", `${planting}; window.planted = ${JSON.stringify(script)}`)
     await page.ready()
     const bad = join(folder, "bad.jsonl")
@@ -166,14 +169,19 @@ describe("a worker that fails later", () => {
     expect(await page.page.locator(".run").textContent()).toContain("small")
   })
 
-  it("with the whole page: the scenario is there after a reload", async () => {
-    const { page, title } = await openMade()
+  it("with the whole page: the scenario is there when it is opened again", async () => {
+    const { page } = await openMade()
     const crashed = page.page.waitForEvent("crash")
-    const session = await page.page.context().newCDPSession(page.page)
-    await Promise.all([crashed, session.send("Page.crash").catch(() => {})])
-    await page.page.reload()
-    await page.ready()
-    expect(await title.inputValue()).toBe("my own")
-    expect(await page.page.getByLabel("Requests", { exact: true }).inputValue()).toBe("700")
+    const context = page.page.context()
+    const session = await context.newCDPSession(page.page)
+    // It is never answered.
+    void session.send("Page.crash").catch(() => {})
+    await crashed
+    const again = new StudioPage(await context.newPage())
+    await again.page.goto(studio!.address)
+    await again.ready()
+    expect(await again.page.getByLabel("Name", { exact: true }).inputValue()).toBe("my own")
+    expect(await again.page.getByLabel("Requests", { exact: true }).inputValue()).toBe("700")
+    expect(again.complaints).toEqual([])
   })
 })

@@ -90,7 +90,7 @@ export class StudioPage {
 
   constructor(page: Page) {
     this.page = page
-    page.setDefaultTimeout(15_000)
+    page.setDefaultTimeout(800_000)
     page.on("request", (request) => {
       if (!/^(blob|data):/.test(request.url())) this.requests.push(request.url())
     })
