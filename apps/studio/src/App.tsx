@@ -3,11 +3,12 @@ import { CompareView, titleOf } from "./compare/CompareView.tsx"
 import { ReportView } from "./report/ReportView.tsx"
 import { ScenarioView } from "./scenario/ScenarioView.tsx"
 import { useStudio, useStudioState } from "./state/Context.ts"
-import { type Run, type View, views } from "./state/Studio.ts"
+import { type Run, type View, views } from "./state/StudioState.ts"
 import { RunProgress, TimelineView } from "./timeline/TimelineView.tsx"
 import type { TimelineHandle } from "./timeline/TimelineCanvas.tsx"
 import { ExportDialog } from "./ui/ExportMenu.tsx"
 import { HelpDialog } from "./ui/HelpDialog.tsx"
+import { Boundary } from "./ui/Boundary.tsx"
 import { Icon } from "./ui/Icon.tsx"
 import { themeChoices, useTheme } from "./ui/Theme.ts"
 
@@ -119,7 +120,9 @@ export const App = () => {
       <Notices />
       <main ref={main}>
         {failure === "" ? (
-          <Content view={view} run={run} isDark={isDark} picture={picture} />
+          <Boundary key={`${view} ${currentId}`}>
+            <Content view={view} run={run} isDark={isDark} picture={picture} />
+          </Boundary>
         ) : (
           <div className="empty" role="alert">
             <h2>The page could not start</h2>
@@ -172,6 +175,9 @@ const Content = ({
         <h2>Run {run.letter} could not be made</h2>
         <p className="fault">{run.error}</p>
         <div className="row">
+          <button type="button" className="accent" onClick={() => void studio.again(run)}>
+            Run it again
+          </button>
           <button type="button" onClick={() => studio.closeRun(run.id)}>
             Close it
           </button>

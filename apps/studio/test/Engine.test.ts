@@ -191,28 +191,47 @@ describe("a run in a worker", () => {
     expect(transferables(value)).toEqual([shared.buffer, value.list[0]!.buffer])
   })
 
-  it("takes a checkpoint whenever one is due, and reports as it goes", async () => {
+  it("takes a checkpoint after so much computing, however few steps that were, and reports as it goes", async () => {
+    const clock = vi.spyOn(performance, "now")
+    let now = 0
+    clock.mockImplementation(() => now)
+    // A step takes 10 µs, and a thousand times that in the middle of the run.
+    const stepMs = (step: number) => (step > 20_000 && step < 20_100 ? 10 : 0.01)
     let at = 0
-    let last = 0
-    const taken: Array<number> = []
-    const spreads: Array<number> = []
+    let sinceMs = 0
+    let spread = 1
+    const between: Array<number> = []
     const reported: Array<number> = []
-    const { tookMs } = await paced(
+    const { tookMs, checkpointsMs } = await paced(
       {
-        advance: (instants) => (at += instants),
-        steps: () => at,
-        isDone: () => at > 2_000_000,
-        spread: (steps) => spreads.push(steps),
-        isCheckpointDue: () => at - last > 100_000,
-        checkpoint: () => taken.push((last = at)),
+        advance: (instants) => {
+          for (let i = 0; i < instants; i++) {
+            sinceMs += stepMs(at)
+            now += stepMs(at++)
+          }
+        },
+        isDone: () => at > 60_000,
+        spread: () => spread,
+        checkpoint: () => {
+          between.push(sinceMs)
+          sinceMs = 0
+          now += 2
+          if (at > 40_000) spread = 4
+        },
         progress: () => ({ done: at, total: 0, steps: at, nowMicros: 0, waiting: 0, running: 0 }),
       },
       () => false,
       ({ done }) => reported.push(done),
     )
-    expect(taken.length).toBeGreaterThan(10)
-    expect(spreads.every((steps) => steps >= 4096 && steps <= 65_536)).toBe(true)
+    clock.mockRestore()
+    // Every slice of expensive steps is followed by one; elsewhere one follows after two slices, and after more as they are spread.
+    expect(between.length).toBeGreaterThan(60)
+    expect(between.filter((ms) => ms < 5)).toEqual([])
+    expect(Math.max(...between.slice(0, 20))).toBeLessThan(8.1)
+    expect(between.at(-1)).toBeGreaterThan(19)
+    expect(checkpointsMs).toBeCloseTo(2 * between.length)
+    expect(tookMs).toBe(now)
+    expect(reported.length).toBeGreaterThan(5)
     expect(reported.toSorted((a, b) => a - b)).toEqual(reported)
-    expect(tookMs).toBeGreaterThan(0)
   })
 })

@@ -257,30 +257,6 @@ describe("what goes wrong", () => {
     expect(await page.button("Run").isDisabled()).toBe(true)
   })
 
-  it("a worker that fails is said, and what was made stays", async () => {
-    const page = await openPage()
-    await page.ready()
-    const title = page.page.getByLabel("Name", { exact: true })
-    await title.fill("my own")
-    await title.press("Enter")
-    await page.ready()
-    // Every worker from here on ends as it begins.
-    await page.page.evaluate(`(() => {
-      const Real = window.Worker
-      const text = "throw new Error('out of memory')"
-      window.Worker = class extends Real {
-        constructor() {
-          super(URL.createObjectURL(new Blob([text], { type: "text/javascript" })))
-        }
-      }
-    })()`)
-    await page.button("Run").click()
-    await page.page.getByText("Run A could not be made").waitFor()
-    await page.page.getByText(/the worker failed: .*out of memory/).waitFor()
-    await page.button("To the scenario").click()
-    expect(await title.inputValue()).toBe("my own")
-  })
-
   it("a branch that cannot run leaves the run that it parts from alone", async () => {
     const page = await openPage()
     await page.drop(file("small.scenario.json", JSON.stringify(small)))

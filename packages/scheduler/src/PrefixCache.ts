@@ -59,7 +59,7 @@ export class PrefixCache {
   idleSlabs = 0
   /** Changes with everything that decides how much of a prefix is found. */
   version = 0
-  private readonly roots: Array<CachedPage> = []
+  private readonly made: Array<CachedPage> = []
   /** Ends of the list of pages without users. */
   private oldest: CachedPage | null = null
   private newest: CachedPage | null = null
@@ -67,8 +67,13 @@ export class PrefixCache {
   /** The start of a tree of its own, for pages that hold other tables than those of the other trees. */
   root(): CachedPage {
     const root = new CachedPage("", null, [], 0)
-    this.roots.push(root)
+    this.made.push(root)
     return root
+  }
+
+  /** The starts of all trees. */
+  get roots(): ReadonlyArray<CachedPage> {
+    return this.made
   }
 
   /** Adds a page that its maker goes on using. Requires: `parent` has no page with the key. */

@@ -2,6 +2,7 @@ import type { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
 import { CountedResult, SimulatedDevice } from "@uniprefill/executor/simulated/SimulatedDevice"
 import type { Actions } from "@uniprefill/scheduler/Actions"
 import { Driver, type DriverConfig, type SubmitOutcome } from "@uniprefill/scheduler/Driver"
+import { IntList } from "@uniprefill/scheduler/IntList"
 import type { Policy } from "@uniprefill/scheduler/Policy"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
 import { StepPlan } from "@uniprefill/scheduler/StepPlan"
@@ -59,7 +60,7 @@ export class Replica implements ReplicaLoad {
   private oldest = 0
   private inFlight = 0
   /** Workload row of each request of the loop, by its id. */
-  private readonly rows: Array<number> = [-1]
+  private readonly rows = IntList.from([-1])
   private readonly stopAt: Int32Array
   private deviceFreeMicros = 0
   private now = 0
@@ -86,7 +87,9 @@ export class Replica implements ReplicaLoad {
   submit(row: number, submission: Submission, nowMicros: number): SubmitOutcome {
     const outcome = this.driver.submit(submission, nowMicros)
     if (outcome._tag !== "Queued") return outcome
-    this.rows[outcome.request.id] = row
+    const { id } = outcome.request
+    if (id >= this.rows.length) this.rows.extend(id + 1 - this.rows.length)
+    this.rows.data[id] = row
     this.put(outcome.request)
     this.outstanding++
     this.outstandingTokens += submission.promptLength
@@ -135,7 +138,7 @@ export class Replica implements ReplicaLoad {
 
   /** Row of the workload of a request of the loop. */
   rowOf(id: number): number {
-    return this.rows[id]!
+    return this.rows.data[id]!
   }
 
   /** The policy in force. */
@@ -167,7 +170,7 @@ export class Replica implements ReplicaLoad {
   }
 
   private put({ id, contentId, promptLength, outputs, drops, bitmaps, account }: Request): void {
-    const row = this.rows[id]!
+    const row = this.rows.data[id]!
     const content = { key: row, promptLength, outputs, drops, isLowered: account.isLowered, bitmaps: bitmaps.slice() }
     this.device.putContent(contentId, { ...content, stopAt: this.stopAt[row]! })
   }
@@ -176,11 +179,11 @@ export class Replica implements ReplicaLoad {
     const { device, events, rows } = this
     for (let i = 0; i < selections.length; i++) {
       const { request, segment, kept } = selections[i]!
-      events.selected(rows[request.id]!, segment, kept)
+      events.selected(rows.data[request.id]!, segment, kept)
     }
     for (let i = 0; i < tokens.length; i++) {
       const request = tokens.requests[i]!
-      events.token(rows[request.id]!, request.outputs - 1)
+      events.token(rows.data[request.id]!, request.outputs - 1)
     }
     for (let i = 0; i < finished.length; i++) this.onFinished(finished[i]!.request, finished[i]!.reason)
     for (let i = 0; i < forgets.length; i++) device.forgetContent(forgets[i]!)
@@ -212,6 +215,6 @@ export class Replica implements ReplicaLoad {
   private onFinished(request: Request, reason: FinishReason): void {
     this.outstanding--
     this.outstandingTokens -= request.promptLength
-    this.events.finished(this.rows[request.id]!, request, reason)
+    this.events.finished(this.rows.data[request.id]!, request, reason)
   }
 }

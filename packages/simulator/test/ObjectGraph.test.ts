@@ -1,4 +1,5 @@
 import fc from "fast-check"
+import { IntList } from "@uniprefill/scheduler/IntList"
 import { describe, expect, it } from "vitest"
 import { ObjectGraph } from "@uniprefill/simulator/timetravel/ObjectGraph"
 
@@ -124,6 +125,35 @@ describe("ObjectGraph", () => {
     expect(node!.value).toBe(5)
     // Left out: neither saved nor put back.
     expect(node!.words[0]).toBe(1)
+  })
+
+  it("puts a list back in the array that it had, and leaves what lies behind its length", () => {
+    const list = IntList.from([1, 2, 3])
+    list.data = Int32Array.of(1, 2, 3, 7)
+    const { data } = list
+    const root = { list, alias: { data } }
+    const graph = new ObjectGraph(root, [], undefined, (object): object is IntList => object instanceof IntList)
+    const before = graph.take()
+    list.push(4)
+    list.push(5)
+    expect(list.data).not.toBe(data)
+    const after = graph.take()
+    list.clear()
+    list.push(9)
+    graph.restore(before)
+    expect(list.data).toBe(data)
+    expect(list.toArray()).toEqual([1, 2, 3])
+    graph.restore(after)
+    expect(list.toArray()).toEqual([1, 2, 3, 4, 5])
+    // What nothing else refers to is not kept beyond its length.
+    const lone = { list: IntList.from([1, 2]) }
+    const other = new ObjectGraph(lone, [], undefined, (object): object is IntList => object instanceof IntList)
+    lone.list.length = 1
+    const short = other.take()
+    lone.list.data[0] = 8
+    lone.list.data[1] = 8
+    other.restore(short)
+    expect([lone.list.length, ...lone.list.data]).toEqual([1, 1, 8])
   })
 
   it("leaves what is fixed or frozen alone, and follows what is frozen", () => {

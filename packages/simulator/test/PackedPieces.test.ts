@@ -1,5 +1,5 @@
 import fc from "fast-check"
-import { PackedPieces, type Typed } from "@uniprefill/simulator/timetravel/PackedPieces"
+import { Known, PackedPieces, type Typed } from "@uniprefill/simulator/timetravel/PackedPieces"
 import { describe, expect, it } from "vitest"
 
 const kinds = [Uint8Array, Uint16Array, Int32Array, Uint32Array, Float32Array, Float64Array] as const
@@ -17,20 +17,17 @@ describe("PackedPieces", () => {
         (kind, length, moments) => {
           const array: Typed = new kinds[kind]!(length)
           const pieces = new PackedPieces()
-          let copy: Typed | null = null
-          let places: Int32Array = new Int32Array(0)
+          const known = new Known()
           const seen = moments.map((made) => {
             for (const [at, value] of made) if (length > 0) array[at % length] = value
             pieces.begin()
-            places = pieces.save(array, copy, places)
-            copy ??= array.slice()
-            return { places, content: array.slice() }
+            return { places: pieces.save(array, length, known), content: array.slice() }
           })
           // While the last moment is still open, and after the end.
           for (const ends of [false, true]) {
             if (ends) pieces.end()
             for (const moment of seen.toReversed()) {
-              pieces.putBack(array, moment.places)
+              pieces.putBack(array, length, moment.places)
               expect(new Uint8Array(array.buffer)).toEqual(new Uint8Array(moment.content.buffer))
             }
           }
@@ -44,14 +41,45 @@ describe("PackedPieces", () => {
     const pieces = new PackedPieces()
     const array = new Int32Array(500).fill(3)
     pieces.begin()
-    const first = pieces.save(array, null, new Int32Array(0))
-    const copy = array.slice()
+    const known = new Known()
+    const first = pieces.save(array, 500, known)
     pieces.begin()
-    expect(pieces.save(array, copy, first)).toBe(first)
+    expect(pieces.save(array, 500, known)).toBe(first)
     array[499] = 4
-    const second = pieces.save(array, copy, first)
+    const second = pieces.save(array, 500, known)
     // Three of four pieces lie where they lay.
     expect([...second.keys()].filter((i) => second[i] !== first[i])).toEqual([6, 7])
-    expect(copy).toEqual(array)
+    expect(known.copy).toEqual(array)
+  })
+
+  it("keeps no more of an array than is in use, and what it shared before, however much that is at each moment", () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.tuple(fc.nat(700), fc.nat(699), fc.constantFrom(1, 70_000, -5)), { minLength: 1, maxLength: 12 }),
+        (moments) => {
+          const pieces = new PackedPieces()
+          const known = new Known()
+          let array = new Int32Array(300)
+          const seen = moments.map(([length, at, value]) => {
+            if (length > array.length) {
+              const larger = new Int32Array(Math.max(length, 2 * array.length))
+              larger.set(array)
+              array = larger
+            }
+            array[at % array.length] = value
+            pieces.begin()
+            return { length, places: pieces.save(array, length, known), content: array.slice(0, length) }
+          })
+          pieces.end()
+          for (const { length, places, content } of seen.toReversed()) {
+            array.fill(9)
+            pieces.putBack(array, length, places)
+            expect(array.slice(0, length)).toEqual(content)
+            expect(array.subarray(length).every((element) => element === 9)).toBe(true)
+          }
+        },
+      ),
+      { numRuns: 200 },
+    )
   })
 })

@@ -48,8 +48,8 @@ it("Little's law: requests in the system are the rate times the time in it", () 
     engine: { slots: 64 },
     host: noHost,
   })
-  const { occupancy } = simulation.counters
-  const inSystem = occupancy.series.waiting.map((waiting, i) => waiting + occupancy.series.running[i]!)
+  const { waiting, running } = simulation.counters.occupancy.series
+  const inSystem = waiting.map((count, i) => count + running[i]!)
   const mean = inSystem.reduce((sum, count) => sum + count, 0) / inSystem.length
   const summary = summarise(simulation, { slo: { ttftMs: 0, tpotMs: 0 }, warmupRequests: 0, gpuHourPrice: 0 })
   expect(mean).toBeGreaterThan(3)

@@ -18,10 +18,13 @@ import { noFiles, simulated } from "./Experiments.ts"
 /** A run to its end, with checkpoints close together. */
 const machineOf = (scenario: Scenario, stepsBetween = 64): TimeMachine => {
   const { setup, workload } = buildExperiment(withDefaults(scenario), noFiles)
-  const machine = new TimeMachine(setup, workload, stepsBetween)
+  const machine = new TimeMachine(setup, workload)
+  let next = stepsBetween
   while (!machine.simulation.isDone) {
     machine.advance(17)
-    if (machine.isCheckpointDue) machine.checkpoint()
+    if (machine.steps < next) continue
+    machine.checkpoint()
+    next = machine.steps + stepsBetween
   }
   return machine
 }

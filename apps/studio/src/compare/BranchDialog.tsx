@@ -3,7 +3,7 @@ import { useState } from "react"
 import { timeLabel } from "../layout/Ticks.ts"
 import { changeText } from "../state/Draft.ts"
 import { useStudio, useStudioState } from "../state/Context.ts"
-import type { Run } from "../state/Studio.ts"
+import type { Run } from "../state/StudioState.ts"
 import { Dialog } from "../ui/Dialog.tsx"
 import { Icon } from "../ui/Icon.tsx"
 

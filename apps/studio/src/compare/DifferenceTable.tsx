@@ -2,7 +2,7 @@ import { estimate, pairedDifference, type Estimate } from "@uniprefill/simulator
 import { measures, type MeasureName } from "@uniprefill/simulator/explore/Measures"
 import type { Summary } from "@uniprefill/simulator/metrics/Summary"
 import { useStudio, useStudioState } from "../state/Context.ts"
-import type { Run } from "../state/Studio.ts"
+import type { Run } from "../state/StudioState.ts"
 import { short } from "../ui/Chart.tsx"
 
 /** Measures of TTFT, ITL, goodput and what goes with them. */

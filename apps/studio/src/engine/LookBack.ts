@@ -11,11 +11,9 @@ export interface LookBack {
 /** A run as it is paced. */
 export interface Paced {
   readonly advance: (instants: number) => void
-  readonly steps: () => number
   readonly isDone: () => boolean
-  /** Sets the steps between two checkpoints. */
-  readonly spread: (steps: number) => void
-  readonly isCheckpointDue: () => boolean
+  /** How many times as far apart as the first ones checkpoints should lie by now. */
+  readonly spread: () => number
   readonly checkpoint: () => void
   readonly progress: () => Progress
 }
@@ -28,20 +26,19 @@ export interface Timing {
   readonly endedAt: number
 }
 
-/** What the replay up to a step may take, ms: a tenth of what a look may, since there are steps that take several times as long. */
-const replayMs = 8
-
-/** Least and most steps between checkpoints. */
-const leastSteps = 512
-const mostSteps = 65_536
+/**
+ * Computing between two checkpoints, ms, and so what the replay up to a step takes at most, but for a slice: a small part of what
+ * a look may, since putting the checkpoint back and showing the step take as long.
+ */
+const replayMs = 5
 
 /** Time between two looks at what came from the page, ms. */
-const sliceMs = 4
+const sliceMs = 3
 const progressMs = 80
 
 /**
- * Runs in slices, with checkpoints as far apart as this machine simulates in {@link replayMs}. Looks for messages between
- * slices, so that a run can be stopped.
+ * Runs in slices, with a checkpoint after every {@link replayMs} of computing: by time and not by steps, some of which take a
+ * hundred times as long as others. Looks for messages between slices, so that a run can be stopped.
  */
 export const paced = async (
   run: Paced,
@@ -51,23 +48,18 @@ export const paced = async (
   const started = performance.now()
   let shown = started
   let instants = 200
-  let stepMs = 0
+  let sinceMs = 0
   let checkpointsMs = 0
   while (!run.isDone() && !isStopped()) {
-    const before = run.steps()
     const begun = performance.now()
     run.advance(instants)
     const ended = performance.now()
-    const steps = run.steps() - before
-    if (steps > 0) {
-      const measured = (ended - begun) / steps
-      stepMs = stepMs === 0 ? measured : 0.8 * stepMs + 0.2 * measured
-      run.spread(Math.round(Math.min(mostSteps, Math.max(leastSteps, replayMs / stepMs))))
-    }
+    sinceMs += ended - begun
     instants = Math.max(50, Math.min(20_000, Math.round((instants * sliceMs) / Math.max(1, ended - begun))))
-    if (run.isCheckpointDue()) {
+    if (sinceMs >= replayMs * run.spread()) {
       run.checkpoint()
       checkpointsMs += performance.now() - ended
+      sinceMs = 0
     }
     if (ended - shown > progressMs) {
       shown = ended

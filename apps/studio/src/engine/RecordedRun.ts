@@ -48,7 +48,7 @@ export class RecordedRun implements LookBack {
     }
     this.loop = new RecordedLoop(header, events, listener)
     const constants = [header, listener, this.loop.config, this.loop.inputs]
-    this.checkpoints = new Checkpoints(this.loop, constants, 2048)
+    this.checkpoints = new Checkpoints(this.loop, constants)
   }
 
   get progress(): Progress {
@@ -68,10 +68,8 @@ export class RecordedRun implements LookBack {
     const timing = await paced(
       {
         advance: (events) => loop.advance(events),
-        steps: () => loop.steps,
         isDone: () => loop.isDone,
-        spread: (steps) => (checkpoints.stepsBetween = steps),
-        isCheckpointDue: () => checkpoints.isDue(loop.steps),
+        spread: () => checkpoints.spread,
         checkpoint: () => checkpoints.take(loop.steps),
         progress: () => this.progress,
       },

@@ -51,10 +51,8 @@ export class SimulatedRun implements LookBack {
     const timing = await paced(
       {
         advance: (instants) => machine.advance(instants),
-        steps: () => machine.steps,
         isDone: () => simulation.isDone || machine.steps >= maxSteps,
-        spread: (steps) => (machine.checkpoints.stepsBetween = steps),
-        isCheckpointDue: () => machine.isCheckpointDue,
+        spread: () => machine.checkpoints.spread,
         checkpoint: () => machine.checkpoint(),
         progress: () => this.progress,
       },

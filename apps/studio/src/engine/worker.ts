@@ -14,6 +14,7 @@ import { transferables } from "./Transferables.ts"
 /** A worker of the page: commands in, replies out, one at a time. Holds at most one run. */
 
 declare const self: {
+  readonly name: string
   readonly addEventListener: (type: "message", listener: (event: { readonly data: unknown }) => void) => void
   readonly postMessage: (message: Reply, transfer?: Array<ArrayBuffer>) => void
 }
@@ -88,6 +89,20 @@ const faultOf = (error: unknown): Fault => {
   return { name, message, isUsers: isUsersError(error) }
 }
 
+/**
+ * Holds the lock of this worker's name as long as it lives, since no event says that a browser has ended one; nothing is begun
+ * before that. Where there is no name or no lock to hold, it goes without.
+ */
+const alive = new Promise<void>((resolve) => {
+  if (!self.name || !("locks" in navigator)) return resolve()
+  const hold = () => {
+    self.postMessage({ tag: "alive" })
+    resolve()
+    return new Promise(() => {})
+  }
+  navigator.locks.request(self.name, hold).catch(() => resolve())
+})
+
 self.addEventListener("message", ({ data }) => {
   const request = Schema.decodeUnknownSync(Request)(data)
   if ("stop" in request) {
@@ -97,12 +112,14 @@ self.addEventListener("message", ({ data }) => {
   const { id, command } = request
   // Here and not where a run begins: one may be stopped while its files are still read.
   isStopped = false
-  void answer(id, command).then(
-    (value) => {
-      self.postMessage({ id, tag: "done", value }, transferables(value))
-      // What cannot be looked at is said to whoever looks.
-      if (command.do === "run" || command.do === "replay") void warm(held!, value as RunModel).catch(() => {})
-    },
-    (error: unknown) => self.postMessage({ id, tag: "failed", fault: faultOf(error) }),
-  )
+  void alive
+    .then(() => answer(id, command))
+    .then(
+      (value) => {
+        self.postMessage({ id, tag: "done", value }, transferables(value))
+        // What cannot be looked at is said to whoever looks.
+        if (command.do === "run" || command.do === "replay") void warm(held!, value as RunModel).catch(() => {})
+      },
+      (error: unknown) => self.postMessage({ id, tag: "failed", fault: faultOf(error) }),
+    )
 })

@@ -55,6 +55,9 @@ export const Inspector = ({
       <div className="empty" role="alert">
         <h2>This step cannot be shown</h2>
         <p>{sight.error}</p>
+        <button type="button" onClick={() => void studio.again(studio.current!)}>
+          Run it again
+        </button>
       </div>
     )
   const state = sight?.moment?.state

@@ -1,19 +1,20 @@
-type Numbers = Uint32Array | Uint16Array | Float64Array
-
 /** A column arranged so that the largest of any stretch is found in time that grows with the stretch's logarithm. Plain data. */
 export interface MaxPyramid {
   /** `levels[l][i]`: the largest of values i · 2^l … (i + 1) · 2^l − 1. */
-  readonly levels: ReadonlyArray<Numbers>
+  readonly levels: ReadonlyArray<Uint32Array>
 }
 
-export const maxPyramid = (values: Numbers): MaxPyramid => {
-  const levels: Array<Numbers> = [values]
+export const maxPyramid = (values: Uint32Array): MaxPyramid => {
+  const levels = [values]
   for (let below = values; below.length > 1;) {
-    const above = new (values.constructor as new (length: number) => Numbers)(Math.ceil(below.length / 2))
-    for (let i = 0; i < above.length; i++) {
-      const [left, right] = [below[2 * i]!, below[2 * i + 1] ?? 0]
+    const pairs = below.length >>> 1
+    const above = new Uint32Array(below.length - pairs)
+    for (let i = 0; i < pairs; i++) {
+      const left = below[2 * i]!
+      const right = below[2 * i + 1]!
       above[i] = left > right ? left : right
     }
+    if (above.length > pairs) above[pairs] = below[2 * pairs]!
     levels.push(above)
     below = above
   }

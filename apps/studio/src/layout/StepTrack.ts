@@ -25,7 +25,6 @@ export interface StepTrack {
   readonly longest: MaxPyramid
   readonly waiting: MaxPyramid
   readonly running: MaxPyramid
-  readonly used: MaxPyramid
   /** Selections before step number i. */
   readonly selections: Uint32Array
   readonly steps: StepColumns
@@ -78,17 +77,17 @@ const stepTrack = (
     end,
     sums,
     selections,
-    longest: maxPyramid(taken(steps.micros, index, new Uint32Array(count))),
-    waiting: maxPyramid(taken(steps.waiting, index, new Uint32Array(count))),
-    running: maxPyramid(taken(steps.running, index, new Uint16Array(count))),
-    used: maxPyramid(taken(steps.used, index, new Uint32Array(count))),
+    longest: maxPyramid(taken(steps.micros, index)),
+    waiting: maxPyramid(taken(steps.waiting, index)),
+    running: maxPyramid(taken(steps.running, index)),
     steps,
     segmentLayers,
   }
 }
 
 /** The values of a column at some places. (Typed arrays' own `from` takes ten times as long.) */
-const taken = <A extends Uint32Array | Uint16Array>(column: A, index: Uint32Array, out: A): A => {
+const taken = (column: Uint32Array | Uint16Array, index: Uint32Array): Uint32Array => {
+  const out = new Uint32Array(index.length)
   for (let at = 0; at < index.length; at++) out[at] = column[index[at]!]!
   return out
 }

@@ -40,8 +40,21 @@ export const Request = Schema.Union([
 ])
 export type Request = typeof Request.Type
 
+/** How far a run has come. */
+const Progress = Schema.Struct({
+  done: Schema.Number,
+  total: Schema.Number,
+  steps: Schema.Number,
+  nowMicros: Schema.Number,
+  waiting: Schema.Number,
+  running: Schema.Number,
+})
+export type Progress = typeof Progress.Type
+
 export const Reply = Schema.Union([
-  Schema.Struct({ id: Schema.Int, tag: Schema.Literal("progress"), progress: Schema.Unknown }),
+  /** The worker holds the lock that bears its name, until it ends. */
+  Schema.Struct({ tag: Schema.Literal("alive") }),
+  Schema.Struct({ id: Schema.Int, tag: Schema.Literal("progress"), progress: Progress }),
   Schema.Struct({ id: Schema.Int, tag: Schema.Literal("done"), value: Schema.Unknown }),
   Schema.Struct({
     id: Schema.Int,
@@ -57,15 +70,6 @@ export interface Fault {
   readonly message: string
   /** Something that whoever made the scenario can mend; else it is a defect of the program. */
   readonly isUsers: boolean
-}
-
-export interface Progress {
-  readonly done: number
-  readonly total: number
-  readonly steps: number
-  readonly nowMicros: number
-  readonly waiting: number
-  readonly running: number
 }
 
 /** A field of a scenario as a form shows it. */

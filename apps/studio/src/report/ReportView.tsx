@@ -1,5 +1,5 @@
 import { useMemo } from "react"
-import type { Run } from "../state/Studio.ts"
+import type { Run } from "../state/StudioState.ts"
 import type { RunModel } from "../timeline/RunModel.ts"
 import { Chart, short } from "../ui/Chart.tsx"
 import { percent } from "../inspect/KeptStrip.tsx"

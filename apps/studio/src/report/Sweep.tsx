@@ -1,7 +1,7 @@
 import { useState } from "react"
 import { useStudio } from "../state/Context.ts"
 import type { Measured } from "../protocol/Protocol.ts"
-import type { Run } from "../state/Studio.ts"
+import type { Run } from "../state/StudioState.ts"
 import { Chart, short } from "../ui/Chart.tsx"
 import { kneeOf, ratesAround, scaledRate, type RatePoint } from "./Rates.ts"
 

@@ -1,6 +1,7 @@
 import { createContext, useContext } from "react"
 import { useStore } from "./Store.ts"
-import type { Studio, StudioState } from "./Studio.ts"
+import type { Studio } from "./Studio.ts"
+import type { StudioState } from "./StudioState.ts"
 
 export const StudioContext = createContext<Studio | null>(null)
 

@@ -1,84 +1,20 @@
-import type { Summary } from "@uniprefill/simulator/metrics/Summary"
 import type { ScenarioChange } from "@uniprefill/simulator/scenario/Scenario"
-import type { Checked, FieldSpec, Measured, Moment, Opened, Progress } from "../protocol/Protocol.ts"
+import type { Checked, Command, FieldSpec, Measured, Moment, Opened } from "../protocol/Protocol.ts"
 import type { RunModel } from "../timeline/RunModel.ts"
 import { type Draft, draftOf, firstDraft, missingFiles, scenarioOf, withValue } from "./Draft.ts"
 import { decodeLink, encodeLink } from "./Link.ts"
 import { Store } from "./Store.ts"
+import {
+  firstState,
+  none,
+  type Notice,
+  type Run,
+  type SeedStudy,
+  type Selection,
+  type StudioState,
+  type View,
+} from "./StudioState.ts"
 import { CommandError, WorkerClient } from "./Worker.ts"
-
-export const views = ["scenario", "timeline", "compare", "report"] as const
-export type View = (typeof views)[number]
-
-export type RunStatus = "running" | "done" | "failed"
-
-export interface Run {
-  readonly id: number
-  /** A for the first one, and so on. */
-  readonly letter: string
-  readonly title: string
-  readonly scenario: Readonly<Record<string, unknown>>
-  readonly files: Readonly<Record<string, Blob>>
-  readonly status: RunStatus
-  readonly progress: Progress | null
-  readonly model: RunModel | null
-  readonly error: string
-  /** Where it parts from another run. */
-  readonly parent: { readonly id: number; readonly step: number; readonly change: ScenarioChange } | null
-  /** What the command line found for the same scenario; empty where nothing is known. */
-  readonly expectedHash: string
-}
-
-export interface Notice {
-  readonly id: number
-  readonly kind: "error" | "info"
-  readonly text: string
-  /** A draft that was put aside, to be brought back. */
-  readonly aside: Draft | null
-}
-
-/** The step and the request that are looked at. */
-export interface Selection {
-  readonly step: number
-  readonly request: number
-}
-
-export interface Sight {
-  readonly run: number
-  readonly selection: Selection
-  readonly moment: Moment | null
-  readonly error: string
-  readonly tookMs: number
-}
-
-export interface SeedStudy {
-  readonly base: number
-  readonly other: number
-  readonly wanted: number
-  readonly pairs: ReadonlyArray<readonly [base: Summary, other: Summary]>
-  readonly error: string
-}
-
-export interface StudioState {
-  readonly view: View
-  readonly fields: ReadonlyArray<FieldSpec>
-  readonly draft: Draft
-  readonly files: Readonly<Record<string, Blob>>
-  readonly checked: Checked | null
-  readonly isChecking: boolean
-  readonly runs: ReadonlyArray<Run>
-  readonly current: number
-  /** The run that the current one is held against. */
-  readonly other: number
-  readonly selection: Selection
-  readonly sight: Sight | null
-  readonly seeds: SeedStudy | null
-  readonly notices: ReadonlyArray<Notice>
-  /** What stopped the page as a whole. */
-  readonly failure: string
-}
-
-const none: Selection = { step: -1, request: -1 }
 
 const draftKey = "uniprefill-studio-draft-1"
 
@@ -87,24 +23,12 @@ export const maxRuns = 6
 
 const checkDelayMs = 160
 
+/** What a run is begun with. */
+type Begun = Pick<Run, "title" | "scenario" | "files" | "recording" | "parent" | "expectedHash">
+
 /** Everything that the page knows and does; components show it. */
 export class Studio {
-  readonly store = new Store<StudioState>({
-    view: "scenario",
-    fields: [],
-    draft: firstDraft,
-    files: {},
-    checked: null,
-    isChecking: true,
-    runs: [],
-    current: -1,
-    other: -1,
-    selection: none,
-    sight: null,
-    seeds: null,
-    notices: [],
-    failure: "",
-  })
+  readonly store = new Store<StudioState>(firstState)
   /** Asked what is not about a run. */
   private desk = new WorkerClient()
   private readonly clients = new Map<number, WorkerClient>()
@@ -246,51 +170,48 @@ export class Studio {
   async run(expectedHash = ""): Promise<void> {
     const { draft, files } = this.store.get()
     const title = typeof draft.values["name"] === "string" ? draft.values["name"] : "unnamed"
-    await this.begin(
-      { title, scenario: scenarioOf(draft), files, parent: null, expectedHash },
-      (client, scenario, onProgress) => client.ask<RunModel>({ do: "run", scenario, files }, onProgress),
-    )
+    const scenario = scenarioOf(draft)
+    await this.begin({ title, scenario, files, recording: null, parent: null, expectedHash })
   }
 
   private async replay(file: File, note: string): Promise<void> {
-    const start = { title: file.name, scenario: {}, files: {}, parent: null, expectedHash: "" }
-    await this.begin(start, (client, _, onProgress) =>
-      client.ask<RunModel>({ do: "replay", name: file.name, file }, onProgress),
-    )
+    await this.begin({ title: file.name, scenario: {}, files: {}, recording: file, parent: null, expectedHash: "" })
     this.say("info", `${file.name}: ${note}.`)
+  }
+
+  /** Makes a run that failed once more, in its place. */
+  async again(run: Run): Promise<void> {
+    this.closeRun(run.id)
+    await this.begin(run)
   }
 
   /** The run of `parent` with one change more, from a step on. */
   async branch(parent: Run, step: number, change: ScenarioChange): Promise<void> {
     const before = (parent.scenario["changes"] ?? []) as ReadonlyArray<ScenarioChange>
     const scenario = { ...parent.scenario, changes: [...before, change] }
-    const start = {
+    const id = await this.begin({
       title: parent.title,
       scenario,
       files: parent.files,
+      recording: null,
       parent: { id: parent.id, step, change },
       expectedHash: "",
-    }
-    const id = await this.begin(start, (client, made, onProgress) =>
-      client.ask<RunModel>({ do: "run", scenario: made, files: parent.files }, onProgress),
-    )
+    })
     const run = this.runOf(id)
     if (run?.status === "done") this.store.set({ current: id, other: parent.id, view: "compare", seeds: null })
   }
 
-  private async begin(
-    start: Pick<Run, "title" | "scenario" | "files" | "parent" | "expectedHash">,
-    ask: (
-      client: WorkerClient,
-      scenario: Readonly<Record<string, unknown>>,
-      onProgress: (progress: Progress) => void,
-    ) => Promise<RunModel>,
-  ): Promise<number> {
+  private async begin({ title, scenario, files, recording, parent, expectedHash }: Begun): Promise<number> {
     const id = this.nextId++
     const client = new WorkerClient()
     this.clients.set(id, client)
     const run: Run = {
-      ...start,
+      title,
+      scenario,
+      files,
+      recording,
+      parent,
+      expectedHash,
       id,
       letter: String.fromCharCode(65 + (this.nextLetter++ % 26)),
       status: "running",
@@ -307,8 +228,11 @@ export class Studio {
       sight: null,
       view: "timeline",
     })
+    const command: Command =
+      recording === null ? { do: "run", scenario, files } : { do: "replay", name: recording.name, file: recording }
     try {
-      const model = await ask(client, start.scenario, (progress) => this.change(id, { progress }))
+      const model = await client.ask<RunModel>(command, (progress) => this.change(id, { progress }))
+      if (typeof model.result?.hash !== "string") throw new Error("the worker sent what is no run")
       this.change(id, { status: "done", model })
     } catch (error) {
       this.change(id, { status: "failed", error: messageOf(error) })

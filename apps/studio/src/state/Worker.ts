@@ -19,6 +19,8 @@ interface Pending {
   readonly onProgress: ((progress: Progress) => void) | undefined
 }
 
+const garbage = "the worker sent what cannot be read"
+
 let script: Promise<string> | null = null
 
 /** The workers' script, fetched once as the page loads: nothing is asked of any host after that. */
@@ -36,14 +38,15 @@ export class WorkerClient {
   private failure: Error | null = null
 
   constructor() {
+    const name = `uniprefill-${crypto.randomUUID()}`
     this.worker = loadWorkerScript().then((url) => {
-      const worker = new Worker(url)
-      worker.addEventListener("message", ({ data }: MessageEvent<unknown>) => this.take(data))
+      const worker = new Worker(url, { name })
+      worker.addEventListener("message", ({ data }: MessageEvent<unknown>) => this.take(name, data))
       worker.addEventListener("error", (event) => {
         event.preventDefault()
         this.fail(new Error(`the worker failed: ${event.message || "it could not be started"}`))
       })
-      worker.addEventListener("messageerror", () => this.fail(new Error("the worker sent what cannot be read")))
+      worker.addEventListener("messageerror", () => this.fail(new Error(garbage)))
       return worker
     })
     this.worker.catch((error: Error) => this.fail(error))
@@ -65,7 +68,6 @@ export class WorkerClient {
   }
 
   close(): void {
-    void this.worker.then((worker) => worker.terminate()).catch(() => {})
     this.fail(new Error("the worker was closed"))
   }
 
@@ -74,19 +76,31 @@ export class WorkerClient {
     worker.postMessage(request)
   }
 
-  private take(data: unknown): void {
-    const reply = Schema.decodeUnknownSync(Reply)(data)
+  private take(name: string, data: unknown): void {
+    const decoded = Schema.decodeUnknownExit(Reply)(data)
+    if (decoded._tag === "Failure") return this.fail(new Error(garbage))
+    const reply = decoded.value
+    if (reply.tag === "alive") return this.watch(name)
     const pending = this.pending.get(reply.id)
     if (pending === undefined) return
-    if (reply.tag === "progress") return pending.onProgress?.(reply.progress as Progress)
+    if (reply.tag === "progress") return pending.onProgress?.(reply.progress)
     this.pending.delete(reply.id)
     if (reply.tag === "done") pending.resolve(reply.value as never)
     else pending.reject(new CommandError(reply.fault))
   }
 
+  /** A worker that the browser ends says nothing, but its lock comes free. */
+  private watch(name: string): void {
+    void navigator.locks.request(name, () =>
+      this.fail(new Error("the browser ended the worker: its memory may be full")),
+    )
+  }
+
+  /** Nothing is expected any more of a worker that has failed, and what it holds is given back. */
   private fail(error: Error): void {
     this.failure ??= error
     for (const { reject } of this.pending.values()) reject(error)
     this.pending.clear()
+    void this.worker.then((worker) => worker.terminate()).catch(() => {})
   }
 }

@@ -3,7 +3,7 @@ import { groupings, sortings, type Grouping, type Sorting } from "../layout/Requ
 import { BranchDialog } from "../compare/BranchDialog.tsx"
 import { Inspector } from "../inspect/Inspector.tsx"
 import { useStudio, useStudioState } from "../state/Context.ts"
-import type { Run } from "../state/Studio.ts"
+import type { Run } from "../state/StudioState.ts"
 import { Icon } from "../ui/Icon.tsx"
 import type { RowChoice } from "./Controller.ts"
 import type { Hit } from "./Hit.ts"

@@ -1,7 +1,7 @@
 import { type RefObject, useState } from "react"
 import { useStudio } from "../state/Context.ts"
 import { fileName, requestsCsv, save, stepsCsv } from "../state/Exports.ts"
-import type { Run } from "../state/Studio.ts"
+import type { Run } from "../state/StudioState.ts"
 import type { TimelineHandle } from "../timeline/TimelineCanvas.tsx"
 import { Dialog } from "./Dialog.tsx"
 import { Icon } from "./Icon.tsx"

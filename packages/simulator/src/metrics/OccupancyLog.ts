@@ -24,41 +24,49 @@ const names = ["waiting", "running", "used", "cached", "idle"] as const
 export class OccupancyLog {
   /** µs between samples. */
   interval = 250_000
-  readonly time: Array<number> = []
-  readonly series: { readonly [K in keyof OccupancySample]: Array<number> } = {
-    waiting: [],
-    running: [],
-    used: [],
-    cached: [],
-    idle: [],
-  }
-  /** Slabs that requests own alone, of each page table: `[table][sample]`. */
-  readonly byTable: ReadonlyArray<Array<number>>
-  private readonly capacity: number
-  private readonly columns: ReadonlyArray<Array<number>>
+  private count = 0
+  /** Times, the fields of a sample in the order of their names, and the tables. Typed arrays, of which a checkpoint keeps what is new. */
+  private readonly columns: ReadonlyArray<Float64Array>
 
   constructor(tables: number, capacity = 2048) {
-    this.capacity = capacity
-    this.byTable = Array.from({ length: tables }, () => [])
-    this.columns = [this.time, ...names.map((name) => this.series[name]), ...this.byTable]
+    this.columns = Array.from({ length: 1 + names.length + tables }, () => new Float64Array(capacity))
+  }
+
+  /** µs. */
+  get time(): Array<number> {
+    return this.column(0)
+  }
+
+  get series(): { readonly [K in keyof OccupancySample]: Array<number> } {
+    const [waiting, running, used, cached, idle] = names.map((_, n) => this.column(1 + n))
+    return { waiting: waiting!, running: running!, used: used!, cached: cached!, idle: idle! }
+  }
+
+  /** Slabs that requests own alone, of each page table: `[table][sample]`. */
+  get byTable(): Array<Array<number>> {
+    return this.columns.slice(1 + names.length).map((_, t) => this.column(1 + names.length + t))
   }
 
   /** When the next sample is due. */
   get nextTime(): number {
-    return this.time.at(-1)! + this.interval
+    return this.columns[0]![this.count - 1]! + this.interval
   }
 
   add(time: number, sample: OccupancySample, byTable: ReadonlyArray<number>): void {
-    this.time.push(time)
-    for (let n = 0; n < names.length; n++) this.series[names[n]!].push(sample[names[n]!])
-    for (let t = 0; t < byTable.length; t++) this.byTable[t]!.push(byTable[t]!)
-    if (this.time.length < this.capacity) return
-    for (const column of this.columns) {
-      const kept = Math.ceil(column.length / 2)
-      for (let i = 0; i < kept; i++) column[i] = column[2 * i]!
-      column.length = kept
-    }
+    const { columns } = this
+    const at = this.count++
+    columns[0]![at] = time
+    for (let n = 0; n < names.length; n++) columns[1 + n]![at] = sample[names[n]!]
+    for (let t = 0; t < byTable.length; t++) columns[1 + names.length + t]![at] = byTable[t]!
+    if (this.count < columns[0]!.length) return
+    const kept = Math.ceil(this.count / 2)
+    for (const column of columns) for (let i = 0; i < kept; i++) column[i] = column[2 * i]!
+    this.count = kept
     this.interval *= 2
+  }
+
+  private column(index: number): Array<number> {
+    return Array.from(this.columns[index]!.subarray(0, this.count))
   }
 }
 

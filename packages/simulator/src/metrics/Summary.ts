@@ -110,7 +110,8 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
   const gpuHours = (devices * seconds) / 3600
   const price = gpuHours * options.gpuHourPrice
   const perMillion = (tokens: number) => (tokens === 0 || price === 0 ? Number.NaN : (price / tokens) * 1e6)
-  const { gaps, occupancy } = counters
+  const { gaps } = counters
+  const { used } = counters.occupancy.series
   const flops = replicas[0]!.config.costModel.flops(counters.work)
   const pool = replicas.reduce((sum, replica) => sum + replica.config.slabs, 0)
   return {
@@ -164,8 +165,8 @@ export const summarise = (simulation: Simulation, options: SummaryOptions): Summ
         ? []
         : Array.from(counters.keptRows, (rows) => rows / counters.droppingPromptRows),
     lowered,
-    memoryMean: mean(occupancy.series.used) / pool,
-    memoryMax: occupancy.series.used.reduce((most, used) => Math.max(most, used), 0) / pool,
+    memoryMean: mean(used) / pool,
+    memoryMax: used.reduce((most, slabs) => Math.max(most, slabs), 0) / pool,
     steps: counters.steps,
     outsideShare: counters.computingSteps === 0 ? 1 : counters.stepsOutsideCalibration / counters.computingSteps,
     stepsOutsideCalibration: counters.stepsOutsideCalibration,

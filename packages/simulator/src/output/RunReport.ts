@@ -69,21 +69,21 @@ const cdf = (values: Float64Array): Array<readonly [number, number]> => {
 }
 
 const memorySeries = (simulation: Simulation, replicas: number): MemorySeries => {
-  const { occupancy } = simulation.counters
+  const { time, series, byTable } = simulation.counters.occupancy
   const { layout, slabs } = simulation.replicas[0]!.config
-  const stride = Math.max(1, Math.ceil(occupancy.time.length / seriesPoints))
+  const stride = Math.max(1, Math.ceil(time.length / seriesPoints))
   const thinned = (values: ReadonlyArray<number>): Array<number> => values.filter((_, i) => i % stride === 0)
   const total = slabs * replicas
   const byName = new Map<string, Array<number>>()
   for (const [t, table] of layout.tables.entries()) {
     const name = table.kind === "carry" ? "carry" : `segment ${table.segment} ${table.kind}`
     const sum = byName.get(name) ?? []
-    for (const [i, used] of thinned(occupancy.byTable[t]!).entries()) sum[i] = (sum[i] ?? 0) + used / total
+    for (const [i, used] of thinned(byTable[t]!).entries()) sum[i] = (sum[i] ?? 0) + used / total
     byName.set(name, sum)
   }
   for (const [name, values] of [
-    ["shared prefixes", occupancy.series.cached],
-    ["prefixes nobody uses", occupancy.series.idle],
+    ["shared prefixes", series.cached],
+    ["prefixes nobody uses", series.idle],
   ] as const) {
     if (values.some((used) => used > 0))
       byName.set(
@@ -92,9 +92,9 @@ const memorySeries = (simulation: Simulation, replicas: number): MemorySeries =>
       )
   }
   return {
-    seconds: thinned(occupancy.time).map((time) => time / 1e6),
-    waiting: thinned(occupancy.series.waiting),
-    running: thinned(occupancy.series.running),
+    seconds: thinned(time).map((micros) => micros / 1e6),
+    waiting: thinned(series.waiting),
+    running: thinned(series.running),
     shares: [...byName].map(([name, values]) => ({ name, values })),
   }
 }

@@ -1,3 +1,4 @@
+import { IntList } from "@uniprefill/scheduler/IntList"
 import { CachedPage } from "@uniprefill/scheduler/PrefixCache"
 import { type Copier, ObjectGraph, type Snapshot } from "./ObjectGraph.ts"
 
@@ -39,29 +40,31 @@ const pages: Copier = {
   },
 }
 
-/** Moments of a run that can be gone back to, each named by the number of steps planned before it. */
+const isIntList = (object: object): object is IntList => object instanceof IntList
+
+/**
+ * Moments of a run that can be gone back to, each named by the number of steps planned before it. A step's state takes as long as
+ * putting back the one before it, and going on from there to the step.
+ */
 export class Checkpoints {
-  /** Steps between two. A step's state takes as long as going through that many steps, and putting a checkpoint back. */
-  stepsBetween: number
-  private spread = 1
+  private factor = 1
   private readonly graph: ObjectGraph
   private readonly taken: Array<Checkpoint> = []
 
   /** `constants`: what the run refers to and never changes. */
-  constructor(run: object, constants: Iterable<object>, stepsBetween: number) {
-    this.graph = new ObjectGraph(run, constants, pages)
-    this.stepsBetween = stepsBetween
+  constructor(run: object, constants: Iterable<object>) {
+    this.graph = new ObjectGraph(run, constants, pages, isIntList)
     this.take(0)
   }
 
-  /** Whether a run that has planned `steps` has come far enough since the last one. */
-  isDue(steps: number): boolean {
-    return steps - this.taken.at(-1)!.steps >= this.stepsBetween * this.spread
+  /** How many times as far apart as the first ones those to come should lie. */
+  get spread(): number {
+    return this.factor
   }
 
   /** Requires a moment between two instants of the run. */
   take(steps: number): void {
-    if (this.taken.length > denseCheckpoints) this.spread *= growth
+    if (this.taken.length > denseCheckpoints) this.factor *= growth
     this.taken.push({ steps, snapshot: this.graph.take() })
   }
 

@@ -25,13 +25,12 @@ export class GrowingColumn<A extends Numbers> {
     this.data[place] = value
   }
 
-  /** What was appended, without a copy of it: the column is empty afterwards. */
+  /** What was appended, without a copy of it, in an array that has more room: the column is empty afterwards. */
   take(): A {
     const { data, length } = this
     this.length = 0
     this.data = this.make(1024)
-    const bytes = (data.buffer as ArrayBuffer).transfer(length * data.BYTES_PER_ELEMENT)
-    return new (data.constructor as new (buffer: ArrayBuffer) => A)(bytes)
+    return data.subarray(0, length) as A
   }
 }
 

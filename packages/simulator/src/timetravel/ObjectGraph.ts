@@ -1,4 +1,4 @@
-import { PackedPieces, type Typed } from "./PackedPieces.ts"
+import { Known, PackedPieces, type Typed } from "./PackedPieces.ts"
 
 /**
  * Everything that can be reached from one object, saved and put back **in place**: every object keeps its identity and gets its
@@ -11,7 +11,8 @@ import { PackedPieces, type Typed } from "./PackedPieces.ts"
  * 2. `#private` fields are neither saved nor put back: they may hold only what can be computed again and is checked before use.
  * 3. What is frozen, or among the objects named as fixed, is taken as it is, and nothing behind a fixed object is looked at.
  * 4. The class that most objects are of may say itself what its content is: see {@link Copier}.
- * 5. Content that equals that of the snapshot before is shared with it, so a snapshot costs the memory of what changed. Where
+ * 5. Of a {@link List}, the array that it has is not looked at beyond its length.
+ * 6. Content that equals that of the snapshot before is shared with it, so a snapshot costs the memory of what changed. Where
  *    it lies is noted for all objects in some snapshots, and for those that changed in the ones that follow:
  *
  *        table ◀─ changes ◀─ changes ◀─ …   table ◀─ changes ◀─ …
@@ -20,6 +21,7 @@ export class ObjectGraph {
   private readonly root: object
   private readonly fixed: ReadonlySet<object>
   private readonly most: Copier
+  private readonly isList: IsList | undefined
   /** Content of one object of that class. */
   private readonly scratch: Array<unknown> = []
   private readonly keysOfClass = new Map<object, ReadonlyArray<string> | null>()
@@ -42,8 +44,8 @@ export class ObjectGraph {
   private readonly pools: Array<ReadonlyArray<unknown>> = []
   private pool: Array<unknown> = []
   private readonly pieces = new PackedPieces()
-  /** Typed arrays as they were saved last. */
-  private readonly copies: Array<Typed | null> = []
+  /** Of typed arrays and lists. */
+  private readonly known: Array<Known | null> = []
   /** Numbers of the objects whose content this take saves, and of those that are gone. */
   private readonly changed: Array<number> = []
   private table: Places | null = null
@@ -55,10 +57,11 @@ export class ObjectGraph {
   private restores = 0
 
   /** `most`: of the class that most objects are of. */
-  constructor(root: object, fixed: Iterable<object>, most: Copier = copiesNone) {
+  constructor(root: object, fixed: Iterable<object>, most: Copier = copiesNone, isList?: IsList) {
     this.root = root
     this.fixed = new Set(fixed)
     this.most = most
+    this.isList = isList
   }
 
   /** Cost: one visit of every object and element. */
@@ -117,15 +120,7 @@ export class ObjectGraph {
   /** Takes nothing any more, and forgets what only taking needs. */
   seal(): void {
     this.numbers.clear()
-    for (const list of [
-      this.objects,
-      this.spare,
-      this.poolOf,
-      this.placeOf,
-      this.references,
-      this.reached,
-      this.copies,
-    ])
+    for (const list of [this.objects, this.spare, this.poolOf, this.placeOf, this.references, this.reached, this.known])
       list.length = 0
     this.pieces.end()
     this.changed.length = 0
@@ -146,7 +141,7 @@ export class ObjectGraph {
     this.poolOf[number] = -1
     this.placeOf[number] = -1
     this.references[number] = []
-    this.copies[number] = null
+    this.known[number] = null
     this.reached[number] = 0
     return number
   }
@@ -164,7 +159,7 @@ export class ObjectGraph {
       if (reached[number] === takes || object === null) continue
       this.numbers.delete(object!)
       objects[number] = null
-      this.copies[number] = null
+      this.known[number] = null
       this.poolOf[number] = -1
       this.changed.push(number)
       this.spare.push(number)
@@ -179,6 +174,7 @@ export class ObjectGraph {
     if (object instanceof Set) return this.saveValues(number, [...object])
     const { most, scratch } = this
     if (most.read(object, scratch)) return this.saveFields(number, scratch)
+    if (this.isList?.(object)) return this.saveList(number, object)
     const keys = this.keysOf(object)
     if (keys === null) return this.enterAll(object)
     const fields = object as Readonly<Record<string, unknown>>
@@ -232,13 +228,25 @@ export class ObjectGraph {
 
   /** One value: where the pieces lie. */
   private savePieces(number: number, array: Typed): void {
-    const copy = this.copies[number]!
-    const before = copy === null ? none : (this.pools[this.poolOf[number]!]![this.placeOf[number]!] as Int32Array)
-    const places = this.pieces.save(array, copy, before)
-    if (copy === null) this.copies[number] = array.slice()
-    else if (places === before) return
+    const known = (this.known[number] ??= new Known())
+    const before = known.places
+    const places = this.pieces.save(array, array.length, known)
+    if (this.poolOf[number] !== -1 && places === before) return
     this.begin(number)
     this.pool.push(places)
+  }
+
+  /** Its array, its length, and where the pieces lie. */
+  private saveList(number: number, { data, length }: List): void {
+    const known = (this.known[number] ??= new Known())
+    const places = this.pieces.save(data, length, known)
+    if (this.poolOf[number] !== -1) {
+      const before = this.pools[this.poolOf[number]!]!
+      const place = this.placeOf[number]!
+      if (before[place] === data && before[place + 1] === length && before[place + 2] === places) return
+    }
+    this.begin(number)
+    this.pool.push(data, length, places)
   }
 
   private enterAll(object: object): void {
@@ -259,7 +267,7 @@ export class ObjectGraph {
       const length = pool[place] as number
       object.length = length
       for (let i = 0; i < length; i++) object[i] = pool[place + 1 + i]
-    } else if (isTyped(object)) this.pieces.putBack(object, pool[place] as Int32Array)
+    } else if (isTyped(object)) this.pieces.putBack(object, object.length, pool[place] as Int32Array)
     else if (object instanceof Map) {
       object.clear()
       const end = place + 1 + (pool[place] as number)
@@ -268,6 +276,10 @@ export class ObjectGraph {
       object.clear()
       const end = place + 1 + (pool[place] as number)
       for (let at = place + 1; at < end; at++) object.add(pool[at])
+    } else if (this.isList?.(object)) {
+      object.data = pool[place] as Int32Array
+      object.length = pool[place + 1] as number
+      this.pieces.putBack(object.data, object.length, pool[place + 2] as Int32Array)
     } else {
       const fields = object as Record<string, unknown>
       const keys = this.keysOf(object)!
@@ -298,6 +310,15 @@ export interface Copier {
   readonly write: (object: object, values: ReadonlyArray<unknown>, at: number) => boolean
 }
 
+/** A list that may have more room than it uses. */
+export interface List {
+  data: Int32Array
+  length: number
+}
+
+/** Tells the lists among the objects. */
+export type IsList = (object: object) => object is List
+
 const copiesNone: Copier = { read: () => false, write: () => false }
 
 /** Where the content of objects lies. */
@@ -318,7 +339,5 @@ export interface Snapshot {
   /** Numbers that are in use, or were, from 0 on. */
   readonly size: number
 }
-
-const none = new Int32Array(0)
 
 const isTyped = (object: object): object is Typed => ArrayBuffer.isView(object)

@@ -249,29 +249,55 @@ const memoryState = ({ driver, config }: Inspected): MemoryState => {
   }
 }
 
-/** The pages of one prefix after another, each page after the one that it follows: so no page has to be looked up. */
+/** Goes from page to page and makes no list of them: what a look leaves behind keeps the collector busy. */
 const cacheState = (cache: PrefixCache): CacheState => {
-  const trees: Array<{ pages: number; longest: number; users: number }> = []
-  /** From the first page of the tree at hand to the page before. */
-  const way: Array<CachedPage> = []
-  let pages = 0
-  let idlePages = 0
-  for (const page of cache.values()) {
-    while (way.length > 0 && way.at(-1) !== page.parent) way.pop()
-    if (way.length === 0) trees.push({ pages: 0, longest: 0, users: page.users })
-    way.push(page)
-    const tree = trees.at(-1)!
-    tree.pages++
-    tree.longest = Math.max(tree.longest, way.length)
-    pages++
-    if (page.users === 0) idlePages++
+  const trees: Array<PageTree> = []
+  for (const root of cache.roots) {
+    if (root.next !== null) trees.push(treeFrom(root.next))
+    if (root.others !== null) for (const page of root.others.values()) trees.push(treeFrom(page))
   }
   return {
     slabs: cache.slabs,
     idleSlabs: cache.idleSlabs,
-    pages,
-    idlePages,
+    pages: trees.reduce((sum, tree) => sum + tree.pages, 0),
+    idlePages: trees.reduce((sum, tree) => sum + tree.idlePages, 0),
     prefixes: trees.length,
-    largest: trees.sort((a, b) => b.pages - a.pages).slice(0, listedPrefixes),
+    largest: trees
+      .sort((a, b) => b.pages - a.pages)
+      .slice(0, listedPrefixes)
+      .map(({ pages, longest, users }) => ({ pages, longest, users })),
   }
+}
+
+interface PageTree {
+  readonly pages: number
+  readonly idlePages: number
+  /** Pages along the longest way. */
+  readonly longest: number
+  /** Of its first page. */
+  readonly users: number
+}
+
+const treeFrom = (first: CachedPage): PageTree => {
+  /** Where ways part: pages that are still to be followed, and how many lie before each. */
+  const open = [first]
+  const before = [0]
+  let pages = 0
+  let idlePages = 0
+  let longest = 0
+  for (let start = open.pop(); start !== undefined; start = open.pop()) {
+    let length = before.pop()!
+    for (let page: CachedPage | null = start; page !== null; page = page.next) {
+      length++
+      pages++
+      if (page.users === 0) idlePages++
+      if (page.others === null) continue
+      for (const other of page.others.values()) {
+        open.push(other)
+        before.push(length)
+      }
+    }
+    longest = Math.max(longest, length)
+  }
+  return { pages, idlePages, longest, users: first.users }
 }

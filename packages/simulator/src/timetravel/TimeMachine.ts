@@ -15,7 +15,7 @@ export interface Moment {
 }
 
 /**
- * A simulation that can be looked at as it was at any of its steps: whoever runs it takes checkpoints when they are due, and a
+ * A simulation that can be looked at as it was at any of its steps: whoever runs it takes checkpoints now and then, and a
  * step's state is found by going on from the one before it.
  *
  *     ●────────●────────●──⌖─────●          ● checkpoint   ⌖ the step: put the checkpoint before it back, replay up to it
@@ -34,7 +34,7 @@ export class TimeMachine {
   private isReplaying = false
 
   /** Fails with SetupError when the setup cannot be. */
-  constructor(setup: Setup, workload: Workload, stepsBetween = 8192) {
+  constructor(setup: Setup, workload: Workload) {
     const observer = {
       stepStarted: (replica: Replica, step: StepRecord, end: number) => this.onStep(replica, step, end),
     }
@@ -46,7 +46,7 @@ export class TimeMachine {
       config.schedule,
       config.costModel,
     ])
-    this.checkpoints = new Checkpoints(this.simulation, [setup, workload, observer, ...constants], stepsBetween)
+    this.checkpoints = new Checkpoints(this.simulation, [setup, workload, observer, ...constants])
   }
 
   get steps(): number {
@@ -63,10 +63,6 @@ export class TimeMachine {
   advance(instants: number): void {
     if (this.isReplaying) throw new Error("a run goes on before its steps are looked at")
     this.simulation.advance(instants)
-  }
-
-  get isCheckpointDue(): boolean {
-    return this.checkpoints.isDue(this.steps)
   }
 
   checkpoint(): void {
