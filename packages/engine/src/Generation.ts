@@ -35,6 +35,8 @@ export class Generation {
   corrupt = false
   /** The stop string that ended the text. */
   stopString: string | null = null
+  /** Whether its reader has been told of anything. */
+  isTold = false
   /** µs of the first token and of the last publication; −1 before. */
   firstTokenMicros = -1
   lastTokenMicros = -1
@@ -99,8 +101,9 @@ export class Generation {
   /** Keys of the pages filled by output tokens since the last call. The token sampled last is in no page yet. */
   filledPageKeys(): ReadonlyArray<string> {
     const { outputs, hashedOutputs, promptKeys } = this
-    if (promptKeys === null || outputs.length - 1 <= hashedOutputs) return []
-    this.outputKeys ??= promptKeys.copy()
+    const keys = this.outputKeys ?? promptKeys
+    if (keys === null || outputs.length - 1 - hashedOutputs < keys.missing) return none
+    this.outputKeys ??= keys.copy()
     this.hashedOutputs = outputs.length - 1
     return this.outputKeys.push(Int32Array.from(outputs.slice(hashedOutputs, -1)))
   }
@@ -235,5 +238,7 @@ export class Generation {
     return match !== null
   }
 }
+
+const none: ReadonlyArray<string> = []
 
 const emptyOutput = () => ({ tokens: [], text: "", logprobs: [] })

@@ -36,6 +36,11 @@ export class PageKeys {
     return copy
   }
 
+  /** Tokens that are missing until a page is full. */
+  get missing(): number {
+    return this.page.length - this.filled
+  }
+
   /** Takes the next tokens; returns the keys of the pages that they complete. */
   push(tokens: Int32Array): Array<string> {
     const { page } = this

@@ -19,5 +19,18 @@ export interface AnswerFormat {
 export const sse = (data: unknown, name?: string): string =>
   name === undefined ? `data: ${JSON.stringify(data)}\n\n` : `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`
 
+/** Stands for the text of an event in its frame; JSON writes a text of these letters as it is. */
+export const frameText = "\u{10fffd}text\u{10fffd}"
+
+/**
+ * Events that differ in one text alone: `example` is one that says {@link frameText} there. All else of an event is written
+ * once for the whole answer, since an answer has as many events as tokens.
+ */
+export const textFrame = (example: unknown): ((text: string) => string) => {
+  const [before, after, ...more] = sse(example).split(JSON.stringify(frameText))
+  if (after === undefined || more.length > 0) throw new TypeError("a frame has one text")
+  return (text) => before + JSON.stringify(text) + after
+}
+
 /** What ends a stream of OpenAI's, also one that failed. */
 export const done = "data: [DONE]\n\n"

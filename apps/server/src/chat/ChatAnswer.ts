@@ -1,7 +1,7 @@
 import type { ChatCompletion, ChatCompletionChunk, ChatDelta, ChatLogprobs } from "@uniprefill/openai/ChatCompletion"
 import { errorBody } from "@uniprefill/openai/ErrorBody"
 import type { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
-import { type AnswerFormat, done, sse } from "../answers/AnswerFormat.ts"
+import { type AnswerFormat, done, frameText, sse, textFrame } from "../answers/AnswerFormat.ts"
 import {
   type AnswerEvent,
   type AnswerPlan,
@@ -27,22 +27,33 @@ export const chatFormat = (
   const usage = new UsageCount(plan)
   const splits = plan.choices.map(() => new ReasoningSplit(reasoning))
 
+  const chunkOf = (
+    choice: PlannedChoice,
+    delta: ChatDelta,
+    logprobs: ChatLogprobs | null,
+    end: Finished | null,
+  ): ChatCompletionChunk => ({
+    ...head,
+    object: "chat.completion.chunk",
+    choices: [
+      {
+        index: choice.index,
+        delta,
+        logprobs,
+        finish_reason: end?.reason ?? null,
+        stop_reason: end === null ? null : stopReasonOf(plan, end),
+      },
+    ],
+    ...usage.inChunk(streamUsage),
+    ...dropReport(plan, end === null ? [] : [end]),
+  })
   const chunk = (choice: PlannedChoice, delta: ChatDelta, logprobs: ChatLogprobs | null, end: Finished | null) =>
-    sse({
-      ...head,
-      object: "chat.completion.chunk",
-      choices: [
-        {
-          index: choice.index,
-          delta,
-          logprobs,
-          finish_reason: end?.reason ?? null,
-          stop_reason: end === null ? null : stopReasonOf(plan, end),
-        },
-      ],
-      ...usage.inChunk(streamUsage),
-      ...dropReport(plan, end === null ? [] : [end]),
-    } satisfies ChatCompletionChunk)
+    sse(chunkOf(choice, delta, logprobs, end))
+  const frames: Array<(text: string) => string> = []
+  const contentChunk = (choice: PlannedChoice, content: string): string => {
+    frames[choice.index] ??= textFrame(chunkOf(choice, { content: frameText }, null, null))
+    return frames[choice.index]!(content)
+  }
 
   const logprobsOf = (choice: PlannedChoice, event: AnswerEvent): ChatLogprobs | null => {
     const { logprobs: top } = choice.request.sampling
@@ -59,6 +70,8 @@ export const chatFormat = (
         const thoughts = text.reasoning + rest.reasoning
         const said = text.content + rest.content
         const logprobs = logprobsOf(choice, event)
+        const isTextAlone = thoughts === "" && logprobs === null && end === null && streamUsage !== "continuous"
+        if (isTextAlone) return said === "" ? "" : contentChunk(choice, said)
         const delta = {
           ...(thoughts === "" ? {} : { reasoning_content: thoughts }),
           ...(said === "" ? {} : { content: said }),

@@ -1,7 +1,7 @@
 import { type Completion, type CompletionChunk, type CompletionLogprobs } from "@uniprefill/openai/Completion"
 import { errorBody } from "@uniprefill/openai/ErrorBody"
 import type { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
-import { type AnswerFormat, done, sse } from "../answers/AnswerFormat.ts"
+import { type AnswerFormat, done, frameText, sse, textFrame } from "../answers/AnswerFormat.ts"
 import {
   type AnswerEvent,
   type AnswerPlan,
@@ -14,8 +14,6 @@ import { messagesOf } from "../answers/Messages.ts"
 import { type StreamUsage, UsageCount } from "../answers/UsageCount.ts"
 import { LogprobsFormat } from "./CompletionLogprobs.ts"
 
-type ChunkChoice = CompletionChunk["choices"][number]
-
 /** The engine's events in the wire format of completions. */
 export const completionFormat = (
   plan: AnswerPlan,
@@ -27,8 +25,9 @@ export const completionFormat = (
   const usage = new UsageCount(plan)
   const texts = plan.choices.map((choice) => new ChoiceText(choice, tokenizer))
 
-  const chunk = (choice: PlannedChoice, part: Part, end: Finished | null): string => {
-    const choices: Array<ChunkChoice> = [
+  const chunkOf = (choice: PlannedChoice, part: Part, end: Finished | null): CompletionChunk => ({
+    ...head,
+    choices: [
       {
         index: choice.index,
         text: part.text,
@@ -36,13 +35,16 @@ export const completionFormat = (
         finish_reason: end?.reason ?? null,
         stop_reason: end === null ? null : stopReasonOf(plan, end),
       },
-    ]
-    return sse({
-      ...head,
-      choices,
-      ...usage.inChunk(streamUsage),
-      ...dropReport(plan, end === null ? [] : [end]),
-    } satisfies CompletionChunk)
+    ],
+    ...usage.inChunk(streamUsage),
+    ...dropReport(plan, end === null ? [] : [end]),
+  })
+  const frames: Array<(text: string) => string> = []
+  const chunk = (choice: PlannedChoice, part: Part, end: Finished | null): string => {
+    const isTextAlone = part.logprobs === null && end === null && streamUsage !== "continuous"
+    if (!isTextAlone) return sse(chunkOf(choice, part, end))
+    frames[choice.index] ??= textFrame(chunkOf(choice, { text: frameText, logprobs: null }, null))
+    return frames[choice.index]!(part.text)
   }
 
   return {

@@ -42,7 +42,7 @@ export const serverLimits: ServerLimits = {
   jsonValues: 65_536,
   headerBytes: 16 * 1024,
   headers: 100,
-  connections: 1024,
+  connections: 16_384,
   headersTimeoutMs: 10_000,
   requestTimeoutMs: 60_000,
   discardMs: 2_000,

@@ -1,3 +1,4 @@
+import { engineDefaults } from "@uniprefill/engine/EngineLayer"
 import * as Kind from "./OptionKinds.ts"
 import { modelOptions } from "./ModelOptions.ts"
 import type { OptionValues } from "./Options.ts"
@@ -143,6 +144,22 @@ export const serveOptions = {
     defaultValue: serverLimits.commentMs / 1000,
     minimum: 1,
     maximum: 3600,
+  }),
+  "stream-interval-ms": Kind.integer({
+    metavar: "MS",
+    description:
+      "Tokens of an answer that follow each other faster than this go in one event of its stream, but for the first and " +
+      "the last; 0 sends each by itself",
+    defaultValue: engineDefaults.streamIntervalMs,
+    minimum: 0,
+    maximum: 10_000,
+  }),
+  "max-connections": Kind.integer({
+    metavar: "N",
+    description: "Open connections; further ones are closed at once",
+    defaultValue: serverLimits.connections,
+    minimum: 1,
+    maximum: 1_000_000,
   }),
   "max-body": Kind.bytes({
     metavar: "SIZE",
