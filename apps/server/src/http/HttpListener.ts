@@ -1,6 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http"
 import type { Socket } from "node:net"
-import { NodeHttpServer } from "@effect/platform-node"
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { errorBody } from "@uniprefill/openai/ErrorBody"
 import { Data, Effect, Layer } from "effect"
 import { HttpServer } from "effect/http"

@@ -1,5 +1,5 @@
 import { basename } from "node:path"
-import { NodeServices } from "@effect/platform-node"
+import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Engine, type EngineError } from "@uniprefill/engine/Engine"
 import * as EngineLayer from "@uniprefill/engine/EngineLayer"
 import { Executor, type ExecutorError, type ExecutorInfo } from "@uniprefill/executor/contract/Executor"
