@@ -1,7 +1,10 @@
 import type { ApiError } from "../http/ApiError.ts"
 import type { AnswerEvent, PlannedChoice } from "./AnswerPlan.ts"
 
-/** How an endpoint says what the engine tells: as the text of server-sent events, or as one body. One for each request. */
+/**
+ * How an endpoint says what the engine tells: as the text of server-sent events, by `begin`, `events` and `end` or `failed`,
+ * or as one body, by `add` and `whole`. One for each request.
+ */
 export interface AnswerFormat {
   /** Events that come before anything is generated, all choices'. */
   readonly begin: () => string
@@ -11,8 +14,10 @@ export interface AnswerFormat {
   readonly end: () => string
   /** Events that end a stream early. */
   readonly failed: (error: ApiError) => string
-  /** The body. Requires: the events of every choice, in the order of the choices, each list with its `Finished`. */
-  readonly whole: (events: ReadonlyArray<ReadonlyArray<AnswerEvent>>) => unknown
+  /** Takes events of one choice for the body. */
+  readonly add: (choice: PlannedChoice, events: ReadonlyArray<AnswerEvent>) => void
+  /** The body. Requires: every choice has finished. */
+  readonly whole: () => unknown
 }
 
 /** The text of one server-sent event. */

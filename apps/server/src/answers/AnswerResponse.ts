@@ -11,6 +11,7 @@ import { type Admitted, admit, endedEarly } from "./Admission.ts"
 import type { AnswerFormat } from "./AnswerFormat.ts"
 import type { AnswerEvent, AnswerPlan } from "./AnswerPlan.ts"
 import { slicedJson } from "./SlicedJson.ts"
+import { turn } from "./Slices.ts"
 
 /** Admits a plan and answers it in a format, streamed or whole. */
 export const respond = Effect.fnUntraced(function* (plan: AnswerPlan, format: AnswerFormat, stream: boolean) {
@@ -21,27 +22,30 @@ export const respond = Effect.fnUntraced(function* (plan: AnswerPlan, format: An
   return streamed(format, admitted, commentMs, yield* RequestRecord, response)
 })
 
+/** Each event is put into the body as it comes, so that the end of a long answer does not take long. */
 const whole = Effect.fnUntraced(function* (format: AnswerFormat, admitted: ReadonlyArray<Admitted>) {
-  const events = yield* Effect.forEach(admitted, collect, { concurrency: "unbounded" }).pipe(
+  const take = ({ choice, events, note, ended }: Admitted) =>
+    Stream.runForEachArray(events, (batch) =>
+      inParts(note(batch), (part) => Effect.sync(() => format.add(choice, part))),
+    ).pipe(Effect.flatMap(() => (ended() === null ? Effect.fail(endedEarly) : Effect.void)))
+  yield* Effect.forEach(admitted, take, { concurrency: "unbounded", discard: true }).pipe(
     Effect.mapError(fromEngineError),
   )
   // A client that is still there did not end it: the server stops.
-  if (events.some((of) => of.some((event) => event._tag === "Finished" && event.reason === "abort"))) {
-    return yield* shuttingDown
-  }
-  return yield* slicedJson(format.whole(events))
+  if (admitted.some(({ ended }) => ended() === "abort")) return yield* shuttingDown
+  return yield* slicedJson(format.whole())
 })
 
-const collect = ({ events, note, finished }: Admitted): Effect.Effect<ReadonlyArray<AnswerEvent>, EngineError> =>
-  Effect.suspend(() => {
-    const all: Array<AnswerEvent> = []
-    const taking = Stream.runForEachArray(events, (batch) =>
-      Effect.sync(() => {
-        for (const event of note(batch)) all.push(event)
-      }),
-    )
-    return Effect.flatMap(taking, () => (finished() ? Effect.succeed(all) : Effect.fail(endedEarly)))
-  })
+/** Others have a turn between the parts that a long prompt's log-probabilities come in. */
+const inParts = (
+  events: ReadonlyArray<AnswerEvent>,
+  each: (part: ReadonlyArray<AnswerEvent>) => Effect.Effect<void>,
+) => {
+  const prompts = events.findLastIndex((event) => event._tag === "Prompt") + 1
+  if (prompts === 0) return each(events)
+  const parts = [...events.slice(0, prompts).map((event) => [event]), events.slice(prompts)]
+  return Effect.forEach(parts, (part) => Effect.andThen(turn, each(part)), { discard: true })
+}
 
 const eventStreamHeaders = { "cache-control": "no-cache", "x-accel-buffering": "no" } as const
 
@@ -82,18 +86,20 @@ const streamed = (
     const taking = Effect.forEach(
       admitted,
       ({ choice, events, note }) =>
-        Stream.runForEachArray(events, (batch) => {
-          const text = format.events(choice, note(batch))
-          if (text === "") return Effect.void
-          clearInterval(comments)
-          if (response.write(text)) return Effect.void
-          drained.closeUnsafe()
-          return drained.await
-        }),
+        Stream.runForEachArray(events, (batch) =>
+          inParts(note(batch), (part) => {
+            const text = format.events(choice, part)
+            if (text === "") return Effect.void
+            clearInterval(comments)
+            if (response.write(text)) return Effect.void
+            drained.closeUnsafe()
+            return drained.await
+          }),
+        ),
       { concurrency: "unbounded", discard: true },
     )
     const ended = Effect.sync(() =>
-      admitted.every(({ finished }) => finished()) ? format.end() : format.failed(explain(endedEarly)),
+      admitted.every(({ ended }) => ended() !== null) ? format.end() : format.failed(explain(endedEarly)),
     )
     const text = yield* Effect.catchCause(Effect.andThen(taking, ended), last)
     response.write(text)

@@ -39,7 +39,7 @@ export const serverLimits: ServerLimits = {
   bodyBytes: 16 * 1024 * 1024,
   bodyBytesInFlight: 256 * 1024 * 1024,
   jsonDepth: 64,
-  jsonValues: 65_536,
+  jsonValues: 32_768,
   headerBytes: 16 * 1024,
   headers: 100,
   connections: 16_384,
