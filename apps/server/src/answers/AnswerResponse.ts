@@ -99,7 +99,7 @@ const streamed = (
       { concurrency: "unbounded", discard: true },
     )
     const ended = Effect.sync(() =>
-      admitted.every(({ ended }) => ended() !== null) ? format.end() : format.failed(explain(endedEarly)),
+      admitted.every((one) => one.ended() !== null) ? format.end() : format.failed(explain(endedEarly)),
     )
     const text = yield* Effect.catchCause(Effect.andThen(taking, ended), last)
     response.write(text)

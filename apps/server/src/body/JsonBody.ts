@@ -58,8 +58,8 @@ export const parseBody = (bytes: Uint8Array, encoding: BodyEncoding | null, limi
   try {
     const text = utf8.decode(plain)
     const value: unknown = longSeed.test(text) ? JSON.parse(text, exactSeed as JsonReviver) : JSON.parse(text)
-    const excess = findExcess(value, "", limits.longestText)
-    if (excess !== null) return excess
+    const tooLong = findExcess(value, "", limits.longestText)
+    if (tooLong !== null) return tooLong
     return { value: compact(value, loneSurrogate.test(text)), refused: null }
   } catch (cause) {
     return refuse(400, `request body is not JSON: ${(cause as Error).message.toWellFormed()}`)

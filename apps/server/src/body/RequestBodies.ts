@@ -64,15 +64,15 @@ const make = Effect.fnUntraced(function* (
     const { headers } = yield* HttpServerRequest.HttpServerRequest
     yield* checkContentType(headers["content-type"])
     const encoding = yield* encodingOf(headers["content-encoding"])
-    const bytes = yield* Effect.scoped(
+    const parsed = yield* Effect.scoped(
       Effect.gen(function* () {
         const announced = headers["content-length"]
         yield* hold(Math.min(bodyBytes, announced === undefined ? bodyBytes : Number(announced)))
         return yield* Effect.flatMap(readBytes(limits), (bytes) => parse({ bytes, encoding, longestText }))
       }),
     )
-    if (bytes.refused === null) return bytes.value
-    return yield* apiError(bytes.refused.status, bytes.refused.message, bytes.refused.param)
+    if (parsed.refused === null) return parsed.value
+    return yield* apiError(parsed.refused.status, parsed.refused.message, parsed.refused.param)
   })
   return RequestBodies.of({ read })
 })

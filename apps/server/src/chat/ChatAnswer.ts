@@ -27,7 +27,7 @@ export const chatFormat = (
   const usage = new UsageCount(plan)
   const splits = plan.choices.map(() => new ReasoningSplit(reasoning))
   const texts = splits.map((split) => new WholeText(split))
-  const logprobs = plan.choices.map((): Array<ChatLogprobs["content"][number]> => [])
+  const wholeLogprobs = plan.choices.map((): Array<ChatLogprobs["content"][number]> => [])
   const ends: Array<Finished> = []
 
   const chunkOf = (
@@ -94,7 +94,7 @@ export const chatFormat = (
       for (const event of events) {
         usage.add(choice, event)
         texts[choice.index]!.add(event)
-        for (const token of logprobsOf(choice, event)?.content ?? []) logprobs[choice.index]!.push(token)
+        for (const token of logprobsOf(choice, event)?.content ?? []) wholeLogprobs[choice.index]!.push(token)
         if (event._tag === "Finished") ends[choice.index] = event
       }
     },
@@ -110,7 +110,7 @@ export const chatFormat = (
             refusal: null,
             ...(text.reasoning === "" ? {} : { reasoning_content: text.reasoning }),
           },
-          logprobs: choice.request.sampling.logprobs < 0 ? null : { content: logprobs[i]!, refusal: null },
+          logprobs: choice.request.sampling.logprobs < 0 ? null : { content: wholeLogprobs[i]!, refusal: null },
           finish_reason: end.reason,
           stop_reason: stopReasonOf(plan, end),
         }
