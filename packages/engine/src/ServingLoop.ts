@@ -185,6 +185,8 @@ export class ServingLoop {
     if (this.isHalted) return
     this.progressMicros = now()
     this.guard(() => {
+      const { selectionMicros } = result
+      for (let i = 2; i < selectionMicros.length; i += 3) metrics.selectionTook(selectionMicros.data[i]!)
       this.publication.readLogprobs(result, (slot) => this.driver.scheduler.requestAt(slot))
       this.perform(this.driver.stepDone(result))
       const tokens = this.publication.countTokens(this.progressMicros)
