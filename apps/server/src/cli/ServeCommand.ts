@@ -71,7 +71,7 @@ export const serve = (settings: ServeSettings, executorOf: EngineLive.ExecutorOf
     )
   }).pipe(
     Effect.scoped,
-    Effect.provide(otlp === undefined ? Layer.empty : Telemetry.layer(otlp)),
+    Effect.provide(otlp === undefined ? Telemetry.none : Telemetry.layer(otlp)),
     Effect.provide(Logging.layer(settings["log-format"])),
   )
 }
