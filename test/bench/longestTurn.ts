@@ -7,10 +7,11 @@ import { StreamClient } from "../e2e/StreamClient.ts"
  * How long one request keeps the server from all others: the longest turn of its event loop while a body is received,
  * refused or answered. The bar is 50 ms, for bodies of up to 15 MB of anything.
  *
- *     npm run bench -- longestTurn
+ *     npm run bench -- longestTurn [sim|cpu]
  */
 const probe = fileURLToPath(new URL("turnProbe.ts", import.meta.url))
-const settings = ["--executor", "sim", "--time-scale", "0", "--log-level", "warn"]
+const [executor = "sim"] = process.argv.slice(2)
+const settings = ["--executor", executor, "--time-scale", "0", "--log-level", "warn"]
 await using server = await ServeProcess.run(process.execPath, [
   "--conditions=source",
   "--import",

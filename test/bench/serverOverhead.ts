@@ -107,7 +107,8 @@ async function measure(): Promise<void> {
       ...["--executor", "sim", "--cost-model", file, "--max-num-seqs", String(streams), "--log-level", "warn"],
     )
     const through = new StreamClient(paced.url)
-    await Promise.all(Array.from({ length: streams }, () => through.stream(body(64))))
+    // Long enough that its code is compiled.
+    await Promise.all(Array.from({ length: streams }, () => through.stream(body(400))))
     console.log(`the same with a step every 20 ms: ${await stream(paced, through, 200)}`)
     through.close()
   }
