@@ -9,7 +9,7 @@ import { StreamClient } from "../e2e/StreamClient.ts"
  *
  *     npm run bench -- longestTurn [sim|cpu]
  */
-const probe = fileURLToPath(new URL("turnProbe.ts", import.meta.url))
+const probe = fileURLToPath(new URL("../e2e/TurnProbe.ts", import.meta.url))
 const [executor = "sim"] = process.argv.slice(2)
 const settings = ["--executor", executor, "--time-scale", "0", "--log-level", "warn"]
 await using server = await ServeProcess.run(process.execPath, [
