@@ -1,6 +1,6 @@
 import type { ServerResponse } from "node:http"
 import { toServerResponse } from "@effect/platform-node/NodeHttpServerRequest"
-import type { EngineError } from "@uniprefill/engine/Engine"
+import { type EngineError, takeAll } from "@uniprefill/engine/Engine"
 import { Cause, Effect, Latch, Result, Stream } from "effect"
 import { HttpServerRequest, HttpServerResponse } from "effect/http"
 import { type ApiError, fromEngineError, shuttingDown } from "../http/ApiError.ts"
@@ -25,8 +25,11 @@ export const respond = Effect.fnUntraced(function* (plan: AnswerPlan, format: An
 /** Each event is put into the body as it comes, so that the end of a long answer does not take long. */
 const whole = Effect.fnUntraced(function* (format: AnswerFormat, admitted: ReadonlyArray<Admitted>) {
   const take = ({ choice, events, note, ended }: Admitted) =>
-    Stream.runForEachArray(events, (batch) =>
-      inParts(note(batch), (part) => Effect.sync(() => format.add(choice, part))),
+    takeAll(events, (batch) =>
+      inParts(note(batch), (part) => {
+        format.add(choice, part)
+        return null
+      }),
     ).pipe(Effect.flatMap(() => (ended() === null ? Effect.fail(endedEarly) : Effect.void)))
   yield* Effect.forEach(admitted, take, { concurrency: "unbounded", discard: true }).pipe(
     Effect.mapError(fromEngineError),
@@ -39,12 +42,13 @@ const whole = Effect.fnUntraced(function* (format: AnswerFormat, admitted: Reado
 /** Others have a turn between the parts that a long prompt's log-probabilities come in. */
 const inParts = (
   events: ReadonlyArray<AnswerEvent>,
-  each: (part: ReadonlyArray<AnswerEvent>) => Effect.Effect<void>,
-) => {
+  each: (part: ReadonlyArray<AnswerEvent>) => Effect.Effect<void> | null,
+): Effect.Effect<void> | null => {
+  if (events[0]?._tag !== "Prompt") return each(events)
   const prompts = events.findLastIndex((event) => event._tag === "Prompt") + 1
-  if (prompts === 0) return each(events)
   const parts = [...events.slice(0, prompts).map((event) => [event]), events.slice(prompts)]
-  return Effect.forEach(parts, (part) => Effect.andThen(turn, each(part)), { discard: true })
+  const one = (part: ReadonlyArray<AnswerEvent>) => Effect.suspend(() => each(part) ?? Effect.void)
+  return Effect.forEach(parts, (part) => Effect.andThen(turn, one(part)), { discard: true })
 }
 
 const eventStreamHeaders = { "cache-control": "no-cache", "x-accel-buffering": "no" } as const
@@ -86,12 +90,12 @@ const streamed = (
     const taking = Effect.forEach(
       admitted,
       ({ choice, events, note }) =>
-        Stream.runForEachArray(events, (batch) =>
+        takeAll(events, (batch) =>
           inParts(note(batch), (part) => {
             const text = format.events(choice, part)
-            if (text === "") return Effect.void
+            if (text === "") return null
             clearInterval(comments)
-            if (response.write(text)) return Effect.void
+            if (response.write(text)) return null
             drained.closeUnsafe()
             return drained.await
           }),
