@@ -11,11 +11,8 @@ import { StreamClient } from "../e2e/StreamClient.ts"
  *     npm run bench -- idleConnections [CONNECTIONS]
  */
 const count = Number(process.argv[2] ?? 10_000)
-const keepAlive = 5
-await using server = await ServeProcess.start(
-  ...["--executor", "sim", "--time-scale", "0.2", "--sim-output", "random", "--log-level", "warn"],
-  ...["--keep-alive-seconds", String(keepAlive)],
-)
+const settings = ["--executor", "sim", "--time-scale", "0.2", "--sim-output", "random", "--log-level", "warn"]
+await using server = await ServeProcess.start(...settings, "--keep-alive-seconds", "5")
 const client = new StreamClient(server.url)
 const witness = {
   prompt: "The quick brown fox",
@@ -62,7 +59,9 @@ for (const request of ["", "GET /health HTTP/1.1\r\nhost: x\r\n\r\n"]) {
   const each = ((megabytes() - before) * 1024) / count
   const health = await fetch(`${server.url}/health`)
   await Promise.all(
-    sockets.map((socket) => (socket.destroyed ? undefined : new Promise((resolve) => socket.on("close", resolve)))),
+    sockets
+      .filter((socket) => !socket.destroyed)
+      .map((socket) => new Promise((resolve) => socket.on("close", resolve))),
   )
   const statuses = Map.groupBy(answers, (answer) => answer.slice(9, 12) || "nothing")
   console.log(

@@ -103,9 +103,8 @@ async function measure(): Promise<void> {
   const file = join(tmpdir(), `uniprefill-steps-${process.pid}.json`)
   writeFileSync(file, JSON.stringify(stepsOf(20)))
   {
-    await using paced = await ServeProcess.start(
-      ...["--executor", "sim", "--cost-model", file, "--max-num-seqs", String(streams), "--log-level", "warn"],
-    )
+    const pacing = ["--executor", "sim", "--cost-model", file, "--max-num-seqs", String(streams)]
+    await using paced = await ServeProcess.start(...pacing, "--log-level", "warn")
     const through = new StreamClient(paced.url)
     // Long enough that its code is compiled.
     await Promise.all(Array.from({ length: streams }, () => through.stream(body(400))))
