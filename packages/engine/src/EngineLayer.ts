@@ -49,7 +49,10 @@ export interface EngineConfig {
   readonly tenantShare?: number | undefined
   /** Output tokens that a reader may leave unread before its request is ended with `SlowReader`. */
   readonly maxUnreadTokens?: number | undefined
-  /** Time between two events of a stream, in ms: tokens that come sooner go together, but for the first and the last. */
+  /**
+   * Time between two events of a stream, in ms: tokens that come sooner go together, but for the first and the last. 0, the
+   * default, has an event for every step, as whoever times tokens needs.
+   */
   readonly streamIntervalMs?: number | undefined
   /** Whether prompts share the pages of equal prefixes; true by default. */
   readonly prefixCaching?: boolean | undefined
@@ -68,7 +71,7 @@ export const engineDefaults = {
   stepBudgetMicros: servingDefaults.stepBudgetMicros.cpu,
   idleStepBudgetMicros: servingDefaults.idleStepBudgetMicros.cpu,
   maxUnreadTokens: 1_024,
-  streamIntervalMs: 5,
+  streamIntervalMs: 0,
   maxFailures: 3,
 } as const
 

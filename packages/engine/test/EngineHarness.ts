@@ -17,8 +17,6 @@ export const engineLayer = (executor: ScriptedExecutor, config: Partial<EngineCo
     schedule,
     costModel: { stepMicros: (load) => 100 + load.decodeRows + load.rows.reduce((sum, rows) => sum + rows, 0) },
     modelName: "needle",
-    // An event a step, so that tests see every one.
-    streamIntervalMs: 0,
     ...config,
   }).pipe(Layer.provideMerge(Layer.mergeAll(executor.layer, Tokenizer.layer({ directory: needle }))))
 

@@ -1,4 +1,3 @@
-import { engineDefaults } from "@uniprefill/engine/EngineLayer"
 import * as Kind from "./OptionKinds.ts"
 import { modelOptions } from "./ModelOptions.ts"
 import type { OptionValues } from "./Options.ts"
@@ -150,7 +149,8 @@ export const serveOptions = {
     description:
       "Tokens of an answer that follow each other faster than this go in one event of its stream, but for the first and " +
       "the last; 0 sends each by itself",
-    defaultValue: engineDefaults.streamIntervalMs,
+    // Sooner than a person or a page notices, and longer than the steps of small models.
+    defaultValue: 5,
     minimum: 0,
     maximum: 10_000,
   }),
