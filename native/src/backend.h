@@ -86,6 +86,7 @@ struct SelectionTask {
 struct SelectionOutcome {
   std::vector<uint32_t> bitmap;
   bool finite = true;  // false: scores were not, and everything is kept
+  int64_t micros = 0;  // taken by scoring, summing and cutting; 0 where that is not measured
 };
 
 // One token to be drawn from a row of logits.

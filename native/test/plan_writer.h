@@ -60,6 +60,10 @@ struct StepOutput {
     std::vector<uint32_t> bitmap;
   };
   std::vector<Selection> selections;
+  struct SelectionTime {
+    int slot, segment, micros;
+  };
+  std::vector<SelectionTime> selection_micros;
 };
 
 [[noreturn]] inline void stop_test(const char *what) {
@@ -116,6 +120,10 @@ inline StepOutput read_result(const std::vector<int32_t> &words) {
         case 7:
           out.prompt_logprobs[record[0]][record[1]] = pairs(record + 3, record[2]);
           record += 3 + 2 * record[2];
+          break;
+        case 8:
+          out.selection_micros.push_back({record[0], record[1], record[2]});
+          record += 3;
           break;
         default: stop_test("a section of the result is unknown");
       }

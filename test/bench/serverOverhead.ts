@@ -1,12 +1,15 @@
 import { spawn } from "node:child_process"
-import { readFileSync } from "node:fs"
+import { readFileSync, rmSync, writeFileSync } from "node:fs"
+import { setPriority, tmpdir } from "node:os"
+import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { ServeProcess } from "../e2e/ServeProcess.ts"
 import { StreamClient } from "../e2e/StreamClient.ts"
 
 /**
- * What HTTP and the engine cost, over an executor that costs nothing: processor time of the server a request and a streamed
- * token, and what a short prompt waits for while others send bodies of 15 MB.
+ * What HTTP and the engine cost, over an executor that costs nothing: processor time of the server, all its threads
+ * together, for a request and for a streamed token, as fast as it can and at 50 tokens a second and stream, where every
+ * token is an event of its own; and what a short prompt waits for while others send bodies of 15 MB.
  *
  *     npm run bench -- serverOverhead [STREAMS [TOKENS]]
  */
@@ -14,6 +17,8 @@ if (process.argv[2] === "flood") await flooding(process.argv[3]!)
 else await measure()
 
 async function flooding(url: string): Promise<void> {
+  // Where processors are few, what the flood itself costs is not the server's doing.
+  setPriority(19)
   const client = new StreamClient(url)
   const bodies = [
     JSON.stringify({ prompt: "word ".repeat(3_000_000) }),
@@ -32,6 +37,23 @@ async function flooding(url: string): Promise<void> {
   await Promise.all(sending)
   process.stdout.write(`${flood.sent}\n`)
   client.close()
+}
+
+/** A device whose steps take so many ms, whatever is in them. */
+function stepsOf(millis: number) {
+  const rate = [{ at: 1, teraFlops: 1000 }]
+  return {
+    format: "uniprefill-calibration",
+    version: 2,
+    device: "paced",
+    source: "assumed",
+    note: "steps of a given length",
+    gemm: rate,
+    attention: rate,
+    copyTeraBytes: 1000,
+    stepMicros: millis * 1000,
+    itemMicros: 0,
+  }
 }
 
 async function measure(): Promise<void> {
@@ -60,31 +82,47 @@ async function measure(): Promise<void> {
 
   for (let i = 0; i < 3; i++) await Promise.all(Array.from({ length: streams }, () => client.stream(body(64))))
 
-  let before = cpuMicros(server.pid)
-  let began = performance.now()
   const rounds = 3
-  let streamed = 0
-  for (let round = 0; round < rounds; round++) {
-    const answers = await Promise.all(Array.from({ length: streams }, (_, i) => client.stream(body(tokens, i))))
-    streamed += answers.reduce((sum, { chunks }) => sum + chunks, 0)
+  const stream = async (to: ServeProcess, through: StreamClient, count: number) => {
+    const cpuBefore = cpuMicros(to.pid)
+    const start = performance.now()
+    let events = 0
+    for (let round = 0; round < rounds; round++) {
+      const answers = await Promise.all(Array.from({ length: streams }, (_, i) => through.stream(body(count, i))))
+      events += answers.reduce((sum, { chunks }) => sum + chunks, 0)
+    }
+    const streamed = rounds * streams * count
+    const micros = (cpuMicros(to.pid) - cpuBefore) / streamed
+    const rate = streamed / ((performance.now() - start) / 1000)
+    return `${micros.toFixed(1)} µs a token, ${rate.toFixed(0)} tokens/s, ${(streamed / events).toFixed(1)} tokens an event`
   }
-  let cpu = cpuMicros(server.pid) - before
-  let seconds = (performance.now() - began) / 1000
   console.log(
-    `${streams} streams of ${tokens} tokens: ${(cpu / streamed).toFixed(1)} µs of the server's processor time a token, ` +
-      `${(streamed / seconds).toFixed(0)} tokens/s (bars: 20 µs, 3,000 tokens/s)`,
+    `${streams} streams of ${tokens} tokens: ${await stream(server, client, tokens)} (bars: 20 µs, 3,000 tokens/s)`,
   )
 
-  before = cpuMicros(server.pid)
-  began = performance.now()
+  const file = join(tmpdir(), `uniprefill-steps-${process.pid}.json`)
+  writeFileSync(file, JSON.stringify(stepsOf(20)))
+  {
+    const pacing = ["--executor", "sim", "--cost-model", file, "--max-num-seqs", String(streams)]
+    await using paced = await ServeProcess.start(...pacing, "--log-level", "warn")
+    const through = new StreamClient(paced.url)
+    // Long enough that its code is compiled.
+    await Promise.all(Array.from({ length: streams }, () => through.stream(body(400))))
+    console.log(`the same with a step every 20 ms: ${await stream(paced, through, 200)}`)
+    through.close()
+  }
+  rmSync(file)
+
+  const before = cpuMicros(server.pid)
+  const began = performance.now()
   const requests = 2000
   let next = 0
   const worker = async () => {
     while (next < requests) await client.post("/v1/completions", { ...body(1, next++), stream: false })
   }
   await Promise.all(Array.from({ length: 8 }, worker))
-  cpu = cpuMicros(server.pid) - before
-  seconds = (performance.now() - began) / 1000
+  const cpu = cpuMicros(server.pid) - before
+  const seconds = (performance.now() - began) / 1000
   console.log(
     `requests of 1 token: ${(cpu / requests / 1000).toFixed(3)} ms of the server's processor time each, ` +
       `${(requests / seconds).toFixed(0)} requests/s (bar: 1 ms)`,

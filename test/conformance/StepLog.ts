@@ -38,9 +38,11 @@ export const logged = (executor: Executor["Service"], log: Array<LoggedEvent>): 
   ),
 })
 
-/** Without what ranks say of the plan's bytes, which hold the step's number. */
+/** Without what ranks say of the plan's bytes, which hold the step's number, and without times. */
 const sectionsOf = (result: StepResult): ReadonlyArray<Int32Array> =>
-  resultSections.filter((name) => name !== "ranks").map((name) => result[name].data.slice(0, result[name].length))
+  resultSections
+    .filter((name) => name !== "ranks" && name !== "selectionMicros")
+    .map((name) => result[name].data.slice(0, result[name].length))
 
 /**
  * Gives a fresh executor the same contents and plans in the same order, and counts the results that are not the same, every bit,

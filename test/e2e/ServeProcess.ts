@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
 /** The server's program: the source, or a bundle of it where UNIPREFILL_SERVER says so. */
-const main =
+export const serverProgram =
   process.env["UNIPREFILL_SERVER"] ?? fileURLToPath(new URL("../../apps/server/src/main.ts", import.meta.url))
 
 /** `uniprefill serve` as a process of its own. */
@@ -21,7 +21,14 @@ export class ServeProcess {
 
   /** Resolves once the server says that it is ready; fails with what it printed when it ends before. */
   static start(...options: ReadonlyArray<string>): Promise<ServeProcess> {
-    return ServeProcess.run(process.execPath, ["--conditions=source", main, "serve", "--port", "0", ...options])
+    return ServeProcess.run(process.execPath, [
+      "--conditions=source",
+      serverProgram,
+      "serve",
+      "--port",
+      "0",
+      ...options,
+    ])
   }
 
   /** The same of any command that serves. */

@@ -1,5 +1,6 @@
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible"
 import { generateText, streamText } from "ai"
+import OpenAI from "openai"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { openAiCases, openAiTarget } from "./OpenAiCases.ts"
 import { ServeProcess } from "./ServeProcess.ts"
@@ -26,6 +27,59 @@ const messages = [{ role: "user" as const, content: "Who is it?" }]
 describe("the openai client", () => {
   it.each(Object.entries(openAiCases))("%s", async (_, run) => {
     await expect(run(openAiTarget(server.url, model))).resolves.toBeUndefined()
+  })
+})
+
+describe("what goes wrong on the server's side", () => {
+  const clientOf = ({ url }: ServeProcess, maxRetries = 0) =>
+    new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries })
+  const sim = ["--executor", "sim", "--time-scale", "0", "--log-level", "fatal"]
+
+  it("is the openai client's own kind of error, whatever it is", async () => {
+    await using failing = await ServeProcess.start(...sim, "--failure-rate", "1")
+    const openai = clientOf(failing)
+    const kinds = new Map<number, unknown>()
+    // Drawn from seven types: that one never came in 200 would be a chance of 1 in 10¹³.
+    for (let i = 0; i < 200; i++) {
+      const error: unknown = await openai.completions.create({ model, prompt: "x" }).catch((cause: unknown) => cause)
+      expect(error).toBeInstanceOf(OpenAI.APIError)
+      if (error instanceof OpenAI.APIError) kinds.set(error.status as number, error)
+    }
+    expect([...kinds.keys()].sort((a, b) => a - b)).toEqual([400, 401, 404, 429, 500, 503])
+    expect(kinds.get(429)).toBeInstanceOf(OpenAI.RateLimitError)
+    expect((kinds.get(429) as InstanceType<typeof OpenAI.APIError>).headers!.get("retry-after")).toBe("1")
+    for (const status of [500, 503]) expect(kinds.get(status)).toBeInstanceOf(OpenAI.InternalServerError)
+  })
+
+  it("is tried again by clients that may, until it succeeds", async () => {
+    // This seed fails the first request, and not the second.
+    const failures = ["--failure-rate", "0.5", "--failure-types", "rate_limit", "--sim-seed", "7"]
+    await using failing = await ServeProcess.start(...sim, ...failures)
+    const { choices } = await clientOf(failing, 20).completions.create({ model, prompt: "x", max_tokens: 4 })
+    expect(choices[0]!.finish_reason).toBe("length")
+  })
+
+  it("ends a stream that has begun as an error, which the client throws", async () => {
+    await using failing = await ServeProcess.start(...sim, "--sim-failure-rate", "0.1")
+    const openai = clientOf(failing)
+    const endings = new Set<string>()
+    for (let i = 0; i < 60 && endings.size < 2; i++) {
+      const ask = {
+        model,
+        prompt: `prompt ${i}`,
+        max_tokens: 8,
+        stream: true as const,
+        ...({ ignore_eos: true } as object),
+      }
+      const ending = await (async () => {
+        let finish: string | null = null
+        for await (const chunk of await openai.completions.create(ask))
+          finish = chunk.choices[0]?.finish_reason ?? finish
+        return String(finish)
+      })().catch((error: Error) => error.message)
+      endings.add(ending.includes("a simulated failure") ? "failed" : ending)
+    }
+    expect([...endings].sort()).toEqual(["failed", "length"])
   })
 })
 

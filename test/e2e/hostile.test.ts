@@ -19,7 +19,7 @@ let expected: string
 
 /** The embedded model itself: what native code checks is checked. */
 beforeAll(async () => {
-  server = await ServeProcess.start("--log-level", "warn")
+  server = await ServeProcess.start("--log-level", "warn", "--max-connections", "1024")
   client = new StreamClient(server.url)
   expected = (await client.stream(witness)).text
   expect(expected.length).toBeGreaterThan(60)

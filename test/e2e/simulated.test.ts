@@ -1,4 +1,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises"
+import { once } from "node:events"
+import { createServer } from "node:http"
+import type { AddressInfo } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { readRecording } from "@uniprefill/recording/RecordingFile"
@@ -84,6 +87,33 @@ describe("`uniprefill serve --executor sim`", () => {
     expect(millis).toBeLessThan(2000)
     const error = await timed("--time-scale", "0", "--sim-failure-rate", "1")
     expect(error).toMatchObject({ status: 500, message: expect.stringContaining("simulated failure") })
+  })
+
+  it("sends traces, logs and metrics to a collector, in the trace of whoever asked, and no text", async () => {
+    const got = new Map<string, string>()
+    const collector = createServer((request, response) => {
+      let body = ""
+      request.on("data", (chunk) => (body += chunk))
+      request.on("end", () => {
+        got.set(request.url!, (got.get(request.url!) ?? "") + body)
+        response.end("{}")
+      })
+    }).listen(0, "127.0.0.1")
+    await once(collector, "listening")
+    const endpoint = `http://127.0.0.1:${(collector.address() as AddressInfo).port}`
+    await using server = await ServeProcess.start("--executor", "sim", "--time-scale", "0", "--otlp-endpoint", endpoint)
+    const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    const asked = { model, prompt: "a secret of mine", max_tokens: 3 }
+    await clientOf(server).completions.create(asked, { headers: { traceparent: `00-${trace}-00f067aa0ba902b7-01` } })
+    // What has not been sent yet is sent at the end.
+    server.signal("SIGTERM")
+    expect(await server.ended).toBe(0)
+    collector.close()
+    expect([...got.keys()].sort()).toEqual(["/v1/logs", "/v1/metrics", "/v1/traces"])
+    expect(got.get("/v1/traces")).toContain(trace)
+    expect(got.get("/v1/metrics")).toContain("vllm:generation_tokens_total")
+    expect(got.get("/v1/logs")).toContain("completion_tokens")
+    expect([...got.values()].join("")).not.toContain("a secret of mine")
   })
 
   it("is refused with a policy that there is not", async () => {

@@ -36,6 +36,28 @@ describe("clients that come, leave in the middle and come again", () => {
     expect(metrics.value("vllm:inter_token_latency_seconds_count")).toBe(
       metrics.value("vllm:generation_tokens_total")! - first,
     )
+    // Of every prompt of 2,000 tokens that was computed.
+    expect(metrics.value("uniprefill:kept_ratio_count")).toBeGreaterThan(10)
+    expect(metrics.value("uniprefill:selection_seconds_count")).toBe(metrics.value("uniprefill:kept_ratio_count"))
+    const selecting = metrics.value("uniprefill:selection_seconds_sum")!
+    expect(selecting).toBeGreaterThan(0)
+    expect(selecting).toBeLessThan(metrics.value("vllm:request_prefill_time_seconds_sum")!)
+    // Each is in its place: what is waited for, and what has been done meanwhile.
+    const sum = (name: string) => metrics.value(`vllm:${name}_sum`)!
+    expect(sum("request_queue_time_seconds") + sum("request_prefill_time_seconds")).toBeCloseTo(
+      sum("time_to_first_token_seconds"),
+      3,
+    )
+    expect(sum("request_prefill_time_seconds") + sum("request_decode_time_seconds")).toBeCloseTo(
+      sum("request_inference_time_seconds"),
+      3,
+    )
+    expect(sum("request_prompt_tokens")).toBeGreaterThanOrEqual(metrics.value("vllm:prompt_tokens_total")!)
+    expect(sum("request_generation_tokens")).toBe(metrics.value("vllm:generation_tokens_total"))
+    expect(sum("iteration_tokens_total")).toBeGreaterThan(metrics.value("vllm:generation_tokens_total")!)
+    expect(metrics.value("vllm:admission_rejections_total")).toBe(0)
+    expect(metrics.value("vllm:num_requests_waiting_by_reason")).toBe(0)
+    expect(metrics.value("vllm:num_preemptions_total")).toBeGreaterThanOrEqual(0)
     expect(metrics.value("vllm:corrupted_requests_total")).toBe(0)
     expect(metrics.value("http_requests_total", { status: "5xx" }) ?? 0).toBe(0)
   })

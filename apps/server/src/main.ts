@@ -1,4 +1,4 @@
-import { NodeServices } from "@effect/platform-node"
+import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Cause, Effect, Exit, Result, Runtime } from "effect"
 import * as Cli from "./cli/Cli.ts"
 import { UsageError } from "./cli/UsageError.ts"

@@ -1,6 +1,6 @@
 import { gzipSync } from "node:zlib"
 import { requestLimits } from "@uniprefill/openai/Limits"
-import { afterEach, describe, expect, it, test } from "vitest"
+import { afterEach, describe, expect, it, test, vi } from "vitest"
 import { eventually, rawExchange, startServer, type TestServer, type TestServerOptions } from "./TestServer.ts"
 
 let server: TestServer
@@ -110,7 +110,7 @@ describe("bodies", () => {
     const wide = `{${Array.from({ length: 900_000 }, (_, i) => `"k${i}":1`).join(",")}}`
     expect(await ask(wide)).toMatchObject({
       status: 400,
-      json: { error: { message: expect.stringContaining("65536") } },
+      json: { error: { message: expect.stringContaining("32768") } },
     })
     expect(await ask("[".repeat(14_000_000))).toMatchObject({ status: 400 })
     expect(await ask(`{"prompt":"x","a":${"[".repeat(5000)}`)).toMatchObject({ status: 400 })
@@ -130,6 +130,17 @@ describe("bodies", () => {
     witnessed.running = false
     await witness
     expect(answered).toBeGreaterThan(5)
+  })
+
+  it("that are large are parsed by another thread, and no more of a text comes from there than could be a prompt", async () => {
+    await start()
+    const here = vi.spyOn(JSON, "parse")
+    const asked = `{"prompt":"x","max_tokens":1,"user":"${"u".repeat(100)}","x":${JSON.stringify(Array(400_000).fill(7))}}`
+    expect((await ask(asked)).status).toBe(200)
+    const { json } = await ask(`{"prompt":"x","stop":"${"y".repeat(2_000_000)}"}`)
+    expect(json.error).toMatchObject({ param: "stop", message: expect.stringContaining("stop has 2000000 characters") })
+    expect(Math.max(...here.mock.calls.map(([text]) => text.length))).toBeLessThan(10_000)
+    here.mockRestore()
   })
 
   it("may be compressed", async () => {

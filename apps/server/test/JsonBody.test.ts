@@ -1,10 +1,16 @@
 import { brotliCompressSync, deflateSync, gzipSync, zstdCompressSync } from "node:zlib"
 import fc from "fast-check"
-import { bodyEncodings, buffersOf, parseBody } from "uniprefill/body/JsonBody"
+import type { LongestText } from "uniprefill/answers/TextExcess"
+import { bodyEncodings, type BodyLimits, buffersOf, parseBody } from "uniprefill/body/JsonBody"
 import { jsonPieces } from "uniprefill/answers/SlicedJson"
 import { describe, expect, it, test } from "vitest"
 
-const limits = { bodyBytes: 100_000, jsonDepth: 8, jsonValues: 1000 }
+const limits: BodyLimits = {
+  bodyBytes: 100_000,
+  jsonDepth: 8,
+  jsonValues: 1000,
+  longestText: { _tag: "Characters", characters: 100_000 },
+}
 const bytes = (text: string) => new TextEncoder().encode(text)
 const parse = (text: string) => parseBody(bytes(text), null, limits)
 const valueOf = (text: string): any => {
@@ -95,6 +101,28 @@ describe("parseBody", () => {
     )
   })
 
+  it("refuses long texts that could be no prompt, by where they are, and lets others through", () => {
+    const model = { _tag: "Model", maxModelLen: 1000, longestToken: 2000 } as const
+    const parseLong = (value: unknown, longestText: LongestText = model) =>
+      parseBody(bytes(JSON.stringify(value)), null, { bodyBytes: 1 << 24, jsonDepth: 64, jsonValues: 100, longestText })
+    const fits = "x".repeat(1_998_000)
+    const long = `${fits}${fits}`
+    expect(parseLong({ prompt: fits, other: [fits] }).refused).toBeNull()
+    const words = "has 3996000 characters, which are 1998 tokens at least"
+    expect(parseLong({ prompt: long }).refused).toEqual({
+      status: 400,
+      message: `this model takes at most 1000 tokens, but prompt ${words}`,
+      param: "prompt",
+    })
+    expect(parseLong({ messages: [{ content: "x" }, { content: [{ text: long }] }] }).refused).toMatchObject({
+      message: expect.stringContaining(`messages[1].content[0].text ${words}`),
+      param: "messages[1].content[0].text",
+    })
+    expect(parseLong({ prompt: long }, { _tag: "Characters", characters: 2_000_000 }).refused?.message).toBe(
+      "prompt has 3996000 characters, the limit is 2000000",
+    )
+  })
+
   it("speaks the encodings that it names, bounded", () => {
     const compress = { gzip: gzipSync, deflate: deflateSync, br: brotliCompressSync, zstd: zstdCompressSync }
     expect(bodyEncodings).toEqual(Object.keys(compress))
@@ -105,6 +133,7 @@ describe("parseBody", () => {
       expect(parseBody(bomb, encoding, limits).refused).toEqual({
         status: 413,
         message: "request body exceeds the limit of 100000 bytes once decompressed",
+        param: null,
       })
       expect(parseBody(bytes("{}"), encoding, limits).refused?.status).toBe(400)
     }
@@ -118,6 +147,12 @@ describe("jsonPieces", () => {
       { a: Int32Array.from({ length: 5000 }, (_, i) => i), b: undefined, c: null },
       { text: long, list: Array.from({ length: 3000 }, (_, i) => ({ i, text: i === 2999 ? long : "x" })) },
       ["x".repeat(70_000), {}, []],
+      // Much in all, and none of it long.
+      {
+        choices: Array.from({ length: 64 }, () => ({
+          top: Array.from({ length: 400 }, () => ({ a: 1, b: [2, null], c: "x" })),
+        })),
+      },
       { z: "x".repeat(65_535) + "🦔".repeat(10), o: Array(3000).fill(null) },
     ]
     for (const value of values) {

@@ -75,6 +75,7 @@ std::vector<SelectionOutcome> CpuBackend::select(int layer, std::span<const Sele
   const AttentionSpec &a = spec(layer).attention;
   std::vector<SelectionOutcome> out;
   for (const SelectionTask &task : tasks) {
+    const auto started = std::chrono::steady_clock::now();
     const SelectionShape &shape = task.shape;
     masses_.assign(static_cast<size_t>(shape.blocks()) + 1, 0);
     const bool own_finite =
@@ -85,6 +86,8 @@ std::vector<SelectionOutcome> CpuBackend::select(int layer, std::span<const Sele
     const bool finite = masses_.back() == 0;
     masses_.pop_back();
     out.push_back({finite ? select_blocks(masses_, task.p_q32, rule, shape) : full_bitmap(shape), finite});
+    const auto taken = std::chrono::steady_clock::now() - started;
+    out.back().micros = std::max<int64_t>(1, std::chrono::duration_cast<std::chrono::microseconds>(taken).count());
   }
   return out;
 }

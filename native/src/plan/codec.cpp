@@ -82,7 +82,7 @@ std::vector<int32_t> ResultSections::encode(uint64_t step_id, int32_t device_mic
   std::vector<int32_t> words = {static_cast<int32_t>(result_magic), format_version, static_cast<int32_t>(step_id),
                                 static_cast<int32_t>(step_id >> 32), device_micros, 0};
   int32_t id = 0;
-  for (const auto *section : {&tokens, &selections, &logprobs, &logits, &ranks, &failures, &prompt_logprobs}) {
+  for (const auto *section : {&tokens, &selections, &logprobs, &logits, &ranks, &failures, &prompt_logprobs, &selection_micros}) {
     id++;
     if (section->empty()) continue;
     words[5]++;

@@ -72,6 +72,7 @@ struct ResultSections {
   std::vector<int32_t> ranks;
   std::vector<int32_t> failures;
   std::vector<int32_t> prompt_logprobs;
+  std::vector<int32_t> selection_micros;
 
   std::vector<int32_t> encode(uint64_t step_id, int32_t device_micros) const;
 };

@@ -271,6 +271,7 @@ std::vector<int32_t> Runner::encode(const Finished &step, const Outputs &outputs
   const Rank::Step &own = step.ranks[0];
   for (const Rank::Step &rank : step.ranks) sections.ranks.push_back(rank.checksum);
   sections.selections = own.outputs.selections;
+  sections.selection_micros = own.outputs.selection_micros;
   std::vector<const Sample *> samples(static_cast<size_t>(limits().slots));
   for (const auto &sampled : outputs.tokens) samples[static_cast<size_t>(sampled.slot)] = &sampled.sample;
   for (const auto &[slot, content] : own.outputs.sampled) {

@@ -230,6 +230,10 @@ void LayerLoop::select(int layer, int segment, const std::vector<Group> &complet
       SelectionOutcome &outcome = outcomes[next++];
       bitmap = std::move(outcome.bitmap);
       flags = outcome.finite ? 0 : selection_fallback;
+      if (outcome.micros > 0) {
+        const auto micros = static_cast<int32_t>(std::min<int64_t>(outcome.micros, INT32_MAX));
+        out_.selection_micros.insert(out_.selection_micros.end(), {group.slot, segment, micros});
+      }
     }
     if (!slot.segment(segment + 1).is_known()) slot.apply_bitmap(segment, bitmap, books_.schedule);
     slot.segment(segment).done = true;

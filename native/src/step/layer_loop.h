@@ -20,7 +20,7 @@ namespace up {
 
 // What has been put out of a step, or will be.
 struct StepOutputs {
-  std::vector<int32_t> selections;  // records of the result
+  std::vector<int32_t> selections, selection_micros;  // records of the result
   std::vector<std::pair<int, std::shared_ptr<const Content>>> sampled;  // slots, in the order in which their tokens are returned
   std::unique_ptr<PendingOutputs> pending;
 };

@@ -1,6 +1,6 @@
 import type { ExecutorInfo, SamplingParameters } from "@uniprefill/executor/contract/Executor"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
-import { Context, type Effect, Schema, type Scope, type Stream } from "effect"
+import { Context, Effect, Schema, type Scope, Stream } from "effect"
 
 /**
  * Token ids in, a stream of text out: the Effect shell over the serving loop. One engine serves one model.
@@ -40,7 +40,20 @@ export interface EngineModel {
 /** One stream for each answer, in their order. */
 export type AnswerStreams = readonly [AnswerStream, ...Array<AnswerStream>]
 
-export type AnswerStream = Stream.Stream<GenerateEvent, EngineError>
+export type AnswerStream = Stream.Stream<GenerateEvent, EngineError> & {
+  /**
+   * Gives every batch of events to `take` until the answer has ended, as running the stream would, but without Effects for
+   * each: an answer has as many batches as tokens. Where `take` returns an effect, the next batch waits for it. Engines
+   * that have nothing to gain leave it out; see {@link takeAll}.
+   */
+  readonly listen?: (take: TakeEvents) => Effect.Effect<void, EngineError>
+}
+
+export type TakeEvents = (events: ReadonlyArray<GenerateEvent>) => Effect.Effect<void> | null
+
+/** Gives an answer's events to `take`, the fastest way that its engine has. */
+export const takeAll = (events: AnswerStream, take: TakeEvents): Effect.Effect<void, EngineError> =>
+  events.listen?.(take) ?? Stream.runForEachArray(events, (batch) => take(batch) ?? Effect.void)
 
 export interface GenerateRequest {
   /** The shell's own name of the request; unique among those running. */

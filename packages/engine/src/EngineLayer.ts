@@ -49,6 +49,11 @@ export interface EngineConfig {
   readonly tenantShare?: number | undefined
   /** Output tokens that a reader may leave unread before its request is ended with `SlowReader`. */
   readonly maxUnreadTokens?: number | undefined
+  /**
+   * Time between two events of a stream, in ms: tokens that come sooner go together, but for the first and the last. 0, the
+   * default, has an event for every step, as whoever times tokens needs.
+   */
+  readonly streamIntervalMs?: number | undefined
   /** Whether prompts share the pages of equal prefixes; true by default. */
   readonly prefixCaching?: boolean | undefined
   /** Takes a recording of the serving loop: its header, then every event. `code` names the version that makes it. */
@@ -66,6 +71,7 @@ export const engineDefaults = {
   stepBudgetMicros: servingDefaults.stepBudgetMicros.cpu,
   idleStepBudgetMicros: servingDefaults.idleStepBudgetMicros.cpu,
   maxUnreadTokens: 1_024,
+  streamIntervalMs: 0,
   maxFailures: 3,
 } as const
 
@@ -129,6 +135,7 @@ const make = (
       now: () => Number(clock.monotonicTimeNanosUnsafe() / 1000n),
       maxFailures: config.maxFailures ?? engineDefaults.maxFailures,
       maxUnreadTokens: config.maxUnreadTokens ?? engineDefaults.maxUnreadTokens,
+      streamIntervalMs: config.streamIntervalMs ?? engineDefaults.streamIntervalMs,
     })
     const reject = (error: EngineError): EngineError => {
       metrics.rejected(error.reason)

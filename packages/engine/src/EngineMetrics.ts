@@ -17,6 +17,8 @@ export interface EngineMetrics {
   readonly watch: (load: () => EngineLoad) => Effect.Effect<void, never, Scope.Scope>
   /** `kept` of `before` rows stay after a segment; `fallback`: scores were not finite and everything was kept. */
   readonly selected: (segment: number, before: number, kept: number, prompt: number, fallback: boolean) => void
+  /** A selection took so long. */
+  readonly selectionTook: (micros: number) => void
   /** What is measured of a prompt is measured with its first answer. */
   readonly firstToken: (generation: Generation) => void
   /** `tokens` tokens came `micros` after the ones before them. */
@@ -165,6 +167,11 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
       segment: String(segment + 1),
     }),
   )
+  const selectionTime = histogram(
+    "uniprefill:selection_seconds",
+    "Scoring and choosing what goes on.",
+    selectionSeconds,
+  )
   const fallbacks = counter("uniprefill:selection_fallbacks_total", "Selections that kept all: scores were not finite.")
   const loweredRequests = counter(
     "uniprefill:requests_lowered_total",
@@ -227,6 +234,7 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
       pagesSaved((pagesFor(before, layout.pageSize) - pagesFor(kept, layout.pageSize)) * tablesAfter[segment]!)
       if (fallback) fallbacks(1)
     },
+    selectionTook: (micros) => selectionTime(seconds(micros)),
     started: (answers) => startedAnswers(answers),
     rejected: (reason) => rejections[reason]?.(1),
     firstToken: ({ answer, scheduled, leader, firstTokenMicros, request }) => {
@@ -288,6 +296,7 @@ const ttftSeconds = [
 const tokenSeconds = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80]
 const requestSeconds = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680]
 const iterationTokens = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
+const selectionSeconds = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
 const ratios = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 
 /** 1, 2, 5, 10, 20, 50, … up to `limit`. */

@@ -4,7 +4,7 @@ import type { FinishReason, Request } from "@uniprefill/scheduler/Request"
 import { TokenFlag } from "@uniprefill/scheduler/StepResult"
 import type { Detokenizer } from "@uniprefill/tokenizer/Detokenizer"
 import { Cause, Effect, type Pull, Stream } from "effect"
-import { EngineError, type GenerateEvent, type GenerateRequest } from "./Engine.ts"
+import { type AnswerStream, EngineError, type GenerateEvent, type GenerateRequest, type TakeEvents } from "./Engine.ts"
 import type { PageKeys } from "./PageKeys.ts"
 import { StopStrings } from "./StopStrings.ts"
 
@@ -35,6 +35,8 @@ export class Generation {
   corrupt = false
   /** The stop string that ended the text. */
   stopString: string | null = null
+  /** Whether its reader has been told of anything. */
+  isTold = false
   /** µs of the first token and of the last publication; −1 before. */
   firstTokenMicros = -1
   lastTokenMicros = -1
@@ -52,7 +54,8 @@ export class Generation {
   private readonly promptLogprobs: Array<Logprobs> = []
   private promptTold = false
   private ending: GenerateEvent | EngineError | null = null
-  private waiter: ((pull: OutputPull) => void) | null = null
+  /** A reader that waits: of the stream, or of {@link listen}. */
+  private waiter: (() => void) | null = null
 
   /** `promptKeys` has taken the prompt; null where prefixes are not cached. */
   constructor(request: GenerateRequest, answer: number, detokenizer: Detokenizer, promptKeys: PageKeys | null = null) {
@@ -99,8 +102,9 @@ export class Generation {
   /** Keys of the pages filled by output tokens since the last call. The token sampled last is in no page yet. */
   filledPageKeys(): ReadonlyArray<string> {
     const { outputs, hashedOutputs, promptKeys } = this
-    if (promptKeys === null || outputs.length - 1 <= hashedOutputs) return []
-    this.outputKeys ??= promptKeys.copy()
+    const keys = this.outputKeys ?? promptKeys
+    if (keys === null || outputs.length - 1 - hashedOutputs < keys.missing) return none
+    this.outputKeys ??= keys.copy()
     this.hashedOutputs = outputs.length - 1
     return this.outputKeys.push(Int32Array.from(outputs.slice(hashedOutputs, -1)))
   }
@@ -179,45 +183,80 @@ export class Generation {
 
   /** Wakes the reader if there is something for it. */
   publish(): void {
-    if (this.waiter === null) return
-    const pull = this.take()
-    if (pull === null) return
     const { waiter } = this
+    if (waiter === null || !this.hasNews) return
     this.waiter = null
-    waiter(pull)
+    waiter()
   }
 
   /** The events, for one reader. */
-  readonly events: Stream.Stream<GenerateEvent, EngineError> = Stream.fromPull(
-    Effect.succeed(
-      Effect.suspend(
-        (): OutputPull =>
-          this.take() ??
-          Effect.callback<readonly [GenerateEvent, ...Array<GenerateEvent>], EngineError | Cause.Done>((resume) => {
-            this.waiter = resume
-            return Effect.sync(() => {
-              this.waiter = null
-            })
-          }),
+  readonly events: AnswerStream = Object.assign(
+    Stream.fromPull(
+      Effect.succeed(
+        Effect.suspend((): OutputPull => (this.hasNews ? this.pull() : Effect.flatMap(this.news, () => this.pull()))),
       ),
     ),
+    { listen: (take: TakeEvents) => this.listen(take) },
   )
 
-  /** The last output and how it ended come together, so that one message can carry both. */
-  private take(): OutputPull | null {
+  private readonly news = Effect.callback<void>((resume) => {
+    this.waiter = () => resume(Effect.void)
+    return this.stopWaiting
+  })
+
+  private readonly stopWaiting = Effect.sync(() => {
+    this.waiter = null
+  })
+
+  private listen(take: TakeEvents): Effect.Effect<void, EngineError> {
+    const untilBusy = Effect.callback<Effect.Effect<void> | null, EngineError>((resume) => {
+      const feed = () => {
+        try {
+          while (this.hasNews) {
+            const taken = this.take()
+            if (taken === "done") return resume(Effect.succeed(null))
+            if (taken instanceof EngineError) return resume(Effect.fail(taken))
+            const busy = take(taken)
+            if (busy !== null) return resume(Effect.succeed(busy))
+          }
+          this.waiter = feed
+        } catch (cause) {
+          // A reader's mistake is its own: this runs among the other answers.
+          resume(Effect.die(cause))
+        }
+      }
+      feed()
+      return this.stopWaiting
+    })
+    return Effect.flatMap(untilBusy, (busy) => (busy === null ? Effect.void : Effect.andThen(busy, this.listen(take))))
+  }
+
+  private pull(): OutputPull {
+    const taken = this.take()
+    if (taken === "done") return Cause.done()
+    return taken instanceof EngineError ? Effect.fail(taken) : Effect.succeed(taken)
+  }
+
+  /** Whether there is something to take. */
+  private get hasNews(): boolean {
+    return this.ending !== null || this.unread.tokens.length > 0 || this.unread.text !== ""
+  }
+
+  /** The last output and how it ended come together, so that one message can carry both. Requires: {@link hasNews}. */
+  private take(): readonly [GenerateEvent, ...Array<GenerateEvent>] | EngineError | "done" {
     const { unread, ending } = this
     if (unread.tokens.length > 0 || unread.text !== "") {
       this.unread = emptyOutput()
       const output = { _tag: "Output" as const, ...unread, ...this.takePrompt() }
-      if (ending?._tag !== "Finished") return Effect.succeed([output])
+      if (ending?._tag !== "Finished") return [output]
       this.delivered = true
-      return Effect.succeed([output, ending])
+      return [output, ending]
     }
-    if (ending === null) return null
-    if (ending._tag === "EngineError") return Effect.fail(ending)
-    if (this.delivered) return Cause.done()
+    if (ending === null) throw new TypeError("there is nothing to take")
+    if (ending._tag === "EngineError") return ending
+    if (this.delivered) return "done"
     this.delivered = true
-    return Effect.succeed([ending])
+    return [ending]
   }
 
   private delivered = false
@@ -235,5 +274,7 @@ export class Generation {
     return match !== null
   }
 }
+
+const none: ReadonlyArray<string> = []
 
 const emptyOutput = () => ({ tokens: [], text: "", logprobs: [] })

@@ -23,10 +23,9 @@ export class PageKeys {
 
   static make(fingerprint: string, tenant: string, cacheSalt: string, pageSize: number): PageKeys {
     // As JSON, so that no two triples give the same text, whatever characters they hold.
-    const root = createHash("sha256")
-      .update(JSON.stringify([fingerprint, tenant, cacheSalt]))
-      .digest("base64")
-    return new PageKeys(root, new Int32Array(pageSize))
+    const text = JSON.stringify([fingerprint, tenant, cacheSalt])
+    if (lastRoot.text !== text) lastRoot = { text, key: createHash("sha256").update(text).digest("base64") }
+    return new PageKeys(lastRoot.key, new Int32Array(pageSize))
   }
 
   /** A chain that goes on from the same tokens by itself. */
@@ -34,6 +33,11 @@ export class PageKeys {
     const copy = new PageKeys(this.last, this.page.slice())
     copy.filled = this.filled
     return copy
+  }
+
+  /** Tokens that are missing until a page is full. */
+  get missing(): number {
+    return this.page.length - this.filled
   }
 
   /** Takes the next tokens; returns the keys of the pages that they complete. */
@@ -53,6 +57,9 @@ export class PageKeys {
     return keys
   }
 }
+
+/** Most requests have the root of the one before. */
+let lastRoot = { text: "", key: "" }
 
 /** What a page's content depends on besides tokens: the model, by its description. */
 export const modelFingerprint = (spec: object): string =>

@@ -13,12 +13,16 @@ export interface PublicationOptions {
   readonly ended: (generation: Generation) => boolean
   /** Called in the microtask that tells readers. */
   readonly told: () => void
+  /** Time between two tellings of readers, in ms; 0 tells them of every step. */
+  readonly streamIntervalMs: number
 }
 
 /**
  * What steps bring becomes output of generations, and readers are told of it.
  *
- * Readers run as fibers of their own, in a later microtask and never in the middle of a change here.
+ * Readers run as fibers of their own, in a later microtask and never in the middle of a change here. Each event that they
+ * send costs more than everything else about its token, so where steps follow each other faster than
+ * {@link PublicationOptions.streamIntervalMs}, an event carries the tokens of several. First tokens and ends never wait.
  */
 export class Publication {
   private readonly options: PublicationOptions
@@ -28,6 +32,8 @@ export class Publication {
   /** Those whose readers are to be told in the next microtask. */
   private readonly toTell = new Set<Generation>()
   private telling = false
+  /** Readers have just been told: they wait for what follows, but for first tokens and ends. */
+  private rest: NodeJS.Timeout | null = null
 
   constructor(options: PublicationOptions) {
     this.options = options
@@ -152,10 +158,22 @@ export class Publication {
 
   private tell(): void {
     this.telling = false
-    const told = [...this.toTell]
-    this.toTell.clear()
-    for (const generation of told) generation.publish()
+    const resting = this.rest !== null
+    let told = 0
+    for (const generation of this.toTell) {
+      if (resting && generation.isTold && !generation.ended) continue
+      this.toTell.delete(generation)
+      generation.isTold = true
+      generation.publish()
+      told++
+    }
     this.options.told()
+    const { streamIntervalMs } = this.options
+    if (resting || told === 0 || streamIntervalMs === 0) return
+    this.rest = setTimeout(() => {
+      this.rest = null
+      if (this.toTell.size > 0) this.tell()
+    }, streamIntervalMs).unref()
   }
 
   private countOf(generation: Generation, nowMicros: number): number {

@@ -28,6 +28,8 @@ export interface ServingLoopOptions {
   readonly maxFailures: number
   /** Output tokens that a reader may leave unread. */
   readonly maxUnreadTokens: number
+  /** Readers are told of output at most once in so many ms, but for first tokens and ends. */
+  readonly streamIntervalMs: number
 }
 
 /**
@@ -52,13 +54,14 @@ export class ServingLoop {
   private progressMicros = 0
 
   constructor(options: ServingLoopOptions) {
-    const { driver, record, metrics, maxUnreadTokens } = options
+    const { driver, record, metrics, maxUnreadTokens, streamIntervalMs } = options
     this.options = options
     this.driver = record === undefined ? new Driver(driver) : new RecordingDriver(driver, record)
     this.admission = new Admission(this.driver, driver)
     this.publication = new Publication({
       metrics,
       maxUnreadTokens,
+      streamIntervalMs,
       ended: (generation) => this.admission.ended(generation),
       told: () => {
         if (this.publication.size === 0) this.idle.openUnsafe()
@@ -182,6 +185,8 @@ export class ServingLoop {
     if (this.isHalted) return
     this.progressMicros = now()
     this.guard(() => {
+      const { selectionMicros } = result
+      for (let i = 2; i < selectionMicros.length; i += 3) metrics.selectionTook(selectionMicros.data[i]!)
       this.publication.readLogprobs(result, (slot) => this.driver.scheduler.requestAt(slot))
       this.perform(this.driver.stepDone(result))
       const tokens = this.publication.countTokens(this.progressMicros)

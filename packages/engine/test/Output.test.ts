@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Engine } from "@uniprefill/engine/Engine"
+import { Engine, type GenerateEvent, takeAll } from "@uniprefill/engine/Engine"
 import { pToQ32 } from "@uniprefill/model/DropSchedule"
-import { type Duration, Effect, Fiber, Stream } from "effect"
+import { type Duration, Effect, Exit, Fiber, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { assertIdle, collect, encode, engineLayer, provideTokenizer, request } from "./EngineHarness.ts"
 import { ReferenceMachine } from "./ReferenceHarness.ts"
@@ -218,4 +218,37 @@ describe("a request's output", () => {
       }
     }).pipe(Effect.provide(machine.engine()))
   })
+
+  it.effect("is the same to those who listen, who may hold it up, and whose mistakes are their own", () =>
+    Effect.gen(function* () {
+      const outputs = yield* encode("count 1212345")
+      const executor = new ScriptedExecutor({ outputs: () => outputs })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const ask = request([5], { maxTokens: outputs.length })
+        const streamed = yield* collect(engine, ask)
+        for (const pause of [null, Effect.yieldNow]) {
+          const [listened] = yield* engine.generate({ ...ask, requestId: `listened ${pause === null}` })
+          const heard: Array<GenerateEvent> = []
+          yield* takeAll(listened, (events) => {
+            heard.push(...events)
+            return pause
+          })
+          const text = heard.map((event) => (event._tag === "Output" ? event.text : "")).join("")
+          assert.strictEqual(text, streamed.text)
+          assert.deepInclude(heard.at(-1), { _tag: "Finished", reason: "length", completionTokens: outputs.length })
+        }
+        const [mistaken] = yield* engine.generate({ ...ask, requestId: "mistaken" })
+        const [other] = yield* engine.generate({ ...ask, requestId: "beside it" })
+        const mistake = Effect.exit(
+          takeAll(mistaken, () => {
+            throw new Error("a mistake")
+          }),
+        )
+        const [exit, events] = yield* Effect.all([mistake, Stream.runCollect(other)], { concurrency: 2 })
+        assert.isTrue(Exit.hasDies(exit))
+        assert.strictEqual(events.at(-1)!._tag, "Finished")
+      }).pipe(Effect.scoped, Effect.andThen(assertIdle(executor)), Effect.provide(engineLayer(executor)))
+    }).pipe(provideTokenizer),
+  )
 })

@@ -109,6 +109,47 @@ describe("the serving loop", () => {
       }).pipe(Effect.scoped, Effect.provide(engineLayer(executor)))
     }),
   )
+
+  it.effect("puts tokens that follow each other closely in one event, but for the first and the last", () =>
+    Effect.gen(function* () {
+      // As many letters as tokens, and an end that nothing may hold up.
+      const outputs = Array.from({ length: 2_000 }, (_, i) => 35 + (i % 60))
+      const executor = new ScriptedExecutor({ outputs: () => outputs })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        // Longer than the answer takes: only its first token and its end are told of before.
+        const [stream] = yield* engine.generate(request([5], { maxTokens: 2_000 }))
+        const events = yield* Stream.runCollect(stream)
+        const tokens = events.map((event) => (event._tag === "Output" ? event.tokens.length : event._tag))
+        assert.deepStrictEqual(tokens, [1, 1_999, "Finished"])
+        const all = events.flatMap((event) => (event._tag === "Output" ? event.tokens : []))
+        assert.deepStrictEqual(all, outputs)
+        yield* assertIdle(executor)
+      }).pipe(Effect.scoped, Effect.provide(engineLayer(executor, { streamIntervalMs: 600_000 })))
+    }),
+  )
+
+  it.effect("tells a reader of what came while it was to wait, though no step follows", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({ outputs: () => [35, 36, 37, 38], stepMillis: 10 })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const [stream] = yield* engine.generate(request([5], { maxTokens: 4 }))
+        const seen: Array<number> = []
+        const reading = Stream.runForEachWhile(stream, (event) =>
+          Effect.sync(() => {
+            if (event._tag === "Output") seen.push(...event.tokens)
+            return seen.length < 3
+          }),
+        )
+        const reader = yield* Effect.forkChild(reading)
+        // Three steps, and then the executor hangs.
+        yield* TestClock.adjust("35 millis")
+        yield* Fiber.join(reader)
+        assert.deepStrictEqual(seen, [35, 36, 37])
+      }).pipe(Effect.scoped, Effect.provide(engineLayer(executor, { streamIntervalMs: 20 })))
+    }),
+  )
 })
 
 describe("an executor that fails", () => {

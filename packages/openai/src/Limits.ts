@@ -24,6 +24,8 @@ export interface RequestLimits {
   readonly messages: number
   /** Characters and values of a chat template's own variables. */
   readonly templateVariables: number
+  /** Characters of a text that is only tokenised. */
+  readonly tokenizedCharacters: number
   /** Tokens that are turned into text at a time. */
   readonly detokenizedTokens: number
   /** Latest deadline for a first token, in ms. */
@@ -46,6 +48,7 @@ export const requestLimits: RequestLimits = {
   cacheSaltLength: 256,
   messages: 4096,
   templateVariables: 65_536,
+  tokenizedCharacters: 4_194_304,
   detokenizedTokens: 1_048_576,
   ttftSloMs: 86_400_000,
 }

@@ -14,7 +14,7 @@ const fields = {
 /** `POST /tokenize` with a text. */
 export const TokenizeTextRequest = Schema.Struct({
   ...fields,
-  prompt: Schema.String,
+  prompt: stringUpTo(requestLimits.tokenizedCharacters),
   add_special_tokens: optional(Schema.Boolean),
 })
 export type TokenizeTextRequest = typeof TokenizeTextRequest.Type

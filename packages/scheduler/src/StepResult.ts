@@ -26,6 +26,8 @@ export class StepResult {
    * token first, then the most likely ones.
    */
   readonly promptLogprobs = new IntList()
+  /** `[slot, segment, micros]` for selections that were made, by executors that measure how long each takes: 1 µs at least. */
+  readonly selectionMicros = new IntList()
 
   /** All of them, in the order of {@link resultSections}. */
   readonly lists: ReadonlyArray<IntList> = resultSections.map((name) => this[name])
@@ -46,6 +48,7 @@ export const resultFormats = {
   ranks: { id: 5, width: 1 },
   failures: { id: 6, width: 2 },
   promptLogprobs: { id: 7, width: 0 },
+  selectionMicros: { id: 8, width: 3 },
 } as const
 
 export type ResultSection = keyof typeof resultFormats

@@ -264,5 +264,6 @@ it("sections have the numbers that every build has given them", () => {
     "5 ranks",
     "6 failures",
     "7 promptLogprobs",
+    "8 selectionMicros",
   ])
 })

@@ -5,7 +5,7 @@ import { Context, Effect, Layer, type Scope } from "effect"
 import { type ChatRefusal, type ChatRequest, checkTemplate, renderChat } from "./ChatTemplate.ts"
 import { Detokenizer, type DetokenizerOptions } from "./Detokenizer.ts"
 import { makeEncoder } from "./Encoder.ts"
-import { fewestTokens, textBound } from "./TextBound.ts"
+import { textBound } from "./TextBound.ts"
 import { TokenizerError } from "./TokenizerError.ts"
 import { readTokenizerFiles, specialToken } from "./TokenizerFiles.ts"
 import type { TokenizerAnswer, TokenizerJob, TokenizerThreadData } from "./TokenizerThread.ts"
@@ -25,8 +25,8 @@ export class Tokenizer extends Context.Service<
      * Fails with `TextTooLong`, `QueueFull` or `ThreadFailed`.
      */
     readonly encode: (text: string, options: EncodeOptions) => Effect.Effect<Int32Array, TokenizerError>
-    /** Tokens that a text of so many UTF-16 units has at least, as far as the vocabulary says; 0 where it does not. */
-    readonly fewestTokens: (length: number) => number
+    /** UTF-16 units that one token stands for at most; null where the vocabulary does not say. */
+    readonly longestToken: number | null
     /** Token ids → text. Bytes that are no character become U+FFFD; ids without a token have no text. */
     readonly decode: (tokens: ArrayLike<number>, options: { readonly skipSpecialTokens: boolean }) => string
     readonly detokenizer: (options: DetokenizerOptions) => Detokenizer
@@ -200,7 +200,7 @@ const make = (options: TokenizerOptions): Effect.Effect<Tokenizer["Service"], To
         all: [...vocabulary.specialIds].sort((a, b) => a - b),
       },
       encode,
-      fewestTokens: (length) => fewestTokens(bound, length),
+      longestToken: bound.longestToken,
       decode: (tokens, { skipSpecialTokens }) => {
         const detokenizer = new Detokenizer(vocabulary, { skipSpecialTokens })
         let text = ""

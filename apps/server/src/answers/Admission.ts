@@ -15,8 +15,8 @@ export interface Admitted {
    * not ask for is left out.
    */
   readonly note: (batch: ReadonlyArray<GenerateEvent>) => ReadonlyArray<AnswerEvent>
-  /** Whether the answer has said how it ended. One that ends without is a failure, not an answer. */
-  readonly finished: () => boolean
+  /** How the answer said that it ended; null before. One that ends without is a failure, not an answer. */
+  readonly ended: () => Finished["reason"] | null
 }
 
 /** What an answer that ended early is. */
@@ -62,28 +62,36 @@ const taken = (
   record: RequestRecord["Service"],
   shadow: Shadow["Service"],
 ): Admitted => {
-  let finished = false
+  let ended: Finished["reason"] | null = null
   const shown = choice.outputs ? shadow.watch(choice.request, choice.answer) : undefined
   const note = (batch: ReadonlyArray<GenerateEvent>) => {
     const kept = choice.outputs ? batch : withoutOutput(batch)
     for (const event of kept) {
       recordEvent(record, choice.answer, event)
       if (shown !== undefined) shown(event)
-      if (event._tag === "Finished") finished = true
+      if (event._tag === "Finished") ended = event.reason
     }
     return choice.request.promptLogprobs === undefined ? kept : withPrompt(batch, kept)
   }
-  return { choice, events, note, finished: () => finished }
+  return { choice, events, note, ended: () => ended }
 }
 
-/** The prompt's log-probabilities as an event of their own: of its first token there is none. */
+/** Tokens of a prompt that are told of without giving others a turn. */
+const mostPromptTokens = 1_024
+
+/** The prompt's log-probabilities as events of their own, in parts: of its first token there is none. */
 const withPrompt = (
   batch: ReadonlyArray<GenerateEvent>,
   kept: ReadonlyArray<GenerateEvent>,
 ): ReadonlyArray<AnswerEvent> => {
   for (const event of batch) {
     if (event._tag === "Output" && event.promptLogprobs !== undefined) {
-      return [{ _tag: "Prompt", logprobs: [[], ...event.promptLogprobs] }, ...kept]
+      const all = [[], ...event.promptLogprobs]
+      const parts: Array<AnswerEvent> = []
+      for (let first = 0; first < all.length; first += mostPromptTokens) {
+        parts.push({ _tag: "Prompt", first, logprobs: all.slice(first, first + mostPromptTokens) })
+      }
+      return [...parts, ...kept]
     }
   }
   return kept

@@ -58,6 +58,8 @@ export type AnswerEvent =
   | GenerateEvent
   | {
       readonly _tag: "Prompt"
+      /** The prompt token that the first entry is of. */
+      readonly first: number
       /** One entry per prompt token: that token first, then the most likely ones; the first token's is empty. */
       readonly logprobs: ReadonlyArray<ReadonlyArray<readonly [token: number, logprob: number]>>
     }

@@ -4,6 +4,7 @@ import { Effect } from "effect"
 import { type ApiError, apiError, fromTokenizerError } from "../http/ApiError.ts"
 import { Tenant } from "../http/Tenant.ts"
 import { ServedModel } from "../model/ServedModel.ts"
+import { textExcess } from "./TextExcess.ts"
 
 /**
  * The tokens of one prompt, checked to fit the model with `maxTokens` more. A text that cannot fit however it is tokenised
@@ -36,14 +37,10 @@ export const promptTokens = Effect.fnUntraced(function* (
 
 /** Fails with 400 where so many characters make more tokens than the model takes, whatever they are. */
 export const checkTextLength = Effect.fnUntraced(function* (characters: number, field: string) {
-  const tokenizer = yield* Tokenizer
+  const { longestToken } = yield* Tokenizer
   const { maxModelLen } = yield* ServedModel
-  const fewest = tokenizer.fewestTokens(characters)
-  if (fewest < maxModelLen) return
-  const message =
-    `this model takes at most ${maxModelLen} tokens, but ${field} has ${characters} characters, ` +
-    `which are ${fewest} tokens at least`
-  return yield* apiError(400, message, field)
+  const excess = textExcess(field, characters, { _tag: "Model", maxModelLen, longestToken })
+  if (excess !== null) return yield* apiError(400, excess, field)
 })
 
 const checkLength = (promptLength: number, field: string, maxTokens: number | undefined, maxModelLen: number) => {

@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto"
+import { randomFillSync } from "node:crypto"
 import type { SamplingParameters } from "@uniprefill/executor/contract/Executor"
 import type { TokenIds } from "@uniprefill/openai/Field"
 import type { SamplingFields } from "@uniprefill/openai/SamplingFields"
@@ -61,7 +61,19 @@ const coldest = 1e-5
 const greedyBelow = (temperature: number): number => (temperature < coldest ? 0 : temperature)
 
 const seedOf = (seed: number | bigint | null | undefined): bigint =>
-  seed !== null && seed !== undefined ? BigInt.asUintN(64, BigInt(seed)) : randomBytes(8).readBigUInt64LE()
+  seed !== null && seed !== undefined ? BigInt.asUintN(64, BigInt(seed)) : freshSeed()
+
+/** Random seeds for the requests to come: many at once cost as much as one. */
+const fresh = new BigUint64Array(128)
+let used = fresh.length
+
+const freshSeed = (): bigint => {
+  if (used === fresh.length) {
+    randomFillSync(fresh)
+    used = 0
+  }
+  return fresh[used++]!
+}
 
 const findOutside = (vocabSize: number, field: string, ids: TokenIds | null | undefined) => {
   const id = ids?.find((candidate) => candidate >= vocabSize)

@@ -2,11 +2,11 @@ import { Effect, Stream } from "effect"
 import { HttpServerResponse } from "effect/http"
 import { turn } from "./Slices.ts"
 
-/** Length from which a value is written in slices. */
+/** Characters of a string that are written without giving others a turn. */
 const sliceLength = 65_536
 
-/** Elements of a list, and characters of a string, that are written without giving others a turn. */
-const mostElements = 2_048
+/** Values that are, those inside others counted too. */
+const mostValues = 2_048
 
 /**
  * JSON as pieces of text, none of which takes long to make: long lists and strings are written part by part. The pieces
@@ -14,21 +14,9 @@ const mostElements = 2_048
  */
 export function* jsonPieces(value: unknown): Generator<string> {
   if (typeof value === "string" && value.length > sliceLength) yield* stringPieces(value)
-  else if (!isLarge(value)) yield JSON.stringify(value) ?? "null"
-  else if (isList(value)) {
-    yield "["
-    for (let i = 0; i < value.length; i += mostElements) {
-      const part = Array.from(value.slice(i, i + mostElements))
-      yield i === 0 ? "" : ","
-      if (part.some(isLarge)) {
-        for (let k = 0; k < part.length; k++) {
-          if (k > 0) yield ","
-          yield* jsonPieces(part[k])
-        }
-      } else yield JSON.stringify(part).slice(1, -1)
-    }
-    yield "]"
-  } else {
+  else if (typeof value === "string" || !isLarge(value)) yield JSON.stringify(value) ?? "null"
+  else if (isList(value)) yield* listPieces(value)
+  else {
     let first = true
     for (const [key, of] of Object.entries(value as object)) {
       if (of === undefined) continue
@@ -38,6 +26,21 @@ export function* jsonPieces(value: unknown): Generator<string> {
     }
     yield first ? "{}" : "}"
   }
+}
+
+/** Elements that are light go together. */
+function* listPieces(list: ReadonlyArray<unknown> | Int32Array): Generator<string> {
+  yield "["
+  for (let from = 0; from < list.length;) {
+    let to = from
+    let weight = 0
+    while (to < list.length && (weight += weightOf(list[to], mostValues)) <= mostValues) to++
+    yield from === 0 ? "" : ","
+    if (to > from) yield JSON.stringify(Array.from(list.slice(from, to))).slice(1, -1)
+    else yield* jsonPieces(list[to++])
+    from = to
+  }
+  yield "]"
 }
 
 /** A response with a value as JSON: at once where that takes no time, else in slices between which others have a turn. */
@@ -62,12 +65,20 @@ export const slicedJson = (value: unknown): Effect.Effect<HttpServerResponse.Htt
 const isList = (value: unknown): value is ReadonlyArray<unknown> | Int32Array =>
   Array.isArray(value) || value instanceof Int32Array
 
-/** Whether there is a long list or string in it: looked for as deep as answers have any. */
-const isLarge = (value: unknown): boolean => {
-  if (typeof value === "string") return value.length > sliceLength
-  if (value instanceof Int32Array) return true
-  if (Array.isArray(value)) return value.length > mostElements || value.some(isLarge)
-  return typeof value === "object" && value !== null && Object.values(value).some(isLarge)
+/** Whether writing it takes so long that others should have a turn. */
+const isLarge = (value: unknown): boolean => weightOf(value, mostValues) > mostValues
+
+/** How many values it is, itself included, and what its strings are worth; at some number above `most` no more are counted. */
+const weightOf = (value: unknown, most: number): number => {
+  if (typeof value === "string") return 1 + (value.length * mostValues) / sliceLength
+  if (value instanceof Int32Array) return 1 + value.length
+  if (typeof value !== "object" || value === null) return 1
+  let weight = 1
+  for (const of of isList(value) ? value : Object.values(value)) {
+    weight += weightOf(of, most - weight)
+    if (weight > most) break
+  }
+  return weight
 }
 
 function* stringPieces(text: string): Generator<string> {

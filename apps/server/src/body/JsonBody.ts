@@ -1,17 +1,28 @@
 import { brotliDecompressSync, gunzipSync, inflateSync, zstdDecompressSync } from "node:zlib"
+import { cut } from "@uniprefill/openai/Text"
+import { type LongestText, textExcess } from "../answers/TextExcess.ts"
 import { type JsonLimits, scanJson } from "./JsonScan.ts"
 
 export interface BodyLimits extends JsonLimits {
   /** Bytes of a request body, before and after it is decompressed. */
   readonly bodyBytes: number
+  /** Long texts that could be no prompt are refused, before another thread is given them. */
+  readonly longestText: LongestText
 }
 
 export type BodyEncoding = keyof typeof decompress
 
+/** What a thread is given. */
+export interface BodyJob {
+  readonly bytes: Uint8Array
+  readonly encoding: BodyEncoding | null
+  readonly longestText: LongestText
+}
+
 /** The value of a body, or the status and the words of its refusal. */
 export type ParsedBody =
   | { readonly value: unknown; readonly refused: null }
-  | { readonly refused: { readonly status: 400 | 413; readonly message: string } }
+  | { readonly refused: { readonly status: 400 | 413; readonly message: string; readonly param: string | null } }
 
 const decompress = {
   gzip: gunzipSync,
@@ -47,6 +58,8 @@ export const parseBody = (bytes: Uint8Array, encoding: BodyEncoding | null, limi
   try {
     const text = utf8.decode(plain)
     const value: unknown = longSeed.test(text) ? JSON.parse(text, exactSeed as JsonReviver) : JSON.parse(text)
+    const tooLong = findExcess(value, "", limits.longestText)
+    if (tooLong !== null) return tooLong
     return { value: compact(value, loneSurrogate.test(text)), refused: null }
   } catch (cause) {
     return refuse(400, `request body is not JSON: ${(cause as Error).message.toWellFormed()}`)
@@ -60,7 +73,30 @@ export const buffersOf = (value: unknown, into: Array<ArrayBuffer> = []): Array<
   return into
 }
 
-const refuse = (status: 400 | 413, message: string): ParsedBody => ({ refused: { status, message } })
+const refuse = (status: 400 | 413, message: string, param: string | null = null): ParsedBody => ({
+  refused: { status, message, param },
+})
+
+/** Shorter texts are looked at by whoever knows what they are for; these are left here. */
+const shortestRefused = 1_048_576
+
+/** The refusal of the first text that is too long. */
+const findExcess = (value: unknown, path: string, longest: LongestText): ParsedBody | null => {
+  if (typeof value === "string") {
+    const excess = value.length < shortestRefused ? null : textExcess(path, value.length, longest)
+    return excess === null ? null : refuse(400, excess, path)
+  }
+  if (typeof value !== "object" || value === null) return null
+  const isArray = Array.isArray(value)
+  if (isArray && typeof value[0] === "number" && value.every((of) => typeof of === "number")) return null
+  for (const [key, of] of Object.entries(value)) {
+    if (typeof of !== "string" && typeof of !== "object") continue
+    const name = cut(key, 64).toWellFormed()
+    const found = findExcess(of, isArray ? `${path}[${name}]` : path === "" ? name : `${path}.${name}`, longest)
+    if (found !== null) return found
+  }
+  return null
+}
 
 const utf8 = new TextDecoder("utf-8", { fatal: true })
 

@@ -1,21 +1,24 @@
 import { makeThreadPool } from "@uniprefill/threads/ThreadPool"
-import { ByteSize, Context, Effect, Layer, type Scope, Stream } from "effect"
-import { HttpIncomingMessage, type HttpServerError, HttpServerRequest } from "effect/http"
+import { Context, Effect, Latch, Layer, type Scope, Stream } from "effect"
+import { HttpServerRequest } from "effect/http"
 import { type ApiError, apiError } from "../http/ApiError.ts"
 import type { ServerLimits } from "../http/ServerLimits.ts"
 import { Tenant } from "../http/Tenant.ts"
-import { type BodyEncoding, bodyEncodings, type ParsedBody, parseBody } from "./JsonBody.ts"
+import type { LongestText } from "../answers/TextExcess.ts"
+import { type BodyEncoding, bodyEncodings, type BodyJob, type ParsedBody, parseBody } from "./JsonBody.ts"
 
 /** Bodies of requests, read and parsed without stalling the event loop. */
 export class RequestBodies extends Context.Service<
   RequestBodies,
   {
     /**
-     * The request's body as {@link parseBody} gives it. Fails with 413 where it has more than `bodyBytes`, with 415 for
+     * The request's body as {@link parseBody} gives it, with no text longer than `longestText` allows. Fails with 413 where it has more than `bodyBytes`, with 415 for
      * another content type (a web page can post `text/plain` anywhere without asking) or an unknown encoding, with 400
      * where it is not JSON or beyond a limit, and with 503 while too much of others is being read.
      */
-    readonly read: Effect.Effect<unknown, ApiError, HttpServerRequest.HttpServerRequest | Tenant | Scope.Scope>
+    readonly read: (
+      longestText: LongestText,
+    ) => Effect.Effect<unknown, ApiError, HttpServerRequest.HttpServerRequest | Tenant | Scope.Scope>
   }
 >()("uniprefill/RequestBodies") {
   static readonly layer = (limits: ServerLimits): Layer.Layer<RequestBodies> =>
@@ -29,7 +32,7 @@ const make = Effect.fnUntraced(function* (
   limits: ServerLimits,
 ): Effect.fn.Return<RequestBodies["Service"], never, Scope.Scope> {
   const { bodyBytes, jsonDepth, jsonValues } = limits
-  const pool = yield* makeThreadPool<{ bytes: Uint8Array; encoding: BodyEncoding | null }, ParsedBody>({
+  const pool = yield* makeThreadPool<BodyJob, ParsedBody>({
     entry,
     workerData: { bodyBytes, jsonDepth, jsonValues },
     name: "the body parser",
@@ -47,29 +50,29 @@ const make = Effect.fnUntraced(function* (
       }),
       () => Effect.sync(() => void (held -= bytes)),
     )
-  const parse = (bytes: Uint8Array, encoding: BodyEncoding | null) =>
+  const parse = ({ bytes, encoding, longestText }: BodyJob) =>
     bytes.byteLength <= inlineBytes && encoding === null
-      ? Effect.sync(() => parseBody(bytes, null, limits))
+      ? Effect.sync(() => parseBody(bytes, null, { ...limits, longestText }))
       : Effect.flatMap(Tenant, (caller) =>
-          pool.run({ bytes, encoding }, { caller, transfer: [bytes.buffer as ArrayBuffer] }),
+          pool.run({ bytes, encoding, longestText }, { caller, transfer: [bytes.buffer as ArrayBuffer] }),
         ).pipe(
           Effect.mapError((error) =>
             error.reason === "QueueFull" ? tooBusy(limits) : apiError(500, `the body parser failed: ${error.detail}`),
           ),
         )
-  const read = Effect.gen(function* () {
+  const read = Effect.fnUntraced(function* (longestText: LongestText) {
     const { headers } = yield* HttpServerRequest.HttpServerRequest
     yield* checkContentType(headers["content-type"])
     const encoding = yield* encodingOf(headers["content-encoding"])
-    const bytes = yield* Effect.scoped(
+    const parsed = yield* Effect.scoped(
       Effect.gen(function* () {
         const announced = headers["content-length"]
         yield* hold(Math.min(bodyBytes, announced === undefined ? bodyBytes : Number(announced)))
-        return yield* Effect.flatMap(readBytes(limits), (buffer) => parse(new Uint8Array(buffer), encoding))
+        return yield* Effect.flatMap(readBytes(limits), (bytes) => parse({ bytes, encoding, longestText }))
       }),
     )
-    if (bytes.refused === null) return bytes.value
-    return yield* apiError(bytes.refused.status, bytes.refused.message)
+    if (parsed.refused === null) return parsed.value
+    return yield* apiError(parsed.refused.status, parsed.refused.message, parsed.refused.param)
   })
   return RequestBodies.of({ read })
 })
@@ -100,14 +103,45 @@ const readBytes = ({ bodyBytes: maxBytes, discardMs }: ServerLimits) =>
       if (announced <= maxBytes * discardFactor) yield* discardBody(request, announced, discardMs)
       return yield* tooLarge(maxBytes, `${announced} bytes`)
     }
-    return yield* request.arrayBuffer.pipe(
-      Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBytes)),
-      Effect.catch((error) =>
-        isTooLarge(error)
-          ? Effect.andThen(discardBody(request, maxBytes * discardFactor, discardMs), tooLarge(maxBytes, "more"))
-          : apiError(400, "the request body could not be read"),
-      ),
+    const isKnown = request.headers["content-length"] !== undefined
+    const body =
+      isKnown && announced <= inlineBytes
+        ? smallBody(request)
+        : largeBody(request, isKnown ? announced : maxBytes, discardMs)
+    const bytes = yield* Effect.catch(body, () => apiError(400, "the request body could not be read"))
+    return bytes ?? (yield* tooLarge(maxBytes, "more"))
+  })
+
+const smallBody = (request: HttpServerRequest.HttpServerRequest) =>
+  Effect.map(request.arrayBuffer, (buffer) => new Uint8Array(buffer))
+
+/**
+ * Bytes are put in their place as they come: to join the parts of 15 MB at the end would take tens of ms. Null where there
+ * are more than `atMost`; of those, so many are read as {@link discardBody} reads.
+ */
+const largeBody = (request: HttpServerRequest.HttpServerRequest, atMost: number, discardMs: number) =>
+  Effect.suspend(() => {
+    let bytes = new Uint8Array(Math.min(atMost, inlineBytes))
+    let length = 0
+    const excess = Latch.makeUnsafe()
+    const taking = Stream.runForEachWhile(request.stream, (chunk) =>
+      Effect.sync(() => {
+        const end = length + chunk.byteLength
+        if (end <= atMost) {
+          if (end > bytes.byteLength) {
+            const whole = new Uint8Array(atMost)
+            whole.set(bytes)
+            bytes = whole
+          }
+          bytes.set(chunk, length)
+        }
+        length = end
+        if (length > atMost) excess.openUnsafe()
+        return length <= atMost * discardFactor
+      }),
     )
+    const longEnough = Effect.andThen(excess.await, Effect.sleep(discardMs))
+    return Effect.map(Effect.raceFirst(taking, longEnough), () => (length > atMost ? null : bytes.subarray(0, length)))
   })
 
 /** Bodies of up to this many times the limit are read to their end before they are refused. */
@@ -130,9 +164,6 @@ const discardBody = (request: HttpServerRequest.HttpServerRequest, maxBytes: num
 
 const tooLarge = (maxBytes: number, got: string) =>
   apiError(413, `request body exceeds the limit of ${maxBytes} bytes, got ${got}`)
-
-const isTooLarge = (error: HttpServerError.HttpServerError) =>
-  error.reason._tag === "RequestParseError" && error.reason.reason === "BodyTooLarge"
 
 // Beside this module: .ts when run from source, .js when compiled.
 const entry = new URL(import.meta.url.endsWith(".ts") ? "./jsonThreadMain.ts" : "./jsonThreadMain.js", import.meta.url)

@@ -1,7 +1,7 @@
 import type { ChatCompletion, ChatCompletionChunk, ChatDelta, ChatLogprobs } from "@uniprefill/openai/ChatCompletion"
 import { errorBody } from "@uniprefill/openai/ErrorBody"
 import type { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
-import { type AnswerFormat, done, sse } from "../answers/AnswerFormat.ts"
+import { type AnswerFormat, done, frameText, sse, textFrame } from "../answers/AnswerFormat.ts"
 import {
   type AnswerEvent,
   type AnswerPlan,
@@ -26,23 +26,37 @@ export const chatFormat = (
   const head = { id, created: createdSeconds, model }
   const usage = new UsageCount(plan)
   const splits = plan.choices.map(() => new ReasoningSplit(reasoning))
+  const texts = splits.map((split) => new WholeText(split))
+  const wholeLogprobs = plan.choices.map((): Array<ChatLogprobs["content"][number]> => [])
+  const ends: Array<Finished> = []
 
+  const chunkOf = (
+    choice: PlannedChoice,
+    delta: ChatDelta,
+    logprobs: ChatLogprobs | null,
+    end: Finished | null,
+  ): ChatCompletionChunk => ({
+    ...head,
+    object: "chat.completion.chunk",
+    choices: [
+      {
+        index: choice.index,
+        delta,
+        logprobs,
+        finish_reason: end?.reason ?? null,
+        stop_reason: end === null ? null : stopReasonOf(plan, end),
+      },
+    ],
+    ...usage.inChunk(streamUsage),
+    ...dropReport(plan, end === null ? [] : [end]),
+  })
   const chunk = (choice: PlannedChoice, delta: ChatDelta, logprobs: ChatLogprobs | null, end: Finished | null) =>
-    sse({
-      ...head,
-      object: "chat.completion.chunk",
-      choices: [
-        {
-          index: choice.index,
-          delta,
-          logprobs,
-          finish_reason: end?.reason ?? null,
-          stop_reason: end === null ? null : stopReasonOf(plan, end),
-        },
-      ],
-      ...usage.inChunk(streamUsage),
-      ...dropReport(plan, end === null ? [] : [end]),
-    } satisfies ChatCompletionChunk)
+    sse(chunkOf(choice, delta, logprobs, end))
+  const frames: Array<(text: string) => string> = []
+  const contentChunk = (choice: PlannedChoice, content: string): string => {
+    frames[choice.index] ??= textFrame(chunkOf(choice, { content: frameText }, null, null))
+    return frames[choice.index]!(content)
+  }
 
   const logprobsOf = (choice: PlannedChoice, event: AnswerEvent): ChatLogprobs | null => {
     const { logprobs: top } = choice.request.sampling
@@ -59,6 +73,8 @@ export const chatFormat = (
         const thoughts = text.reasoning + rest.reasoning
         const said = text.content + rest.content
         const logprobs = logprobsOf(choice, event)
+        const isTextAlone = thoughts === "" && logprobs === null && end === null && streamUsage !== "continuous"
+        if (isTextAlone) return said === "" ? "" : contentChunk(choice, said)
         const delta = {
           ...(thoughts === "" ? {} : { reasoning_content: thoughts }),
           ...(said === "" ? {} : { content: said }),
@@ -74,15 +90,18 @@ export const chatFormat = (
       return `${streamUsage === "none" ? "" : sse(last satisfies ChatCompletionChunk)}${done}`
     },
     failed: ({ status, message, param }) => `${sse(errorBody(status, message, param))}${done}`,
-    whole: (events) => {
+    add: (choice, events) => {
+      for (const event of events) {
+        usage.add(choice, event)
+        texts[choice.index]!.add(event)
+        for (const token of logprobsOf(choice, event)?.content ?? []) wholeLogprobs[choice.index]!.push(token)
+        if (event._tag === "Finished") ends[choice.index] = event
+      }
+    },
+    whole: () => {
       const choices = plan.choices.map((choice, i) => {
-        const text = wholeText(events[i]!, splits[i]!)
-        const logprobs = { content: [] as Array<ChatLogprobs["content"][number]>, refusal: null }
-        for (const event of events[i]!) {
-          usage.add(choice, event)
-          for (const token of logprobsOf(choice, event)?.content ?? []) logprobs.content.push(token)
-        }
-        const end = events[i]!.at(-1) as Finished
+        const text = texts[i]!
+        const end = ends[i]!
         return {
           index: choice.index,
           message: {
@@ -91,7 +110,7 @@ export const chatFormat = (
             refusal: null,
             ...(text.reasoning === "" ? {} : { reasoning_content: text.reasoning }),
           },
-          logprobs: choice.request.sampling.logprobs < 0 ? null : logprobs,
+          logprobs: choice.request.sampling.logprobs < 0 ? null : { content: wholeLogprobs[i]!, refusal: null },
           finish_reason: end.reason,
           stop_reason: stopReasonOf(plan, end),
         }
@@ -101,10 +120,7 @@ export const chatFormat = (
         object: "chat.completion",
         choices,
         usage: usage.usage,
-        ...dropReport(
-          plan,
-          events.map((of) => of.at(-1) as Finished),
-        ),
+        ...dropReport(plan, ends),
       } satisfies ChatCompletion
     },
   }
@@ -113,14 +129,22 @@ export const chatFormat = (
 const none = { reasoning: "", content: "" }
 
 /** An answer's text in its two parts. */
-export const wholeText = (events: ReadonlyArray<AnswerEvent>, split: ReasoningSplit) => {
-  let reasoning = ""
-  let content = ""
-  const add = (part: { readonly reasoning: string; readonly content: string }) => {
-    reasoning += part.reasoning
-    content += part.content
+export class WholeText {
+  reasoning = ""
+  content = ""
+  readonly #split: ReasoningSplit
+
+  constructor(split: ReasoningSplit) {
+    this.#split = split
   }
-  for (const event of events) if (event._tag === "Output") add(split.push(event.text))
-  add(split.flush())
-  return { reasoning, content }
+
+  add(event: AnswerEvent): void {
+    if (event._tag === "Output") this.#put(this.#split.push(event.text))
+    if (event._tag === "Finished") this.#put(this.#split.flush())
+  }
+
+  #put(part: { readonly reasoning: string; readonly content: string }): void {
+    this.reasoning += part.reasoning
+    this.content += part.content
+  }
 }

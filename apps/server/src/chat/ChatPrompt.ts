@@ -2,7 +2,7 @@ import type { ChatMessageInput } from "@uniprefill/openai/ChatMessages"
 import type { ChatMessage } from "@uniprefill/tokenizer/ChatTemplate"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Effect } from "effect"
-import { promptTokens } from "../answers/PromptTokens.ts"
+import { checkTextLength, promptTokens } from "../answers/PromptTokens.ts"
 import { fromTokenizerError } from "../http/ApiError.ts"
 import { Tenant } from "../http/Tenant.ts"
 import { type ReasoningMarks, reasoningMarks } from "./ReasoningSplit.ts"
@@ -52,9 +52,19 @@ export const renderMessages = Effect.fnUntraced(function* (request: TemplateRequ
     .pipe(Effect.mapError((error) => fromTokenizerError(error, "messages")))
 })
 
+const charactersOf = (messages: TemplateRequest["messages"]): number => {
+  let characters = 0
+  for (const { content } of messages) {
+    if (typeof content === "string") characters += content.length
+    else for (const { text } of content ?? []) characters += text.length
+  }
+  return characters
+}
+
 /** Messages → the tokens of their prompt, checked to fit with `maxTokens` more. */
 export const chatPrompt = Effect.fnUntraced(function* (request: TemplateRequest, maxTokens: number | undefined) {
   const { chatTemplate } = yield* Tokenizer
+  yield* checkTextLength(charactersOf(request.messages), "messages")
   const text = yield* renderMessages(request)
   const tokens = yield* promptTokens(text, "messages", maxTokens, request.add_special_tokens ?? false)
   return { text, tokens, reasoning: reasoningMarks(chatTemplate, text) } satisfies ChatPrompt

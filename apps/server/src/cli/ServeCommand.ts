@@ -25,6 +25,7 @@ export const serve = (settings: ServeSettings, executorOf: EngineLive.ExecutorOf
     bodyBytesInFlight: Math.max(serverLimits.bodyBytesInFlight, settings["max-body"]),
     keepAliveMs: settings["keep-alive-seconds"] * 1000,
     commentMs: settings["comment-seconds"] * 1000,
+    connections: settings["max-connections"],
   }
   const { host, port } = settings
   const app = HttpApp.layer({
@@ -54,6 +55,7 @@ export const serve = (settings: ServeSettings, executorOf: EngineLive.ExecutorOf
         pFloor: settings["p-floor"],
         sloP: settings["slo-p"],
         ttftSloMs: settings["ttft-slo-ms"],
+        streamIntervalMs: settings["stream-interval-ms"],
       }),
     ),
     Layer.provideMerge(HttpListener.layer({ host, port, limits, closeGraceMs: 500 })),
@@ -69,7 +71,7 @@ export const serve = (settings: ServeSettings, executorOf: EngineLive.ExecutorOf
     )
   }).pipe(
     Effect.scoped,
-    Effect.provide(otlp === undefined ? Layer.empty : Telemetry.layer(otlp)),
+    Effect.provide(otlp === undefined ? Telemetry.none : Telemetry.layer(otlp)),
     Effect.provide(Logging.layer(settings["log-format"])),
   )
 }

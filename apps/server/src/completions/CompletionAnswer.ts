@@ -1,7 +1,7 @@
 import { type Completion, type CompletionChunk, type CompletionLogprobs } from "@uniprefill/openai/Completion"
 import { errorBody } from "@uniprefill/openai/ErrorBody"
 import type { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
-import { type AnswerFormat, done, sse } from "../answers/AnswerFormat.ts"
+import { type AnswerFormat, done, frameText, sse, textFrame } from "../answers/AnswerFormat.ts"
 import {
   type AnswerEvent,
   type AnswerPlan,
@@ -14,8 +14,6 @@ import { messagesOf } from "../answers/Messages.ts"
 import { type StreamUsage, UsageCount } from "../answers/UsageCount.ts"
 import { LogprobsFormat } from "./CompletionLogprobs.ts"
 
-type ChunkChoice = CompletionChunk["choices"][number]
-
 /** The engine's events in the wire format of completions. */
 export const completionFormat = (
   plan: AnswerPlan,
@@ -25,10 +23,12 @@ export const completionFormat = (
   const { id, createdSeconds, model } = plan
   const head = { id, object: "text_completion" as const, created: createdSeconds, model }
   const usage = new UsageCount(plan)
+  const ends: Array<Finished> = []
   const texts = plan.choices.map((choice) => new ChoiceText(choice, tokenizer))
 
-  const chunk = (choice: PlannedChoice, part: Part, end: Finished | null): string => {
-    const choices: Array<ChunkChoice> = [
+  const chunkOf = (choice: PlannedChoice, part: Part, end: Finished | null): CompletionChunk => ({
+    ...head,
+    choices: [
       {
         index: choice.index,
         text: part.text,
@@ -36,13 +36,16 @@ export const completionFormat = (
         finish_reason: end?.reason ?? null,
         stop_reason: end === null ? null : stopReasonOf(plan, end),
       },
-    ]
-    return sse({
-      ...head,
-      choices,
-      ...usage.inChunk(streamUsage),
-      ...dropReport(plan, end === null ? [] : [end]),
-    } satisfies CompletionChunk)
+    ],
+    ...usage.inChunk(streamUsage),
+    ...dropReport(plan, end === null ? [] : [end]),
+  })
+  const frames: Array<(text: string) => string> = []
+  const chunk = (choice: PlannedChoice, part: Part, end: Finished | null): string => {
+    const isTextAlone = part.logprobs === null && end === null && streamUsage !== "continuous"
+    if (!isTextAlone) return sse(chunkOf(choice, part, end))
+    frames[choice.index] ??= textFrame(chunkOf(choice, { text: frameText, logprobs: null }, null))
+    return frames[choice.index]!(part.text)
   }
 
   return {
@@ -61,22 +64,21 @@ export const completionFormat = (
     },
     end: () => `${streamUsage === "none" ? "" : sse({ ...head, choices: [], usage: usage.usage })}${done}`,
     failed: ({ status, message, param }) => `${sse(errorBody(status, message, param))}${done}`,
-    whole: (events) => {
-      const choices = plan.choices.map((choice, i) => {
-        for (const event of events[i]!) usage.add(choice, event)
-        const end = events[i]!.at(-1) as Finished
-        return {
-          index: choice.index,
-          ...texts[i]!.whole(events[i]!),
-          finish_reason: end.reason,
-          stop_reason: stopReasonOf(plan, end),
-        }
-      })
-      const report = dropReport(
-        plan,
-        events.map((of) => of.at(-1) as Finished),
-      )
-      return { ...head, choices, usage: usage.usage, ...report } satisfies Completion
+    add: (choice, events) => {
+      for (const event of events) {
+        usage.add(choice, event)
+        texts[choice.index]!.add(event)
+        if (event._tag === "Finished") ends[choice.index] = event
+      }
+    },
+    whole: () => {
+      const choices = plan.choices.map((choice, i) => ({
+        index: choice.index,
+        ...texts[i]!.whole,
+        finish_reason: ends[i]!.reason,
+        stop_reason: stopReasonOf(plan, ends[i]!),
+      }))
+      return { ...head, choices, usage: usage.usage, ...dropReport(plan, ends) } satisfies Completion
     },
   }
 }
@@ -92,10 +94,14 @@ class ChoiceText {
   readonly #output: LogprobsFormat | null
   readonly #prompt: LogprobsFormat | null
   #length = 0
+  #text = ""
+  #logprobs: CompletionLogprobs | null
 
   constructor(choice: PlannedChoice, tokenizer: Pick<Tokenizer["Service"], "tokenText" | "detokenizer">) {
     const { request, prefix } = choice
     this.#choice = choice
+    this.#logprobs =
+      request.sampling.logprobs < 0 ? null : { tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] }
     this.#output =
       request.sampling.logprobs < 0
         ? null
@@ -108,19 +114,23 @@ class ChoiceText {
       request.promptLogprobs === undefined
         ? null
         : new LogprobsFormat(tokenizer, tokenizer.detokenizer({ skipSpecialTokens: false }), 0)
+    if (this.#prompt === null) {
+      this.#text = prefix
+      this.#length = prefix.length
+    }
   }
 
   echo(): Part {
-    this.#length = this.#choice.prefix.length
     return { text: this.#choice.prefix, logprobs: null }
   }
 
   take(event: AnswerEvent, ended: boolean): Part {
     if (event._tag === "Prompt") {
       const { prefix, request } = this.#choice
+      const { first, logprobs } = event
       this.#length = prefix.length
-      this.#prompt!.push([...request.prompt], event.logprobs)
-      return { text: prefix, logprobs: this.#prompt!.take(this.#length, true) }
+      this.#prompt!.push([...request.prompt.subarray(first, first + logprobs.length)], logprobs)
+      return { text: first === 0 ? prefix : "", logprobs: this.#prompt!.take(this.#length, true) }
     }
     if (event._tag === "Finished") return { text: "", logprobs: this.#output?.take(this.#length, true) ?? null }
     this.#length += event.text.length
@@ -128,16 +138,16 @@ class ChoiceText {
     return { text: event.text, logprobs: this.#output?.take(this.#length, ended) ?? null }
   }
 
-  whole(events: ReadonlyArray<AnswerEvent>): Part {
-    const { prefix, request } = this.#choice
-    const parts = request.promptLogprobs === undefined && prefix !== "" ? [this.echo()] : []
-    let logprobs: CompletionLogprobs | null =
-      this.#output === null ? null : { tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] }
-    for (const event of events) parts.push(this.take(event, event._tag === "Finished"))
-    for (const { logprobs: more } of parts) {
-      if (more !== null) logprobs = logprobs === null ? more : joined(logprobs, more)
-    }
-    return { text: parts.map(({ text }) => text).join(""), logprobs }
+  /** Takes an event for {@link whole}. */
+  add(event: AnswerEvent): void {
+    const { text, logprobs } = this.take(event, event._tag === "Finished")
+    this.#text += text
+    if (logprobs !== null) this.#logprobs = this.#logprobs === null ? logprobs : joined(this.#logprobs, logprobs)
+  }
+
+  /** All of the answer, and its prompt where that is echoed. */
+  get whole(): Part {
+    return { text: this.#text, logprobs: this.#logprobs }
   }
 }
 

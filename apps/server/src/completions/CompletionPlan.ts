@@ -5,6 +5,7 @@ import { Effect } from "effect"
 import { type AnswerPlan, checkModel, type PlannedPrompt, planAnswers } from "../answers/AnswerPlan.ts"
 import type { Dropping } from "../answers/Dropping.ts"
 import { checkTextLength, promptTokens } from "../answers/PromptTokens.ts"
+import { turn } from "../answers/Slices.ts"
 import { type ApiError, apiError } from "../http/ApiError.ts"
 import type { GatewayHints } from "../http/GatewayHints.ts"
 import { Limits } from "../http/ServerLimits.ts"
@@ -44,6 +45,8 @@ export const completionPrompts = Effect.fnUntraced(function* (request: Completio
   }
   const planned: Array<PlannedPrompt> = []
   for (const [p, prompt] of prompts.entries()) {
+    // A short one is tokenised here, and there may be many.
+    if (p > 0) yield* turn
     const tokens = yield* promptTokens(prompt, fieldOf(p), maxTokens, request.add_special_tokens ?? true)
     const echoed = () => (typeof prompt === "string" ? prompt : tokenizer.decode(tokens, { skipSpecialTokens: false }))
     planned.push({ tokens, echoed: request.echo === true ? echoed() : "" })

@@ -1,6 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http"
 import type { Socket } from "node:net"
-import { NodeHttpServer } from "@effect/platform-node"
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { errorBody } from "@uniprefill/openai/ErrorBody"
 import { Data, Effect, Layer } from "effect"
 import { HttpServer } from "effect/http"
@@ -48,7 +48,7 @@ const makeServer = (limits: ServerLimits): Server => {
   })
   server.maxHeadersCount = limits.headers
   server.maxConnections = limits.connections
-  server.on("clientError", answerMalformed)
+  server.on("clientError", refuseMalformed())
   server.on("request", (request, response) => {
     // The app listens too once it is mounted; before that nobody else answers.
     if (server.listenerCount("request") === 1) answerEarly(request, response)
@@ -66,6 +66,28 @@ const answerEarly = (request: IncomingMessage, response: ServerResponse): void =
 const malformed: Readonly<Record<string, readonly [status: number, reason: string, message: string]>> = {
   HPE_HEADER_OVERFLOW: [431, "Request Header Fields Too Large", "the request's headers exceed the limit"],
   ERR_HTTP_REQUEST_TIMEOUT: [408, "Request Timeout", "the request did not arrive in time"],
+}
+
+/** Refusals that are sent without giving others a turn. */
+const refusalsATurn = 64
+
+/** Thousands of connections may come to their time limit in the same moment: they are told in turns with everything else. */
+const refuseMalformed = () => {
+  const waiting = new Map<Socket, NodeJS.ErrnoException>()
+  const next = () => {
+    let left = refusalsATurn
+    for (const [socket, error] of waiting) {
+      if (left-- === 0) return void setImmediate(next)
+      waiting.delete(socket)
+      answerMalformed(error, socket)
+    }
+  }
+  return (error: NodeJS.ErrnoException, socket: Socket): void => {
+    // The time limit is looked at again before a turn has come.
+    if (waiting.has(socket) || socket.writableEnded) return
+    if (waiting.size === 0) setImmediate(next)
+    waiting.set(socket, error)
+  }
 }
 
 const answerMalformed = (error: NodeJS.ErrnoException, socket: Socket): void => {

@@ -12,7 +12,8 @@ export class UnknownFields extends Context.Service<
       return {
         report: (fields) =>
           Effect.forEach(
-            fields.filter((field) => !seen.has(field)),
+            // A body may have tens of thousands.
+            fields.slice(0, capacity).filter((field) => !seen.has(field)),
             (field) => {
               if (seen.has(field) || seen.size >= capacity) return Effect.void
               seen.add(field)

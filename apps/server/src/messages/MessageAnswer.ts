@@ -1,8 +1,8 @@
 import { messagesErrorBody } from "@uniprefill/openai/MessagesRequest"
 import { type AnswerFormat, sse } from "../answers/AnswerFormat.ts"
-import { type AnswerEvent, type AnswerPlan, dropReport, type Finished } from "../answers/AnswerPlan.ts"
+import { type AnswerPlan, dropReport, type Finished } from "../answers/AnswerPlan.ts"
 import { UsageCount } from "../answers/UsageCount.ts"
-import { wholeText } from "../chat/ChatAnswer.ts"
+import { WholeText } from "../chat/ChatAnswer.ts"
 import { type ReasoningMarks, ReasoningSplit } from "../chat/ReasoningSplit.ts"
 
 /** The engine's events as a message: its thoughts, if any, as one block, what it says as another. */
@@ -10,6 +10,7 @@ export const messageFormat = (plan: AnswerPlan, reasoning: ReasoningMarks | null
   const usage = new UsageCount(plan)
   const [choice] = plan.choices
   const split = new ReasoningSplit(reasoning)
+  const whole = new WholeText(split)
   let end: Finished | null = null
   let block: "none" | "thinking" | "text" = "none"
   let index = -1
@@ -69,11 +70,15 @@ export const messageFormat = (plan: AnswerPlan, reasoning: ReasoningMarks | null
       )
     },
     failed: ({ status, message: text }) => sse(messagesErrorBody(status, text), "error"),
-    whole: (events) => {
-      const of: ReadonlyArray<AnswerEvent> = events[0]!
-      for (const generated of of) usage.add(choice!, generated)
-      end = of.at(-1) as Finished
-      const { reasoning: thinking, content } = wholeText(of, split)
+    add: (_, events) => {
+      for (const generated of events) {
+        usage.add(choice!, generated)
+        whole.add(generated)
+        if (generated._tag === "Finished") end = generated
+      }
+    },
+    whole: () => {
+      const { reasoning: thinking, content } = whole
       const thoughts = thinking === "" ? [] : [{ type: "thinking", thinking, signature: "" }]
       return message([...thoughts, { type: "text", text: content }])
     },

@@ -1,5 +1,5 @@
 import { basename } from "node:path"
-import { NodeServices } from "@effect/platform-node"
+import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Engine, type EngineError } from "@uniprefill/engine/Engine"
 import * as EngineLayer from "@uniprefill/engine/EngineLayer"
 import { Executor, type ExecutorError, type ExecutorInfo } from "@uniprefill/executor/contract/Executor"
@@ -43,6 +43,8 @@ export interface ServingOptions {
   readonly sloP?: number | undefined
   /** When the first token of a request that names no target is due, ms. */
   readonly ttftSloMs?: number | undefined
+  /** Time between two events of a stream, ms. */
+  readonly streamIntervalMs?: number | undefined
 }
 
 /**
@@ -141,6 +143,7 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
         prefixEvents: publisher?.publish,
         maxModelLen: settings["max-model-len"],
         sloP: serving.sloP,
+        streamIntervalMs: serving.streamIntervalMs,
         stepBudgetMicros,
         idleStepBudgetMicros: Math.max(stepBudgetMicros, EngineLayer.engineDefaults.idleStepBudgetMicros),
         // Planning takes longer than a step may wait for on a fast device.

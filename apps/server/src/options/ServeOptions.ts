@@ -144,6 +144,23 @@ export const serveOptions = {
     minimum: 1,
     maximum: 3600,
   }),
+  "stream-interval-ms": Kind.integer({
+    metavar: "MS",
+    description:
+      "Tokens of an answer that follow each other faster than this go in one event of its stream, but for the first and " +
+      "the last; 0 sends each by itself",
+    // Sooner than a person or a page notices, and longer than the steps of small models.
+    defaultValue: 5,
+    minimum: 0,
+    maximum: 10_000,
+  }),
+  "max-connections": Kind.integer({
+    metavar: "N",
+    description: "Open connections; further ones are closed at once",
+    defaultValue: serverLimits.connections,
+    minimum: 1,
+    maximum: 1_000_000,
+  }),
   "max-body": Kind.bytes({
     metavar: "SIZE",
     description: "Largest request body",

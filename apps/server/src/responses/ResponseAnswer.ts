@@ -1,9 +1,9 @@
 import { randomUUID } from "node:crypto"
 import type { ResponsesRequest } from "@uniprefill/openai/ResponsesRequest"
 import { type AnswerFormat, sse } from "../answers/AnswerFormat.ts"
-import { type AnswerEvent, type AnswerPlan, dropReport, type Finished } from "../answers/AnswerPlan.ts"
+import { type AnswerPlan, dropReport, type Finished } from "../answers/AnswerPlan.ts"
 import { UsageCount } from "../answers/UsageCount.ts"
-import { wholeText } from "../chat/ChatAnswer.ts"
+import { WholeText } from "../chat/ChatAnswer.ts"
 import { type ReasoningMarks, ReasoningSplit } from "../chat/ReasoningSplit.ts"
 
 /** The engine's events as a response: its thoughts, if any, as one item, what it says as another. */
@@ -66,6 +66,7 @@ export const responseFormat = (
 
   let end: Finished | null = null
   const split = new ReasoningSplit(reasoning)
+  const whole = new WholeText(split)
   let sequence = 0
   const event = (type: string, fields: object) => sse({ type, sequence_number: sequence++, ...fields }, type)
   const text = { reasoning: "", content: "" }
@@ -149,12 +150,16 @@ export const responseFormat = (
       const error = { code: "server_error", message }
       return event("response.failed", { response: response("failed", outputOf("incomplete", text), error) })
     },
-    whole: (events) => {
-      const of: ReadonlyArray<AnswerEvent> = events[0]!
-      for (const generated of of) usage.add(choice!, generated)
-      end = of.at(-1) as Finished
-      const status = statusOf(end)
-      return response(status, outputOf(status, wholeText(of, split)))
+    add: (_, events) => {
+      for (const generated of events) {
+        usage.add(choice!, generated)
+        whole.add(generated)
+        if (generated._tag === "Finished") end = generated
+      }
+    },
+    whole: () => {
+      const status = statusOf(end!)
+      return response(status, outputOf(status, whole))
     },
   }
 }

@@ -52,6 +52,8 @@ CudaBackend::CudaBackend(std::shared_ptr<const Checkpoint> checkpoint, const Bac
                                   options_.ranks ? mass_bytes(model, options_) : 0);
   selections_ = DeviceBuffer(*device_, results, "the selections");
   selected_ = PinnedBuffer(*device_, results, "the selections");
+  select_begin_ = Event(*device_, true);
+  select_end_ = Event(*device_, true);
   pool_ = std::make_unique<KvPool>(*device_, model, options_, slabs);
   if (options_.ranks) {
     peers_ = std::make_unique<Peers>(*device_, options_.ranks, sizes.rows, sizes.hidden);
@@ -246,6 +248,7 @@ std::vector<SelectionOutcome> CudaBackend::select(int layer, std::span<const Sel
   }
   if (words * sizeof(uint32_t) > selections_.bytes()) fail(UP_INTERNAL, "select", tasks.size(), " selections do not fit");
   const Wanted *on_device = ring_->upload(std::span<const Wanted>(wanted));
+  device_->check(cudaEventRecord(select_begin_.get(), device_->stream()), "time selections");
   // Of each: kept rows, whether it fell back, and its bitmap.
   size_t at = 0;
   for (size_t i = 0; i < tasks.size(); i++) {
@@ -255,11 +258,16 @@ std::vector<SelectionOutcome> CudaBackend::select(int layer, std::span<const Sel
     at += static_cast<size_t>(tasks[i].shape.words()) + 2;
   }
   device_->copy_out(selected_.as(), selections_.as(), words * sizeof(uint32_t), "return selections");
+  device_->check(cudaEventRecord(select_end_.get(), device_->stream()), "time selections");
   device_->wait("wait for selections");
+  float milliseconds = 0;
+  device_->check(cudaEventElapsedTime(&milliseconds, select_begin_.get(), select_end_.get()), "time selections");
+  // Those that are made together share the time.
+  const auto micros = static_cast<int64_t>(milliseconds * 1000 / static_cast<float>(tasks.size()));
   std::vector<SelectionOutcome> outcomes;
   const auto *from = selected_.as<const uint32_t>();
   for (const SelectionTask &task : tasks) {
-    outcomes.push_back({{from + 2, from + 2 + task.shape.words()}, from[1] == 0});
+    outcomes.push_back({{from + 2, from + 2 + task.shape.words()}, from[1] == 0, micros});
     from += task.shape.words() + 2;
   }
   return outcomes;

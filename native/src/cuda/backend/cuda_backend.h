@@ -74,6 +74,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<DecodeGraphs> graphs_;
   DeviceBuffer selections_;  // results of select(), and where they are copied to
   PinnedBuffer selected_;
+  Event select_begin_, select_end_;
   BackendMemory memory_;
   std::string library_;  // version of cuBLASLt
 

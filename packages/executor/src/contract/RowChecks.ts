@@ -84,12 +84,14 @@ export class RowChecks {
     )
   }
 
+  /** Cost: what is wrong is put into words only where something is, since every step checks every row of its decode set. */
   decodeRow(id: number): void {
     const slot = this.books.slots.get(id)!
     const { layout, maxTokens } = this.limits
     const position = slot.content.tokens.length + slot.decoded
-    this.check(position < maxTokens, `slot ${id} is at token ${position}, at most ${maxTokens}`)
-    for (const [index, segment] of layout.segments.entries()) {
+    if (position >= maxTokens) this.check(false, `slot ${id} is at token ${position}, at most ${maxTokens}`)
+    for (let index = 0; index < layout.segments.length; index++) {
+      const segment = layout.segments[index]!
       const row = slot.prefillRows(index) + slot.decoded
       if (segment.full >= 0) this.checkRows(slot, id, segment.full, 0, row, row + 1)
       if (segment.sliding >= 0)
@@ -104,29 +106,26 @@ export class RowChecks {
   /** The table holds rows lo … end − 1, and those from `first` may be written. */
   private checkRows(slot: SlotBooks, id: number, t: number, lo: number, first: number, end: number): void {
     const { pageSize, tables } = this.limits.layout
-    const { slabsPerPage, kind } = tables[t]!
+    const { slabsPerPage } = tables[t]!
     const { slabs, freedPages } = slot.tables[t]!
     const pages = freedPages + slabs.length / slabsPerPage
-    const name = `slot ${id} table ${t} (${kind})`
-    if (lo < end) {
-      this.check(
-        Math.floor(lo / pageSize) >= freedPages,
-        `${name}: row ${lo} is in page ${Math.floor(lo / pageSize)}, ${freedPages} were given back`,
-      )
+    const firstPage = Math.floor(lo / pageSize)
+    if (lo < end && firstPage < freedPages) {
+      this.fail(id, t, `row ${lo} is in page ${firstPage}, ${freedPages} were given back`)
     }
-    this.check(
-      pagesFor(end, pageSize) <= pages,
-      `${name}: ${end} rows need ${pagesFor(end, pageSize)} pages, it holds ${pages}`,
-    )
+    const needed = pagesFor(end, pageSize)
+    if (needed > pages) this.fail(id, t, `${end} rows need ${needed} pages, it holds ${pages}`)
     if (first >= end) return
-    const written = slabs.slice(
-      (Math.floor(first / pageSize) - freedPages) * slabsPerPage,
-      (pagesFor(end, pageSize) - freedPages) * slabsPerPage,
-    )
-    for (const slab of written) {
+    const to = (needed - freedPages) * slabsPerPage
+    for (let i = (Math.floor(first / pageSize) - freedPages) * slabsPerPage; i < to; i++) {
+      const slab = slabs[i]!
       const fault = this.books.memory.writeFault(slab)
-      this.check(fault === null, `${name}: rows from ${first} would write slab ${slab}, ${fault}`)
+      if (fault !== null) this.fail(id, t, `rows from ${first} would write slab ${slab}, ${fault}`)
     }
+  }
+
+  private fail(id: number, t: number, detail: string): void {
+    this.check(false, `slot ${id} table ${t} (${this.limits.layout.tables[t]!.kind}): ${detail}`)
   }
 
   private firstVisible(slot: SlotBooks, segment: number, row: number): number {

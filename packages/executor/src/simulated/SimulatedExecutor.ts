@@ -5,7 +5,7 @@ import { parameterCount } from "@uniprefill/model/Parameters"
 import { rankWeightBytes } from "@uniprefill/placement/RankMemory"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
-import type { StepResult } from "@uniprefill/scheduler/StepResult"
+import { SelectionFlag, type StepResult } from "@uniprefill/scheduler/StepResult"
 import { Clock, Effect, Latch, Layer } from "effect"
 import { contentFault } from "../contract/ContentFault.ts"
 import {
@@ -235,6 +235,7 @@ class SimulatedMachine {
       throw cause
     }
     result.deviceMicros = this.costs.stepMicros(device.load)
+    if (result.selections.length > 0) this.addSelectionTimes(result)
     const { data, length } = result.tokens
     for (let i = 0; i < length; i += 3) this.addLogprobs(result, data[i]!, data[i + 1]!)
     for (let i = 0; i < plan.items.length; i += sectionWidths.items) this.addPromptLogprobs(result, plan.items.data, i)
@@ -268,6 +269,23 @@ class SimulatedMachine {
     const among = allowedTokenIds ?? this.alphabet
     const last = tokens[promptLength - 1]!
     return among[hash(this.options.seed, Number(BigInt.asIntN(32, seed)), promptLength, last, index) % among.length]!
+  }
+
+  /** What the step would have taken less without them, shared by the selections that were made. */
+  private addSelectionTimes(result: StepResult): void {
+    const { load } = this.device
+    const scored = [...load.scoredRows]
+    load.scoredRows.fill(0)
+    const micros = result.deviceMicros - this.costs.stepMicros(load)
+    for (const [segment, rows] of scored.entries()) load.scoredRows[segment] = rows
+    const { data, length } = result.selections
+    const made: Array<readonly [slot: number, segment: number]> = []
+    for (let at = 0; at < length; at += 4 + data[at + 3]!) {
+      if ((data[at + 2]! & SelectionFlag.replayed) === 0) made.push([data[at]!, data[at + 1]!])
+    }
+    for (const [slot, segment] of made) {
+      result.selectionMicros.push3(slot, segment, Math.max(1, Math.round(micros / made.length)))
+    }
   }
 
   /** As if each token of the alphabet had been equally likely: the one sampled, then those that follow it. */
