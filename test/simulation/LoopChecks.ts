@@ -74,6 +74,15 @@ export class LoopChecks {
       if (isWork) this.loads.set(of.stepId, copyOf(load))
       return isWork
     }
+    // Admission is looked at when it happens: what the same plan grants afterwards may come out of the room that it left.
+    const { memory } = scheduler
+    const admit = memory.admit.bind(memory)
+    memory.admit = (request, headroom) => {
+      const ahead = this.growthAhead(request)
+      const isAdmitted = admit(request, headroom)
+      if (isAdmitted) this.checkHeadroom(request, ahead)
+      return isAdmitted
+    }
   }
 
   submitted(requests: ReadonlyArray<Request>, now: number): void {
@@ -228,6 +237,37 @@ export class LoopChecks {
   private rowsOf({ seen, replayed }: OpenSlot, segment: number): number {
     const { kept, request } = seen
     return (request.drops ? kept[Math.min(segment, kept.length - 1)]! : kept[0]!) + replayed
+  }
+
+  /** Slabs that the answers of all with a slot, and of one more, may take soon; 0 where none has a slot. */
+  private growthAhead(next: Request): number {
+    const { scheduler } = this.driver
+    const { layout, slots, headroomTokens = 384 } = this.config
+    let pages = 0
+    let running = 0
+    const add = ({ id, maxTokens }: Request) => {
+      pages += Math.floor(Math.min(headroomTokens, maxTokens - this.seen.get(id)!.outputs) / layout.pageSize)
+    }
+    for (let slot = 0; slot < slots; slot++) {
+      const one = scheduler.requestAt(slot)
+      if (one === null) continue
+      running++
+      add(one)
+    }
+    add(next)
+    const perPage = layout.tables.reduce((sum, { kind, slabsPerPage }) => sum + (kind === "full" ? slabsPerPage : 0), 0)
+    return running === 0 ? 0 : pages * perPage
+  }
+
+  /** Room is left for the answers of those that run. The oldest prompt may go first, and then needs to leave none. */
+  private checkHeadroom(request: Request, ahead: number): void {
+    const { memory, waiting, prefilling } = this.driver.scheduler
+    const isOldest = [...waiting, ...prefilling].every(({ id }) => id >= request.id)
+    if (isOldest || memory.unreserved >= ahead) return
+    broken(
+      "an admission leaves room for those that run",
+      `request ${request.id} leaves ${memory.unreserved} slabs of ${ahead}`,
+    )
   }
 
   private checkItems(plan: StepPlan): void {
