@@ -129,7 +129,8 @@ describe("loads of their kind", () => {
         // What is left of the budget, a fifth at least; a chunk of the smallest size is saved up for.
         const share = Math.max(0.2, 1 - step / budget)
         expect(beside.ttft("prompt")[0]).toBeLessThanOrEqual((1.5 * alone) / share + 3 * Math.max(budget, step / 0.8))
-        expect(percentile(beside.gaps("decodes", 500), 0.99)).toBeLessThanOrEqual(1.15 * Math.max(budget, step / 0.8))
+        // The smallest chunk, saved up for, may take more than the share of one step.
+        expect(percentile(beside.gaps("decodes", 500), 0.99)).toBeLessThanOrEqual(1.25 * Math.max(budget, step / 0.8))
       }),
       runs,
     )
