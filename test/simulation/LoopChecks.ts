@@ -5,6 +5,7 @@ import { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import type { StepResult } from "@uniprefill/scheduler/StepResult"
 import { keptRows } from "@uniprefill/model/Selection"
 import type { CheckedRunner } from "./CheckedRunner.ts"
+import { growthAhead } from "./Headroom.ts"
 
 /** A property of the serving loop's decisions that did not hold. */
 const broken = (property: string, detail: string): never => {
@@ -78,7 +79,7 @@ export class LoopChecks {
     const { memory } = scheduler
     const admit = memory.admit.bind(memory)
     memory.admit = (request, headroom) => {
-      const ahead = this.growthAhead(request)
+      const ahead = growthAhead(driver, request, config, ({ id }) => this.seen.get(id)!.outputs)
       const isAdmitted = admit(request, headroom)
       if (isAdmitted) this.checkHeadroom(request, ahead)
       return isAdmitted
@@ -237,26 +238,6 @@ export class LoopChecks {
   private rowsOf({ seen, replayed }: OpenSlot, segment: number): number {
     const { kept, request } = seen
     return (request.drops ? kept[Math.min(segment, kept.length - 1)]! : kept[0]!) + replayed
-  }
-
-  /** Slabs that the answers of all with a slot, and of one more, may take soon; 0 where none has a slot. */
-  private growthAhead(next: Request): number {
-    const { scheduler } = this.driver
-    const { layout, slots, headroomTokens = 384 } = this.config
-    let pages = 0
-    let running = 0
-    const add = ({ id, maxTokens }: Request) => {
-      pages += Math.floor(Math.min(headroomTokens, maxTokens - this.seen.get(id)!.outputs) / layout.pageSize)
-    }
-    for (let slot = 0; slot < slots; slot++) {
-      const one = scheduler.requestAt(slot)
-      if (one === null) continue
-      running++
-      add(one)
-    }
-    add(next)
-    const perPage = layout.tables.reduce((sum, { kind, slabsPerPage }) => sum + (kind === "full" ? slabsPerPage : 0), 0)
-    return running === 0 ? 0 : pages * perPage
   }
 
   /** Room is left for the answers of those that run. The oldest prompt may go first, and then needs to leave none. */
