@@ -5,6 +5,7 @@ import { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import type { StepResult } from "@uniprefill/scheduler/StepResult"
 import { keptRows } from "@uniprefill/model/Selection"
 import type { CheckedRunner } from "./CheckedRunner.ts"
+import { growthAhead } from "./Headroom.ts"
 
 /** A property of the serving loop's decisions that did not hold. */
 const broken = (property: string, detail: string): never => {
@@ -73,6 +74,15 @@ export class LoopChecks {
       const { load } = scheduler.state
       if (isWork) this.loads.set(of.stepId, copyOf(load))
       return isWork
+    }
+    // Admission is looked at when it happens: what the same plan grants afterwards may come out of the room that it left.
+    const { memory } = scheduler
+    const admit = memory.admit.bind(memory)
+    memory.admit = (request, headroom) => {
+      const ahead = growthAhead(driver, request, config, ({ id }) => this.seen.get(id)!.outputs)
+      const isAdmitted = admit(request, headroom)
+      if (isAdmitted) this.checkHeadroom(request, ahead)
+      return isAdmitted
     }
   }
 
@@ -228,6 +238,17 @@ export class LoopChecks {
   private rowsOf({ seen, replayed }: OpenSlot, segment: number): number {
     const { kept, request } = seen
     return (request.drops ? kept[Math.min(segment, kept.length - 1)]! : kept[0]!) + replayed
+  }
+
+  /** Room is left for the answers of those that run. The oldest prompt may go first, and then needs to leave none. */
+  private checkHeadroom(request: Request, ahead: number): void {
+    const { memory, waiting, prefilling } = this.driver.scheduler
+    const isOldest = [...waiting, ...prefilling].every(({ id }) => id >= request.id)
+    if (isOldest || memory.unreserved >= ahead) return
+    broken(
+      "an admission leaves room for those that run",
+      `request ${request.id} leaves ${memory.unreserved} slabs of ${ahead}`,
+    )
   }
 
   private checkItems(plan: StepPlan): void {

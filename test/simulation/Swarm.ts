@@ -302,12 +302,17 @@ class SwarmRun {
   }
 
   private tick(): void {
-    const before = new Map([...this.live.values()].map(({ request }) => [request, request.account.preemptions]))
+    const preempted = this.preemptedSince()
     const actions = this.driver.tick(this.now)
-    const preempted = [...before].filter(([one, count]) => one.account.preemptions > count).map(([one]) => one)
     for (const request of actions.puts) this.checks.put(request)
-    this.checks.planned(actions.plans, preempted, this.now)
+    this.checks.planned(actions.plans, preempted(), this.now)
     this.perform(actions)
+  }
+
+  /** Tells, when it is called, which requests have given way since now. */
+  private preemptedSince(): () => ReadonlyArray<Request> {
+    const before = new Map([...this.live.values()].map(({ request }) => [request, request.account.preemptions]))
+    return () => [...before].filter(([one, count]) => one.account.preemptions > count).map(([one]) => one)
   }
 
   /** Plans, and runs the oldest step. */
@@ -325,7 +330,10 @@ class SwarmRun {
       this.abort(true)
       this.now++
       this.checks.ran(plan, result)
+      const preempted = this.preemptedSince()
       const done = driver.stepDone(result)
+      // Forks of a prompt that gave way start over once their first tokens are here.
+      for (const request of preempted()) this.checks.preempted(request)
       this.checks.committed(done.tokens.requests.slice(0, done.tokens.length))
       this.perform(done)
       if (this.step % scenario.pagesEvery === 0) this.fillPages()

@@ -229,6 +229,8 @@ const mutants: Readonly<Record<string, () => void>> = {
 
   "forks that do not know what their leader dropped": () => plant(Progress.prototype, "adopt", () => {}),
 
+  "no headroom at admission": () => plant(PrefillStage.prototype, "headroomFor", () => 0),
+
   "bypasses that nobody counts": () => plant(PrefillStage.prototype, "countBypasses", () => {}),
 }
 
@@ -268,6 +270,7 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "a tenant charged again for a prompt that starts over": /a tenant is charged its prompt tokens computed/,
   "slots that are never closed": /is open|slots open/,
   "forks that do not know what their leader dropped": /the keys of decodes are counted/,
+  "no headroom at admission": /an admission leaves room for those that run/,
   "bypasses that nobody counts": /is passed over so often at most/,
 }
 

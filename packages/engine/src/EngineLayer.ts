@@ -143,12 +143,13 @@ const make = (
     }
     const fingerprint = modelFingerprint(spec)
     const { scheduler } = loop.driver
-    yield* metrics.watch(() => ({
+    const load = () => ({
       ...loop.status(),
       preemptions: scheduler.preemptions,
       prefixQueries: scheduler.memory.prefixQueries,
       prefixHits: scheduler.memory.prefixHits,
-    }))
+    })
+    yield* metrics.watch(load, scheduler.state.tenants)
     const serve = Effect.onExit(loop.run, (exit) => Effect.sync(() => loop.halt(whyEnded(exit))))
     yield* Effect.forkScoped(serve)
 

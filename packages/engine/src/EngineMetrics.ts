@@ -1,10 +1,12 @@
 import type { RankInfo } from "@uniprefill/executor/contract/Executor"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { FinishReason } from "@uniprefill/scheduler/Request"
+import type { Tenants } from "@uniprefill/scheduler/Tenants"
 import { pagesFor } from "@uniprefill/units/Units"
 import { type Context, Effect, Metric, type Scope } from "effect"
 import type { EngineError, GenerateRequest } from "./Engine.ts"
 import type { Generation } from "./Generation.ts"
+import { TenantMetrics, type TenantQueue, type TenantSeries } from "./TenantMetrics.ts"
 
 /**
  * What the engine counts, under vLLM's names so that existing dashboards work, in Effect's metric registry. Updated once
@@ -14,7 +16,7 @@ export interface EngineMetrics {
   /** A step has been committed: prompt rows of the first segment, and tokens sampled. */
   readonly step: (promptRows: number, tokens: number) => void
   /** Shows how full the engine is whenever metrics are read, until the scope closes. */
-  readonly watch: (load: () => EngineLoad) => Effect.Effect<void, never, Scope.Scope>
+  readonly watch: (load: () => EngineLoad, tenants: Tenants) => Effect.Effect<void, never, Scope.Scope>
   /** `kept` of `before` rows stay after a segment; `fallback`: scores were not finite and everything was kept. */
   readonly selected: (segment: number, before: number, kept: number, prompt: number, fallback: boolean) => void
   /** A selection took so long. */
@@ -23,8 +25,8 @@ export interface EngineMetrics {
   readonly firstToken: (generation: Generation) => void
   /** `tokens` tokens came `micros` after the ones before them. */
   readonly nextTokens: (micros: number, tokens: number) => void
-  /** So many answers have been queued. */
-  readonly started: (answers: number) => void
+  /** So many answers have been queued, for a tenant. */
+  readonly started: (answers: number, tenant: string) => void
   /** A request was not taken. */
   readonly rejected: (reason: EngineError["reason"]) => void
   /** An answer has ended, whatever the reason; `last` says that no answer to its prompt is left. */
@@ -183,51 +185,45 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
     (_, segment) => layout.tables.filter((table) => table.kind === "full" && table.segment > segment).length,
   )
 
+  /** Registers a series that is read, never updated. */
+  const read = <State>(metric: Metric.Metric<never, State>, get: () => State) =>
+    Metric.registerUnsafe(metric, context, { get, update: () => {}, modify: () => {} })
+  const tenantSeries: TenantSeries = (tenant, queue) => {
+    const one = (name: string, description: string, of: keyof TenantQueue) =>
+      read(gauge(name, description, { tenant }), () => ({ value: queue()[of] }))
+    const series = [
+      one("uniprefill:tenant_requests_running", "Requests of a tenant that have a slot.", "running"),
+      one("uniprefill:tenant_requests_waiting", "Requests of a tenant that wait for admission.", "waiting"),
+      one("uniprefill:tenant_waiting_tokens", "Prompt tokens of a tenant's requests that wait.", "waitingTokens"),
+    ]
+    return { remove: () => series.forEach((registration) => registration.remove()) }
+  }
+  let byTenant: TenantMetrics | null = null
+
   return {
     step: (promptRows, tokens) => {
       if (tokens > 0) generationTokens(tokens)
       iteration(promptRows + tokens)
     },
-    watch: (load) =>
+    watch: (load, tenants) =>
       Effect.acquireRelease(
-        Effect.sync(() => [
-          Metric.registerUnsafe(
-            running,
-            context,
-            read(() => ({ value: load().running })),
-          ),
-          Metric.registerUnsafe(
-            waiting,
-            context,
-            read(() => ({ value: load().waiting })),
-          ),
-          Metric.registerUnsafe(
-            waitingFor,
-            context,
-            read(() => ({ value: load().waiting })),
-          ),
-          Metric.registerUnsafe(
-            usage,
-            context,
-            read(() => ({ value: load().slabsUsed / slabs })),
-          ),
-          Metric.registerUnsafe(
-            preempted,
-            context,
-            read(() => ({ count: load().preemptions, incremental: true })),
-          ),
-          Metric.registerUnsafe(
-            prefixQueries,
-            context,
-            read(() => ({ count: load().prefixQueries, incremental: true })),
-          ),
-          Metric.registerUnsafe(
-            prefixHits,
-            context,
-            read(() => ({ count: load().prefixHits, incremental: true })),
-          ),
-        ]),
-        (registrations) => Effect.sync(() => registrations.forEach((registration) => registration.remove())),
+        Effect.sync(() => {
+          byTenant = new TenantMetrics(tenants, tenantSeries)
+          return [
+            read(running, () => ({ value: load().running })),
+            read(waiting, () => ({ value: load().waiting })),
+            read(waitingFor, () => ({ value: load().waiting })),
+            read(usage, () => ({ value: load().slabsUsed / slabs })),
+            read(preempted, () => ({ count: load().preemptions, incremental: true })),
+            read(prefixQueries, () => ({ count: load().prefixQueries, incremental: true })),
+            read(prefixHits, () => ({ count: load().prefixHits, incremental: true })),
+          ]
+        }),
+        (registrations) =>
+          Effect.sync(() => {
+            registrations.forEach((registration) => registration.remove())
+            byTenant?.close()
+          }),
       ),
     selected: (segment, before, kept, prompt, fallback) => {
       keptRatio[segment]!(kept / prompt)
@@ -235,7 +231,10 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
       if (fallback) fallbacks(1)
     },
     selectionTook: (micros) => selectionTime(seconds(micros)),
-    started: (answers) => startedAnswers(answers),
+    started: (answers, tenant) => {
+      startedAnswers(answers)
+      byTenant?.entered(tenant)
+    },
     rejected: (reason) => rejections[reason]?.(1),
     firstToken: ({ answer, scheduled, leader, firstTokenMicros, request }) => {
       if (answer > 0) return
@@ -276,9 +275,6 @@ export const makeEngineMetrics = (options: EngineMetricsOptions, context: Contex
     },
   }
 }
-
-/** A series that is read, never updated. */
-const read = <State>(get: () => State) => ({ get, update: () => {}, modify: () => {} })
 
 const finishedReasons: ReadonlyArray<FinishReason> = ["stop", "length", "abort", "error"]
 

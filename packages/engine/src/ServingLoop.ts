@@ -112,7 +112,7 @@ export class ServingLoop {
         this.admitted.delete(admitted)
       })
     }
-    this.options.metrics.started(generations.length)
+    this.options.metrics.started(generations.length, request.tenant ?? "")
     this.idle.closeUnsafe()
     this.executor.wake()
     return admitted

@@ -76,4 +76,46 @@ describe("metrics", () => {
       }).pipe(Effect.provide(engineLayer(executor)), Effect.provideService(Metric.MetricRegistry, new Map()))
     }),
   )
+
+  it.effect("show what each tenant has running and waiting, and take it away with the engine", () =>
+    Effect.gen(function* () {
+      const executor = new ScriptedExecutor({ outputs: () => [10], stepMillis: 20, slots: 1 })
+      yield* Effect.gen(function* () {
+        const engine = yield* Engine
+        const ask = (tenant: string, length: number) =>
+          Effect.forkChild(collect(engine, request(new Array<number>(length).fill(3), { tenant, maxTokens: 1_000 })))
+        const asked = [yield* ask("key-1", 5)]
+        yield* TestClock.adjust(30)
+        for (const [tenant, length] of [
+          ["key-2", 7],
+          ["key-2", 9],
+          ["", 11],
+        ] as const) {
+          asked.push(yield* ask(tenant, length))
+        }
+        yield* TestClock.adjust(30)
+        const during = (yield* PrometheusMetrics.format()).split("\n")
+        for (const line of [
+          `uniprefill:tenant_requests_running{${model},tenant="key-1"} 1`,
+          `uniprefill:tenant_requests_waiting{${model},tenant="key-1"} 0`,
+          `uniprefill:tenant_requests_running{${model},tenant="key-2"} 0`,
+          `uniprefill:tenant_requests_waiting{${model},tenant="key-2"} 2`,
+          `uniprefill:tenant_waiting_tokens{${model},tenant="key-2"} 16`,
+          `vllm:num_requests_waiting{${model}} 3`,
+        ]) {
+          assert.include(during, line)
+        }
+        assert.lengthOf(
+          during.filter((line) => line.startsWith("uniprefill:tenant_requests_waiting{")),
+          2,
+        )
+        for (const one of asked) yield* Fiber.interrupt(one)
+        yield* TestClock.adjust("1 second")
+        const after = (yield* PrometheusMetrics.format()).split("\n")
+        assert.include(after, `uniprefill:tenant_requests_running{${model},tenant="key-1"} 0`)
+        assert.include(after, `uniprefill:tenant_requests_waiting{${model},tenant="key-2"} 0`)
+      }).pipe(Effect.provide(engineLayer(executor)))
+      assert.notInclude(yield* PrometheusMetrics.format(), "uniprefill:tenant")
+    }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())),
+  )
 })

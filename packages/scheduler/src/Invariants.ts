@@ -96,6 +96,20 @@ export const checkIntegrity = (
   const covered = pool.free + pool.draining + idle
   require(reserved <= covered, "reservations are covered", { reserved, covered })
   require(scheduler.memory.slotsFree + slots === config.slots, "slots are conserved", { slots })
+  checkTenants(scheduler, requests)
+}
+
+/** What each tenant has running and waiting adds up to what runs and waits. */
+const checkTenants = ({ state }: Scheduler, requests: ReadonlyArray<Request>): void => {
+  for (const tenant of state.tenants.all) {
+    const running = requests.filter(({ slot, account }) => slot >= 0 && account.tenant === tenant).length
+    const queued = [...state.waiting].filter(({ account }) => account.tenant === tenant)
+    const counted = { running, waiting: queued.length, waitingTokens: 0 }
+    for (const { promptLength } of queued) counted.waitingTokens += promptLength
+    require(tenant.running === counted.running &&
+      tenant.waiting === counted.waiting &&
+      tenant.waitingTokens === counted.waitingTokens, "the queue of a tenant is counted", { ...tenant, counted })
+  }
 }
 
 /** A decoding request holds exactly the pages of its rows; of carries what is cached; nobody else holds what it writes to. */

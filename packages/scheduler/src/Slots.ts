@@ -15,9 +15,12 @@ export class Slots {
 
   take(request: Request): void {
     this.requests[request.slot] = request
+    request.account.tenant.running++
   }
 
+  /** Requires that somebody has it. */
   giveUp(slot: number): void {
+    this.requests[slot]!.account.tenant.running--
     this.requests[slot] = null
   }
 }

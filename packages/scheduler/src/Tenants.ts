@@ -5,12 +5,21 @@ export interface Tenant {
   served: number
   /** Requests that have not ended. */
   live: number
-  /** Requests of those that wait, and their prompt tokens. */
+  /** Those of them that have a slot. */
+  running: number
+  /** Prompts of those that wait, and their tokens. */
   waiting: number
   waitingTokens: number
 }
 
-export const newTenant = (name: string): Tenant => ({ name, served: 0, live: 0, waiting: 0, waitingTokens: 0 })
+export const newTenant = (name: string): Tenant => ({
+  name,
+  served: 0,
+  live: 0,
+  running: 0,
+  waiting: 0,
+  waitingTokens: 0,
+})
 
 /**
  * How much a tenant may have waiting, of a queue that takes `limit` and holds `waiting`: `share` times what is left of it. However many flood the queue, a part is always left for those that do not.
