@@ -19,13 +19,16 @@ const settings = {
   "time-scale": 0,
 } as ModelSettings
 
+/** A request with a key has a tenant. */
+const authorization = { authorization: "Bearer a key" }
+
 const scope = Scope.makeUnsafe()
 let metrics: string
 
 /** What is measured only when it happens has happened: a prompt that drops, and a second output token. */
 beforeAll(async () => {
   const limits = serverLimits
-  const layers = HttpApp.layer({ apiKeys: [], limits, stallSeconds: 60 }).pipe(
+  const layers = HttpApp.layer({ apiKeys: ["a key"], limits, stallSeconds: 60 }).pipe(
     Layer.provide([Shadow.layer(1), Dropping.layer]),
     Layer.provideMerge(EngineLive.layer(settings, [], executorLive)),
     Layer.provideMerge(HttpListener.layer({ host: "127.0.0.1", port: 0, limits, closeGraceMs: 100 })),
@@ -35,12 +38,12 @@ beforeAll(async () => {
   const url = HttpServer.formatAddress(Context.get(context, HttpServer.HttpServer).address)
   const response = await fetch(`${url}/v1/completions`, {
     method: "POST",
-    headers: { "content-type": "application/json" },
+    headers: { ...authorization, "content-type": "application/json" },
     body: JSON.stringify({ prompt: Array(4000).fill(300), max_tokens: 2, ignore_eos: true }),
   })
   expect(response.status).toBe(200)
   // The shadow runs once the answer is given.
-  do metrics = await (await fetch(`${url}/metrics`)).text()
+  do metrics = await (await fetch(`${url}/metrics`, { headers: authorization })).text()
   while (!metrics.includes("uniprefill:shadow_first_token_kl_count"))
 })
 afterAll(() => closeScope(scope))
@@ -75,6 +78,7 @@ it("the page names every label", () => {
       "handler",
       "method",
       "status",
+      "tenant",
     ]),
   )
   for (const label of labels) expect(page).toContain(`\`${label}\``)
