@@ -4,6 +4,7 @@ import { setPriority, tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { ServeProcess } from "../e2e/ServeProcess.ts"
+import { stepsOf } from "../e2e/StepsOf.ts"
 import { StreamClient } from "../e2e/StreamClient.ts"
 
 /**
@@ -37,23 +38,6 @@ async function flooding(url: string): Promise<void> {
   await Promise.all(sending)
   process.stdout.write(`${flood.sent}\n`)
   client.close()
-}
-
-/** A device whose steps take so many ms, whatever is in them. */
-function stepsOf(millis: number) {
-  const rate = [{ at: 1, teraFlops: 1000 }]
-  return {
-    format: "uniprefill-calibration",
-    version: 2,
-    device: "paced",
-    source: "assumed",
-    note: "steps of a given length",
-    gemm: rate,
-    attention: rate,
-    copyTeraBytes: 1000,
-    stepMicros: millis * 1000,
-    itemMicros: 0,
-  }
 }
 
 async function measure(): Promise<void> {

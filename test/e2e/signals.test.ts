@@ -5,6 +5,7 @@ import { tmpdir } from "node:os"
 import { fileURLToPath } from "node:url"
 import { afterAll, afterEach, describe, expect, it } from "vitest"
 import { ServeProcess } from "./ServeProcess.ts"
+import { stepsOf } from "./StepsOf.ts"
 import { StreamClient } from "./StreamClient.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "uniprefill-signals-"))
@@ -12,23 +13,10 @@ afterAll(() => rmSync(folder, { recursive: true }))
 
 const endless = { prompt: "Once upon", max_tokens: 30_000, ignore_eos: true }
 
-/** A model whose steps take so long. */
-const stepsOf = (millis: number): string => {
+/** A file that says that steps take so many ms. */
+const stepsFile = (millis: number): string => {
   const file = join(folder, `steps-${millis}.json`)
-  const rate = [{ at: 1, teraFlops: 1000 }]
-  const calibration = {
-    format: "uniprefill-calibration",
-    version: 2,
-    device: "slow",
-    source: "assumed",
-    note: "steps of a given length",
-    gemm: rate,
-    attention: rate,
-    copyTeraBytes: 1000,
-    stepMicros: millis * 1000,
-    itemMicros: 0,
-  }
-  writeFileSync(file, JSON.stringify(calibration))
+  writeFileSync(file, JSON.stringify(stepsOf(millis)))
   return file
 }
 
@@ -43,7 +31,7 @@ const running = async (url: string) => {
 
 describe("at the drain's deadline", () => {
   it("streams and waiting clients are told, and the process ends within a second", async () => {
-    const settings = ["--executor", "sim", "--cost-model", stepsOf(20), "--drain-seconds", "2"]
+    const settings = ["--executor", "sim", "--cost-model", stepsFile(20), "--drain-seconds", "2"]
     await using server = await ServeProcess.start(...settings)
     const client = new StreamClient(server.url)
     const streamed = client.stream({ ...endless, stream: true })
@@ -77,7 +65,7 @@ describe("at the drain's deadline", () => {
       "--executor",
       "sim",
       "--cost-model",
-      stepsOf(3_600_000),
+      stepsFile(3_600_000),
       "--drain-seconds",
       "1",
       "--stall-seconds",
@@ -159,7 +147,7 @@ describe("signals to the entry script, which starts the program with another Nod
       "--executor",
       "sim",
       "--cost-model",
-      stepsOf(20),
+      stepsFile(20),
       "--drain-seconds",
       "60",
     ]

@@ -15,6 +15,17 @@ const long = (promptTokens: number, outputTokens: number, more: Partial<LoadRow>
   ...more,
 })
 
+/** 100 GB/s and 2 TFLOP/s, which is what the server assumes of a CPU. */
+export const slowCpu = {
+  name: "cpu",
+  label: "CPU",
+  peakTeraFlops: 2 / 0.7,
+  memoryTeraBytes: 0.1 / 0.85,
+  memoryBytes: 200 * 1024 ** 3,
+  linkGigaBytes: 1,
+  calibration: null,
+}
+
 export const cases: ReadonlyArray<LoadCase> = [
   {
     name: "fair-share: one tenant's flood, another's trickle",
@@ -91,15 +102,7 @@ export const cases: ReadonlyArray<LoadCase> = [
         const rows = [...stream(beside, 0, long(256, 4000)), ...stream(1, 1, long(4096, 10, { group: "prompt" }), 30)]
         const served = new ServedLoad({
           rows,
-          device: {
-            name: "cpu",
-            label: "CPU",
-            peakTeraFlops: 2 / 0.7,
-            memoryTeraBytes: 0.1 / 0.85,
-            memoryBytes: 200 * 1024 ** 3,
-            linkGigaBytes: 1,
-            calibration: null,
-          },
+          device: slowCpu,
           scenario: { untilSeconds: 900, engine: { stepBudgetMs: 200, idleStepBudgetMs: 1000 } },
         })
         return { ttft: round(served.ttft("prompt")[0]!), itl: round(percentile(served.gaps(), 0.99)) }

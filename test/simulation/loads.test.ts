@@ -1,6 +1,6 @@
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
-import { cases } from "./LoadCases.ts"
+import { cases, slowCpu } from "./LoadCases.ts"
 import { largest, type LoadRow, percentile, ServedLoad, stream } from "./Loads.ts"
 
 describe("what single requests see under ordinary load", () => {
@@ -94,15 +94,6 @@ describe("loads of their kind", () => {
       budget: integer(10, 50),
       device: fc.constantFrom("h200", "cpu"),
     })
-    const cpu = {
-      name: "cpu",
-      label: "CPU",
-      peakTeraFlops: 2 / 0.7,
-      memoryTeraBytes: 0.1 / 0.85,
-      memoryBytes: 200 * 1024 ** 3,
-      linkGigaBytes: 1,
-      calibration: null,
-    }
     fc.assert(
       fc.property(busy, (drawn) => {
         const isCpu = drawn.device === "cpu"
@@ -112,7 +103,7 @@ describe("loads of their kind", () => {
         const load = (more: ReadonlyArray<LoadRow>, count = decodes) =>
           new ServedLoad({
             rows: [...stream(count, 0, { promptTokens: rows, outputTokens: 6000, group: "decodes" }), ...more],
-            ...(isCpu ? { device: cpu } : {}),
+            ...(isCpu ? { device: slowCpu } : {}),
             scenario: {
               schedule: "off",
               untilSeconds: 3600,

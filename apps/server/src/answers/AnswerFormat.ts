@@ -14,8 +14,8 @@ export interface AnswerFormat {
   readonly end: () => string
   /** Events that end a stream early. */
   readonly failed: (error: ApiError) => string
-  /** Takes events of one choice for the body. */
-  readonly add: (choice: PlannedChoice, events: ReadonlyArray<AnswerEvent>) => void
+  /** Takes an event of one choice for the body. */
+  readonly add: (choice: PlannedChoice, event: AnswerEvent) => void
   /** The body. Requires: every choice has finished. */
   readonly whole: () => unknown
 }

@@ -27,7 +27,7 @@ const whole = Effect.fnUntraced(function* (format: AnswerFormat, admitted: Reado
   const take = ({ choice, events, note, ended }: Admitted) =>
     takeAll(events, (batch) =>
       inParts(note(batch), (part) => {
-        format.add(choice, part)
+        for (const event of part) format.add(choice, event)
         return null
       }),
     ).pipe(Effect.flatMap(() => (ended() === null ? Effect.fail(endedEarly) : Effect.void)))

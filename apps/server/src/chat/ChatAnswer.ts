@@ -90,13 +90,11 @@ export const chatFormat = (
       return `${streamUsage === "none" ? "" : sse(last satisfies ChatCompletionChunk)}${done}`
     },
     failed: ({ status, message, param }) => `${sse(errorBody(status, message, param))}${done}`,
-    add: (choice, events) => {
-      for (const event of events) {
-        usage.add(choice, event)
-        texts[choice.index]!.add(event)
-        for (const token of logprobsOf(choice, event)?.content ?? []) wholeLogprobs[choice.index]!.push(token)
-        if (event._tag === "Finished") ends[choice.index] = event
-      }
+    add: (choice, event) => {
+      usage.add(choice, event)
+      texts[choice.index]!.add(event)
+      for (const token of logprobsOf(choice, event)?.content ?? []) wholeLogprobs[choice.index]!.push(token)
+      if (event._tag === "Finished") ends[choice.index] = event
     },
     whole: () => {
       const choices = plan.choices.map((choice, i) => {

@@ -64,12 +64,10 @@ export const completionFormat = (
     },
     end: () => `${streamUsage === "none" ? "" : sse({ ...head, choices: [], usage: usage.usage })}${done}`,
     failed: ({ status, message, param }) => `${sse(errorBody(status, message, param))}${done}`,
-    add: (choice, events) => {
-      for (const event of events) {
-        usage.add(choice, event)
-        texts[choice.index]!.add(event)
-        if (event._tag === "Finished") ends[choice.index] = event
-      }
+    add: (choice, event) => {
+      usage.add(choice, event)
+      texts[choice.index]!.add(event)
+      if (event._tag === "Finished") ends[choice.index] = event
     },
     whole: () => {
       const choices = plan.choices.map((choice, i) => ({

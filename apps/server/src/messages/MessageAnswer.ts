@@ -70,12 +70,10 @@ export const messageFormat = (plan: AnswerPlan, reasoning: ReasoningMarks | null
       )
     },
     failed: ({ status, message: text }) => sse(messagesErrorBody(status, text), "error"),
-    add: (_, events) => {
-      for (const generated of events) {
-        usage.add(choice!, generated)
-        whole.add(generated)
-        if (generated._tag === "Finished") end = generated
-      }
+    add: (_, generated) => {
+      usage.add(choice!, generated)
+      whole.add(generated)
+      if (generated._tag === "Finished") end = generated
     },
     whole: () => {
       const { reasoning: thinking, content } = whole

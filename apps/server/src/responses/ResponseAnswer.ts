@@ -150,12 +150,10 @@ export const responseFormat = (
       const error = { code: "server_error", message }
       return event("response.failed", { response: response("failed", outputOf("incomplete", text), error) })
     },
-    add: (_, events) => {
-      for (const generated of events) {
-        usage.add(choice!, generated)
-        whole.add(generated)
-        if (generated._tag === "Finished") end = generated
-      }
+    add: (_, generated) => {
+      usage.add(choice!, generated)
+      whole.add(generated)
+      if (generated._tag === "Finished") end = generated
     },
     whole: () => {
       const status = statusOf(end!)
