@@ -1,12 +1,22 @@
 #include "parallel/communicator.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "abi/failure.h"
 
 namespace up {
 
-RankGroup::RankGroup(int size) : size_(size) {}
+namespace {
+
+// Ranks come within a few microseconds of each other, a thread that sleeps wakes up after fifty.
+constexpr auto patience = std::chrono::microseconds(100);
+
+}  // namespace
+
+// Where ranks compute on the processor it has better to do.
+RankGroup::RankGroup(int size) : size_(size), spins_(std::thread::hardware_concurrency() >= 4 * static_cast<unsigned>(size)) {}
 
 void RankGroup::meet() {
   std::unique_lock lock(mutex_);
@@ -18,7 +28,14 @@ void RankGroup::meet() {
     return;
   }
   const uint64_t mine = generation_;
-  changed_.wait(lock, [&] { return failed_ >= 0 || generation_ != mine; });
+  const auto is_over = [&] { return failed_ >= 0 || generation_ != mine; };
+  if (spins_) {
+    lock.unlock();
+    for (const auto end = std::chrono::steady_clock::now() + patience; !is_over() && std::chrono::steady_clock::now() < end;) {
+    }
+    lock.lock();
+  }
+  changed_.wait(lock, is_over);
   if (generation_ == mine) fail(UP_INTERNAL, "meet other ranks", failure_);
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -42,8 +43,9 @@ class RankGroup {
   std::mutex mutex_;
   std::condition_variable changed_;
   int arrived_ = 0;
-  uint64_t generation_ = 0;
-  int failed_ = -1;
+  std::atomic<uint64_t> generation_ = 0;
+  std::atomic<int> failed_ = -1;
+  const bool spins_;
   std::string failure_;
   // Two windows by turns: while one is written the other may still be read.
   std::array<std::vector<std::byte>, 2> windows_;

@@ -61,9 +61,11 @@ void LayerLoop::enter(const StepWork &work) {
 
 void LayerLoop::for_tiles(const std::function<void(Rows)> &visit) {
   const int rows = groups_.rows();
-  // Two halves, so that the sum over ranks of one is under way while the other is computed.
-  constexpr int worth_halving = 1024, step = 128;
+  // Two halves, so that the sum over ranks of one is under way while the other is computed. Products of 1,024 rows fill a device, those
+  // of some rows more leave most of it idle at their end.
+  constexpr int worth_halving = 1024, full = 1024;
   const bool halves = backend_.overlaps_sums() && rows > worth_halving;
+  const int step = rows > 4 * full ? full : 128;
   const int most = halves ? std::min(backend_.tile_rows(), (rows / 2 + step - 1) / step * step) : backend_.tile_rows();
   for (int begin = 0; begin < rows; begin += most) visit({begin, std::min(most, rows - begin)});
 }

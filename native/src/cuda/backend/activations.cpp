@@ -119,6 +119,7 @@ ExpertScratch::ExpertScratch(const MlpSpec &m, int hidden, int rows) {
 ActivationSizes::ActivationSizes(const ModelTable &model, const BackendOptions &options)
     : rows(options.max_rows + options.last_q),
       tile_rows(std::min(options.max_rows, most_tile_rows)),
+      normed_rows(options.ranks ? rows : tile_rows),
       logits_rows(std::min(options.max_rows, most_logits_rows)),
       hidden(model.hidden_size) {
   scratch_bytes = std::max(bf16_rows(options.max_rows, hidden), sampling_bytes(logits_rows, model.vocab_size));
@@ -136,7 +137,7 @@ ActivationSizes::ActivationSizes(const ModelTable &model, const BackendOptions &
 
 size_t ActivationSizes::bytes() const {
   return bf16_rows(rows, hidden) + bf16_rows(rows, query_width) * (gates ? 2 : 1) + bf16_rows(rows, attended_width) +
-         bf16_rows(tile_rows, hidden) * (mixed ? 2 : 1) + scratch_bytes;
+         bf16_rows(normed_rows, hidden) + (mixed ? bf16_rows(tile_rows, hidden) : 0) + scratch_bytes;
 }
 
 Activations::Activations(Device &device, const ActivationSizes &s)
@@ -145,7 +146,7 @@ Activations::Activations(Device &device, const ActivationSizes &s)
       queries(device, bf16_rows(s.rows, s.query_width), "the queries"),
       gates(device, s.gates ? bf16_rows(s.rows, s.query_width) : 0, "the gates"),
       attended(device, bf16_rows(s.rows, s.attended_width), "the attention's outputs"),
-      normed(device, bf16_rows(s.tile_rows, s.hidden), "the normalised rows"),
+      normed(device, bf16_rows(s.normed_rows, s.hidden), "the normalised rows"),
       mixed(device, s.mixed ? bf16_rows(s.tile_rows, s.hidden) : 0, "the mixers' outputs"),
       scratch(device, s.scratch_bytes, "the workspace") {}
 

@@ -15,6 +15,7 @@ namespace up::cuda {
 struct ActivationSizes {
   int rows = 0;         // of the residual stream, the queries of a selection included
   int tile_rows = 0;
+  int normed_rows = 0;  // of a tile; of all tiles where ranks share them out
   int logits_rows = 0;
   int hidden = 0;
   int query_width = 0;     // the widest layer's

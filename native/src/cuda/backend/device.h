@@ -37,8 +37,12 @@ class Device {
   // Calls a function of operators.h that ends with (…, stream, error).
   template <class Operator, class... Arguments>
   void run(Operator function, const Arguments &...arguments) {
+    run_on(stream_, function, arguments...);
+  }
+  template <class Operator, class... Arguments>
+  void run_on(cudaStream_t stream, Operator function, const Arguments &...arguments) {
     up_backend_error error{};
-    accept(function(arguments..., static_cast<void *>(stream_), &error), error);
+    accept(function(arguments..., static_cast<void *>(stream), &error), error);
   }
   template <class Query, class Parameters>
   size_t workspace(Query function, const Parameters &parameters) {

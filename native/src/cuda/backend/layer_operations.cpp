@@ -79,7 +79,11 @@ LayerOperations::LayerOperations(Device &device, const ModelTable &model, const 
       pool_(pool),
       matmul_(device),
       peers_(peers) {
-  if (peers_ != nullptr) pools_ = peers_->share(pool_.base());
+  if (peers_ != nullptr) {
+    pools_ = peers_->share(pool_.base());
+    residuals_ = peers_->share(activations_.residual.as());
+    normeds_ = peers_->share(activations_.normed.as());
+  }
   for (const RopeSpec &rope : distinct_ropes(model)) add_angles(rope);
 }
 
@@ -172,27 +176,36 @@ void LayerOperations::write_carry(Rows rows, int segment, const int32_t *slots, 
   device_.check_launch("write carry rows");
 }
 
+LayerOperations::NormOf LayerOperations::norm_of(int layer, Norm norm) const {
+  if (norm == Norm::final) return {&model_.final_norm, weights_.final_norm()};
+  const LayerWeights &w = weights_.layer(layer);
+  return {&model_.layer(layer).norm, norm == Norm::mlp ? w.mlp_norm : w.input_norm};
+}
+
+LayerOperations::NormOf LayerOperations::norm_behind(int layer, int place) const {
+  if (place == 0) return norm_of(layer, Norm::mlp);
+  return layer + 1 < model_.layer_count() ? norm_of(layer + 1, Norm::input) : NormOf{};
+}
+
 void LayerOperations::norm(Rows tile, int layer, Norm norm) {
-  const bool is_final = norm == Norm::final;
-  const NormSpec &spec = is_final ? model_.final_norm : model_.layer(layer).norm;
-  const uint16_t *weight =
-      is_final ? weights_.final_norm() : norm == Norm::mlp ? weights_.layer(layer).mlp_norm : weights_.layer(layer).input_norm;
+  const NormOf next = norm_of(layer, norm);
   const auto same = [&](const Due &due) { return due.tile.begin == tile.begin && due.tile.count == tile.count; };
-  if (const auto found = std::find_if(due_.begin(), due_.end(), same); found != due_.end()) {
+  const auto found = std::find_if(due_.begin(), due_.end(), same);
+  if (found != due_.end() && (found->exchanged == nullptr || found->next_weight == next.weight)) {
     const Due due = *found;
     due_.erase(found);
-    return add_and_norm(due, &spec, weight);
+    return add_and_norm(due, next);
   }
   add_all_due();
   auto p = parameters<up_rms_norm>();
   p.rows = tile.count;
   p.width = hidden_;
-  p.eps = spec.eps;
-  p.weight_offset = spec.offset;
+  p.eps = next.spec->eps;
+  p.weight_offset = next.spec->offset;
   p.input = residual(tile.begin);
   p.input_stride = hidden_;
-  p.weight = weight;
-  p.output = activations_.normed.as();
+  p.weight = next.weight;
+  p.output = normed(tile.begin);
   p.output_stride = hidden_;
   device_.run(normalise, &p);
 }
@@ -200,90 +213,121 @@ void LayerOperations::norm(Rows tile, int layer, Norm norm) {
 void LayerOperations::add_normed(Rows tile, int layer, Norm norm) {
   const auto same = [&](const Due &due) { return due.tile.begin == tile.begin && due.tile.count == tile.count; };
   if (const auto found = std::find_if(due_.begin(), due_.end(), same); found != due_.end() && peers_ != nullptr) {
-    *found = {tile, layer, norm, true, found->mixed, found->parts_at};
+    found->norm = norm;
+    found->normed = true;
+    if (tile.count > Peers::few_rows) exchange(*found);
     return;
   }
   add_all_due();
-  due_.push_back({tile, layer, norm, true, {activations_.mixed.as<const uint16_t>(), nullptr}});
+  due_.push_back({.tile = tile, .layer = layer, .norm = norm, .normed = true});
 }
 
 void LayerOperations::put_out(Rows tile, int layer, int place) {
-  if (peers_ != nullptr && peers_->is_in_one_go(tile.count)) {
-    due_.push_back({.tile = tile, .layer = layer, .parts_at = place});
-  } else if (peers_ != nullptr) {
-    due_.push_back({.tile = tile, .layer = layer, .mixed = peers_->sum(place, tile.begin, tile.count)});
-  } else if (!model_.layer(layer).post_norms) {
-    due_.push_back({.tile = tile, .layer = layer, .mixed = {activations_.mixed.as<const uint16_t>(), nullptr}});
+  const bool post_norms = model_.layer(layer).post_norms;
+  if (peers_ == nullptr && post_norms) return;
+  due_.push_back({.tile = tile, .layer = layer, .parts_at = peers_ == nullptr ? -1 : place});
+  if (peers_ != nullptr && !post_norms && tile.count > Peers::few_rows) exchange(due_.back());
+}
+
+void LayerOperations::exchange(Due &due) {
+  const NormOf next = norm_behind(due.layer, due.parts_at);
+  const int ranks = peers_->shard().size, rank = peers_->shard().rank;
+  const bool has_next = next.weight != nullptr;
+  due.next_weight = next.weight;
+  due.exchanged = peers_->exchange(due.parts_at, due.tile, has_next ? &normeds_ : nullptr,
+                                   [&](const PeerRows &parts, Rows own, cudaStream_t stream) {
+                                     if (!due.normed) {
+                                       launch_add_and_norm(ranks, parts, peer_norm(own, next), stream);
+                                     } else {
+                                       launch_add(ranks, parts, parts.rows[rank], stream);
+                                       post_norm(due, reinterpret_cast<const uint16_t *>(parts.rows[rank]), own, next, stream);
+                                     }
+                                     device_.check_launch("sum over devices");
+                                   });
+  const auto same = [&](const Rows &tile) { return tile.begin == due.tile.begin; };
+  if (std::none_of(shared_out_.begin(), shared_out_.end(), same)) shared_out_.push_back(due.tile);
+}
+
+PeerNorm LayerOperations::peer_norm(Rows rows, const NormOf &next) const {
+  PeerNorm norm;
+  norm.rows = rows.count;
+  norm.pieces = hidden_ / 8;
+  norm.residual = reinterpret_cast<uint4 *>(residual(rows.begin));
+  if (next.weight != nullptr) {
+    norm.normed = reinterpret_cast<uint4 *>(normed(rows.begin));
+    norm.weight = reinterpret_cast<const uint4 *>(next.weight);
+    norm.eps = next.spec->eps;
+    norm.weight_offset = next.spec->offset;
   }
+  return norm;
 }
 
 void LayerOperations::add_all_due() {
-  for (const Due &due : due_) add_and_norm(due, nullptr, nullptr);
+  for (const Due &due : due_) add_and_norm(due, {});
   due_.clear();
+  if (!shared_out_.empty()) peers_->gather(shared_out_, residuals_);
+  shared_out_.clear();
 }
 
 void LayerOperations::end() {
   // Parts that take turns count on a sum between them.
-  for (const Due &due : due_) peers_->wait(due.parts_at < 0 ? due.mixed : peers_->sum(due.parts_at, due.tile.begin, due.tile.count));
+  for (const Due &due : due_) {
+    if (due.exchanged != nullptr)
+      peers_->wait(due.exchanged);
+    else if (due.parts_at >= 0)
+      peers_->sum(due.parts_at, due.tile);
+  }
   due_.clear();
 }
 
-void LayerOperations::add_and_norm(Due due, const NormSpec *next, const uint16_t *next_weight) {
-  if (due.parts_at >= 0 && !due.normed && next != nullptr) {
-    PeerNorm norm;
-    norm.rows = due.tile.count;
-    norm.pieces = hidden_ / 8;
-    norm.residual = reinterpret_cast<uint4 *>(residual(due.tile.begin));
-    norm.normed = activations_.normed.as<uint4>();
-    norm.weight = reinterpret_cast<const uint4 *>(next_weight);
-    norm.eps = next->eps;
-    norm.weight_offset = next->offset;
-    return peers_->sum_and_norm(due.parts_at, due.tile.begin, norm);
+void LayerOperations::add_and_norm(const Due &due, const NormOf &next) {
+  if (due.exchanged != nullptr) return peers_->wait(due.exchanged);
+  if (due.parts_at >= 0 && !due.normed && next.weight != nullptr && peers_->is_in_one_go(due.tile.count))
+    return peers_->sum_and_norm(due.parts_at, due.tile.begin, peer_norm(due.tile, next));
+  const uint16_t *mixed = due.parts_at >= 0 ? peers_->sum(due.parts_at, due.tile) : activations_.mixed.as<const uint16_t>();
+  if (due.normed) return post_norm(due, mixed, due.tile, next, device_.stream());
+  auto p = parameters<up_rms_norm>();
+  p.rows = due.tile.count;
+  p.width = hidden_;
+  p.input = mixed;
+  p.input_stride = p.addend_stride = p.sum_stride = p.output_stride = hidden_;
+  p.addend = p.sum = residual(due.tile.begin);
+  if (next.weight != nullptr) {
+    p.eps = next.spec->eps;
+    p.weight_offset = next.spec->offset;
+    p.weight = next.weight;
+    p.output = normed(due.tile.begin);
   }
-  if (due.parts_at >= 0) due.mixed = peers_->sum(due.parts_at, due.tile.begin, due.tile.count);
-  if (peers_ != nullptr) peers_->wait(due.mixed);
-  if (!due.normed) {
-    auto p = parameters<up_rms_norm>();
-    p.rows = due.tile.count;
-    p.width = hidden_;
-    p.input = due.mixed.rows;
-    p.input_stride = p.addend_stride = p.sum_stride = p.output_stride = hidden_;
-    p.addend = p.sum = residual(due.tile.begin);
-    if (next != nullptr) {
-      p.eps = next->eps;
-      p.weight_offset = next->offset;
-      p.weight = next_weight;
-      p.output = activations_.normed.as();
-    }
-    device_.run(normalise, &p);
-    return;
-  }
+  device_.run(normalise, &p);
+}
+
+void LayerOperations::post_norm(const Due &due, const uint16_t *mixed, Rows rows, const NormOf &next, cudaStream_t stream) {
   const NormSpec &spec = model_.layer(due.layer).norm;
   const LayerWeights &w = weights_.layer(due.layer);
   auto p = parameters<up_post_norm>();
-  p.rows = due.tile.count;
+  p.rows = rows.count;
   p.width = hidden_;
   p.eps = spec.eps;
   p.weight_offset = spec.offset;
-  p.input = due.mixed.rows;
+  p.input = mixed;
   p.input_stride = hidden_;
   p.weight = due.norm == Norm::post_mlp ? w.post_mlp_norm : w.post_attention_norm;
-  p.residual = residual(due.tile.begin);
+  p.residual = residual(rows.begin);
   p.residual_stride = hidden_;
-  p.sum = residual(due.tile.begin);
+  p.sum = residual(rows.begin);
   p.sum_stride = hidden_;
-  if (next != nullptr) {
-    p.next_eps = next->eps;
-    p.next_weight_offset = next->offset;
-    p.next_weight = next_weight;
-    p.output = activations_.normed.as();
+  if (next.weight != nullptr) {
+    p.next_eps = next.spec->eps;
+    p.next_weight_offset = next.spec->offset;
+    p.next_weight = next.weight;
+    p.output = normed(rows.begin);
     p.output_stride = hidden_;
   }
-  device_.run(cuda::add_normed, &p);
+  device_.run_on(stream, cuda::add_normed, &p);
 }
 
 Product LayerOperations::product(Rows tile, int layer, MatrixKind kind, const Matrix &weights) const {
-  Product p{&weights, activations_.normed.as(), hidden_, tile.count, activations_.scratch.as(), projected_stride(weights.n)};
+  Product p{&weights, normed(tile.begin), hidden_, tile.count, activations_.scratch.as(), projected_stride(weights.n)};
   switch (kind) {
     case MatrixKind::o:
     case MatrixKind::delta_out:

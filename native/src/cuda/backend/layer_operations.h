@@ -29,7 +29,10 @@ class LayerOperations {
   void tune(const std::vector<bool> &split_layers);
 
   // Forgets what a step before has left undone.
-  void begin() { due_.clear(); }
+  void begin() {
+    due_.clear();
+    shared_out_.clear();
+  }
   // The stream goes on behind all sums over ranks that are under way.
   void end();
   void embed(Rows rows, const int32_t *tokens, const int32_t *last_tokens);
@@ -62,15 +65,21 @@ class LayerOperations {
 
  private:
   // residual[tile] += norm(mixed), or += mixed, put off: most often the norm of the same rows follows, and one kernel does both.
-  // mixed is a sum over ranks where there are several, which may still be under way; or of few rows not yet asked for, as one kernel
-  // does that too.
+  // mixed is a sum over ranks where there are several. One of few rows is not yet asked for, as one kernel does that too; one of many
+  // is under way with the norm that will follow.
   struct Due {
     Rows tile;
     int layer;
     Norm norm = Norm::post_mlp;
     bool normed = false;
-    Peers::Sum mixed{};
-    int parts_at = -1;  // place of the parts of a sum not yet asked for
+    int parts_at = -1;                         // place of the parts of a sum
+    cudaEvent_t exchanged = nullptr;           // of many rows
+    const uint16_t *next_weight = nullptr;     // of the norm that was computed then
+  };
+  // A norm's weights and how it is computed.
+  struct NormOf {
+    const NormSpec *spec = nullptr;
+    const uint16_t *weight = nullptr;  // null: there is none
   };
   struct Angles {
     RopeSpec rope;
@@ -82,6 +91,11 @@ class LayerOperations {
   const Angles &angles(const RopeSpec &rope) const;
   Matrix matrix(int layer, MatrixKind kind) const;
   uint16_t *residual(int row) const { return activations_.residual.as<uint16_t>() + int64_t{row} * hidden_; }
+  // Tiles take turns at the same rows, but where ranks compute norms of one tile while another is multiplied.
+  uint16_t *normed(int row) const { return activations_.normed.as<uint16_t>() + (peers_ == nullptr ? 0 : int64_t{row} * hidden_); }
+  NormOf norm_of(int layer, Norm norm) const;
+  // What is normalised behind a sum in this place; none behind the last layer.
+  NormOf norm_behind(int layer, int place) const;
   uint16_t *queries(int layer, int row) const;
   uint16_t *gates(int layer, int row) const;
   uint16_t *attended(int layer, int row) const;
@@ -90,11 +104,16 @@ class LayerOperations {
   up_selection selection(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, const int32_t *length) const;
   // What a rank has of a row that goes into the residual stream: place 0 behind a mixer, 1 behind an MLP.
   static int place_of(MatrixKind kind) { return kind == MatrixKind::down ? 1 : 0; }
-  // mixed of the tile is there, or its sum over ranks is asked for.
+  // mixed of the tile is there, or this rank's part of it.
   void put_out(Rows tile, int layer, int place);
+  PeerNorm peer_norm(Rows rows, const NormOf &next) const;
+  // Every rank adds up its own rows of the tile, and computes the norm behind them.
+  void exchange(Due &due);
+  // Leaves the residual stream whole on every rank.
   void add_all_due();
-  // What is due, and the norm that follows it where there is one.
-  void add_and_norm(Due due, const NormSpec *next, const uint16_t *next_weight);
+  // What is due, and the norm that follows it.
+  void add_and_norm(const Due &due, const NormOf &next);
+  void post_norm(const Due &due, const uint16_t *mixed, Rows rows, const NormOf &next, cudaStream_t stream);
   void attend_decode(int layer, const DeviceRows &rows, bool any_length);
   void attend_prefill(int layer, const DeviceRows &rows);
   void recur_rows(int layer, const DeviceRows &rows, Rows tile, const int32_t *starts, const struct DeltaScratch &scratch);
@@ -108,8 +127,9 @@ class LayerOperations {
   Matmul matmul_;
   std::vector<Angles> angles_;
   Peers *const peers_;
-  std::vector<std::byte *> pools_;  // [ranks]
-  std::vector<Due> due_;            // of one tile, where there is one rank
+  Peers::Buffers pools_, residuals_, normeds_;
+  std::vector<Due> due_;         // of one tile, where there is one rank
+  std::vector<Rows> shared_out_; // tiles whose residual rows only their ranks have
 };
 
 }  // namespace up::cuda

@@ -20,7 +20,7 @@ std::string mebibytes(int64_t bytes) { return text(bytes >> 20, " MiB"); }
 }  // namespace
 
 size_t workspace_bytes(const ModelTable &model, const BackendOptions &options, const ActivationSizes &sizes) {
-  const size_t peers = options.ranks ? Peers::bytes(sizes.rows, sizes.hidden) : 0;
+  const size_t peers = options.ranks ? Peers::bytes(options.ranks->shard().size, sizes.rows, sizes.hidden) : 0;
   return peers + sizes.bytes() + KvPool::table_bytes(options) + LayerOperations::angle_bytes(model, options.max_tokens) + Matmul::workspace_bytes +
          upload_ring_bytes + DecodeGraphs::reserved_bytes(options) +
          static_cast<size_t>(options.state_slots) * static_cast<size_t>(options.layout.state_slot_bytes) + TokenSampler::count_bytes(model.vocab_size, options.slots) + slack;

@@ -109,7 +109,7 @@ void LayerOperations::experts(Rows tile, int layer) {
   const up_activation activation = m.activation == Activation::silu ? UP_SILU : UP_GELU_TANH;
   auto *const logits = memory.as<uint16_t>(scratch.router);
   const int64_t logits_row = projected_stride(w.router.n);
-  matmul_.run({&w.router, activations_.normed.as(), hidden_, tile.count, logits, logits_row});
+  matmul_.run({&w.router, normed(tile.begin), hidden_, tile.count, logits, logits_row});
 
   auto route = parameters<up_moe_router>();
   route.rows = tile.count;
@@ -127,7 +127,7 @@ void LayerOperations::experts(Rows tile, int layer) {
     auto *const inner = memory.as<uint16_t>(scratch.shared_inner);
     auto *const out = memory.as<uint16_t>(scratch.shared);
     const int64_t inner_row = 2 * int64_t{m.shared_inner};
-    matmul_.run({&w.shared_gate_up, activations_.normed.as(), hidden_, tile.count, inner, inner_row});
+    matmul_.run({&w.shared_gate_up, normed(tile.begin), hidden_, tile.count, inner, inner_row});
     auto gated = parameters<up_gated_activation>();
     gated.activation = activation;
     gated.rows = tile.count;
@@ -147,7 +147,7 @@ void LayerOperations::experts(Rows tile, int layer) {
   p.inner = m.inner;
   p.experts = m.experts;
   p.top_k = m.top_k;
-  p.input = activations_.normed.as();
+  p.input = normed(tile.begin);
   p.input_stride = hidden_;
   p.chosen = route.chosen;
   p.weights = route.weights;

@@ -90,6 +90,12 @@ __device__ __forceinline__ uint4 load(const uint4 *from) {
   return out;
 }
 
+// Parts of other ranks where they meet here; copies of them in own memory where they do not.
+template <bool Meets>
+__device__ __forceinline__ uint4 load_part(const uint4 *from) {
+  return Meets ? load(from) : *from;
+}
+
 template <int Ranks>
 __device__ void sum_range(const PeerGroup &g, const PeerRows &p, int64_t first, int64_t end, uint4 *only) {
   const int ranks = Ranks > 0 ? Ranks : g.ranks;
@@ -143,26 +149,29 @@ __global__ void __launch_bounds__(kThreads) sum_once(const PeerGroup g, int chan
 
 // A block has one row at a time, a thread up to `Pieces` pieces. The same bits as a sum and a norm behind it, but for the order in
 // which squares are added.
-template <int Ranks, int Pieces>
+template <int Ranks, int Pieces, bool Meets>
 __global__ void __launch_bounds__(kThreads) sum_and_norm(const PeerGroup g, int channel, const PeerRows p, const PeerNorm n) {
-  take_turn();
+  if constexpr (Meets) take_turn();
   __shared__ float squares_of[kThreads / 32];
   const int ranks = Ranks > 0 ? Ranks : g.ranks;
-  const uint32_t launch = begin(g, channel);
-  meet(g, channel, 0, launch);
+  uint32_t launch = 0;
+  if constexpr (Meets) {
+    launch = begin(g, channel);
+    meet(g, channel, 0, launch);
+  }
   for (int row = blockIdx.x; row < n.rows; row += gridDim.x) {
     const int64_t first = static_cast<int64_t>(row) * n.pieces;
     float x[Pieces][8];
     float squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < Pieces; ++i) {
-      const int at = threadIdx.x + i * kThreads;
+      const int at = threadIdx.x + i * blockDim.x;
       if (at >= n.pieces) continue;
       uint4 parts[Ranks > 0 ? Ranks : most_peers];
       const uint4 before = n.residual[first + at];
 #pragma unroll
       for (int rank = 0; rank < (Ranks > 0 ? Ranks : most_peers); ++rank)
-        if (rank < ranks) parts[rank] = load(p.rows[rank] + first + at);
+        if (rank < ranks) parts[rank] = load_part<Meets>(p.rows[rank] + first + at);
       Sum sum;
       sum.set(parts[0]);
 #pragma unroll
@@ -179,18 +188,19 @@ __global__ void __launch_bounds__(kThreads) sum_and_norm(const PeerGroup g, int 
 #pragma unroll
       for (int j = 0; j < 8; ++j) squares = fmaf(x[i][j], x[i][j], squares);
     }
+    if (n.normed == nullptr) continue;
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
     if (threadIdx.x % 32 == 0) squares_of[threadIdx.x / 32] = squares;
     __syncthreads();
     float total = 0.0f;
 #pragma unroll
-    for (int warp = 0; warp < kThreads / 32; ++warp) total += squares_of[warp];
+    for (int warp = 0; warp < blockDim.x / 32; ++warp) total += squares_of[warp];
     __syncthreads();
     const float inverse = rsqrtf(total / static_cast<float>(8 * n.pieces) + n.eps);
 #pragma unroll
     for (int i = 0; i < Pieces; ++i) {
-      const int at = threadIdx.x + i * kThreads;
+      const int at = threadIdx.x + i * blockDim.x;
       if (at >= n.pieces) continue;
       float weight[8];
       unpack8<__nv_bfloat16>(__ldg(n.weight + at), weight);
@@ -199,16 +209,37 @@ __global__ void __launch_bounds__(kThreads) sum_and_norm(const PeerGroup g, int 
       n.normed[first + at] = pack8<__nv_bfloat16>(x[i]);
     }
   }
-  finish(g, channel, launch);
+  if constexpr (Meets) finish(g, channel, launch);
+}
+
+template <int Ranks>
+__global__ void __launch_bounds__(kThreads) add_parts(const PeerGroup g, const PeerRows p, uint4 *sum) {
+  const int ranks = Ranks > 0 ? Ranks : g.ranks;
+  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; at < p.count; at += static_cast<int64_t>(gridDim.x) * kThreads) {
+    Sum total;
+    total.set(p.rows[0][at]);
+#pragma unroll
+    for (int rank = 1; rank < (Ranks > 0 ? Ranks : most_peers); ++rank)
+      if (rank < ranks) total.add(p.rows[rank][at]);
+    sum[at] = total.get();
+  }
 }
 
 template <int Ranks>
 void launch_sum_and_norm_of(const PeerGroup &group, int channel, const PeerRows &rows, const PeerNorm &norm, cudaStream_t stream) {
   const dim3 blocks(norm.rows < most_peer_blocks ? norm.rows : most_peer_blocks);
   if (norm.pieces <= kThreads)
-    launch_dependent(sum_and_norm<Ranks, 1>, blocks, kThreads, 0, stream, group, channel, rows, norm);
+    launch_dependent(sum_and_norm<Ranks, 1, true>, blocks, kThreads, 0, stream, group, channel, rows, norm);
   else
-    launch_dependent(sum_and_norm<Ranks, most_norm_pieces / kThreads>, blocks, kThreads, 0, stream, group, channel, rows, norm);
+    launch_dependent(sum_and_norm<Ranks, most_norm_pieces / kThreads, true>, blocks, kThreads, 0, stream, group, channel, rows, norm);
+}
+
+// As many pieces a thread as in RMSNorm itself.
+template <int Ranks>
+void launch_add_and_norm_of(const PeerGroup &group, const PeerRows &rows, const PeerNorm &norm, cudaStream_t stream) {
+  constexpr int pieces = most_norm_pieces / kThreads;
+  const int threads = (norm.pieces + 32 * pieces - 1) / (32 * pieces) * 32;
+  sum_and_norm<Ranks, pieces, false><<<norm.rows, threads, 0, stream>>>(group, 0, rows, norm);
 }
 
 template <int Ranks>
@@ -220,7 +251,7 @@ __global__ void __launch_bounds__(kThreads) sum_in_parts(const PeerGroup g, int 
   finish(g, channel, launch);
 }
 
-__global__ void __launch_bounds__(kThreads) meet_all(const PeerGroup g, int channel) {
+__global__ void __launch_bounds__(32) meet_all(const PeerGroup g, int channel) {
   const uint32_t launch = begin(g, channel);
   meet(g, channel, 0, launch);
   finish(g, channel, launch);
@@ -244,6 +275,27 @@ void launch_sum_and_norm(const PeerGroup &group, int channel, const PeerRows &ro
   }
 }
 
+void launch_add_and_norm(int ranks, const PeerRows &rows, const PeerNorm &norm, cudaStream_t stream) {
+  PeerGroup group;
+  group.ranks = ranks;
+  if (ranks == 2)
+    launch_add_and_norm_of<2>(group, rows, norm, stream);
+  else
+    launch_add_and_norm_of<0>(group, rows, norm, stream);
+}
+
+void launch_add(int ranks, const PeerRows &rows, uint4 *sum, cudaStream_t stream) {
+  constexpr int64_t most_blocks = 4096;
+  PeerGroup group;
+  group.ranks = ranks;
+  const int64_t blocks = (rows.count + kThreads - 1) / kThreads;
+  const dim3 grid(static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks));
+  if (ranks == 2)
+    add_parts<2><<<grid, kThreads, 0, stream>>>(group, rows, sum);
+  else
+    add_parts<0><<<grid, kThreads, 0, stream>>>(group, rows, sum);
+}
+
 void launch_sum_in_parts(const PeerGroup &group, int channel, const PeerRows &rows, int blocks, cudaStream_t stream) {
   switch (group.ranks) {
     case 2: sum_in_parts<2><<<blocks, kThreads, 0, stream>>>(group, channel, rows); break;
@@ -252,6 +304,6 @@ void launch_sum_in_parts(const PeerGroup &group, int channel, const PeerRows &ro
   }
 }
 
-void launch_meet(const PeerGroup &group, int channel, cudaStream_t stream) { meet_all<<<1, kThreads, 0, stream>>>(group, channel); }
+void launch_meet(const PeerGroup &group, int channel, cudaStream_t stream) { meet_all<<<1, 32, 0, stream>>>(group, channel); }
 
 }  // namespace up::cuda

@@ -56,6 +56,10 @@ constexpr int most_norm_pieces = 2048;
 void launch_sum_once(const PeerGroup &group, int channel, const PeerRows &rows, uint4 *sum, int blocks, cudaStream_t stream);
 // The same of whole rows, with what follows.
 void launch_sum_and_norm(const PeerGroup &group, int channel, const PeerRows &rows, const PeerNorm &norm, cudaStream_t stream);
+// The same of parts that lie in this device's memory already, and of any number of rows: nobody is waited for. `normed` may be null.
+void launch_add_and_norm(int ranks, const PeerRows &rows, const PeerNorm &norm, cudaStream_t stream);
+// sum = Σ rows of parts in this device's memory; `sum` may be one of them.
+void launch_add(int ranks, const PeerRows &rows, uint4 *sum, cudaStream_t stream);
 // rows = Σ rows on every device, each of which sums its part and sends it to all.
 void launch_sum_in_parts(const PeerGroup &group, int channel, const PeerRows &rows, int blocks, cudaStream_t stream);
 // What every device has done before, all see afterwards.

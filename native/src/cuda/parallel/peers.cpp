@@ -8,25 +8,34 @@ namespace up::cuda {
 namespace {
 
 constexpr const char *phase = "join devices";
+constexpr const char *summing = "sum over devices";
 constexpr int events_kept = 64;
 constexpr int64_t once_bytes = 3 << 19;  // that a device reads from the others in a sum at most
-constexpr int many_blocks = 24;
 constexpr auto settling = std::chrono::seconds(2);
 
 size_t row_bytes(int rows, int hidden) { return aligned_bytes(static_cast<size_t>(rows) * static_cast<size_t>(hidden) * 2); }
+// Own rows of all tiles of a step, each of which begins at a place of its own.
+int received_rows(int ranks, int rows) { return rows / ranks + rows / Peers::few_rows + 2; }
+size_t received_bytes(int ranks, int rows, int hidden) {
+  return static_cast<size_t>(ranks - 1) * row_bytes(received_rows(ranks, rows), hidden);
+}
 
 }  // namespace
 
-size_t Peers::bytes(int rows, int hidden) {
-  return 2 * row_bytes(rows, hidden) + row_bytes(few_rows, hidden) + aligned_bytes(peer_flag_bytes) + aligned_bytes(peer_launch_bytes);
+size_t Peers::bytes(int ranks, int rows, int hidden) {
+  return 2 * (row_bytes(rows, hidden) + received_bytes(ranks, rows, hidden)) + row_bytes(few_rows, hidden) +
+         aligned_bytes(peer_flag_bytes) + aligned_bytes(peer_launch_bytes);
 }
 
 Peers::Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int hidden)
-    : device_(device), ranks_(std::move(ranks)), hidden_(hidden) {
+    : device_(device), ranks_(std::move(ranks)), hidden_(hidden), received_rows_(received_rows(ranks_->shard().size, rows)) {
   const Shard &shard = ranks_->shard();
   if (shard.size > most_peers)
     fail(UP_INVALID_ARGUMENT, phase, "tensor_parallel_size is ", shard.size, ": at most ", most_peers, " devices");
+  group_.rank = shard.rank;
+  group_.ranks = shard.size;
   for (DeviceBuffer &each : parts_) each = DeviceBuffer(device_, row_bytes(rows, hidden), "the parts of sums");
+  for (DeviceBuffer &each : received_) each = DeviceBuffer(device_, received_bytes(shard.size, rows, hidden), "the parts of other ranks");
   few_ = DeviceBuffer(device_, row_bytes(few_rows, hidden), "the sums");
   flags_ = DeviceBuffer(device_, peer_flag_bytes, "the flags of devices");
   launches_ = DeviceBuffer(device_, peer_launch_bytes, "the flags of devices");
@@ -40,7 +49,7 @@ Peers::Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int 
 
   struct Published {
     int device;
-    std::byte *parts[2], *flags;
+    std::byte *parts[2], *received[2], *flags;
     std::shared_ptr<PinnedBuffer> *control;
   };
   if (shard.rank == 0) {
@@ -48,13 +57,14 @@ Peers::Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int 
     *control_->as<PeerControl>() = {};
   }
   auto *const all = ranks_->window_of<Published>(static_cast<size_t>(shard.size));
-  all[shard.rank] = {device_.index(), {parts_[0].as(), parts_[1].as()}, flags_.as(), &control_};
+  all[shard.rank] = {device_.index(), {parts_[0].as(), parts_[1].as()}, {received_[0].as(), received_[1].as()}, flags_.as(), &control_};
   ranks_->meet();
-  group_.rank = shard.rank;
-  group_.ranks = shard.size;
   for (int rank = 0; rank < shard.size; rank++) {
     const Published &peer = all[rank];
-    for (int place : {0, 1}) rows_[place][rank] = reinterpret_cast<uint4 *>(peer.parts[place]);
+    for (int place : {0, 1}) {
+      rows_[place][rank] = reinterpret_cast<uint4 *>(peer.parts[place]);
+      received_of_[place][rank] = peer.received[place];
+    }
     group_.flags[rank] = reinterpret_cast<uint32_t *>(peer.flags);
     if (rank == shard.rank) continue;
     int can = 0;
@@ -99,33 +109,76 @@ bool Peers::is_in_one_go(int count) const {
 
 void Peers::sum_and_norm(int place, int begin, const PeerNorm &norm) {
   launch_sum_and_norm(group_, 0, parts(place, begin, norm.rows), norm, device_.stream());
-  device_.check_launch("sum over devices");
+  device_.check_launch(summing);
 }
 
-Peers::Sum Peers::sum(int place, int begin, int count) {
-  const PeerRows rows = parts(place, begin, count);
-  if (count <= few_rows) {
-    if (is_in_one_go(count)) {
-      const int blocks = static_cast<int>(std::clamp<int64_t>((rows.count + 511) / 512, 1, most_peer_blocks));
-      launch_sum_once(group_, 0, rows, few_.as<uint4>(), blocks, device_.stream());
-      device_.check_launch("sum over devices");
-      return {few_.as<const uint16_t>(), nullptr};
-    }
-    launch_sum_in_parts(group_, 0, rows, most_peer_blocks, device_.stream());
-    device_.check_launch("sum over devices");
-    return {part(place, begin), nullptr};
+const uint16_t *Peers::sum(int place, Rows tile) {
+  const PeerRows rows = parts(place, tile.begin, tile.count);
+  if (is_in_one_go(tile.count)) {
+    const int blocks = static_cast<int>(std::clamp<int64_t>((rows.count + 511) / 512, 1, most_peer_blocks));
+    launch_sum_once(group_, 0, rows, few_.as<uint4>(), blocks, device_.stream());
+    device_.check_launch(summing);
+    return few_.as<const uint16_t>();
   }
-  const Event &before = events_[next_event_++ % events_kept], &after = events_[next_event_++ % events_kept];
-  device_.check(cudaEventRecord(before.get(), device_.stream()), "sum over devices");
-  device_.check(cudaStreamWaitEvent(stream_, before.get(), 0), "sum over devices");
-  launch_sum_in_parts(group_, 1, rows, many_blocks, stream_);
-  device_.check_launch("sum over devices");
-  device_.check(cudaEventRecord(after.get(), stream_), "sum over devices");
-  return {part(place, begin), after.get()};
+  launch_sum_in_parts(group_, 0, rows, most_peer_blocks, device_.stream());
+  device_.check_launch(summing);
+  return part(place, tile.begin);
 }
 
-void Peers::wait(const Sum &sum) {
-  if (sum.ready != nullptr) device_.check(cudaStreamWaitEvent(device_.stream(), sum.ready, 0), "wait for a sum over devices");
+Rows Peers::own_rows(Rows tile, int rank) const {
+  const int each = (tile.count + group_.ranks - 1) / group_.ranks;
+  const int begin = std::min(rank * each, tile.count);
+  return {tile.begin + begin, std::min(each, tile.count - begin)};
+}
+
+std::byte *Peers::received(int receiver, int sender, int place, Rows tile) const {
+  const int row = tile.begin / group_.ranks + tile.begin / few_rows;
+  const int64_t at = int64_t{sender < receiver ? sender : sender - 1} * received_rows_ + row;
+  return received_of_[place][receiver] + at * hidden_ * 2;
+}
+
+void Peers::send_own(Rows tile, const Buffers &rows, cudaStream_t stream) {
+  const Rows own = own_rows(tile, group_.rank);
+  const int64_t row = int64_t{2} * hidden_;
+  for (int step = 1; step < group_.ranks; step++) {
+    const auto to = static_cast<size_t>((group_.rank + step) % group_.ranks);
+    device_.check(cudaMemcpyAsync(rows[to] + own.begin * row, rows[static_cast<size_t>(group_.rank)] + own.begin * row,
+                                  static_cast<size_t>(own.count * row), cudaMemcpyDefault, stream),
+                  summing);
+  }
+}
+
+cudaEvent_t Peers::exchange(int place, Rows tile, const Buffers *results, const Add &add) {
+  const Event &before = events_[next_event_++ % events_kept], &after = events_[next_event_++ % events_kept];
+  device_.check(cudaEventRecord(before.get(), device_.stream()), summing);
+  device_.check(cudaStreamWaitEvent(stream_, before.get(), 0), summing);
+  for (int step = 1; step < group_.ranks; step++) {
+    const int to = (group_.rank + step) % group_.ranks;
+    const Rows theirs = own_rows(tile, to);
+    device_.check(cudaMemcpyAsync(received(to, group_.rank, place, tile), part(place, theirs.begin),
+                                  static_cast<size_t>(theirs.count) * static_cast<size_t>(hidden_) * 2, cudaMemcpyDefault, stream_),
+                  summing);
+  }
+  launch_meet(group_, 1, stream_);
+  const Rows own = own_rows(tile, group_.rank);
+  PeerRows mine = parts(place, own.begin, own.count);
+  for (int rank = 0; rank < group_.ranks; rank++)
+    if (rank != group_.rank) mine.rows[rank] = reinterpret_cast<uint4 *>(received(group_.rank, rank, place, tile));
+  add(mine, own, stream_);
+  if (results != nullptr) {
+    send_own(tile, *results, stream_);
+    launch_meet(group_, 1, stream_);
+  }
+  device_.check_launch(summing);
+  device_.check(cudaEventRecord(after.get(), stream_), summing);
+  return after.get();
+}
+
+void Peers::wait(cudaEvent_t exchanged) { device_.check(cudaStreamWaitEvent(device_.stream(), exchanged, 0), "wait for a sum over devices"); }
+
+void Peers::gather(std::span<const Rows> tiles, const Buffers &rows) {
+  for (const Rows &tile : tiles) send_own(tile, rows, device_.stream());
+  meet();
 }
 
 void Peers::meet() {
@@ -133,7 +186,7 @@ void Peers::meet() {
   device_.check_launch("meet devices");
 }
 
-std::vector<std::byte *> Peers::share(std::byte *own) {
+Peers::Buffers Peers::share(std::byte *own) {
   const Shard &shard = ranks_->shard();
   auto *const all = ranks_->window_of<std::byte *>(static_cast<size_t>(shard.size));
   all[shard.rank] = own;
@@ -144,7 +197,7 @@ std::vector<std::byte *> Peers::share(std::byte *own) {
 void Peers::check() {
   const volatile PeerControl *control = group_.control;
   if (control->missed != 0 || control->given_up != 0) {
-    device_.lose("sum over devices", text("rank ", group_.rank, " of ", group_.ranks,
+    device_.lose(summing, text("rank ", group_.rank, " of ", group_.ranks,
                                           ": another device did not come to a sum, so what was computed is worth nothing"));
   }
 }

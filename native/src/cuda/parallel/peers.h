@@ -1,11 +1,16 @@
 // The devices of a tensor-parallel group as one of them sees the others: memory that all may read, and sums over it.
 //
-// Sums of many rows run on a stream of their own, beside the products of other rows; those of few, as in decoding, in line.
+// Sums of few rows, as in decoding, are made in line, by every rank. Many rows are shared out: a rank adds up its own ones and computes what
+// follows them, a norm for one, for all. That is under way on a stream of its own, beside the products of other rows; copy engines carry the
+// rows, so that no multiprocessor is taken from the products.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
+#include "backend.h"
 #include "cuda/backend/device.h"
 #include "cuda/parallel/peer_sum.h"
 #include "parallel/communicator.h"
@@ -16,8 +21,10 @@ class Peers {
  public:
   // Rows up to so many are summed in line.
   static constexpr int few_rows = 512;
+  // A buffer of rows on every device: those of this rank and of the others.
+  using Buffers = std::vector<std::byte *>;
   // Bytes that it takes for rows of a step.
-  static size_t bytes(int rows, int hidden);
+  static size_t bytes(int ranks, int rows, int hidden);
 
   // By all ranks at once. Fails with UP_DEVICE_LOST where devices cannot read each other's memory.
   Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int hidden);
@@ -30,23 +37,28 @@ class Peers {
   // Row `row` of this rank's part of a sum. `place` 0 and 1 take turns.
   uint16_t *part(int place, int row) const;
 
-  struct Sum {
-    const uint16_t *rows;
-    cudaEvent_t ready;  // null: in line
-  };
-  // The sum over ranks of rows [begin, begin + count).
-  Sum sum(int place, int begin, int count);
+  // The sum over ranks of few rows, in line.
+  const uint16_t *sum(int place, Rows rows);
   // Whether so many rows are best summed in one go, which can have a norm behind it.
   bool is_in_one_go(int count) const;
   // The same sum with what follows, in line. Requires is_in_one_go(norm.rows).
   void sum_and_norm(int place, int begin, const PeerNorm &norm);
-  // The stream goes on when the sum is there.
-  void wait(const Sum &sum);
+
+  // Many rows: the parts of this rank's own rows of the tile come here, `add` launches what becomes of them, and rows of `results` that it
+  // has written go to all; null: they stay. Gives the event of all that. Requires, as a layer has it: between two exchanges of a row in
+  // one place lies one in the other place, whose parts were computed from the results of the first; then nobody overwrites what
+  // another still reads.
+  using Add = std::function<void(const PeerRows &parts, Rows own, cudaStream_t stream)>;
+  cudaEvent_t exchange(int place, Rows tile, const Buffers *results, const Add &add);
+  // The stream goes on behind an exchange.
+  void wait(cudaEvent_t exchanged);
+  // Every rank gets the others' own rows of the tiles.
+  void gather(std::span<const Rows> tiles, const Buffers &rows);
 
   // What all devices have launched before is seen by what is launched afterwards.
   void meet();
-  // The same address of every rank, each in its own memory; by all ranks at once.
-  std::vector<std::byte *> share(std::byte *own);
+  // The same buffer of every rank, each in its own memory; by all ranks at once.
+  Buffers share(std::byte *own);
 
   // Fails with UP_DEVICE_LOST once a device has waited in vain.
   void check();
@@ -58,14 +70,21 @@ class Peers {
 
  private:
   PeerRows parts(int place, int begin, int count) const;
+  Rows own_rows(Rows tile, int rank) const;
+  // Where `receiver` has the part of the `sender` of its own rows of a tile.
+  std::byte *received(int receiver, int sender, int place, Rows tile) const;
+  void send_own(Rows tile, const Buffers &rows, cudaStream_t stream);
 
   Device &device_;
   std::shared_ptr<Communicator> ranks_;
   const int hidden_;
   DeviceBuffer parts_[2], few_, flags_, launches_;
+  DeviceBuffer received_[2];  // [ranks − 1][received_rows_]: what the others have of own rows, in the order of their numbers
+  const int received_rows_;
   std::shared_ptr<PinnedBuffer> control_;  // of all ranks
   PeerGroup group_;
   uint4 *rows_[2][most_peers] = {};
+  std::byte *received_of_[2][most_peers] = {};
   cudaStream_t stream_ = nullptr;
   std::vector<Event> events_;
   size_t next_event_ = 0;
