@@ -62,7 +62,8 @@ describe("bench ops", () => {
       copyTeraBytes: 3,
       keyTeraBytes: 0.5,
       decodeRowMicros: 4,
-      mixedMicros: 150,
+      mixedMicros: 400,
+      mixedRowMicros: 9,
       selectionMicros: 60,
       scoreTeraFlops: 3,
       stepMicros: 900,
@@ -79,6 +80,7 @@ describe("bench ops", () => {
     near(calibration.keyTeraBytes, known.keyTeraBytes!, 0.02)
     near(calibration.decodeRowMicros, known.decodeRowMicros!, 0.3)
     near(calibration.mixedMicros, known.mixedMicros!, 0.3)
+    near(calibration.mixedRowMicros, known.mixedRowMicros!, 0.1)
     near(calibration.selectionMicros, known.selectionMicros!, 0.05)
     near(calibration.scoreTeraFlops, known.scoreTeraFlops!, 0.05)
     near(calibration.itemMicros, known.itemMicros, 0.4)

@@ -26,8 +26,10 @@ export interface Calibration {
   readonly keyTeraBytes?: number | undefined
   /** Added by each row that decodes, its sampling for one, µs. */
   readonly decodeRowMicros?: number | undefined
-  /** Added to a step that both decodes and prefills: what decode rows take more where they are not alone, µs. */
+  /** Added to a step that both decodes and prefills: what decoding takes more where it is not alone, µs. */
   readonly mixedMicros?: number | undefined
+  /** Added to such a step by each row that decodes, µs. */
+  readonly mixedRowMicros?: number | undefined
   /** What a selection takes beside its scores, until the host has read it, µs. */
   readonly selectionMicros?: number | undefined
   /** Rate of scoring, 10¹² FLOP per second; as the attention of the fewest tokens where nothing is said. */
@@ -74,7 +76,7 @@ type Fields = Readonly<Record<string, unknown>>
 const needed = ["format", "version", "device", "source", "note", "gemm", "attention", "copyTeraBytes"] as const
 /** Numbers that may be missing: rates above 0, and times of at least 0. */
 const rates = ["keyTeraBytes", "scoreTeraFlops"] as const
-const times = ["layerMicros", "decodeRowMicros", "mixedMicros", "selectionMicros"] as const
+const times = ["layerMicros", "decodeRowMicros", "mixedMicros", "mixedRowMicros", "selectionMicros"] as const
 const known: ReadonlyArray<string> = [...needed, ...rates, ...times, "fittedTo", "stepMicros", "itemMicros", "links"]
 
 /** Checks a parsed JSON value. Fails with {@link CalibrationError} naming the field. */

@@ -53,6 +53,7 @@ export class DeviceCostModel implements CostModel {
   private readonly stepTime: number
   private readonly itemTime: number
   private readonly mixedTime: number
+  private readonly mixedRowTime: number
   /** Expected number of distinct experts that r rows pass, for r = 0 … maxRowsPerStep. */
   private readonly distinctExperts: Float64Array
   /**
@@ -81,6 +82,7 @@ export class DeviceCostModel implements CostModel {
     this.stepTime = calibration.stepMicros
     this.itemTime = calibration.itemMicros
     this.mixedTime = calibration.mixedMicros ?? 0
+    this.mixedRowTime = calibration.mixedRowMicros ?? 0
     const { experts = 0, topK = 0 } = work[0] ?? {}
     this.distinctExperts = expectedExperts(experts, topK, costs.maxRowsPerStep)
   }
@@ -102,7 +104,7 @@ export class DeviceCostModel implements CostModel {
       }
       return Math.ceil(micros)
     }
-    if (items > 0 && decodeRows > 0) micros += this.mixedTime
+    if (items > 0 && decodeRows > 0) micros += this.mixedTime + decodeRows * this.mixedRowTime
     for (let s = 0; s < segments; s++) {
       const onlyDecodes = isKnown && rows[s] === 0 && scoredRows[s] === 0
       micros += !onlyDecodes ? this.segment(load, s) : decodeRows > 0 ? this.decodes(load, s) : 0
@@ -161,7 +163,10 @@ export class DeviceCostModel implements CostModel {
     const terms: Array<StepTerm> = [
       { name: "launches and host work of any step", micros: calibration.stepMicros },
       { name: `${load.items} prefill items`, micros: load.items * calibration.itemMicros },
-      { name: "decoding beside prefill", micros: load.items > 0 && load.decodeRows > 0 ? this.mixedTime : 0 },
+      {
+        name: "decoding beside prefill",
+        micros: load.items > 0 && load.decodeRows > 0 ? this.mixedTime + load.decodeRows * this.mixedRowTime : 0,
+      },
     ]
     for (let s = 0; s < work.length; s++) {
       let sum = 0

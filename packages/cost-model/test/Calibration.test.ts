@@ -19,6 +19,7 @@ const file: Calibration = {
   keyTeraBytes: 1.5,
   decodeRowMicros: 3,
   mixedMicros: 1,
+  mixedRowMicros: 1,
   selectionMicros: 40,
   scoreTeraFlops: 100,
   links: [link],

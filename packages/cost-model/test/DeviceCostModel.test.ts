@@ -100,6 +100,7 @@ describe("a step's cost", () => {
       keyTeraBytes: 2.5e-5,
       decodeRowMicros: 5,
       mixedMicros: 12,
+      mixedRowMicros: 6,
       selectionMicros: 40,
       scoreTeraFlops: 2e-6,
     }
@@ -109,7 +110,7 @@ describe("a step's cost", () => {
     // A scored row takes 10 µs, the selection 40.
     expect(micros({ rows: [1, 0], scoredRows: [3, 0] }, own)).toBe(7 + 3 + 100 + 30 + 40)
     // Beside prefill, too.
-    expect(micros({ decodeRows: 2, rows: [40, 0] }, own)).toBe(7 + 3 + 440 + 200 + 10 + 12)
+    expect(micros({ decodeRows: 2, rows: [40, 0] }, own)).toBe(7 + 3 + 440 + 200 + 10 + 12 + 12)
   })
 
   it("of a device that computes a key more slowly than it reads it is the computing", () => {
@@ -164,7 +165,7 @@ describe("a step's cost", () => {
   })
   const sparse = { rowExpertBytes: 700, decodeExpertBytes: 700, experts: 16, topK: 2, rowElementBytes: 90 }
   const busy = new DeviceCostModel(
-    costsOf(sparse, { layerMicros: 9, decodeRowMicros: 3, mixedMicros: 8, selectionMicros: 11 }),
+    costsOf(sparse, { layerMicros: 9, decodeRowMicros: 3, mixedMicros: 8, mixedRowMicros: 2, selectionMicros: 11 }),
   )
 
   test.prop([works, works])("never falls with more work, and is the sum of its terms", (some, more) => {

@@ -25,7 +25,7 @@ const copyBytes = 1 << 30
 /** Decode steps that are looked at, after those that warm up. */
 const decodeSteps = { warmUp: 4, timed: 12 } as const
 /** Rows that decode while a prompt is computed, and the rows of both: as many as fill a device's tiles, as in the steps that a scheduler makes. */
-const beside = { decodes: 8, rows: [64, 512, 2048] } as const
+const beside = { decodes: [8, 32, 96], rows: [64, 512, 2048] } as const
 /** Selections are differences of steps: these need more of them. */
 const leastSelections = 7
 /** Rows that decode at a time, and what they have behind them. */
@@ -267,23 +267,25 @@ const makeMeasure = (probe: StepProbe, iterations: number, longest: number, drop
 
   const mixed = Effect.gen(function* () {
     const steps: Array<TimedStep> = []
-    if (info.slots <= beside.decodes) return steps
-    const { grow, end } = yield* start(beside.decodes, contexts[0], 0)
-    for (const rows of beside.rows.filter((all) => all <= most).map((all) => all - beside.decodes)) {
-      steps.push(
-        yield* repeated(
-          Effect.gen(function* () {
-            grow()
-            yield* probe.open(beside.decodes, rows, false)
-            probe.item(beside.decodes, 0, rows)
-            const { load, deviceMicros } = yield* probe.run
-            probe.close([beside.decodes])
-            return { load, micros: deviceMicros }
-          }),
-        ),
-      )
+    for (const decodes of beside.decodes) {
+      if (info.slots <= decodes || decodes * probe.slabsOf(2 * contexts[0], false) > probe.freeSlabs / 2) break
+      const { grow, end } = yield* start(decodes, contexts[0], 0)
+      for (const rows of beside.rows.filter((all) => all > decodes && all <= most).map((all) => all - decodes)) {
+        steps.push(
+          yield* repeated(
+            Effect.gen(function* () {
+              grow()
+              yield* probe.open(decodes, rows, false)
+              probe.item(decodes, 0, rows)
+              const { load, deviceMicros } = yield* probe.run
+              probe.close([decodes])
+              return { load, micros: deviceMicros }
+            }),
+          ),
+        )
+      }
+      yield* end
     }
-    yield* end
     return steps
   })
 

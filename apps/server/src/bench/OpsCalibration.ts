@@ -104,7 +104,10 @@ export const calibrationFrom = (measured: OpsMeasurements, costs: FitCosts): Cal
     Math.max(0, middle(steps.map(({ load, micros }) => (micros - predicted(load)) / each(load))))
   const several = measured.decode.filter(({ load }) => load.decodeRows > 1)
   calibration = { ...calibration, decodeRowMicros: over(several, ({ decodeRows }) => decodeRows) }
-  calibration = { ...calibration, mixedMicros: over(measured.mixed, () => 1) }
+  calibration = {
+    ...calibration,
+    ...mixedTimes(measured.mixed.map(({ load, micros }) => [load.decodeRows, micros - predicted(load)])),
+  }
   return { ...calibration, ...selectionTimes(measured.selection, costs) }
 }
 
@@ -166,6 +169,21 @@ const attentionCurve = (
     at: Math.max(1, Math.round((2 * load.pairs[0]!) / load.rows[0]! - 1)),
     teraFlops: rates[i]!,
   }))
+}
+
+/** What steps take more that decode beside a prompt, by their decode rows: the line through the medians. */
+const mixedTimes = (
+  excess: ReadonlyArray<readonly [decodeRows: number, micros: number]>,
+): Pick<Calibration, "mixedMicros" | "mixedRowMicros"> => {
+  const points = [...new Set(excess.map(([rows]) => rows))].map((rows) => {
+    const micros = excess.filter((one) => one[0] === rows).map((one) => one[1])
+    return [rows, Math.max(0, middle(micros))] as const
+  })
+  const mixedRowMicros = slopeOf(points) ?? 0
+  return {
+    mixedMicros: Math.max(0, middle(points.map(([rows, micros]) => micros - mixedRowMicros * rows))),
+    mixedRowMicros,
+  }
 }
 
 /** Time of a selection whatever its rows, and the rate of its scores. */
