@@ -83,6 +83,8 @@ def shapes(c, quick):
         c.prefill([5000], [5000], 8, 2, 128, bf16, 64, "causal")
         c.prefill([20000, 3], [1000, 3], 8, 2, 128, bf16, 64, "subset")
         c.prefill([131072], [64], 32, 8, 128, bf16, 64, "causal")
+        c.prefill([19500], [3072], 64, 16, 128, bf16, 64, "causal")  # the last items are divided
+        c.prefill([10400, 10300], [1100, 1000], 32, 2, 256, bf16, 64, "causal")
         c.prefill([60000, 40000] + [300] * 20, [192, 64] + [100] * 20, 32, 8, 128, bf16, 64, "causal")
         c.prefill([20000, 3], [1000, 3], 8, 2, 128, bf16, 64, "subset", density=0.25)
         c.decode([0] * 9, [20000] + [5000] * 8, 32, 8, 128, bf16, 64)

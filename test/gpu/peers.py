@@ -3,7 +3,8 @@
 usage: peers.py [--transformers] [--json FILE] [LENGTH ...]
 
 For every length: one layer as the sum of its library calls (cuBLAS matrix products, cuDNN causal attention, a fused SiLU·mul),
-each the median of device events, times 32. With --transformers also the time to the first token of Hugging Face transformers:
+each the median of device events by itself, times 32; and the calls of 32 layers in a row, as a prompt makes them: under load a card
+lowers its clocks, which calls that are timed one by one do not show. With --transformers also the time to the first token of Hugging Face transformers:
 SDPA pinned to cuDNN, random weights of the same shape, the logits of the last row alone. Random data, bf16, batch 1.
 """
 
@@ -44,40 +45,61 @@ def silu_mul(both, out, inner, BLOCK: tl.constexpr):
     tl.store(out + row * inner + at, (gate * tl.sigmoid(gate) * up).to(tl.bfloat16), at < inner)
 
 
-def layer_sum(length):
-    """Milliseconds of each part of a layer. Long prompts are multiplied in pieces of 16,384 rows, as an engine would."""
+def layer_calls(length):
+    """The library calls of a layer by name. Long prompts are multiplied in pieces of 16,384 rows, as an engine would."""
     normal = lambda *shape: torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
     rows = min(length, 16384)
-    repeats = 20 if length <= 16384 else 6
-    parts = {}
-    for name, outputs, inputs in (
-        ("qkv", (HEADS + 2 * KV_HEADS) * DIM, HIDDEN),
-        ("o", HIDDEN, HEADS * DIM),
-        ("gate+up", 2 * INNER, HIDDEN),
-        ("down", HIDDEN, INNER),
-    ):
+
+    def product(outputs, inputs):
         x, w = normal(rows, inputs), normal(outputs, inputs) / inputs**0.5
         out = torch.empty(rows, outputs, device="cuda", dtype=torch.bfloat16)
 
-        def products():
+        def call():
             for _ in range(length // rows):
                 torch.mm(x, w.t(), out=out)
 
-        parts[name] = device_ms(products, repeats)
-        del x, w, out
-    both, activated = normal(rows, 2 * INNER), torch.empty(rows, INNER, device="cuda", dtype=torch.bfloat16)
+        return call
 
-    def activations():
-        for _ in range(length // rows):
-            silu_mul[(rows, triton.cdiv(INNER, 2048))](both, activated, INNER, BLOCK=2048)
+    def activation():
+        both, activated = normal(rows, 2 * INNER), torch.empty(rows, INNER, device="cuda", dtype=torch.bfloat16)
 
-    parts["silu·mul"] = device_ms(activations, repeats)
-    del both, activated
-    q, k, v = normal(1, HEADS, length, DIM), normal(1, KV_HEADS, length, DIM), normal(1, KV_HEADS, length, DIM)
-    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        attend = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        parts["attention"] = device_ms(attend, repeats)
-    return parts
+        def call():
+            for _ in range(length // rows):
+                silu_mul[(rows, triton.cdiv(INNER, 2048))](both, activated, INNER, BLOCK=2048)
+
+        return call
+
+    def attention():
+        q, k, v = normal(1, HEADS, length, DIM), normal(1, KV_HEADS, length, DIM), normal(1, KV_HEADS, length, DIM)
+
+        def call():
+            with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+                F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+        return call
+
+    return {
+        "qkv": product((HEADS + 2 * KV_HEADS) * DIM, HIDDEN),
+        "attention": attention(),
+        "o": product(HIDDEN, HEADS * DIM),
+        "gate+up": product(2 * INNER, HIDDEN),
+        "silu·mul": activation(),
+        "down": product(HIDDEN, INNER),
+    }
+
+
+def library_ms(length):
+    """Milliseconds of each call of a layer by itself, and of the calls of all layers in a row."""
+    calls = layer_calls(length)
+    repeats = 20 if length <= 16384 else 6
+    parts = {name: device_ms(call, repeats) for name, call in calls.items()}
+
+    def in_a_row():
+        for _ in range(LAYERS):
+            for call in calls.values():
+                call()
+
+    return parts, device_ms(in_a_row, 5 if length < 100000 else 2, 1)
 
 
 def transformers_model():
@@ -113,13 +135,13 @@ def main():
     del a, b
     print(f"{out['device']}: copy {out['copyTbs']} TB/s, torch {out['torch']}, cuDNN {out['cudnn']}", flush=True)
     for length in lengths:
-        parts = layer_sum(length)
+        parts, in_a_row = library_ms(length)
         total = LAYERS * sum(parts.values())
         clock, power = subprocess.run(
             ["nvidia-smi", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader"], capture_output=True, text=True
         ).stdout.strip().split(", ")
-        out["lengths"][length] = {"layer": {name: round(ms, 3) for name, ms in parts.items()}, "librarySumMs": round(total, 1)}
-        print(f"{length:7} tokens: library sum {total:9.1f} ms; " + ", ".join(f"{n} {ms:.3f}" for n, ms in parts.items()), clock, power, flush=True)
+        out["lengths"][length] = {"layer": {name: round(ms, 3) for name, ms in parts.items()}, "librarySumMs": round(total, 1), "libraryInARowMs": round(in_a_row, 1)}
+        print(f"{length:7} tokens: library sum {total:9.1f} ms, in a row {in_a_row:9.1f} ms; " + ", ".join(f"{n} {ms:.3f}" for n, ms in parts.items()), clock, power, flush=True)
     if options.transformers:
         torch.cuda.empty_cache()
         model = transformers_model()

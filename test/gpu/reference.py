@@ -12,16 +12,16 @@ def attention(q, k, v, lo, hi, scale, soft_cap=0.0, seen=None):
     """q [rows, heads, d], k and v [keys, kv_heads, d], lo and hi [rows] inclusive; seen [kv_heads, rows, keys] lets keys through."""
     rows, heads, _ = q.shape
     group = heads // k.shape[1]
-    k = k.double().repeat_interleave(group, 1)
-    v = v.double().repeat_interleave(group, 1)
-    scores = capped(torch.einsum("qhd,khd->hqk", q.double(), k), scale, soft_cap)
     key = torch.arange(k.shape[0], device=q.device)
     visible = (key >= lo[:, None]) & (key <= hi[:, None])
-    if seen is not None:
-        visible = visible & seen.repeat_interleave(group, 0)
-    scores = scores.masked_fill(~visible, float("-inf"))
-    shares = torch.softmax(scores, -1).nan_to_num(0.0)
-    return torch.einsum("hqk,khd->qhd", shares, v)
+    out = []
+    for kv_head in range(k.shape[1]):
+        own = q[:, kv_head * group : (kv_head + 1) * group].double()
+        scores = capped(torch.einsum("qhd,kd->hqk", own, k[:, kv_head].double()), scale, soft_cap)
+        hidden = ~visible if seen is None else ~(visible & seen[kv_head])
+        shares = torch.softmax(scores.masked_fill_(hidden, float("-inf")), -1).nan_to_num_(0.0)
+        out.append(torch.einsum("hqk,kd->qhd", shares, v[:, kv_head].double()))
+    return torch.cat(out, 1)
 
 
 def block_masses(q, k, block, scale, soft_cap=0.0):

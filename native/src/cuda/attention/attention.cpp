@@ -23,7 +23,7 @@ struct PrefillLayout {
 PrefillLayout layout(const up_prefill_attention &p) {
   PrefillLayout l{};
   l.counts = aligned((static_cast<size_t>(p.requests) + 1) * sizeof(int));
-  l.items = l.counts + aligned(3 * sizeof(int));
+  l.items = l.counts + aligned(4 * sizeof(int));
   l.joins = l.items + aligned(static_cast<size_t>(prefill_item_capacity(p)) * sizeof(PrefillItem));
   const auto parts = static_cast<size_t>(prefill_part_capacity(p));
   const size_t rows = parts * static_cast<size_t>(p.heads) * kPrefillRows;

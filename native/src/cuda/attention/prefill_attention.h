@@ -30,7 +30,7 @@ struct PrefillJoin {
 
 struct PrefillSchedule {
   int *starts;  // [requests + 1] blocks of rows before a request
-  int *counts;  // {items, next item to take, joins}
+  int *counts;  // {items, next item to take, joins, items before those that come last}
   PrefillItem *items;
   PrefillJoin *joins;
   float *partial;  // [parts, heads, 128, head_dim]

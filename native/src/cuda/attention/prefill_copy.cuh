@@ -145,7 +145,7 @@ __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const Pre
   using Copy = PrefillCopy<D, Sparse>;
   constexpr int kHalves = Shape::kKeys / 64;
   const int lane = threadIdx.x % 32;
-  const int items = a.schedule.counts[0];
+  const int last = a.schedule.counts[0] - a.schedule.counts[3], items = a.schedule.counts[3];
   Ring<2> task;
   Ring<Shape::kStages> stage;
   uint32_t queries_parity = 0, tail_parity = 0;
@@ -155,16 +155,17 @@ __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const Pre
     index = __shfl_sync(~0u, index, 0);
     barrier_wait(&shared.task_empty[task.slot], task.parity ^ 1);
     // KV-head-major, so that the blocks at work share keys and values in the second-level cache.
-    const int per_kv_head = items * a.group;
-    const int kv_head = per_kv_head == 0 ? a.heads : index / per_kv_head;
-    const int rest = per_kv_head == 0 ? 0 : index % per_kv_head;
-    const bool done = kv_head * a.group >= a.heads;
-    const int head = kv_head * a.group + rest % a.group;
+    const bool is_last = index >= items * a.heads;
+    const int of_order = is_last ? index - items * a.heads : index % (items * a.group);
+    const bool done = is_last && of_order >= last * a.heads;
+    const int head = is_last ? of_order % a.heads : index / (items * a.group) * a.group + of_order % a.group;
+    const int kv_head = head / a.group;
+    const int item_index = is_last ? items + of_order / a.heads : of_order / a.group;
     // The item stays in shared memory for this warp too, whose registers are few.
     auto &current = shared.tasks[task.slot];
     const PrefillItem &item = current.item;
     if (lane == 0) {
-      if (!done) current.item = a.schedule.items[rest / a.group];
+      if (!done) current.item = a.schedule.items[item_index];
       current.head = done ? -1 : head;
     }
     __syncwarp();

@@ -8,14 +8,10 @@ namespace {
 
 constexpr int kJoinRows = 8;  // of a block, a warp each
 
+// One row of one head, by one warp.
 template <class T, int D>
-__global__ void __launch_bounds__(32 * kJoinRows) prefill_join(const PrefillSchedule schedule, T *output, int64_t row_stride,
-                                                               int64_t head_stride, int heads) {
+__device__ void join_row(const PrefillSchedule &schedule, const PrefillJoin &join, int row, int head, int heads, int lane, T *output) {
   constexpr int kColumns = D / 32;  // of a lane
-  if (static_cast<int>(blockIdx.z) >= schedule.counts[2]) return;
-  const PrefillJoin join = schedule.joins[blockIdx.z];
-  const int row = blockIdx.x * kJoinRows + threadIdx.x / 32, head = blockIdx.y, lane = threadIdx.x % 32;
-  if (row >= join.rows) return;
   const auto place = [&](int part) { return (static_cast<int64_t>(join.first_part + part) * heads + head) * kPrefillRows + row; };
 
   float top = negative_infinity();
@@ -36,14 +32,27 @@ __global__ void __launch_bounds__(32 * kJoinRows) prefill_join(const PrefillSche
     }
   }
   const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-  auto *target = reinterpret_cast<uint32_t *>(output + (join.first_row + row) * row_stride + head * head_stride + lane * kColumns);
+  auto *target = reinterpret_cast<uint32_t *>(output + lane * kColumns);
 #pragma unroll
   for (int i = 0; i < kColumns; i += 2) target[i / 2] = Element<T>::pack(values[i] * inverse, values[i + 1] * inverse);
 }
 
 template <class T, int D>
+__global__ void __launch_bounds__(32 * kJoinRows) prefill_join(const PrefillSchedule schedule, T *output, int64_t row_stride,
+                                                               int64_t head_stride, int heads) {
+  const int row = blockIdx.x * kJoinRows + threadIdx.x / 32, head = blockIdx.y, lane = threadIdx.x % 32;
+  const int joins = schedule.counts[2];
+  for (int i = 0; i < joins; ++i) {
+    const PrefillJoin join = schedule.joins[i];
+    if (row >= join.rows) continue;
+    T *const target = output + (join.first_row + row) * row_stride + head * head_stride;
+    join_row<T, D>(schedule, join, row, head, heads, lane, target);
+  }
+}
+
+template <class T, int D>
 void launch(const up_prefill_attention &p, const PrefillSchedule &schedule, cudaStream_t stream) {
-  const dim3 grid(kPrefillRows / kJoinRows, p.heads, static_cast<unsigned>(prefill_part_capacity(p) / 2));
+  const dim3 grid(kPrefillRows / kJoinRows, p.heads);
   prefill_join<T, D><<<grid, 32 * kJoinRows, 0, stream>>>(schedule, static_cast<T *>(p.output), p.output_row_stride,
                                                           p.output_head_stride, p.heads);
 }

@@ -1,6 +1,9 @@
 // Work items of prefill attention, longest first: one block counts the blocks of rows of every request, decides how long an item
 // may be, sorts the items by their number of key tiles (counting sort) and writes them out. Equal items end in any order, and
 // parts lie where they come first; no result depends on it.
+//
+// Where even the shortest items are long, multiprocessors would end up to one of them apart. The last few are then divided, and
+// come behind those of all heads.
 #include "cuda/attention/prefill_attention.h"
 
 namespace up::cuda {
@@ -12,6 +15,8 @@ constexpr int kBuckets = 1024;
 constexpr int kPartsPerMultiprocessor = 4;
 constexpr int kLeastTiles = 4;  // of a part
 constexpr int kItemTiles = 2;   // what beginning and ending an item costs, in tiles
+constexpr int kLastParts = 4;   // that each of the last items is divided in
+constexpr int kLongTiles = 128;  // items of fewer tiles are not worth dividing to end together
 
 struct Parameters {
   const int32_t *row_starts, *lo, *hi;
@@ -109,11 +114,21 @@ __device__ int longest_item(const Parameters &p, const int *tiles, int blocks, i
   return static_cast<int>(found);
 }
 
+// How many items to divide so that multiprocessors end together: the shortest ones, where all are long.
+__device__ int last_items(const Parameters &p, const int *tiles, int blocks, int *least) {
+  if (threadIdx.x == 0) *least = INT32_MAX;
+  __syncthreads();
+  for (int i = threadIdx.x; i < blocks; i += kThreads) atomicMin(least, tiles[i]);
+  __syncthreads();
+  const int items = p.part_capacity / kLastParts;
+  return *least >= kLongTiles && items < blocks ? items : 0;
+}
+
 __global__ void __launch_bounds__(kThreads) prefill_schedule(const Parameters p) {
   __shared__ int scratch[32];
   __shared__ int buckets[kBuckets];
   __shared__ int64_t best[32];
-  __shared__ int next_part, next_join;
+  __shared__ int next_part, next_join, least;
   const int thread = threadIdx.x;
 
   int before = 0;
@@ -138,7 +153,7 @@ __global__ void __launch_bounds__(kThreads) prefill_schedule(const Parameters p)
 
   // Where there are more blocks of rows than this, they keep the device busy as they are.
   const int most = (p.max_key_rows + p.tile_keys - 1) / p.tile_keys;
-  int longest = max(most, 1);
+  int longest = max(most, 1), last = 0;
   if (p.part_capacity > 0 && blocks <= kBuckets) {
     for (int i = thread; i < blocks; i += kThreads) {
       const PrefillItem item = make_item(p, i);
@@ -147,12 +162,17 @@ __global__ void __launch_bounds__(kThreads) prefill_schedule(const Parameters p)
     __syncthreads();
     longest = longest_item(p, buckets, blocks, best);
     __syncthreads();
+    int longest_block = 0;
+    for (int i = thread; i < blocks; i += kThreads) longest_block = max(longest_block, buckets[i]);
+    if (__syncthreads_or(longest_block > longest) == 0) last = last_items(p, buckets, blocks, &least);
+    __syncthreads();
   }
   buckets[thread] = 0;
   if (thread == 0) next_part = next_join = 0;
   __syncthreads();
 
   int items = 0;
+  const int divided_from = last == 0 ? INT32_MAX : blocks - last;
   for (int pass = 0; pass < 2; ++pass) {
     for (int i = thread; i < blocks; i += kThreads) {
       PrefillItem item = make_item(p, i);
@@ -169,7 +189,19 @@ __global__ void __launch_bounds__(kThreads) prefill_schedule(const Parameters p)
         item.part = parts > 1 ? first_part + part : -1;
         const int bucket = static_cast<int>(static_cast<int64_t>(max(most - (item.tile_end - item.tile_begin), 0)) * (kBuckets - 1) / max(most, 1));
         const int place = atomicAdd(&buckets[bucket], 1);
-        if (pass == 1) p.schedule.items[place] = item;
+        if (pass == 0) continue;
+        if (place < divided_from) {
+          p.schedule.items[place] = item;
+          continue;
+        }
+        const int nth = place - divided_from, share = (tiles + kLastParts - 1) / kLastParts;
+        p.schedule.joins[nth] = {item.first_row, item.rows, nth * kLastParts, kLastParts};
+        for (int piece = 0; piece < kLastParts; ++piece) {
+          item.tile_begin = min(begin + piece * share, begin + tiles);
+          item.tile_end = min(item.tile_begin + share, begin + tiles);
+          item.part = nth * kLastParts + piece;
+          p.schedule.items[divided_from + item.part] = item;
+        }
       }
     }
     __syncthreads();
@@ -182,9 +214,10 @@ __global__ void __launch_bounds__(kThreads) prefill_schedule(const Parameters p)
     __syncthreads();
   }
   if (thread == kThreads - 1) {
-    p.schedule.counts[0] = items;
+    p.schedule.counts[0] = items + last * (kLastParts - 1);
     p.schedule.counts[1] = 0;
-    p.schedule.counts[2] = next_join;
+    p.schedule.counts[2] = next_join + last;
+    p.schedule.counts[3] = last == 0 ? items : divided_from;
   }
 }
 
