@@ -91,7 +91,7 @@ describe("bench ops", () => {
   it("measures every operation on the CPU", async () => {
     const { report, calibration } = await run({ executor: "cpu", "input-len": 1024, "max-num-seqs": 9 })
     expect(calibration.source).toBe("measured")
-    expect(calibration.gemm.map(({ at }) => at)).toEqual([64, 128, 256, 512, 1024])
+    expect(calibration.gemm.map(({ at }) => at)).toEqual([64, 128, 256, 512, 704, 1024])
     expect(calibration.attention).toHaveLength(16)
     const operations = new Set(report.results.map(({ operation }) => operation))
     expect([...operations]).toEqual([

@@ -32,6 +32,17 @@ const leastSelections = 7
 const decodeRows = [1, 8, 32, 64, 128, 256] as const
 const contexts = [256, 2048] as const
 
+/** Powers of two fill a device's tiles best; those between them, from 512 on, as other prompts do. */
+const promptRows = (most: number): ReadonlyArray<number> => {
+  const rows: Array<number> = []
+  for (let power = 64; power <= most; power *= 2) {
+    rows.push(power)
+    const between = (power / 8) * 11
+    if (power >= 512 && between <= most) rows.push(between)
+  }
+  return rows
+}
+
 /** A measurement beside what the calibration predicts for it. */
 interface OperationRow {
   readonly operation: string
@@ -190,7 +201,7 @@ const makeMeasure = (probe: StepProbe, iterations: number, longest: number, drop
 
   const linear = Effect.gen(function* () {
     const steps: Array<TimedStep> = []
-    for (let rows = 64; rows <= most; rows *= 2) steps.push(yield* prompts(1, rows))
+    for (const rows of promptRows(most)) steps.push(yield* prompts(1, rows))
     return steps
   })
 
