@@ -198,7 +198,7 @@ void Peers::check() {
   const volatile PeerControl *control = group_.control;
   if (control->missed != 0 || control->given_up != 0) {
     device_.lose(summing, text("rank ", group_.rank, " of ", group_.ranks,
-                                          ": another device did not come to a sum, so what was computed is worth nothing"));
+                               ": another device did not come to a sum, so what was computed is worth nothing"));
   }
 }
 
