@@ -26,6 +26,9 @@ export interface StepTerm {
 /** Of a segment's decode rows: time of the matrix products, of states and sampling, of the all-reduces. */
 const decodeTerms = 3
 
+/** What the time of a segment depends on. */
+const askedTerms = 8
+
 /**
  * Step time from what a device does: for each segment the matrix products take the longer of computing and of reading the
  * weights, with decode and prefill rows sharing one reading; the other operations follow one another. A segment takes no
@@ -63,6 +66,9 @@ export class DeviceCostModel implements CostModel {
   private decodeTimes = new Float64Array()
   private decodesAreOutside = new Uint8Array()
   private known = 0
+  /** Of each segment with prefill, the load that it was predicted for last and the time: most steps are predicted several times. */
+  private readonly asked: Float64Array
+  private readonly answered: Float64Array
 
   constructor(costs: DeviceCosts) {
     const { calibration, work, link } = costs
@@ -77,6 +83,8 @@ export class DeviceCostModel implements CostModel {
       Math.max(bytes / (keyTeraBytes * 1e6), flops / this.leastAttentionRate)
     this.keyMicros = Float64Array.from(work, (one) => perKey(one.decodeKeyBytes, one.decodePairFlops))
     this.windowKeyMicros = Float64Array.from(work, (one) => perKey(one.decodeWindowKeyBytes, one.decodeWindowPairFlops))
+    this.asked = new Float64Array(work.length * askedTerms).fill(-1)
+    this.answered = new Float64Array(work.length)
     this.floors = Float64Array.from(work, (one) => one.layers * (calibration.layerMicros ?? 0))
     this.link = link === null ? null : new LinkTime(link)
     this.stepTime = calibration.stepMicros
@@ -121,6 +129,32 @@ export class DeviceCostModel implements CostModel {
   }
 
   private segment(load: StepLoad, s: number): number {
+    const { asked } = this
+    const at = s * askedTerms
+    if (
+      asked[at] === load.rows[s] &&
+      asked[at + 1] === load.pairs[s] &&
+      asked[at + 2] === load.decodeKeys[s] &&
+      asked[at + 3] === load.decodeRows &&
+      asked[at + 4] === load.entryPairs[s] &&
+      asked[at + 5] === load.scoredRows[s] &&
+      asked[at + 6] === load.windowPairs[s] &&
+      asked[at + 7] === load.decodeWindowKeys[s]
+    ) {
+      return this.answered[s]!
+    }
+    asked[at] = load.rows[s]!
+    asked[at + 1] = load.pairs[s]!
+    asked[at + 2] = load.decodeKeys[s]!
+    asked[at + 3] = load.decodeRows
+    asked[at + 4] = load.entryPairs[s]!
+    asked[at + 5] = load.scoredRows[s]!
+    asked[at + 6] = load.windowPairs[s]!
+    asked[at + 7] = load.decodeWindowKeys[s]!
+    return (this.answered[s] = this.computed(load, s))
+  }
+
+  private computed(load: StepLoad, s: number): number {
     const rows = load.rows[s]!
     if (rows === 0 && load.decodeRows === 0 && load.scoredRows[s] === 0) return 0
     let micros = this.products(load, s)

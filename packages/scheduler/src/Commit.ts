@@ -7,7 +7,7 @@ import type { Request } from "./Request.ts"
 import type { ServingState } from "./ServingState.ts"
 import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
 import { SelectionFlag, type StepResult, TokenFlag } from "./StepResult.ts"
-import { outputCharge } from "./Tenants.ts"
+import { outputCharge, type Tenant } from "./Tenants.ts"
 
 /** Takes over what a step brought. Requests that have ended meanwhile are skipped. */
 export class Commit {
@@ -78,19 +78,29 @@ export class Commit {
   tokens(plan: StepPlan, result: StepResult, actions: ActionList): void {
     const { slots } = this.state
     const { data, length } = result.tokens
+    const { tokens } = actions
+    // Rows of one tenant mostly stand side by side: its counter is touched once for all of them.
+    let tenant: Tenant | null = null
+    let charge = 0
     for (let i = 0; i < length; i += 3) {
       const request = slots.at(data[i]!)
       if (request === null) {
         throw new InvariantViolation("a token belongs to an open slot", { slot: data[i], step: plan.stepId })
       }
       if (request.endReason !== null) continue
-      request.account.tenant.served += outputCharge
+      if (request.account.tenant !== tenant) {
+        if (tenant !== null) tenant.served += charge
+        tenant = request.account.tenant
+        charge = 0
+      }
+      charge += outputCharge
       const flags = data[i + 2]!
       if (++request.progress.outputs === request.maxTokens || (flags & TokenFlag.stop) !== 0) {
-        actions.tokens.last.push(actions.tokens.length)
+        tokens.last.push(tokens.length)
       }
-      actions.tokens.push(request, data[i + 1]!, flags)
+      tokens.push(request, data[i + 1]!, flags)
     }
+    if (tenant !== null) tenant.served += charge
   }
 
   private goOn(request: Request, lastSegment: number, last: number): void {

@@ -57,6 +57,13 @@ export class IntList {
     for (let i = start; i < end; i++) this.data[this.length++] = values[i]!
   }
 
+  /** The same of a plain array: a loop over one kind of array is what V8 makes fast. */
+  pushList(values: ReadonlyArray<number>): void {
+    const at = this.extend(values.length)
+    const { data } = this
+    for (let i = 0; i < values.length; i++) data[at + i] = values[i]!
+  }
+
   /** Makes the list `count` longer and returns where the new part begins, for the caller to fill. */
   extend(count: number): number {
     const at = this.length

@@ -24,7 +24,7 @@ export interface ChunkLimits {
   /** Rows after which the chunk is cut, whatever fits: where prefill can resume. */
   readonly cut: number
   /** Whether an item of so many rows that runs on to a segment finds its memory. */
-  readonly hasMemory: (rows: number, lastSegment: number) => boolean
+  readonly hasMemory: (request: Request, rows: number, lastSegment: number) => boolean
 }
 
 /**
@@ -46,13 +46,7 @@ export const largestChunk = (
   const left = rowsLeft(request, layout, load, limits.rowsPerSegment)
   const most = wanted <= left ? wanted : roundDown(left, chunkRows)
   if (most <= 0 && remaining > 0) return null
-  const costWith = (rows: number): number => {
-    addRows(request, layout, load, rows, 1)
-    const cost = limits.measure.stepMicros(load)
-    addRows(request, layout, load, rows, -1)
-    return cost
-  }
-  const rows = mostRowsWithin(most, limits, limits.measure.stepMicros(load), costWith)
+  const rows = mostRowsWithin(request, layout, load, most, limits)
   if (rows < 0 || (rows === 0 && remaining > 0)) return null
   return { rows, lastSegment: runOn(request, layout, load, rows, limits) }
 }
@@ -137,24 +131,40 @@ const rowsLeft = (request: Request, layout: KvLayout, load: StepLoad, rowsPerSeg
   return rowsPerSegment - taken
 }
 
+/** What the step costs with so many more rows of the request. */
+const costWith = (
+  request: Request,
+  layout: KvLayout,
+  load: StepLoad,
+  rows: number,
+  { measure }: ChunkLimits,
+): number => {
+  addRows(request, layout, load, rows, 1)
+  const cost = measure.stepMicros(load)
+  addRows(request, layout, load, rows, -1)
+  return cost
+}
+
 /** Whole chunks, or all of `most`, that cost no more than the limit; −1 where not even none do. */
 const mostRowsWithin = (
+  request: Request,
+  layout: KvLayout,
+  load: StepLoad,
   most: number,
-  { most: limit }: ChunkLimits,
-  costOfNone: number,
-  costWith: (rows: number) => number,
+  limits: ChunkLimits,
 ): number => {
-  let above = costWith(most)
+  const { most: limit, measure } = limits
+  let above = costWith(request, layout, load, most, limits)
   if (above <= limit) return most
   // Whole chunks of which `low` fit and `high` do not; costs are nearly straight lines, so the guess is close.
   let low = 0
   let high = Math.ceil(most / chunkRows)
-  let below = costOfNone
+  let below = measure.stepMicros(load)
   if (below > limit || most === 0) return -1
   while (high - low > 1) {
     const guess = low + Math.floor(((limit - below) / Math.max(1, above - below)) * (high - low))
     const middle = Math.max(low + 1, Math.min(high - 1, guess))
-    const cost = costWith(middle * chunkRows)
+    const cost = costWith(request, layout, load, middle * chunkRows, limits)
     if (cost <= limit) {
       low = middle
       below = cost
@@ -176,7 +186,7 @@ const runOn = (request: Request, layout: KvLayout, load: StepLoad, rows: number,
   while (last + 1 < layout.segments.length) {
     addSegment(request, layout, load, last + 1, 1)
     const fits = load.rows[last + 1]! <= limits.rowsPerSegment && limits.measure.stepMicros(load) <= limits.most
-    if (!fits || !limits.hasMemory(rows, last + 1)) {
+    if (!fits || !limits.hasMemory(request, rows, last + 1)) {
       addSegment(request, layout, load, last + 1, -1)
       break
     }

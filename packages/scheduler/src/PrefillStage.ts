@@ -17,6 +17,8 @@ export class PrefillStage {
   private rowsPerSegment = 0
   private startSegment = -1
   private most = 0
+  private readonly hasMemory = (request: Request, rows: number, lastSegment: number): boolean =>
+    this.state.memory.canRun(request, rows, lastSegment)
   private actions: ActionList | null = null
   /** Prompts that wait may be admitted, and so many more may be refused. */
   private admitting = false
@@ -128,7 +130,7 @@ export class PrefillStage {
       rowsPerSegment: this.rowsPerSegment,
       cut:
         progress.segment === 0 ? memory.prefixes.rowsToCut(request, progress.computedRows) : Number.POSITIVE_INFINITY,
-      hasMemory: (rows, lastSegment) => memory.canRun(request, rows, lastSegment),
+      hasMemory: this.hasMemory,
     }
   }
 

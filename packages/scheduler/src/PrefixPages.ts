@@ -11,6 +11,8 @@ interface SharedTables {
   readonly whole: ReadonlyArray<number>
   readonly sliding: ReadonlyArray<number>
   readonly root: CachedPage
+  /** Scratch: the slabs of one page of the whole tables. */
+  readonly page: Array<number>
 }
 
 /** Hears what is cached and what no longer is, for those who route requests to where their prefixes are. */
@@ -65,11 +67,15 @@ export class PrefixPages {
     this.hasStates = layout.stateSlotBytes > 0
     this.resumePages = Math.max(1, Math.floor(resumeEvery / layout.pageSize))
     const tables = layout.tables.map((_, t) => t)
-    const pick = (belongs: (t: number) => boolean): SharedTables => ({
-      whole: tables.filter((t) => layout.tables[t]!.kind !== "sliding" && belongs(t)),
-      sliding: tables.filter((t) => layout.tables[t]!.kind === "sliding" && belongs(t)),
-      root: this.cache.root(),
-    })
+    const pick = (belongs: (t: number) => boolean): SharedTables => {
+      const whole = tables.filter((t) => layout.tables[t]!.kind !== "sliding" && belongs(t))
+      return {
+        whole,
+        sliding: tables.filter((t) => layout.tables[t]!.kind === "sliding" && belongs(t)),
+        root: this.cache.root(),
+        page: whole.flatMap((t) => new Array<number>(layout.tables[t]!.slabsPerPage).fill(-1)),
+      }
+    }
     this.ofDropping = pick((t) => layout.tables[t]!.segment === 0)
     this.ofDense = pick((t) => layout.tables[t]!.kind !== "carry")
   }
@@ -168,11 +174,13 @@ export class PrefixPages {
         request.holdings.cached.push(other)
         continue
       }
-      const slabs = this.pageSlabs(request, shared.whole, p)
+      const slabs = shared.page
+      let at = 0
+      for (let i = 0; i < shared.whole.length; i++) at = this.copyPage(request, shared.whole[i]!, p, slabs, at)
       // Pages that forked requests share stay theirs: they do not all use what would be published.
       if (this.isShared(slabs)) return 0
       this.retainSlabs(slabs)
-      request.holdings.cached.push(this.cache.publish(parent, key, slabs, shared.sliding.length))
+      request.holdings.cached.push(this.cache.publish(parent, key, slabs.slice(), shared.sliding.length))
       this.listener?.stored(request, p, key, p === 0 ? null : parent.key)
     }
     if (rows !== pages * pageSize || request.holdings.cached.length < pages || !this.isResumePoint(request, rows))
@@ -257,8 +265,8 @@ export class PrefixPages {
     const page = this.cache.evict()
     if (page === undefined) return -1
     this.listener?.removed(page.key)
-    plan.evictions.pushAll(page.slabs)
-    for (const slabs of page.windows) if (slabs !== null) plan.evictions.pushAll(slabs)
+    plan.evictions.pushList(page.slabs)
+    for (let w = 0; w < page.windows.length; w++) if (page.windows[w] !== null) plan.evictions.pushList(page.windows[w]!)
     return this.forget(page)
   }
 
@@ -279,7 +287,7 @@ export class PrefixPages {
   /** An evicted page's slabs are given up. Returns the state slot that comes free with it, −1 for none. */
   private forget(page: CachedPage): number {
     this.pool.drop(page.slabs)
-    for (const slabs of page.windows) if (slabs !== null) this.pool.drop(slabs)
+    for (let w = 0; w < page.windows.length; w++) if (page.windows[w] !== null) this.pool.drop(page.windows[w]!)
     const { stateSlot } = page
     if (stateSlot >= 0) this.snapshots.splice(this.snapshots.indexOf(page), 1)
     return stateSlot
@@ -306,7 +314,8 @@ export class PrefixPages {
       for (let p = this.firstPage(t, pages); p < pages; p++) {
         const page = request.holdings.cached[p]!
         if (page.windows[w] !== null || p < request.holdings.freedPages[t]!) continue
-        const slabs = this.pageSlabs(request, [t], p)
+        const slabs = new Array<number>(this.layout.tables[t]!.slabsPerPage).fill(-1)
+        this.copyPage(request, t, p, slabs, 0)
         if (kept + slabs.length > spare || this.isShared(slabs)) return kept
         this.retainSlabs(slabs)
         this.cache.addWindow(page, w, slabs)
@@ -323,26 +332,20 @@ export class PrefixPages {
 
   private retainSlabs(slabs: ReadonlyArray<number>): void {
     this.pool.retain(slabs)
-    this.pendingRetains.pushAll(slabs)
+    this.pendingRetains.pushList(slabs)
   }
 
-  /** The slabs of one page of each of some tables. */
-  private pageSlabs(request: Request, tables: ReadonlyArray<number>, page: number): Array<number> {
-    let count = 0
-    for (let i = 0; i < tables.length; i++) count += this.layout.tables[tables[i]!]!.slabsPerPage
-    const slabs = new Array<number>(count)
-    let at = 0
-    for (let i = 0; i < tables.length; i++) {
-      const t = tables[i]!
-      const { slabsPerPage } = this.layout.tables[t]!
-      const first = (page - request.holdings.freedPages[t]!) * slabsPerPage
-      const { data, length } = request.holdings.tables[t]!
-      if (first < 0 || first + slabsPerPage > length) {
-        throw new InvariantViolation("a page is published once it is held", { id: request.id, table: t, page })
-      }
-      for (let k = first; k < first + slabsPerPage; k++) slabs[at++] = data[k]!
+  /** Puts the slabs of one page of a table into `slabs` from `at` on, and returns where they end. */
+  private copyPage(request: Request, t: number, page: number, slabs: Array<number>, at: number): number {
+    const { holdings } = request
+    const { slabsPerPage } = this.layout.tables[t]!
+    const first = (page - holdings.freedPages[t]!) * slabsPerPage
+    const { data, length } = holdings.tables[t]!
+    if (first < 0 || first + slabsPerPage > length) {
+      throw new InvariantViolation("a page is published once it is held", { id: request.id, table: t, page })
     }
-    return slabs
+    for (let k = 0; k < slabsPerPage; k++) slabs[at + k] = data[first + k]!
+    return at + slabsPerPage
   }
 
   /** The first page of a sliding table that the row after `pages` pages sees. */

@@ -1,6 +1,12 @@
 import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 
+/** Slabs that come free with a step. */
+interface Draining {
+  afterStep: number
+  readonly slabs: IntList
+}
+
 /**
  * The one pool of equal slabs, and how many hold each: page tables, and the prefix cache once. A slab that its last holder
  * gives up becomes free once no planned step can still touch it: at once when the last step that did has committed,
@@ -18,7 +24,9 @@ export class SlabPool {
   private readonly lastUse = new Map<number, number>()
   /** 1 while the cache is among the holders: the slab is read-only. */
   private readonly cached: Uint8Array
-  private readonly waiting: Array<{ readonly afterStep: number; readonly slabs: IntList }> = []
+  /** Slabs that wait for steps in flight, in the order of those steps; and lists that are used again. */
+  private readonly waiting: Array<Draining> = []
+  private readonly spare: Array<Draining> = []
   private waitingCount = 0
   private committedStep = 0
 
@@ -71,12 +79,14 @@ export class SlabPool {
 
   /** The cache holds the slabs too. */
   retain(slabs: ReadonlyArray<number>): void {
+    const { holders, cached } = this
     for (let i = 0; i < slabs.length; i++) {
       const slab = slabs[i]!
-      if (this.cached[slab] === 1) throw new InvariantViolation("the cache holds a slab once", { slab })
-      this.cached[slab] = 1
+      if (cached[slab] === 1) throw new InvariantViolation("the cache holds a slab once", { slab })
+      if (holders[slab] === 0) throw new InvariantViolation("only a held slab is shared", { slab })
+      cached[slab] = 1
+      holders[slab]!++
     }
-    this.share(slabs)
   }
 
   /** The cache gives the slabs up. */
@@ -101,23 +111,50 @@ export class SlabPool {
 
   /** One holder gives up slabs first … end − 1 of a list; its steps up to `afterStep` may touch them. */
   release(slabs: Int32Array, first: number, end: number, afterStep: number): void {
+    if (this.lastUse.size > 0) this.releaseShared(slabs, first, end, afterStep)
+    else if (afterStep <= this.committedStep) this.releaseNow(slabs, first, end)
+    else this.releaseLater(slabs, first, end, afterStep)
+  }
+
+  private releaseNow(slabs: Int32Array, first: number, end: number): void {
     const { stack, holders } = this
-    const isOver = afterStep <= this.committedStep && this.lastUse.size === 0
     let top = this.freeCount
     for (let i = first; i < end; i++) {
       const slab = slabs[i]!
       const held = holders[slab]!
       if (held === 0) throw new InvariantViolation("a slab is released once", { slab })
       holders[slab] = held - 1
-      if (isOver) {
-        if (held === 1) stack[top++] = slab
-        continue
-      }
-      this.freeCount = top
-      this.releaseInFlight(slab, held - 1, afterStep)
-      top = this.freeCount
+      if (held === 1) stack[top++] = slab
     }
     this.freeCount = top
+  }
+
+  private releaseLater(slabs: Int32Array, first: number, end: number, afterStep: number): void {
+    const { holders } = this
+    const drained = this.drainingAfter(afterStep)
+    const before = drained.length
+    let at = drained.extend(end - first)
+    for (let i = first; i < end; i++) {
+      const slab = slabs[i]!
+      const held = holders[slab]!
+      if (held === 0) throw new InvariantViolation("a slab is released once", { slab })
+      holders[slab] = held - 1
+      if (held === 1) drained.data[at++] = slab
+      else this.lastUse.set(slab, afterStep)
+    }
+    drained.length = at
+    this.waitingCount += at - before
+  }
+
+  private releaseShared(slabs: Int32Array, first: number, end: number, afterStep: number): void {
+    const { holders } = this
+    for (let i = first; i < end; i++) {
+      const slab = slabs[i]!
+      const held = holders[slab]!
+      if (held === 0) throw new InvariantViolation("a slab is released once", { slab })
+      holders[slab] = held - 1
+      this.releaseInFlight(slab, held - 1, afterStep)
+    }
   }
 
   /** Frees what waited for steps up to and including `stepId`. */
@@ -125,9 +162,13 @@ export class SlabPool {
     this.committedStep = stepId
     if (this.lastUse.size > 0) for (const [slab, step] of this.lastUse) if (step <= stepId) this.lastUse.delete(slab)
     while (this.waiting.length > 0 && this.waiting[0]!.afterStep <= stepId) {
-      const { slabs } = this.waiting.shift()!
-      for (let i = 0; i < slabs.length; i++) this.stack[this.freeCount++] = slabs.data[i]!
-      this.waitingCount -= slabs.length
+      const drained = this.waiting.shift()!
+      const { data, length } = drained.slabs
+      for (let i = 0; i < length; i++) this.stack[this.freeCount + i] = data[i]!
+      this.freeCount += length
+      this.waitingCount -= length
+      drained.slabs.clear()
+      this.spare.push(drained)
     }
   }
 
@@ -145,12 +186,18 @@ export class SlabPool {
 
   private await(slab: number, afterStep: number): void {
     this.waitingCount++
-    let batch = this.waiting.find((one) => one.afterStep === afterStep)
-    if (batch === undefined) {
-      batch = { afterStep, slabs: new IntList() }
-      this.waiting.push(batch)
-      this.waiting.sort((a, b) => a.afterStep - b.afterStep)
-    }
-    batch.slabs.push(slab)
+    this.drainingAfter(afterStep).push(slab)
+  }
+
+  /** The list of slabs that come free with a step. */
+  private drainingAfter(afterStep: number): IntList {
+    const { waiting } = this
+    for (let i = waiting.length - 1; i >= 0; i--) if (waiting[i]!.afterStep === afterStep) return waiting[i]!.slabs
+    const one = this.spare.pop() ?? { afterStep, slabs: new IntList() }
+    one.afterStep = afterStep
+    waiting.push(one)
+    // Few steps are in flight.
+    waiting.sort((a, b) => a.afterStep - b.afterStep)
+    return one.slabs
   }
 }
