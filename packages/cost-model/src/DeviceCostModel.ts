@@ -66,9 +66,9 @@ export class DeviceCostModel implements CostModel {
   private decodeTimes = new Float64Array()
   private decodesAreOutside = new Uint8Array()
   private known = 0
-  /** Of each segment with prefill, the load that it was predicted for last and the time: most steps are predicted several times. */
+  /** Of each segment, the load that it was predicted for last, `[segment][term]`, and its time. */
   private readonly asked: Float64Array
-  private readonly answered: Float64Array
+  private readonly segmentMicros: Float64Array
 
   constructor(costs: DeviceCosts) {
     const { calibration, work, link } = costs
@@ -84,7 +84,7 @@ export class DeviceCostModel implements CostModel {
     this.keyMicros = Float64Array.from(work, (one) => perKey(one.decodeKeyBytes, one.decodePairFlops))
     this.windowKeyMicros = Float64Array.from(work, (one) => perKey(one.decodeWindowKeyBytes, one.decodeWindowPairFlops))
     this.asked = new Float64Array(work.length * askedTerms).fill(-1)
-    this.answered = new Float64Array(work.length)
+    this.segmentMicros = new Float64Array(work.length)
     this.floors = Float64Array.from(work, (one) => one.layers * (calibration.layerMicros ?? 0))
     this.link = link === null ? null : new LinkTime(link)
     this.stepTime = calibration.stepMicros
@@ -114,8 +114,12 @@ export class DeviceCostModel implements CostModel {
     }
     if (items > 0 && decodeRows > 0) micros += this.mixedTime + decodeRows * this.mixedRowTime
     for (let s = 0; s < segments; s++) {
-      const onlyDecodes = isKnown && rows[s] === 0 && scoredRows[s] === 0
-      micros += !onlyDecodes ? this.segment(load, s) : decodeRows > 0 ? this.decodes(load, s) : 0
+      if (isKnown && rows[s] === 0 && scoredRows[s] === 0) {
+        if (decodeRows > 0) micros += this.decodes(load, s)
+      } else {
+        this.segment(load, s)
+        micros += this.segmentMicros[s]!
+      }
     }
     return Math.ceil(micros)
   }
@@ -128,7 +132,11 @@ export class DeviceCostModel implements CostModel {
     return Math.max(decodeTimes[at]! + attention + decodeTimes[at + 2]!, this.floors[s]!)
   }
 
-  private segment(load: StepLoad, s: number): number {
+  /**
+   * Sees that `segmentMicros[s]` is the time of a segment: most steps are asked for several times. No number is returned, for
+   * that would be an object each time.
+   */
+  private segment(load: StepLoad, s: number): void {
     const { asked } = this
     const at = s * askedTerms
     if (
@@ -141,30 +149,30 @@ export class DeviceCostModel implements CostModel {
       asked[at + 6] === load.windowPairs[s] &&
       asked[at + 7] === load.decodeWindowKeys[s]
     ) {
-      return this.answered[s]!
+      return
     }
-    asked[at] = load.rows[s]!
+    const rows = load.rows[s]!
+    const { decodeRows } = load
+    const scoredRows = load.scoredRows[s]!
+    asked[at] = rows
     asked[at + 1] = load.pairs[s]!
     asked[at + 2] = load.decodeKeys[s]!
-    asked[at + 3] = load.decodeRows
+    asked[at + 3] = decodeRows
     asked[at + 4] = load.entryPairs[s]!
-    asked[at + 5] = load.scoredRows[s]!
+    asked[at + 5] = scoredRows
     asked[at + 6] = load.windowPairs[s]!
     asked[at + 7] = load.decodeWindowKeys[s]!
-    return (this.answered[s] = this.computed(load, s))
-  }
-
-  private computed(load: StepLoad, s: number): number {
-    const rows = load.rows[s]!
-    if (rows === 0 && load.decodeRows === 0 && load.scoredRows[s] === 0) return 0
+    if (rows === 0 && decodeRows === 0 && scoredRows === 0) {
+      this.segmentMicros[s] = 0
+      return
+    }
     let micros = this.products(load, s)
     if (rows > 0) micros += this.prefillAttention(load, s) + this.elements(load, s) + this.recurrence(load, s)
-    if (load.scoredRows[s]! > 0) micros += this.scoring(load, s)
-    if (load.decodeRows > 0) {
-      micros +=
-        this.decodeAttention(load, s) + (this.decodeStates(load.decodeRows, s) + this.sampling(load.decodeRows, s))
+    if (scoredRows > 0) micros += this.scoring(load, s)
+    if (decodeRows > 0) {
+      micros += this.decodeAttention(load, s) + (this.decodeStates(decodeRows, s) + this.sampling(decodeRows, s))
     }
-    return Math.max(micros + this.reductions(load, s), this.floors[s]!)
+    this.segmentMicros[s] = Math.max(micros + this.reductions(load, s), this.floors[s]!)
   }
 
   /** Whether the times of so many decode rows are filled in; does it where they are not, within the rows of a step. */

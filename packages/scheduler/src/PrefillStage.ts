@@ -17,8 +17,8 @@ export class PrefillStage {
   private rowsPerSegment = 0
   private startSegment = -1
   private most = 0
-  private readonly hasMemory = (request: Request, rows: number, lastSegment: number): boolean =>
-    this.state.memory.canRun(request, rows, lastSegment)
+  /** Used again for every chunk. */
+  private readonly limits: { -readonly [K in keyof ChunkLimits]: ChunkLimits[K] }
   private actions: ActionList | null = null
   /** Prompts that wait may be admitted, and so many more may be refused. */
   private admitting = false
@@ -36,6 +36,13 @@ export class PrefillStage {
 
   constructor(state: ServingState) {
     this.state = state
+    this.limits = {
+      measure: state.budget.measure,
+      most: 0,
+      rowsPerSegment: 0,
+      cut: 0,
+      hasMemory: (request, rows, lastSegment) => state.memory.canRun(request, rows, lastSegment),
+    }
   }
 
   /** A request has left the queue. */
@@ -121,17 +128,16 @@ export class PrefillStage {
     return true
   }
 
+  /** Valid until the next call. */
   private limitsFor(request: Request): ChunkLimits {
+    const { limits } = this
     const { memory, budget } = this.state
-    const { progress } = request
-    return {
-      measure: budget.measure,
-      most: this.most,
-      rowsPerSegment: this.rowsPerSegment,
-      cut:
-        progress.segment === 0 ? memory.prefixes.rowsToCut(request, progress.computedRows) : Number.POSITIVE_INFINITY,
-      hasMemory: this.hasMemory,
-    }
+    const { segment, computedRows } = request.progress
+    limits.measure = budget.measure
+    limits.most = this.most
+    limits.rowsPerSegment = this.rowsPerSegment
+    limits.cut = segment === 0 ? memory.prefixes.rowsToCut(request, computedRows) : Number.POSITIVE_INFINITY
+    return limits
   }
 
   /**
