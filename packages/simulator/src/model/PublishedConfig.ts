@@ -61,6 +61,8 @@ const neutral = [
 const Fields = { ...Sizes, ...Object.fromEntries(neutral.map((name) => [name, optional(Schema.Unknown)])) }
 type Config = Schema.Struct<typeof Sizes>["Type"]
 
+const layerNorms = "models with LayerNorm, whose MLPs mostly have no gate,"
+
 /** Parts that are not modelled: named, not passed over. */
 const unmodelled: Readonly<Record<string, string>> = {
   kv_lora_rank: "multi-head latent attention",
@@ -69,7 +71,13 @@ const unmodelled: Readonly<Record<string, string>> = {
   ssm_state_size: "Mamba layers",
   state_size: "Mamba layers",
   attn_type_list: "layers of lightning attention",
+  layer_norm_eps: layerNorms,
+  layer_norm_epsilon: layerNorms,
+  norm_epsilon: layerNorms,
 }
+
+/** Activations of MLPs that have a gate. Others, as relu2, mean two matrices in place of three. */
+const gated = ["silu", "swish", "gelu_pytorch_tanh"]
 
 /**
  * The shape of a decoder from its published config.json. Of the families that are served it is the table that they are
@@ -104,6 +112,10 @@ const sizesOf = (whole: JsonObject, architecture: string): ModelSpec => {
     }
   }
   const config = decodeFields(Fields, text, architecture, at)
+  const activation = text["hidden_activation"] ?? text["hidden_act"] ?? null
+  if (activation !== null && !gated.includes(String(activation)) && !architecture.startsWith("Gemma")) {
+    unsupported(`${at}hidden_act`, `MLPs without a gate, as ${String(activation)} says, have no terms in the cost model`)
+  }
   const dimensions = headsOf(
     config.num_attention_heads,
     config.num_key_value_heads ?? config.num_attention_heads,
