@@ -4,8 +4,11 @@ import { RequestStatus } from "@uniprefill/simulator/metrics/RequestLog"
 import { saturationText } from "@uniprefill/simulator/metrics/Saturation"
 import { summarise } from "@uniprefill/simulator/metrics/Summary"
 import { modelPresets } from "@uniprefill/simulator/model/ModelPresets"
+import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
 import { resultJson } from "@uniprefill/simulator/output/Json"
 import { provenanceOf, provenanceTable } from "@uniprefill/simulator/output/Provenance"
+import { runReport } from "@uniprefill/simulator/output/RunReport"
+import { benchTable } from "@uniprefill/simulator/output/Table"
 import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
 import { withDefaults, type Scenario } from "@uniprefill/simulator/scenario/Scenario"
 import { driverConfig } from "@uniprefill/simulator/Setup"
@@ -136,6 +139,140 @@ describe("a run's figure", () => {
     const flops = 2 * 2 * 32_768 * 128 * 32 * 128
     expect(costModel.stepMicros(load)).toBe(Math.ceil(flops / 588e6))
     expect(costModel.terms(load).map(({ name }) => name)).toContain("segment 0: selection")
+  })
+})
+
+describe("what is printed and written", () => {
+  // Some of everything: requests that fail and are cancelled, shared prefixes, selections, a price, a load that is too much.
+  const scenario: Scenario = {
+    replicas: 2,
+    gpuHourPrice: 3,
+    router: "prefix-aware",
+    engine: { slots: 16, slabs: 20_000 },
+    faults: { cancelled: 0.2, cancelWithinMs: 4000, failedSteps: 0.003 },
+    workload: {
+      arrivals: "sessions",
+      requests: 200,
+      turns: 3,
+      ratePerSecond: 1,
+      thinkMs: 500,
+      promptTokens: 5000,
+      outputTokens: 60,
+    },
+  }
+  const experiment = experimentOf(scenario)
+  const simulation = simulated(scenario)
+  const summary = summarise(simulation, experiment.summary)
+  const share = (value: number) => (value * 100).toFixed(2)
+
+  it("tells figures apart: none of those compared is 0, nor like another", () => {
+    const { completed, aborted, failed, cachedTokens, mfu, utilisation, memoryMean, memoryMax } = summary
+    const compared = [completed, aborted, failed, cachedTokens, mfu, utilisation, memoryMean, memoryMax]
+    expect(new Set(compared.map((value) => value.toPrecision(3))).size).toBe(compared.length)
+    for (const value of compared) expect(value).toBeGreaterThan(0)
+  })
+
+  it("JSON has every figure as it was summed up", () => {
+    const json = resultJson(summary, {})
+    const latencies = {
+      ttft: summary.ttft,
+      tpot: summary.tpot,
+      itl: summary.itl,
+      e2el: summary.e2e,
+      queueing: summary.queueing,
+      max_itl: summary.maxItl,
+      normalised: summary.normalised,
+    }
+    for (const [name, { mean, p50, std, p90, p95, p99, max }] of Object.entries(latencies)) {
+      const written = ["mean", "median", "std", "p90", "p95", "p99", "max"].map((of) => json[`${of}_${name}_ms`])
+      expect([name, ...written]).toEqual([name, mean, p50, std, p90, p95, p99, max])
+    }
+    expect(json).toMatchObject({
+      duration: summary.durationSeconds,
+      num_prompts: summary.offered,
+      completed: summary.completed,
+      failed: summary.failed,
+      rejected: summary.rejected,
+      too_long: summary.tooLong,
+      aborted: summary.aborted,
+      timed_out: summary.timedOut,
+      unfinished: summary.unfinished,
+      total_input_tokens: summary.inputTokens,
+      total_output_tokens: summary.outputTokens,
+      cached_input_tokens: summary.cachedTokens,
+      request_throughput: summary.requestsPerSecond,
+      request_goodput: summary.goodput,
+      output_throughput: summary.outputTokensPerSecond,
+      total_token_throughput: summary.inputTokensPerSecond + summary.outputTokensPerSecond,
+      slo_attainment: summary.attainment,
+      kept_shares: summary.keptShares,
+      memory_mean: summary.memoryMean,
+      memory_max: summary.memoryMax,
+      utilisation: summary.utilisation,
+      mfu: summary.mfu,
+      steps: summary.steps,
+      steps_outside_calibration: summary.stepsOutsideCalibration,
+      steps_failed: summary.stepsFailed,
+      preemptions: summary.preemptions,
+      lowered_requests: summary.lowered,
+      over_budget_chunks: summary.overBudgetChunks,
+      gpu_hours: summary.gpuHours,
+      price_per_million_output_tokens: summary.pricePerMillionOutputTokens,
+      price_per_million_tokens: summary.pricePerMillionTokens,
+      plan_hash: summary.hash,
+    })
+  })
+
+  it("the table has the same figures", () => {
+    const table = new Map(
+      benchTable(summary)
+        .split("\n")
+        .map((line) => /^(.+?):\s+(.+)$/.exec(line))
+        .flatMap((found) => (found === null ? [] : [[found[1]!, found[2]!] as const])),
+    )
+    const said: Readonly<Record<string, string>> = {
+      "Successful requests": `${summary.completed}`,
+      "Aborted requests": `${summary.aborted}`,
+      "Failed requests": `${summary.failed}`,
+      "Total input tokens": `${summary.inputTokens}`,
+      "Total generated tokens": `${summary.outputTokens}`,
+      "Request throughput (req/s)": summary.requestsPerSecond.toFixed(2),
+      "Request goodput (req/s)": summary.goodput.toFixed(2),
+      "Output token throughput (tok/s)": summary.outputTokensPerSecond.toFixed(2),
+      "Total token throughput (tok/s)": (summary.inputTokensPerSecond + summary.outputTokensPerSecond).toFixed(2),
+      "Mean TTFT (ms)": summary.ttft.mean.toFixed(2),
+      "P99 TTFT (ms)": summary.ttft.p99.toFixed(2),
+      "Median TPOT (ms)": summary.tpot.p50.toFixed(2),
+      "P95 ITL (ms)": summary.itl.p95.toFixed(2),
+      "Max E2EL (ms)": summary.e2e.max.toFixed(2),
+      "Queueing delay, P99 (ms)": summary.queueing.p99.toFixed(2),
+      "Longest gap of a request, P99 (ms)": summary.maxItl.p99.toFixed(2),
+      "SLO attainment, of all offered (%)": share(summary.attainment),
+      "Memory pool in use, mean / max (%)": `${share(summary.memoryMean)} / ${share(summary.memoryMax)}`,
+      "Devices computing (%)": share(summary.utilisation),
+      "Model FLOP utilisation (%)": share(summary.mfu),
+      "Steps outside of what was measured (%)": share(summary.outsideShare),
+      "Prefix-cache hits (% of input)": share(summary.cachedTokens / summary.inputTokens),
+      "GPU hours": summary.gpuHours.toFixed(2),
+      "Price per 1M output tokens": summary.pricePerMillionOutputTokens.toPrecision(3),
+      "Plan hash": summary.hash,
+    }
+    for (const [label, value] of Object.entries(said)) expect([label, table.get(label)]).toEqual([label, value])
+  })
+
+  it("so has the page", () => {
+    const report = runReport("run", [], experiment, simulation, summary)
+    const page = htmlReport({ title: "t", complete: true, findings: [], runs: [report], charts: [] })
+    const said: Readonly<Record<string, string>> = {
+      "goodput, req/s": `${summary.goodput.toFixed(2)} of ${summary.requestsPerSecond.toFixed(2)}`,
+      "SLO met, of all offered": `${(summary.attainment * 100).toFixed(1)}%`,
+      "memory mean / max": `${(summary.memoryMean * 100).toFixed(0)}% / ${(summary.memoryMax * 100).toFixed(0)}%`,
+      "rows kept at the end": `${(summary.keptShares.at(-1)! * 100).toFixed(0)}%`,
+      "GPU hours": summary.gpuHours.toFixed(2),
+      MFU: `${(summary.mfu * 100).toFixed(1)}%`,
+      "completed of offered": `${summary.completed} of ${summary.offered}`,
+    }
+    for (const [label, value] of Object.entries(said)) expect(page).toContain(`<tr><th>${label}</th><td>${value}</td>`)
   })
 })
 
