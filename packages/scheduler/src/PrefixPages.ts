@@ -266,7 +266,8 @@ export class PrefixPages {
     if (page === undefined) return -1
     this.listener?.removed(page.key)
     plan.evictions.pushList(page.slabs)
-    for (let w = 0; w < page.windows.length; w++) if (page.windows[w] !== null) plan.evictions.pushList(page.windows[w]!)
+    for (let w = 0; w < page.windows.length; w++)
+      if (page.windows[w] !== null) plan.evictions.pushList(page.windows[w]!)
     return this.forget(page)
   }
 

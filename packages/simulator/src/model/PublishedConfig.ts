@@ -112,9 +112,9 @@ const sizesOf = (whole: JsonObject, architecture: string): ModelSpec => {
     }
   }
   const config = decodeFields(Fields, text, architecture, at)
-  const activation = text["hidden_activation"] ?? text["hidden_act"] ?? null
-  if (activation !== null && !gated.includes(String(activation)) && !architecture.startsWith("Gemma")) {
-    unsupported(`${at}hidden_act`, `MLPs without a gate, as ${String(activation)} says, have no terms in the cost model`)
+  const activation = text["hidden_activation"] ?? text["hidden_act"]
+  if (typeof activation === "string" && !gated.includes(activation) && !architecture.startsWith("Gemma")) {
+    unsupported(`${at}hidden_act`, `MLPs without a gate, as ${activation} says, have no terms in the cost model`)
   }
   const dimensions = headsOf(
     config.num_attention_heads,
