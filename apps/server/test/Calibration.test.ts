@@ -9,8 +9,10 @@ import { Engine, type GenerateEvent, type GenerateRequest } from "@uniprefill/en
 import { decodeScheduleFile } from "@uniprefill/model/ScheduleFile"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import { Effect, Stream } from "effect"
+import { TestClock } from "effect/testing"
 import { calibrationReport, type CalibrationReport, calibrationText } from "uniprefill/quality/CalibrationReport"
-import { calibrate, type CalibrationPlan } from "uniprefill/quality/CalibrationRun"
+import type { CalibrationPlan } from "uniprefill/quality/CalibrationPlan"
+import { calibrate } from "uniprefill/quality/CalibrationRun"
 import { CalibrationState } from "uniprefill/quality/CalibrationState"
 import { isLost, type Measure, paretoFront, verdictOf } from "uniprefill/quality/CalibrationVerdict"
 
@@ -35,13 +37,13 @@ describe("a verdict", () => {
   })
 
   it("is lost early only where the rest of the prompts cannot mend it", () => {
-    const bad = Array.from({ length: 8 }, () => measure(0.5))
+    const bad = Array.from({ length: 5 }, () => measure(0.7))
     expect(isLost(bad, 30, budget)).toBe(true)
     expect(isLost(bad.slice(1), 30, budget)).toBe(false)
     expect(isLost(bad, 50, budget)).toBe(false)
     expect(
       isLost(
-        Array.from({ length: 8 }, (_, i) => measure(0, i > 2)),
+        Array.from({ length: 5 }, (_, i) => measure(0, i > 2)),
         30,
         budget,
       ),
@@ -70,22 +72,41 @@ describe("what was measured", () => {
       const again = yield* CalibrationState.open(file, "model a")
       expect(again.dense.get("one")!.likely).toEqual([[[1, -0.5]]])
       expect(again.measure("3:0.9", "one")).toEqual(measure(0.25))
-      expect(again.measuresOf("3:0.99")).toEqual([])
+      expect(again.measuresOf("3:0.99", [{ id: "one" }])).toEqual([])
+      yield* again.keep("3:0.9", "zero", measure(0.5))
+      expect(again.measuresOf("3:0.9", [{ id: "zero" }, { id: "two" }, { id: "one" }])).toEqual([
+        measure(0.5),
+        measure(0.25),
+      ])
+      expect(again.measuresOf("3:0.9", [{ id: "one" }])).toEqual([measure(0.25)])
+      // What was written after the line that was cut off can be read, too.
+      const third = yield* CalibrationState.open(file, "model a")
+      expect(third.measure("3:0.9", "zero")).toEqual(measure(0.5))
       const other = yield* Effect.flip(CalibrationState.open(file, "model b"))
       expect(other.message).toContain("it is of another model or other options")
     }),
   )
 })
 
-/** An engine that answers "yes", unless a layer drops harder than it bears; each is as likely as `doubt` says. */
+/** Of one prompt, a layer does not bear so low a p that it bears elsewhere. */
+interface Rarity {
+  readonly of: string
+  readonly layer: number
+  readonly below: number
+}
+
+/** An engine that answers "yes", unless a layer drops harder than it bears. */
 class PretendedEngine {
   readonly asked: Array<string> = []
   readonly started: Array<ReadonlyArray<number>> = []
   /** By layer: the least p that is harmless. */
   private readonly bears: ReadonlyMap<number, number>
 
-  constructor(bears: ReadonlyMap<number, number>) {
+  private readonly rarities: ReadonlyArray<Rarity>
+
+  constructor(bears: ReadonlyMap<number, number>, rarities: ReadonlyArray<Rarity> = []) {
     this.bears = bears
+    this.rarities = rarities
   }
 
   start(layers: ReadonlyArray<number>): Engine["Service"] {
@@ -105,7 +126,12 @@ class PretendedEngine {
     const drops = layers.flatMap((layer, i) => (p![i]! < 1 ? [{ layer, p: p![i]! }] : []))
     // Two layers next to each other are too much.
     const isCrowded = drops.some(({ layer }) => drops.some((other) => other.layer === layer + 1))
-    const isHarmed = isCrowded || drops.some(({ layer, p: own }) => own < this.bears.get(layer)!)
+    const own = this.rarities.filter(({ of }) => requestId.startsWith(`${of} `))
+    const isHarmed =
+      isCrowded ||
+      drops.some(({ layer, p: share }) => share < this.bears.get(layer)!) ||
+      drops.some(({ layer, p: share }) => own.some((rare) => rare.layer === layer && share < rare.below))
+    let rows = 1
     const [likely, other] = isHarmed ? [Math.log(0.1), Math.log(0.9)] : [Math.log(0.9), Math.log(0.1)]
     const logprobs = [[[isHarmed ? 2 : 1, Math.max(likely, other)] as const, [1, likely] as const, [2, other] as const]]
     const times = { arrivedMicros: 0, firstScheduledMicros: 0, firstTokenMicros: 5, finishedMicros: 5 }
@@ -119,7 +145,7 @@ class PretendedEngine {
         completionTokens: 1,
         cachedTokens: 0,
         lowered: false,
-        kept: [1, ...p!],
+        kept: [1, ...p!.map((share) => (rows *= share))],
         bitmaps: [],
         times,
       },
@@ -127,18 +153,22 @@ class PretendedEngine {
   }
 }
 
+const casesOf = (name: string): CalibrationPlan["cases"] =>
+  Array.from({ length: 10 }, (_, i) => ({
+    id: `${name}-${i}`,
+    task: "yes",
+    prompt: new Int32Array(100),
+    depth: null,
+    isRight: (answer) => answer === "yes",
+  }))
+
 const planOf = (
   engine: PretendedEngine,
   state: CalibrationState,
   change: Partial<CalibrationPlan> = {},
 ): CalibrationPlan => ({
-  cases: Array.from({ length: 10 }, (_, i) => ({
-    id: `case-${i}`,
-    task: "yes",
-    prompt: new Int32Array(100),
-    depth: null,
-    isRight: (answer) => answer === "yes",
-  })),
+  cases: casesOf("case"),
+  freshCases: casesOf("fresh"),
   candidates: [0, 1, 2, 4],
   grid: [0.9, 0.5],
   budget,
@@ -162,6 +192,25 @@ const bears = new Map([
   [4, 0.9],
 ])
 
+const best = [
+  { layer: 1, p: 0.5 },
+  { layer: 4, p: 0.9 },
+]
+
+const about = {
+  model: "m",
+  fingerprint: "f",
+  device: "d",
+  tokens: 100,
+  prompts: 10,
+  seed: 1,
+  budget,
+  denseRight: 10,
+  freshPrompts: 10,
+  freshDenseRight: 10,
+  denseMs: 1,
+}
+
 describe("calibrating", () => {
   it.effect("finds the layers that may drop, and how hard, alone and together", () =>
     Effect.gen(function* () {
@@ -175,7 +224,7 @@ describe("calibrating", () => {
         [{ layer: 2, p: 0.5 }],
         [{ layer: 4, p: 0.9 }],
       ])
-      expect(found.chosen!.layers).toEqual([{ layer: 1, p: 0.5 }])
+      expect(found.chosen!.layers).toEqual(best)
       expect(found.trials.filter(({ verdict }) => !verdict.isSafe).map(({ layers }) => layers)).toEqual([
         [1, 2].map((layer) => ({ layer, p: 0.5 })),
         [
@@ -183,9 +232,15 @@ describe("calibrating", () => {
           { layer: 2, p: 0.9 },
         ],
       ])
-      // What destroys every answer is not asked to the end, and dense is asked once a prompt.
-      expect(engine.asked.filter((id) => id.endsWith(" 0:0.9"))).toHaveLength(8)
-      expect(engine.asked.filter((id) => id.endsWith(" dense"))).toHaveLength(10)
+      const asked = (end: string) => engine.asked.filter((id) => id.endsWith(` ${end}`))
+      // What destroys every answer is not asked to the end, nor a p above one that turns out to be safe.
+      expect(asked("0:0.9")).toHaveLength(5)
+      expect(asked("1:0.9")).toHaveLength(5)
+      expect(asked("1:0.5")).toHaveLength(10)
+      // Dense is asked once a prompt, and of the fresh ones by the check alone.
+      expect(asked("dense")).toHaveLength(20)
+      expect(asked("1:0.5,4:0.9")).toHaveLength(20)
+      expect(found.checks).toMatchObject([{ layers: best, outcome: "passed", blamed: null, verdict: { prompts: 10 } }])
       // An engine for each layer, and one for those that are safe.
       expect(engine.started).toEqual([[0], [1], [2], [4], [1, 2, 4]])
     }),
@@ -209,24 +264,130 @@ describe("calibrating", () => {
       const late = yield* calibrate(
         planOf(engine, yield* CalibrationState.open(join(folder, "c"), "c"), { deadline: -1 }),
       )
-      expect(late).toEqual({ singles: [], trials: [], chosen: null, unmeasured: [0, 1, 2, 4] })
+      expect(late).toEqual({
+        singles: [],
+        trials: [],
+        checks: [],
+        chosen: null,
+        unmeasured: [0, 1, 2, 4],
+        isCutShort: true,
+      })
+      expect(calibrationText(calibrationReport(about, late))).toContain(
+        "Time was over before a layer was found that is safe to drop at: the schedule drops nothing",
+      )
       const fragile = new PretendedEngine(new Map([0, 1, 2, 4].map((layer) => [layer, 1])))
       const found = yield* calibrate(planOf(fragile, yield* CalibrationState.open(join(folder, "d"), "d")))
       expect(found.chosen).toBeNull()
-      const about = {
-        model: "m",
-        fingerprint: "f",
-        device: "d",
-        tokens: 100,
-        prompts: 10,
-        seed: 1,
-        budget,
-        denseRight: 10,
-        denseMs: 1,
-      }
       const text = calibrationText(calibrationReport(about, found))
       expect(text).toContain("No layer is safe to drop at within this budget")
-      expect(text).toContain("With 10 prompts a layer that loses one answer in ten may well pass")
+      expect(text).toContain("With 20 prompts a layer that loses one answer in ten may well pass")
+    }),
+  )
+})
+
+describe("checking the choice on fresh prompts", () => {
+  const rareAt4 = [{ of: "fresh-7", layer: 4, below: 0.95 }]
+
+  it.effect("finds the layer that fails rarely, takes it out and chooses again", () =>
+    Effect.gen(function* () {
+      const engine = new PretendedEngine(bears, rareAt4)
+      const found = yield* calibrate(planOf(engine, yield* CalibrationState.open(join(folder, "rare"), "a")))
+      expect(found.checks).toMatchObject([
+        { layers: best, outcome: "failed", blamed: { layer: 4, p: 0.9 }, verdict: { lost: 1, isSafe: false } },
+        { layers: [{ layer: 1, p: 0.5 }], outcome: "passed", blamed: null, verdict: { lost: 0, isSafe: true } },
+      ])
+      expect(found.chosen!.layers).toEqual([{ layer: 1, p: 0.5 }])
+      // Layers are told apart by the prompt that diverged alone.
+      expect(engine.asked.filter((id) => id.startsWith("fresh") && id.endsWith(" 4:0.9"))).toEqual(["fresh-7 4:0.9"])
+      expect(new Set(engine.asked).size).toBe(engine.asked.length)
+      const report = calibrationReport(about, found)
+      expect(report).toMatchObject({ isChecked: true, checks: [{ outcome: "failed" }, { outcome: "passed" }] })
+      const text = calibrationText(report)
+      expect(text).toMatch(/1:0\.5,4:0\.9 .* failed: layer 4 at p 0\.9 or lower is taken out/)
+      expect(text).toContain("It passed the check on fresh prompts.")
+    }),
+  )
+
+  it.effect("leaves the layer a milder p, and drops nothing where every choice fails", () =>
+    Effect.gen(function* () {
+      const plan = { candidates: [1] }
+      const milder = new PretendedEngine(bears, [{ of: "fresh-0", layer: 1, below: 0.9 }])
+      const found = yield* calibrate(planOf(milder, yield* CalibrationState.open(join(folder, "mild"), "a"), plan))
+      expect(found.checks.map(({ blamed }) => blamed)).toEqual([{ layer: 1, p: 0.5 }, null])
+      expect(found.chosen!.layers).toEqual([{ layer: 1, p: 0.9 }])
+      const never = new PretendedEngine(bears, [{ of: "fresh-0", layer: 1, below: 1 }])
+      const none = yield* calibrate(planOf(never, yield* CalibrationState.open(join(folder, "never"), "a"), plan))
+      expect(none.checks.map(({ outcome }) => outcome)).toEqual(["failed", "failed"])
+      expect(none.chosen).toBeNull()
+      expect(calibrationText(calibrationReport(about, none))).toContain("Nothing that was chosen passed the check")
+    }),
+  )
+
+  it.effect("takes one lost answer for chance, and six of ten not, whatever the divergence may be", () =>
+    Effect.gen(function* () {
+      const lostOf = Effect.fnUntraced(function* (count: number) {
+        const rarities = Array.from({ length: count }, (_, i) => ({ of: `fresh-${i}`, layer: 1, below: 1 }))
+        const engine = new PretendedEngine(bears, rarities)
+        const state = yield* CalibrationState.open(join(folder, `lost-${count}`), "a")
+        const change = { candidates: [1], grid: [0.5], budget: { answerKl: 10, loss: 0 } }
+        return (yield* calibrate(planOf(engine, state, change))).checks[0]!.outcome
+      })
+      expect(yield* lostOf(1)).toBe("passed")
+      expect(yield* lostOf(6)).toBe("failed")
+    }),
+  )
+
+  it.effect("says what was not checked for lack of time, and goes on there", () =>
+    Effect.gen(function* () {
+      const file = join(folder, "cut")
+      const overAt = (begin: string) => ({
+        deadline: 1000,
+        progress: (text: string) => (text.startsWith(begin) ? TestClock.setTime(1000) : Effect.void),
+      })
+      const engine = new PretendedEngine(bears, rareAt4)
+      const plan = planOf(engine, yield* CalibrationState.open(file, "a"))
+      yield* TestClock.setTime(0)
+      const cut = yield* calibrate({ ...plan, ...overAt("check of 1:0.5,4:0.9: fresh prompt 4 of 10") })
+      expect(cut.checks).toMatchObject([{ outcome: "unfinished", blamed: null, verdict: { prompts: 4 } }])
+      expect(cut).toMatchObject({ isCutShort: true, chosen: { layers: best } })
+      const report = calibrationReport(about, cut)
+      expect(report.isChecked).toBe(false)
+      expect(calibrationText(report)).toContain(
+        "IT WAS NOT CHECKED on prompts that it was not chosen by (time was over)",
+      )
+
+      // Over before it is known which layer fails: what failed is not chosen.
+      yield* TestClock.setTime(0)
+      const failed = yield* calibrate({ ...plan, ...overAt("which layer is to blame: 4") })
+      expect(failed.checks).toMatchObject([{ outcome: "failed", blamed: { layer: 4 } }])
+      expect(failed.chosen!.layers).toEqual([{ layer: 1, p: 0.5 }])
+      expect(calibrationReport(about, failed).isChecked).toBe(false)
+
+      yield* TestClock.setTime(0)
+      const whole = yield* calibrate(plan)
+      expect(whole).toMatchObject({ isCutShort: false, chosen: { layers: [{ layer: 1, p: 0.5 }] } })
+      expect(new Set(engine.asked).size).toBe(engine.asked.length)
+
+      const unchecked = yield* calibrate({ ...plan, freshCases: [] })
+      expect(unchecked).toMatchObject({ checks: [], chosen: { layers: best } })
+      const none = calibrationReport({ ...about, freshPrompts: 0 }, unchecked)
+      expect(none.isChecked).toBe(false)
+      expect(calibrationText(none)).toContain(
+        "IT WAS NOT CHECKED on prompts that it was not chosen by (--check-prompts is 0)",
+      )
+    }),
+  )
+
+  it.effect("asks a milder p to the end where the hardest fails late", () =>
+    Effect.gen(function* () {
+      const engine = new PretendedEngine(bears, [{ of: "case-8", layer: 1, below: 0.9 }])
+      const state = yield* CalibrationState.open(join(folder, "late"), "a")
+      const { singles, chosen } = yield* calibrate(planOf(engine, state, { candidates: [1] }))
+      expect(singles).toMatchObject([
+        { layers: [{ layer: 1, p: 0.9 }], verdict: { prompts: 10, isSafe: true } },
+        { layers: [{ layer: 1, p: 0.5 }], verdict: { prompts: 9, isSafe: false } },
+      ])
+      expect(chosen!.layers).toEqual([{ layer: 1, p: 0.9 }])
     }),
   )
 })
@@ -244,6 +405,8 @@ describe("uniprefill calibrate", () => {
       "number",
       "--prompts",
       "1",
+      "--check-prompts",
+      "2",
       "--tokens",
       "1100",
       "--p",
@@ -263,6 +426,8 @@ describe("uniprefill calibrate", () => {
       expect(kept[0]!).toBeLessThan(1)
     }
     expect(report.chosen!.predictedMs).toBeLessThan(report.denseMs)
+    expect(report).toMatchObject({ isChecked: true, isCutShort: false, freshPrompts: 2 })
+    expect(report.checks.at(-1)).toMatchObject({ layers: report.chosen!.layers, prompts: 2, outcome: "passed" })
     expect(existsSync(`${out}.progress`)).toBe(false)
     const text = readFileSync(out, "utf8")
     const spec = { layers: Array.from({ length: 16 }, () => ({ mixer: { kind: "full" } })) } as unknown as ModelSpec

@@ -184,11 +184,12 @@ const calibrateCommand = Command.make(
   Command.withShortDescription("Find the layers where a model may drop tokens, and write its drop schedule"),
   Command.withDescription(
     "Which layers may drop, and at which p, is a property of a model's weights. This asks questions about hidden sentences with " +
-      "each full-attention layer dropping alone, from the mildest p on until one is too much, then with safe layers together, and " +
-      "writes the schedule with the least predicted time to the first token that stays within the budget: --max-kl for the " +
-      "divergence of answers from dense, --max-loss for answers lost. The file names the model by its fingerprint and is refused " +
-      "for another. A model where no layer is safe gets a schedule that drops nothing. Check the result with uniprefill accuracy and " +
-      "another seed. Ended early, the same command goes on where it was.",
+      "each full-attention layer dropping alone, then with safe layers together, and chooses the schedule with the least predicted " +
+      "time to the first token that stays within the budget: --max-kl for the divergence of answers from dense, --max-loss for " +
+      "answers lost. The choice is checked on --check-prompts prompts of each task that it was not chosen by; where it fails, the " +
+      "layer that is to blame goes and the next best is checked. The file names the model by its fingerprint and is refused for " +
+      "another. A model where no layer is safe gets a schedule that drops nothing. What it costs in right answers, uniprefill " +
+      "accuracy says with another seed. Ended early, the same command goes on where it was.",
   ),
   Command.withExamples([
     { command: "uniprefill calibrate", description: "The embedded model; writes ./uniprefill.json" },

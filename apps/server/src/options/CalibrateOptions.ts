@@ -21,6 +21,13 @@ export const calibrateOptions = {
     minimum: 1,
     maximum: 10_000,
   }),
+  "check-prompts": Kind.integer({
+    metavar: "N",
+    description: "Further prompts of each task, which the choice is checked on; 0 leaves it unchecked",
+    defaultValue: 12,
+    minimum: 0,
+    maximum: 10_000,
+  }),
   p: Kind.numbers({
     metavar: "P[,P]",
     description: "Shares of attention mass to try at each layer",
@@ -31,20 +38,20 @@ export const calibrateOptions = {
   "max-kl": Kind.number({
     metavar: "NATS",
     description: "Most divergence of an answer from dense, mean over the prompts",
-    defaultValue: 0.1,
+    defaultValue: 0.05,
     minimum: 0,
     maximum: 100,
   }),
   "max-loss": Kind.number({
     metavar: "SHARE",
-    description: "Most answers lost, net of those won, as a share of those that dense has right",
+    description: "Most answers lost when choosing, net of those won, as a share of those that dense has right",
     defaultValue: 0,
     minimum: 0,
     maximum: 1,
   }),
   "max-trials": Kind.integer({
     metavar: "N",
-    description: "Trials of several drop layers together",
+    description: "Trials of several drop layers together before each check",
     defaultValue: 12,
     minimum: 0,
     maximum: 1000,
@@ -59,7 +66,7 @@ export const calibrateOptions = {
   out: Kind.text({
     metavar: "FILE",
     description:
-      "Where the schedule is written. What was measured is kept in FILE.progress until then, so that it can go on",
+      "Where the schedule is written. What was measured is kept in FILE.progress, so that it can go on, until all is",
     defaultValue: "uniprefill.json",
   }),
   keep: Kind.optionalText({

@@ -39,7 +39,9 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
     const candidates = spec.layers.flatMap((layer, i) =>
       layerKind(layer) === "full" && i < spec.layers.length - 1 ? [i] : [],
     )
-    const cases = yield* calibrationCases(settings, directory)
+    const { prompts } = settings
+    const cases = yield* calibrationCases(settings, directory, numbersFrom(0, prompts))
+    const freshCases = yield* calibrationCases(settings, directory, numbersFrom(prompts, settings["check-prompts"]))
     const grid = [...new Set(settings.p)].toSorted((a, b) => b - a)
     const budget = { answerKl: settings["max-kl"], loss: settings["max-loss"] }
     const scheduleOf = (layers: ReadonlyArray<number>): DropSchedule => ({
@@ -56,7 +58,7 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
         devices[0] = engine.model.executor.device
         return engine
       })
-    const about = JSON.stringify([fingerprint, tokens, seed, settings.tasks, settings.prompts, settings.haystack ?? ""])
+    const about = JSON.stringify([fingerprint, tokens, seed, settings.tasks, prompts, settings.haystack ?? ""])
     const progressFile = `${out}.progress`
     const state = yield* CalibrationState.open(progressFile, about)
     const assumed = yield* calibrationOf(shared, settings.executor)
@@ -67,6 +69,7 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
       Effect.sync(() => void (isTerminal && process.stderr.write(`\r\u001b[2K${text}`)))
     const found = yield* calibrate({
       cases,
+      freshCases,
       candidates,
       grid,
       budget,
@@ -79,6 +82,7 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
       progress,
     })
     const { chosen } = found
+    const rightDense = (of: ReadonlyArray<Case>) => of.filter(({ id }) => state.dense.get(id)?.isRight === true).length
     const report = calibrationReport(
       {
         model: basename(directory),
@@ -88,7 +92,9 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
         prompts: cases.length,
         seed,
         budget,
-        denseRight: [...state.dense.values()].filter(({ isRight }) => isRight).length,
+        denseRight: rightDense(cases),
+        freshPrompts: freshCases.length,
+        freshDenseRight: rightDense(freshCases),
         denseMs: costOf([], []) / 1000,
       },
       found,
@@ -98,7 +104,7 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
     if (settings.keep !== undefined && chosen !== null) {
       const lengths = settings["keep-tokens"].length === 0 ? [tokens] : settings["keep-tokens"]
       const kept = yield* Effect.forEach(lengths, (length) =>
-        calibrationCases({ ...settings, tokens: length, prompts: Math.min(2, settings.prompts) }, directory),
+        calibrationCases({ ...settings, tokens: length }, directory, numbersFrom(0, Math.min(2, prompts))),
       )
       const engine = yield* engineOf(chosen.layers.map(({ layer }) => layer))
       const points = yield* keptShares(kept.flat(), grid, progress).pipe(Effect.provideService(Engine, engine))
@@ -107,17 +113,23 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
       yield* writeReport(settings.keep, `${JSON.stringify(file, null, 2)}\n`)
     }
     if (isTerminal) process.stderr.write("\r\u001b[2K")
-    rmSync(progressFile, { force: true })
+    // What took so long is not thrown away: with more time, the same command goes on.
+    if (!found.isCutShort) rmSync(progressFile, { force: true })
     process.stdout.write(
       json ? `${JSON.stringify(report, null, 2)}\n` : `${calibrationText(report)}${out} is written.\n`,
     )
   }).pipe(Effect.scoped)
 
+const numbersFrom = (first: number, count: number) => Array.from({ length: count }, (_, i) => first + i)
+
 /** Prompts of every task in turn, so that what is given up early was asked of all of them. */
-const calibrationCases = ({ tasks, prompts, tokens, seed, haystack }: CalibrateSettings, directory: string) =>
+const calibrationCases = (
+  { tasks, tokens, seed, haystack }: CalibrateSettings,
+  directory: string,
+  numbers: ReadonlyArray<number>,
+) =>
   Effect.gen(function* () {
     const make = yield* promptMaker(yield* readHaystack(haystack))
-    const numbers = Array.from({ length: prompts }, (_, number) => number)
     return yield* Effect.forEach(
       numbers.flatMap((number) => tasks.map((kind) => ({ kind, number }))),
       Effect.fnUntraced(function* ({ kind, number }) {

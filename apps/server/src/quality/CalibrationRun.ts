@@ -1,12 +1,8 @@
-import { Engine } from "@uniprefill/engine/Engine"
 import type { DropLayer } from "@uniprefill/model/DropSchedule"
-import { Clock, Effect, type Scope } from "effect"
-import type * as EngineLive from "../model/EngineLive.ts"
-import type { Case } from "./AccuracyRun.ts"
-import { ask } from "./Asking.ts"
-import type { CalibrationState } from "./CalibrationState.ts"
-import { type Budget, isLost, type Measure, scheduleKey, type Verdict, verdictOf } from "./CalibrationVerdict.ts"
-import { pathKl } from "./Divergence.ts"
+import { Effect } from "effect"
+import { type Check, checkFresh } from "./CalibrationCheck.ts"
+import { type CalibrationPlan, isOver, type LazyEngine, lazyEngine, measure } from "./CalibrationPlan.ts"
+import { isLost, leastPrompts, type Measure, scheduleKey, type Verdict, verdictOf } from "./CalibrationVerdict.ts"
 
 /** Some drop layers, and what they were found to do. */
 export interface Tried {
@@ -16,181 +12,155 @@ export interface Tried {
   readonly cost: number
 }
 
-export interface CalibrationPlan {
-  readonly cases: ReadonlyArray<Case>
-  /** Full-attention layers, ascending. */
-  readonly candidates: ReadonlyArray<number>
-  /** Descending. */
-  readonly grid: ReadonlyArray<number>
-  readonly budget: Budget
-  readonly maxTokens: number
-  /** Trials of several drop layers at most. */
-  readonly maxTrials: number
-  readonly state: CalibrationState
-  /** ms of the clock after which no more is begun. */
-  readonly deadline: number
-  /** An engine whose drop layers are these, to be closed with the scope. */
-  readonly engineOf: (
-    layers: ReadonlyArray<number>,
-  ) => Effect.Effect<Engine["Service"], EngineLive.StartError, Scope.Scope>
-  /** Predicted time to the first token, µs, of a prompt with such shares of its rows after each drop layer. */
-  readonly costOf: (layers: ReadonlyArray<number>, kept: ReadonlyArray<number>) => number
-  readonly progress: (text: string) => Effect.Effect<void>
-}
-
 export interface Calibrated {
   /** Each layer alone. */
   readonly singles: ReadonlyArray<Tried>
   /** Several together, in the order in which they were tried. */
   readonly trials: ReadonlyArray<Tried>
+  /** What was chosen, on prompts that it was not chosen by, in that order. Only the last one can have passed. */
+  readonly checks: ReadonlyArray<Check>
   readonly chosen: Tried | null
   /** Layers that time did not suffice for. */
   readonly unmeasured: ReadonlyArray<number>
+  /** Whether the time was over at the end: more of it might have found more. */
+  readonly isCutShort: boolean
 }
 
-/** Alternatives that are compared at each place of an answer. */
-const alternatives = 64
-
 /**
- * Measures every candidate layer alone, by p from the mildest on until one is too much; then adds safe layers to one another, earliest
- * first, as long as they are safe together and the prediction gains.
+ * Measures every candidate layer alone; then adds safe layers to one another, earliest first, as long as they are safe together and the
+ * prediction gains; then checks the best on fresh prompts. If it fails there, the layer that is to blame goes and the next best is checked.
  */
 export const calibrate = Effect.fnUntraced(function* (plan: CalibrationPlan) {
-  const { candidates, costOf } = plan
   const singles: Array<Tried> = []
   const unmeasured: Array<number> = []
-  for (const layer of candidates) {
+  for (const layer of plan.candidates) {
     if (yield* isOver(plan)) {
       unmeasured.push(layer)
       continue
     }
     yield* Effect.scoped(measureLayer(plan, layer))
-    for (const p of plan.grid) {
-      const layers = [{ layer, p }]
-      const measures = plan.state.measuresOf(scheduleKey(layers))
-      if (measures.length === 0) break
-      const verdict = verdictOf(measures, plan.budget)
-      singles.push({
-        layers,
-        verdict: { ...verdict, isSafe: verdict.isSafe && isWhole(plan, measures) },
-        cost: costOf([layer], verdict.kept),
-      })
-    }
+    singles.push(...singlesOf(plan, layer))
   }
-  const { trials, chosen } = yield* combine(plan, singles)
-  return { singles, trials, chosen, unmeasured } satisfies Calibrated
+  // What keeps nearly everything costs more than it saves.
+  const useful = singles.filter(({ verdict, cost }) => verdict.isSafe && cost < leastGain * plan.costOf([], []))
+  const found = yield* Effect.scoped(choose(plan, useful))
+  return { singles, ...found, unmeasured, isCutShort: yield* isOver(plan) } satisfies Calibrated
 })
-
-const isOver = ({ deadline }: CalibrationPlan) => Effect.map(Clock.currentTimeMillis, (now) => now >= deadline)
 
 const isWhole = ({ cases }: CalibrationPlan, measures: ReadonlyArray<Measure>) => measures.length === cases.length
 
-/** Prompt by prompt, so that every p of a prompt shares what lies before the layer. */
+/**
+ * The first prompts under every p, so that all of them share what lies before the layer; then all others under the hardest p that is not
+ * given up. One that is safe vouches for those above it, which keep every block that it keeps.
+ */
 const measureLayer = Effect.fnUntraced(function* (plan: CalibrationPlan, layer: number) {
-  const { cases, grid, state, budget, progress } = plan
-  const keyOf = (p: number) => scheduleKey([{ layer, p }])
-  let open = grid
-  const isMissing = () =>
-    cases.some(({ id }) => !state.dense.has(id) || open.some((p) => state.measure(keyOf(p), id) === undefined))
-  const giveUp = () => {
-    const lost = open.findIndex((p) => {
-      const measures = state.measuresOf(keyOf(p))
-      return measures.length > 0 && isLost(measures, cases.length, budget)
-    })
+  const { cases, state, budget, progress } = plan
+  const engine = yield* lazyEngine(plan, [layer])
+  const measuresOf = (p: number) => state.measuresOf(scheduleKey([{ layer, p }]), cases)
+  let open = plan.grid
+  const ask = Effect.fnUntraced(function* (i: number, tried: ReadonlyArray<number>) {
+    yield* progress(`layer ${layer}, p ${tried.join(", ")}: prompt ${i + 1} of ${cases.length} …`)
+    for (const p of tried) yield* measure(plan, engine, [{ layer, p }], cases[i]!)
+    const lost = open.findIndex((p) => isLost(measuresOf(p), cases.length, budget))
     // What is too much at one p is too much at every lower one.
     if (lost >= 0) open = open.slice(0, lost)
+  })
+  const first = Math.min(leastPrompts, cases.length)
+  for (let i = 0; i < first && open.length > 0; i++) {
+    if (yield* isOver(plan)) return
+    yield* ask(i, open)
   }
-  giveUp()
-  if (!isMissing()) return
-  const engine = yield* plan.engineOf([layer])
-  for (const [i, one] of cases.entries()) {
-    if (open.length === 0 || (yield* isOver(plan))) return
-    yield* progress(`layer ${layer}, p ${open.join(", ")}: prompt ${i + 1} of ${cases.length} …`)
-    for (const p of open) yield* measure(plan, engine, [layer], [{ layer, p }], one)
-    giveUp()
+  while (open.length > 0) {
+    const p = open.at(-1)!
+    for (let i = first; i < cases.length && open.includes(p); i++) {
+      if (yield* isOver(plan)) return
+      yield* ask(i, [p])
+    }
+    if (open.includes(p)) {
+      if (verdictOf(measuresOf(p), budget).isSafe) return
+      open = open.slice(0, -1)
+    }
   }
 })
 
-/** Asks one prompt under some of the engine's drop layers; the others keep everything. */
-const measure = Effect.fnUntraced(function* (
-  { state, maxTokens }: CalibrationPlan,
-  engine: Engine["Service"],
-  engineLayers: ReadonlyArray<number>,
-  layers: ReadonlyArray<DropLayer>,
-  { id, prompt, isRight }: Case,
-) {
-  const key = scheduleKey(layers)
-  const known = state.measure(key, id)
-  if (known !== undefined) return known
-  const logprobs = Math.min(alternatives, engine.model.spec.vocabSize)
-  const answer = (name: string, wanted: ReadonlyArray<DropLayer>) =>
-    ask({
-      requestId: `${id} ${name}`,
-      prompt,
-      drop: true,
-      p: engineLayers.map((layer) => wanted.find((one) => one.layer === layer)?.p ?? 1),
-      maxTokens,
-      logprobs,
-    }).pipe(Effect.provideService(Engine, engine))
-  if (!state.dense.has(id)) {
-    const { tokens, likely, text } = yield* answer("dense", [])
-    yield* state.keepDense(id, { tokens, likely, isRight: isRight(text) })
+/** What is known of one layer at every p, in the order of the grid. */
+const singlesOf = (plan: CalibrationPlan, layer: number): ReadonlyArray<Tried> => {
+  const { cases, grid, budget, state, costOf } = plan
+  let isHarderSafe = false
+  return grid
+    .toReversed()
+    .flatMap((p): ReadonlyArray<Tried> => {
+      const layers = [{ layer, p }]
+      const measures = state.measuresOf(scheduleKey(layers), cases)
+      if (measures.length === 0) return []
+      const verdict = verdictOf(measures, budget)
+      const isSafe = isWhole(plan, measures) ? verdict.isSafe : isHarderSafe && !isLost(measures, cases.length, budget)
+      isHarderSafe ||= isSafe
+      return [{ layers, verdict: { ...verdict, isSafe }, cost: costOf([layer], verdict.kept) }]
+    })
+    .toReversed()
+}
+
+/** The best of what passes the check. `useful`: single layers, safe on the prompts of choosing. */
+const choose = Effect.fnUntraced(function* (plan: CalibrationPlan, useful: ReadonlyArray<Tried>) {
+  const engine = yield* lazyEngine(plan, [...new Set(useful.map(({ layers }) => layers[0]!.layer))])
+  const tried = new Map<string, Tried>()
+  const checks: Array<Check> = []
+  const endWith = (chosen: Tried | null) => ({ trials: [...tried.values()], checks, chosen })
+  let left = useful
+  while (true) {
+    const best = yield* combine(plan, engine, left, tried)
+    if (best === null || plan.freshCases.length === 0) return endWith(best)
+    const check = yield* checkFresh(plan, engine, best.layers)
+    if (check === null) return endWith(best)
+    checks.push(check)
+    if (check.outcome !== "failed") return endWith(best)
+    const { blamed } = check
+    if (blamed === null) return endWith(null)
+    left = left.filter(({ layers: [one] }) => one!.layer !== blamed.layer || one!.p > blamed.p)
   }
-  const dense = state.dense.get(id)!
-  const dropped = yield* answer(key, layers)
-  const kept = layers.map(({ layer }) => dropped.kept[engineLayers.indexOf(layer) + 1] ?? 1)
-  const found: Measure = {
-    kl: pathKl(dense, dropped),
-    isRight: isRight(dropped.text),
-    wasRight: dense.isRight,
-    kept,
-  }
-  yield* state.keep(key, id, found)
-  return found
 })
 
 /** A drop layer has to save a hundredth of the time. */
 const leastGain = 0.99
 
-/** The best single, then one layer more at a time. */
-const combine = Effect.fnUntraced(function* (plan: CalibrationPlan, singles: ReadonlyArray<Tried>) {
-  // What keeps nearly everything costs more than it saves.
-  const safe = singles.filter(({ verdict, cost }) => verdict.isSafe && cost < leastGain * plan.costOf([], []))
-  const trials: Array<Tried> = []
-  let chosen = safe.toSorted((a, b) => a.cost - b.cost)[0] ?? null
-  if (chosen === null) return { trials, chosen }
-  const engineLayers = [...new Set(safe.flatMap(({ layers }) => layers.map(({ layer }) => layer)))]
-  if (engineLayers.length < 2) return { trials, chosen }
-  yield* Effect.scoped(
-    Effect.gen(function* () {
-      const engine = yield* plan.engineOf(engineLayers)
-      // From the earliest on: what is dropped early is saved in every layer after it.
-      for (const layer of engineLayers) {
-        if (chosen!.layers.some((one) => one.layer === layer)) continue
-        // The mildest p of a layer that is safe alone may still be safe together where the hardest is not.
-        const own = safe.filter(({ layers }) => layers[0]!.layer === layer).toSorted((a, b) => a.cost - b.cost)
-        for (const { layers } of own) {
-          if (trials.length >= plan.maxTrials || (yield* isOver(plan))) return
-          const together = [...chosen!.layers, ...layers].toSorted((a, b) => a.layer - b.layer)
-          const tried = yield* tryTogether(plan, engine, engineLayers, together)
-          if (tried === null) return
-          trials.push(tried)
-          if (tried.verdict.isSafe && tried.cost < chosen!.cost * leastGain) {
-            chosen = tried
-            break
-          }
-        }
+/** The best single, then one layer more at a time. Mutates `tried`, by drop layers. */
+const combine = Effect.fnUntraced(function* (
+  plan: CalibrationPlan,
+  engine: LazyEngine,
+  singles: ReadonlyArray<Tried>,
+  tried: Map<string, Tried>,
+) {
+  const atMost = tried.size + plan.maxTrials
+  const byCost = singles.toSorted((a, b) => a.cost - b.cost)
+  let chosen = byCost[0] ?? null
+  // From the earliest on: what is dropped early is saved in every layer after it.
+  for (const layer of engine.layers) {
+    if (chosen === null || chosen.layers.some((one) => one.layer === layer)) continue
+    // The mildest p of a layer that is safe alone may still be safe together where the hardest is not.
+    for (const { layers } of byCost.filter((single) => single.layers[0]!.layer === layer)) {
+      const together = [...chosen.layers, ...layers].toSorted((a, b) => a.layer - b.layer)
+      const key = scheduleKey(together)
+      if (!tried.has(key)) {
+        if (tried.size >= atMost) return chosen
+        const trial = yield* tryTogether(plan, engine, together)
+        if (trial === null) return chosen
+        tried.set(key, trial)
       }
-    }),
-  )
-  return { trials, chosen }
+      const one = tried.get(key)!
+      if (one.verdict.isSafe && one.cost < chosen.cost * leastGain) {
+        chosen = one
+        break
+      }
+    }
+  }
+  return chosen
 })
 
 /** Null where time did not suffice. */
 const tryTogether = Effect.fnUntraced(function* (
   plan: CalibrationPlan,
-  engine: Engine["Service"],
-  engineLayers: ReadonlyArray<number>,
+  engine: LazyEngine,
   layers: ReadonlyArray<DropLayer>,
 ) {
   const key = scheduleKey(layers)
@@ -198,17 +168,13 @@ const tryTogether = Effect.fnUntraced(function* (
   for (const [i, one] of plan.cases.entries()) {
     if (yield* isOver(plan)) return null
     yield* plan.progress(`layers ${key}: prompt ${i + 1} of ${plan.cases.length} …`)
-    measures.push(yield* measure(plan, engine, engineLayers, layers, one))
+    measures.push(yield* measure(plan, engine, layers, one))
     if (isLost(measures, plan.cases.length, plan.budget)) break
   }
   const verdict = verdictOf(measures, plan.budget)
-  const isSafe = verdict.isSafe && isWhole(plan, measures)
-  return {
-    layers,
-    verdict: { ...verdict, isSafe },
-    cost: plan.costOf(
-      layers.map(({ layer }) => layer),
-      verdict.kept,
-    ),
-  }
+  const cost = plan.costOf(
+    layers.map(({ layer }) => layer),
+    verdict.kept,
+  )
+  return { layers, verdict: { ...verdict, isSafe: verdict.isSafe && isWhole(plan, measures) }, cost } satisfies Tried
 })

@@ -1,4 +1,4 @@
-import { appendFile, readFile } from "node:fs/promises"
+import { appendFile, readFile, truncate } from "node:fs/promises"
 import { Effect } from "effect"
 import { UsageError } from "../cli/UsageError.ts"
 import type { Path } from "./Divergence.ts"
@@ -26,14 +26,16 @@ export class CalibrationState {
 
   /**
    * Takes up what the file has, if it is of the same measurement. Fails with UsageError where it is of another one. A last line that was
-   * cut off is left out.
+   * cut off is taken off the file.
    */
   static open(file: string, about: string): Effect.Effect<CalibrationState, UsageError> {
     return Effect.tryPromise({
       try: async () => {
         const state = new CalibrationState(file)
         const text = await readFile(file, "utf8").catch(() => "")
-        const lines = text.split("\n").slice(0, -1)
+        const whole = text.slice(0, text.lastIndexOf("\n") + 1)
+        if (whole !== text) await truncate(file, Buffer.byteLength(whole))
+        const lines = whole.split("\n").slice(0, -1)
         if (lines.length === 0) {
           await state.append({ about })
           return state
@@ -52,8 +54,10 @@ export class CalibrationState {
     return this.measures.get(key)?.get(of)
   }
 
-  measuresOf(key: string): ReadonlyArray<Measure> {
-    return [...(this.measures.get(key)?.values() ?? [])]
+  /** Those of some prompts, in their order. */
+  measuresOf(key: string, cases: ReadonlyArray<{ readonly id: string }>): ReadonlyArray<Measure> {
+    const own = this.measures.get(key)
+    return own === undefined ? [] : cases.flatMap(({ id }) => own.get(id) ?? [])
   }
 
   keepDense(of: string, dense: DenseAnswer): Effect.Effect<void> {

@@ -50,7 +50,7 @@ export const verdictOf = (measures: ReadonlyArray<Measure>, budget: Budget): Ver
 }
 
 /** Prompts before a variant is given up early. */
-const leastPrompts = 8
+export const leastPrompts = 5
 
 /** Whether what is left of the prompts, all alike dense, could not make a variant safe any more. Divergences only add up. */
 export const isLost = (measures: ReadonlyArray<Measure>, of: number, budget: Budget): boolean => {
