@@ -388,6 +388,13 @@ describe("checking the choice on fresh prompts", () => {
         { layers: [{ layer: 1, p: 0.5 }], verdict: { prompts: 9, isSafe: false } },
       ])
       expect(chosen!.layers).toEqual([{ layer: 1, p: 0.9 }])
+      // By an answer alone, which shows when all were asked.
+      const fresh = yield* CalibrationState.open(join(folder, "later"), "a")
+      const plan = planOf(engine, fresh, { candidates: [1], budget: { answerKl: 10, loss: 0 } })
+      expect((yield* calibrate(plan)).singles).toMatchObject([
+        { layers: [{ layer: 1, p: 0.9 }], verdict: { prompts: 10, isSafe: true } },
+        { layers: [{ layer: 1, p: 0.5 }], verdict: { prompts: 10, isSafe: false } },
+      ])
     }),
   )
 })
