@@ -246,6 +246,23 @@ describe("calibrating", () => {
     }),
   )
 
+  it.effect("tries no milder p of a layer whose hardest is safe and gains nothing", () =>
+    Effect.gen(function* () {
+      const costOf = (layers: ReadonlyArray<number>, kept: ReadonlyArray<number>) =>
+        layers.includes(1) ? 3 + kept[0]! : layers.includes(4) ? 4 + kept[0]! : 6
+      const both = new PretendedEngine(
+        new Map([
+          [1, 0.5],
+          [4, 0.5],
+        ]),
+      )
+      const change = { candidates: [1, 4], costOf }
+      const found = yield* calibrate(planOf(both, yield* CalibrationState.open(join(folder, "f"), "f"), change))
+      expect(found.trials.map(({ layers }) => layers.map(({ p }) => p))).toEqual([[0.5, 0.5]])
+      expect(found.chosen!.layers).toEqual([{ layer: 1, p: 0.5 }])
+    }),
+  )
+
   it.effect("goes on where it was ended, and asks nothing twice", () =>
     Effect.gen(function* () {
       const file = join(folder, "b")

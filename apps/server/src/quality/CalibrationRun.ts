@@ -148,10 +148,10 @@ const combine = Effect.fnUntraced(function* (
         tried.set(key, trial)
       }
       const one = tried.get(key)!
-      if (one.verdict.isSafe && one.cost < chosen.cost * leastGain) {
-        chosen = one
-        break
-      }
+      if (!one.verdict.isSafe) continue
+      // Where the hardest safe p gains too little, a milder one gains less.
+      if (one.cost < chosen.cost * leastGain) chosen = one
+      break
     }
   }
   return chosen
