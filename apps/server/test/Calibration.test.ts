@@ -354,6 +354,18 @@ describe("checking the choice on fresh prompts", () => {
     }),
   )
 
+  it.effect("counts no divergence where dense is wrong", () =>
+    Effect.gen(function* () {
+      const engine = new PretendedEngine(bears, rareAt4)
+      const freshCases = casesOf("fresh").map((one, i) => (i === 7 ? { ...one, isRight: () => false } : one))
+      const state = yield* CalibrationState.open(join(folder, "wrong"), "a")
+      const found = yield* calibrate(planOf(engine, state, { freshCases }))
+      expect(found.checks).toMatchObject([{ layers: best, outcome: "passed", verdict: { lost: 0 } }])
+      expect(found.checks[0]!.verdict.answerKl).toBe(0)
+      expect(state.measure("1:0.5,4:0.9", "fresh-7")!.kl).toBeGreaterThan(1)
+    }),
+  )
+
   it.effect("says what was not checked for lack of time, and goes on there", () =>
     Effect.gen(function* () {
       const file = join(folder, "cut")

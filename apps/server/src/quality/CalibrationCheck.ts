@@ -15,8 +15,9 @@ export interface Check {
 
 /**
  * Asks the fresh prompts under a schedule. It passes if its answers diverge by no more than the budget and McNemar's test sees no loss: the
- * share of answers that may be lost bounds the choice, but with the prompts of a check one unlucky answer is no finding. Null where there
- * was no time for any of them.
+ * share of answers that may be lost bounds the choice, but with the prompts of a check one unlucky answer is no finding. Nor is a wrong
+ * answer that dense gives and another wrong one that it is changed for: what dense has wrong counts as no divergence. Null where there was
+ * no time for any prompt.
  */
 export const checkFresh = Effect.fnUntraced(function* (
   plan: CalibrationPlan,
@@ -26,18 +27,19 @@ export const checkFresh = Effect.fnUntraced(function* (
   const { freshCases, progress } = plan
   const budget = { ...plan.budget, loss: 1 }
   const measures: Array<Measure> = []
-  const found = (outcome: Check["outcome"], blamed: DropLayer | null = null): Check => {
+  const checked = (outcome: Check["outcome"], blamed: DropLayer | null = null): Check => {
     const verdict = verdictOf(measures, budget)
     return { layers, verdict: { ...verdict, isSafe: outcome === "passed" }, outcome, blamed }
   }
   for (const [i, one] of freshCases.entries()) {
-    if (yield* isOver(plan)) return measures.length === 0 ? null : found("unfinished")
+    if (yield* isOver(plan)) return measures.length === 0 ? null : checked("unfinished")
     yield* progress(`check of ${scheduleKey(layers)}: fresh prompt ${i + 1} of ${freshCases.length} …`)
-    measures.push(yield* measure(plan, engine, layers, one))
+    const found = yield* measure(plan, engine, layers, one)
+    measures.push(found.wasRight ? found : { ...found, kl: 0 })
     if (isLost(measures, freshCases.length, budget)) break
   }
   const isPassed = measures.length === freshCases.length && verdictOf(measures, budget).isSafe
-  return isPassed ? found("passed") : found("failed", yield* blame(plan, engine, layers, measures))
+  return isPassed ? checked("passed") : checked("failed", yield* blame(plan, engine, layers, measures))
 })
 
 /** The layer that diverges most by itself on the fresh prompts that diverged. Null where time did not suffice. */
@@ -47,7 +49,8 @@ const blame = Effect.fnUntraced(function* (
   layers: ReadonlyArray<DropLayer>,
   measures: ReadonlyArray<Measure>,
 ) {
-  const diverged = plan.freshCases.filter((_, i) => i < measures.length && measures[i]!.kl > plan.budget.answerKl)
+  const isDiverged = ({ kl, wasRight, isRight }: Measure) => kl > plan.budget.answerKl || (wasRight && !isRight)
+  const diverged = plan.freshCases.filter((_, i) => i < measures.length && isDiverged(measures[i]!))
   let worst = layers[0]!
   let most = -1
   if (layers.length === 1) return worst
