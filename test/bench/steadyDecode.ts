@@ -37,8 +37,10 @@ const measure = (requests: number, waiting: number, policyName = "fcfs", freeSlo
     maxWaiting: 100_000,
     maxWaitingTokens: 1_000_000_000,
   })
-  const first = Array.from({ length: requests }, () => {
-    const outcome = driver.submit({ promptLength: 16, drops: false, maxTokens: 50_000 }, 0)
+  // As many slots for each tenant: none is taken from another.
+  const tenantOf = (i: number) => `tenant ${i % 7}`
+  const first = Array.from({ length: requests }, (_, i) => {
+    const outcome = driver.submit({ promptLength: 16, drops: false, tenant: tenantOf(i), maxTokens: 50_000 }, 0)
     if (outcome._tag !== "Queued") throw new Error(outcome.detail)
     return outcome.request
   })
@@ -56,11 +58,8 @@ const measure = (requests: number, waiting: number, policyName = "fcfs", freeSlo
     memory.reserved += share * requests
   }
   for (let i = 0; i < waiting; i++) {
-    const tenant = `tenant ${i % 7}`
-    driver.submit(
-      { promptLength: freeSlots > 0 ? 150_000 : 16, drops: false, priority: i % 5, tenant, maxTokens: 5000 },
-      0,
-    )
+    const promptLength = freeSlots > 0 ? 150_000 : 16
+    driver.submit({ promptLength, drops: false, priority: i % 5, tenant: tenantOf(i), maxTokens: 5000 }, 0)
   }
   // Every request decodes from here on: the result of a step is always the same but for its number.
   const tokens: Array<number> = []

@@ -59,10 +59,45 @@ describe("loads of their kind", () => {
           ...stream(count, 0, { promptTokens: prompt, outputTokens: answer, tenant: "a", group: "a" }),
           ...stream(12, 1, { promptTokens: other, outputTokens: 32, tenant: "b", group: "b" }, 1),
         ]
-        const served = new ServedLoad({ rows, scenario: { policy: "fair-share" } })
-        expect(largest(served.ttft("b"))).toBeLessThanOrEqual(600)
+        // One budget: answers of a token decode nothing, and steps without decodes are long.
+        const served = new ServedLoad({ rows, scenario: { policy: "fair-share", engine: { idleStepBudgetMs: 50 } } })
+        expect(largest(served.ttft("b"))).toBeLessThanOrEqual(250)
       }),
       runs,
+    )
+  })
+
+  it("fair-share: with every slot taken by long answers, others take one from the tenant that has most", () => {
+    const flood = fc.record({
+      slots: integer(8, 64),
+      prompt: integer(512, 4096),
+      answer: integer(1000, 8000),
+      other: integer(64, 1024),
+      from: integer(1, 10),
+    })
+    fc.assert(
+      fc.property(flood, ({ slots, prompt, answer, other, from }) => {
+        const rows = [
+          ...stream(slots * 2, 0, { promptTokens: prompt, outputTokens: answer, tenant: "a", group: "a" }),
+          ...stream(8, 1, { promptTokens: other, outputTokens: 32, tenant: "b", group: "b" }, from),
+        ]
+        const served = new ServedLoad({ rows, scenario: { policy: "fair-share", engine: { slots } } })
+        expect(largest(served.ttft("b"))).toBeLessThanOrEqual(250)
+      }),
+      { ...runs, numRuns: 6 },
+    )
+  })
+
+  it("fair-share: prompts of one tenant take no slot from each other, however long they wait for one", () => {
+    const waits = fc.record({ slots: integer(2, 8), prompt: integer(512, 2048), answer: integer(6000, 9000) })
+    fc.assert(
+      fc.property(waits, ({ slots, prompt, answer }) => {
+        const rows = stream(slots * 3, 0, { promptTokens: prompt, outputTokens: answer, tenant: "a" })
+        const served = new ServedLoad({ rows, scenario: { policy: "fair-share", engine: { slots } } })
+        expect(largest(served.ttft())).toBeGreaterThan(30_000)
+        expect(served.simulation.replicas[0]!.driver.scheduler.preemptions).toBe(0)
+      }),
+      { ...runs, numRuns: 4 },
     )
   })
 

@@ -29,6 +29,11 @@ export interface Policy {
    * what runs goes on until memory runs out.
    */
   readonly preempts?: ((waiting: QueuedPrompt, running: RunningRequest) => boolean) | undefined
+  /**
+   * How long a prompt waits before {@link preempts} is asked for it, for most slots come free without; and then for the oldest
+   * of each tenant alone. Undefined: at once, and for all.
+   */
+  readonly preemptsAfterMicros?: number | undefined
 }
 
 /** Rows instead of time bound a step, as engines do that do not predict time. */
@@ -51,6 +56,8 @@ export interface QueuedPrompt {
   readonly tenant: string
   /** Work done for the tenant so far: prompt tokens computed and twice its output tokens. See `Tenants`. */
   readonly tenantServed: number
+  /** Slots that the tenant has. */
+  readonly tenantRunning: number
   /** Prompt tokens found in the prefix cache, that is, those of its pages that are there now where it waits. */
   readonly cachedTokens: number
   /** Predicted time of the rest of its prefill alone on the device, what is cached left out, every other row kept. */
@@ -69,6 +76,8 @@ export interface RunningRequest {
   readonly deadlineMicros: number
   readonly tenant: string
   readonly tenantServed: number
+  /** Slots that the tenant has. */
+  readonly tenantRunning: number
   /** Whether its prompt is computed. */
   readonly isDecoding: boolean
   /** Output tokens so far. */

@@ -59,6 +59,7 @@ export class PrefillStage {
     const { state } = this
     const { load, prefilling, config, ranking } = state
     this.admitting = this.mayAdmit()
+    state.isCrowded = state.waiting.length > 0 && (!this.admitting || this.refused.size > 0)
     if (!this.admitting && prefilling.length === 0) return
     this.rowsPerSegment = config.maxRowsPerStep - load.decodeRows
     this.startSegment = -1
@@ -195,6 +196,7 @@ export class PrefillStage {
     const { state } = this
     const { memory } = state
     if (state.running + 1 + request.forks.length > state.maxRunning) {
+      state.isCrowded = true
       this.admitting = false
       return false
     }
@@ -250,6 +252,7 @@ export class PrefillStage {
 
   private refuse(request: Request): void {
     const { refused, refusedAt, room } = this
+    this.state.isCrowded = true
     if (refused.size === 0 || room < refusedAt.room) refusedAt.room = room
     refusedAt.cache = this.state.memory.cache.version
     refused.add(request)

@@ -118,11 +118,21 @@ export class Ranking {
     if (this.config.policy.victims !== undefined) {
       for (const one of this.proposed(contenders, nowMicros)) if (one !== request && one !== guard) return one
     }
-    let last: Request | null = null
-    for (const one of contenders.slots.requests) {
-      if (one !== null && mayGo(one) && (last === null || this.isBehind(one, last, guard))) last = one
-    }
+    const last = this.lastInRank(contenders, guard)
     return last !== null && (last === request || this.isBehind(last, request, guard)) ? last : null
+  }
+
+  /**
+   * Who of the requests with a slot makes room for the front, which goes first: of those behind it the policy's choice, else the
+   * last in rank; one ahead would be the front next, and take the slot back. Null when all are ahead. Throws PolicyFault.
+   */
+  behind(front: Request, contenders: Contenders, nowMicros: number): Request | null {
+    const guard = this.guardOf(contenders, nowMicros)
+    if (this.config.policy.victims !== undefined) {
+      for (const one of this.proposed(contenders, nowMicros)) if (this.isBehind(one, front, guard)) return one
+    }
+    const last = this.lastInRank(contenders, guard)
+    return last !== null && this.isBehind(last, front, guard) ? last : null
   }
 
   /**
@@ -140,6 +150,14 @@ export class Ranking {
       return answers[0] === 1 ? one : null
     }
     return null
+  }
+
+  private lastInRank({ slots }: Contenders, guard: Request | null): Request | null {
+    let last: Request | null = null
+    for (const one of slots.requests) {
+      if (one !== null && mayGo(one) && (last === null || this.isBehind(one, last, guard))) last = one
+    }
+    return last
   }
 
   private *proposed({ slots }: Contenders, nowMicros: number): Generator<Request> {

@@ -10,6 +10,9 @@ export class Relief {
   private readonly departures: Departures
   /** What the queue was like when the policy last had nobody make room for anyone in it. */
   private askedChanges = -1
+  /** When it is asked again although nothing has changed; and not before, although something has. */
+  private askAtMicros = Number.POSITIVE_INFINITY
+  private askFromMicros = 0
 
   constructor(state: ServingState, departures: Departures) {
     this.state = state
@@ -22,8 +25,8 @@ export class Relief {
     const front = ranking.protectedFront(this.state, nowMicros)
     if (front === null || front.phase !== "waiting") return
     while (!memory.canAdmit(front)) {
-      const victim = ranking.victimFor(front, this.state, nowMicros)
-      if (victim === null || victim === front || this.departures.arePreempted) return
+      const victim = ranking.behind(front, this.state, nowMicros)
+      if (victim === null || this.departures.arePreempted) return
       this.preempt(victim, actions)
     }
   }
@@ -31,20 +34,39 @@ export class Relief {
   /** Where the policy says so, what runs makes room for a more urgent prompt that waits: one victim at a time. */
   forUrgent(nowMicros: number, actions: ActionList): void {
     const { state } = this
-    const { waiting, ranking, memory } = state
-    if (state.config.policy.preempts === undefined || waiting.length === 0) return
-    if (this.askedChanges === state.changes || this.departures.arePreempted) return
-    const first = ranking.firstOf([...waiting], nowMicros)
-    const hasSlots = () => state.running + 1 + first.forks.length <= state.maxRunning
-    while (!hasSlots() || !memory.canAdmit(first)) {
+    const { waiting, ranking, memory, config } = state
+    if (config.policy.preempts === undefined || waiting.length === 0 || this.departures.arePreempted) return
+    // A long queue is put in order where its prompts find no room, and there alone.
+    if (!state.isCrowded && state.running < state.maxRunning) return
+    if (nowMicros < this.askFromMicros || (this.askedChanges === state.changes && nowMicros < this.askAtMicros)) return
+    const askers = this.askers(nowMicros)
+    const first = askers.length === 0 ? null : ranking.firstOf(askers, nowMicros)
+    const hasSlots = (request: Request) => state.running + 1 + request.forks.length <= state.maxRunning
+    while (first !== null && !(hasSlots(first) && memory.canAdmit(first))) {
       const victim = ranking.preemptedBy(first, state, nowMicros)
-      if (victim === null) {
-        this.askedChanges = state.changes
-        return
-      }
+      if (victim === null) break
       this.preempt(victim, actions)
       if (this.departures.arePreempted) return
     }
+    this.askedChanges = state.changes
+  }
+
+  /** The prompts for which the policy is asked: all, or where patience is asked of them the oldest of each tenant that had it. */
+  private askers(nowMicros: number): ReadonlyArray<Request> {
+    const { waiting, config } = this.state
+    const patience = config.policy.preemptsAfterMicros
+    if (patience === undefined) return [...waiting]
+    this.askFromMicros = nowMicros + patience / 4
+    this.askAtMicros = nowMicros + 4 * patience
+    const oldest = new Map<string, Request>()
+    for (const one of waiting) {
+      if (one.arrivedMicros + patience > nowMicros) {
+        this.askAtMicros = Math.min(this.askAtMicros, one.arrivedMicros + patience)
+        break
+      }
+      if (!oldest.has(one.tenant)) oldest.set(one.tenant, one)
+    }
+    return [...oldest.values()]
   }
 
   /** Finds the pages for the next row of every decoding request, the first in rank first; those without wait or go. */

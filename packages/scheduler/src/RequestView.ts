@@ -49,6 +49,10 @@ export class RequestView implements QueuedPrompt, RunningRequest {
     return this.#request.account.tenant.served
   }
 
+  get tenantRunning(): number {
+    return this.#request.account.tenant.running
+  }
+
   get segment(): number {
     return this.#request.progress.segment
   }

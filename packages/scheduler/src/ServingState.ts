@@ -35,6 +35,8 @@ export class ServingState {
   /** The last step whose result was applied. */
   committedStep = 0
   preemptions = 0
+  /** Some prompt found no slot or no memory when the last plan was made, or since it was refused there was no more of them. */
+  isCrowded = false
   /** Counts what may change who can be admitted: arrivals, ends, slots given up. */
   changes = 0
   private lastContentId = 0

@@ -13,7 +13,7 @@ export class PolicyModuleError extends Schema.TaggedError<PolicyModuleError>()("
 }
 
 /**
- * Loads a policy from the default export of a module: `{ name, order?, victims?, preempts? }`. `module` is its URL. Runs the module's
+ * Loads a policy from the default export of a module: `{ name, order?, victims?, preempts?, preemptsAfterMicros? }`. `module` is its URL. Runs the module's
  * code: as trusted as the command line that names it.
  */
 export const loadPolicy = (module: string): Effect.Effect<Policy, PolicyModuleError> =>
@@ -36,14 +36,16 @@ const faultOf = (value: unknown): string | null => {
   if (typeof value !== "object" || value === null) {
     return `the default export is ${value === undefined ? "missing" : `a ${typeof value}`}, expected an object with a name`
   }
-  const { name, order, victims, preempts, ...others } = value as Record<string, unknown>
+  const { name, order, victims, preempts, preemptsAfterMicros, ...others } = value as Record<string, unknown>
   if (typeof name !== "string" || name === "") return "name is missing or not a string"
   for (const [field, member] of Object.entries({ order, victims, preempts })) {
     if (member !== undefined && typeof member !== "function")
       return `${field} is a ${typeof member}, expected a function`
   }
+  if (preemptsAfterMicros !== undefined && (typeof preemptsAfterMicros !== "number" || !(preemptsAfterMicros >= 0)))
+    return `preemptsAfterMicros is ${typeof preemptsAfterMicros === "number" ? preemptsAfterMicros : `a ${typeof preemptsAfterMicros}`}, expected a number ≥ 0`
   const unknown = Object.keys(others)[0]
   return unknown === undefined
     ? null
-    : `there is no member ${JSON.stringify(unknown)}; there are name, order, victims and preempts`
+    : `there is no member ${JSON.stringify(unknown)}; there are name, order, victims, preempts and preemptsAfterMicros`
 }
