@@ -3,7 +3,7 @@ import { resultJson } from "@uniprefill/simulator/output/Json"
 import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
 import { provenanceLines, provenanceOf } from "@uniprefill/simulator/output/Provenance"
 import { PerfettoTrace } from "@uniprefill/simulator/output/Perfetto"
-import { runReport } from "@uniprefill/simulator/output/RunReport"
+import { queueJson, runReport } from "@uniprefill/simulator/output/RunReport"
 import { WhyLog } from "@uniprefill/simulator/output/WhyLog"
 import { summarise } from "@uniprefill/simulator/metrics/Summary"
 import { Simulation } from "@uniprefill/simulator/Simulation"
@@ -47,7 +47,10 @@ export const run = async (source: ScenarioSource, outputs: RunOutputs): Promise<
   console.log()
   console.log(`${(simulation.ended / seconds).toFixed(0)} simulated requests/s; ${reproduction(experiment)}`)
   const about = { scenario: experiment.scenario, assumptions: experiment.workload.assumptions, provenance }
-  writeOutput(outputs.json, () => `${JSON.stringify(resultJson(summary, about), null, 2)}\n`)
+  writeOutput(outputs.json, () => {
+    const result = { ...resultJson(summary, about), queues: queueJson(simulation) }
+    return `${JSON.stringify(result, null, 2)}\n`
+  })
   writeOutput(outputs.html, () => {
     const runs = [runReport(experiment.scenario.name, describe(experiment), experiment, simulation, summary)]
     return htmlReport({ title: experiment.scenario.name, complete: summary.complete, findings: [], runs, charts: [] })

@@ -8,6 +8,7 @@ import { Replica, type StepRecord } from "./Replica.ts"
 import { Router } from "./Router.ts"
 import { driverConfig, type Setup } from "./Setup.ts"
 import { addOwnedSlabs } from "./metrics/OccupancyLog.ts"
+import { TenantQueues } from "./metrics/TenantQueues.ts"
 import { pageKeys } from "./workload/PageKeys.ts"
 import type { Workload } from "./workload/Workload.ts"
 
@@ -41,6 +42,7 @@ export class Simulation {
   readonly log: RequestLog
   readonly counters: RunCounters
   readonly replicas: ReadonlyArray<Replica>
+  readonly tenantQueues: TenantQueues
   now = 0
   private readonly queue = new EventQueue()
   private readonly router: Router
@@ -68,7 +70,9 @@ export class Simulation {
     this.observer = observer
     this.log = new RequestLog(workload)
     const config = driverConfig(setup)
-    this.counters = new RunCounters(config.layout.segments.length, config.layout.tables.length)
+    this.tenantQueues = new TenantQueues(workload)
+    const { segments, tables } = config.layout
+    this.counters = new RunCounters(segments.length, tables.length, this.tenantQueues.counts.length)
     this.ownedSlabs = config.layout.tables.map(() => 0)
     this.router = new Router(setup.router, workload)
     this.cancels = new Random(setup.seed, "cancellations")
@@ -348,7 +352,12 @@ export class Simulation {
       idle += cache.idleSlabs
       addOwnedSlabs(driver.scheduler, config.layout, ownedSlabs)
     }
-    counters.occupancy.add(this.now, { waiting, running, used, cached, idle }, ownedSlabs)
+    counters.occupancy.add(
+      this.now,
+      { waiting, running, used, cached, idle },
+      ownedSlabs,
+      this.tenantQueues.count(this.replicas),
+    )
     this.queue.push(counters.occupancy.nextTime, EventClass.sampled, 0, 0)
   }
 }

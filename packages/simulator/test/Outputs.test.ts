@@ -7,11 +7,13 @@ import { summarise } from "@uniprefill/simulator/metrics/Summary"
 import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
 import { PerfettoTrace } from "@uniprefill/simulator/output/Perfetto"
 import { resultJson } from "@uniprefill/simulator/output/Json"
-import { runReport } from "@uniprefill/simulator/output/RunReport"
+import { queueJson, runReport, tenantSeries } from "@uniprefill/simulator/output/RunReport"
 import { stepText } from "@uniprefill/simulator/output/StepText"
 import { benchTable } from "@uniprefill/simulator/output/Table"
 import { traceEventFault } from "@uniprefill/simulator/output/TraceEventCheck"
 import { WhyLog } from "@uniprefill/simulator/output/WhyLog"
+import { Simulation } from "@uniprefill/simulator/Simulation"
+import { workloadOf } from "@uniprefill/simulator/workload/Workload"
 import { describe, expect, it } from "vitest"
 import { experimentOf, simulated } from "./Experiments.ts"
 
@@ -44,7 +46,7 @@ it("a distribution interpolates between order statistics", () => {
 })
 
 it("the occupancy log stays bounded and covers the whole run", () => {
-  const log = new OccupancyLog(1, 64)
+  const log = new OccupancyLog(1, 0, 64)
   let time = 0
   for (let i = 0; i < 10_000; i++) {
     log.add(time, { waiting: i, running: 0, used: 0, cached: 0, idle: 0 }, [i])
@@ -54,6 +56,53 @@ it("the occupancy log stays bounded and covers the whole run", () => {
   const gaps = new Set(log.time.slice(1).map((at, i) => at - log.time[i]!))
   expect(gaps).toEqual(new Set([log.interval]))
   expect(log.byTable[0]).toEqual(log.series.waiting)
+})
+
+describe("queues by tenant", () => {
+  const rows = Array.from({ length: 90 }, (_, i) => ({
+    arrivalMicros: i < 60 ? 0 : i * 20_000,
+    promptTokens: 4096,
+    outputTokens: 64,
+    maxTokens: 64,
+    tenant: i < 60 ? "flood" : `trickle ${i % 10}`,
+  }))
+  const { setup } = experimentOf({ ...scenario, replicas: 1, faults: {}, engine: { slots: 4 } })
+  const simulation = new Simulation(setup, workloadOf("tenants", [], 0, rows))
+  const samples: Array<{ readonly flood: number; readonly all: number; readonly tokens: number }> = []
+  const count = simulation.tenantQueues.count.bind(simulation.tenantQueues)
+  simulation.tenantQueues.count = (replicas) => {
+    const { scheduler } = replicas[0]!.driver
+    const flood = [...scheduler.waiting].filter((one) => one.tenant === "flood")
+    const tokens = flood.reduce((sum, { promptLength }) => sum + promptLength, 0)
+    samples.push({ flood: flood.length, all: scheduler.waiting.length, tokens })
+    return count(replicas)
+  }
+  simulation.advance()
+  const tenants = tenantSeries(simulation)
+
+  it("are those of the tenants with most requests, and of all others as one", () => {
+    expect(tenants).toHaveLength(8)
+    expect([tenants[0]!.tenant, tenants[7]!.tenant]).toEqual(["flood", "(others)"])
+  })
+
+  it("are what waited and ran when it was looked at", () => {
+    expect(samples.some(({ flood }) => flood > 0)).toBe(true)
+    expect(tenants[0]!.waiting).toEqual(samples.map(({ flood }) => flood))
+    expect(tenants[0]!.waitingTokens).toEqual(samples.map(({ tokens }) => tokens))
+    for (const [i, { all }] of samples.entries()) {
+      expect(tenants.reduce((sum, { waiting }) => sum + waiting[i]!, 0)).toBe(all)
+      expect(tenants.reduce((sum, { running }) => sum + running[i]!, 0)).toBe(
+        simulation.counters.occupancy.series.running[i],
+      )
+    }
+  })
+
+  it("are in the JSON result, and none where there is but one tenant", () => {
+    expect(queueJson(simulation)).toMatchObject({
+      by_tenant: [{ tenant: "flood", waiting: tenants[0]!.waiting }, {}, {}, {}, {}, {}, {}, {}],
+    })
+    expect(queueJson(simulated(scenario))).toMatchObject({ by_tenant: [] })
+  })
 })
 
 describe("a summary", () => {

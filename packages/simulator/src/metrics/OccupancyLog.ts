@@ -25,11 +25,14 @@ export class OccupancyLog {
   /** µs between samples. */
   interval = 250_000
   private count = 0
-  /** Times, the fields of a sample in the order of their names, and the tables. Typed arrays, of which a checkpoint keeps what is new. */
+  /** Times, the fields of a sample in the order of their names, the tables and what is counted of tenants. Typed arrays, of which a checkpoint keeps what is new. */
   private readonly columns: ReadonlyArray<Float64Array>
 
-  constructor(tables: number, capacity = 2048) {
-    this.columns = Array.from({ length: 1 + names.length + tables }, () => new Float64Array(capacity))
+  private readonly tables: number
+
+  constructor(tables: number, tenantCounts = 0, capacity = 2048) {
+    this.tables = tables
+    this.columns = Array.from({ length: 1 + names.length + tables + tenantCounts }, () => new Float64Array(capacity))
   }
 
   /** µs. */
@@ -44,7 +47,13 @@ export class OccupancyLog {
 
   /** Slabs that requests own alone, of each page table: `[table][sample]`. */
   get byTable(): Array<Array<number>> {
-    return this.columns.slice(1 + names.length).map((_, t) => this.column(1 + names.length + t))
+    return Array.from({ length: this.tables }, (_, t) => this.column(1 + names.length + t))
+  }
+
+  /** What was counted of tenants: `[count][sample]`, see {@link TenantQueues}. */
+  get byTenant(): Array<Array<number>> {
+    const first = 1 + names.length + this.tables
+    return Array.from({ length: this.columns.length - first }, (_, n) => this.column(first + n))
   }
 
   /** When the next sample is due. */
@@ -52,12 +61,19 @@ export class OccupancyLog {
     return this.columns[0]![this.count - 1]! + this.interval
   }
 
-  add(time: number, sample: OccupancySample, byTable: ReadonlyArray<number>): void {
+  add(
+    time: number,
+    sample: OccupancySample,
+    byTable: ReadonlyArray<number>,
+    byTenant: ReadonlyArray<number> = [],
+  ): void {
     const { columns } = this
     const at = this.count++
     columns[0]![at] = time
     for (let n = 0; n < names.length; n++) columns[1 + n]![at] = sample[names[n]!]
     for (let t = 0; t < byTable.length; t++) columns[1 + names.length + t]![at] = byTable[t]!
+    const first = 1 + names.length + this.tables
+    for (let n = 0; n < byTenant.length; n++) columns[first + n]![at] = byTenant[n]!
     if (this.count < columns[0]!.length) return
     const kept = Math.ceil(this.count / 2)
     for (const column of columns) for (let i = 0; i < kept; i++) column[i] = column[2 * i]!

@@ -22,9 +22,9 @@ export class RunCounters {
   droppingPromptRows = 0
   readonly occupancy: OccupancyLog
 
-  constructor(segments: number, tables: number) {
+  constructor(segments: number, tables: number, tenantCounts = 0) {
     this.work = new StepLoad(segments)
     this.keptRows = new Float64Array(segments)
-    this.occupancy = new OccupancyLog(tables)
+    this.occupancy = new OccupancyLog(tables, tenantCounts)
   }
 }

@@ -172,7 +172,7 @@ const memoryFill = (name: string, segments: number): string => {
 
 const runCharts = (run: RunReport, named: boolean): Array<string> => {
   const suffix = named ? `: ${run.name}` : ""
-  const { memory, waterfall } = run
+  const { memory, tenants, waterfall } = run
   return [
     chart({
       title: `Memory pool in use${suffix}`,
@@ -193,6 +193,7 @@ const runCharts = (run: RunReport, named: boolean): Array<string> => {
         { name: "running", points: memory.seconds.map((second, i) => [second, memory.running[i]!] as const) },
       ]),
     }),
+    ...(tenants.length > 0 ? tenantCharts(run, suffix) : []),
     chart({
       title: `Requests from the middle of the run${suffix}`,
       note: "a bar each, in order of arrival",
@@ -208,6 +209,24 @@ const runCharts = (run: RunReport, named: boolean): Array<string> => {
     }),
   ]
 }
+
+/** What waits and what runs, a line a tenant. */
+const tenantCharts = ({ memory, tenants }: RunReport, suffix: string): Array<string> =>
+  (["waiting", "running"] as const).map((field) =>
+    chart({
+      title: `Requests ${field}, by tenant${suffix}`,
+      note: "those with most requests, the others together",
+      svg: lineChart(
+        `Requests ${field}, by tenant`,
+        { label: "time, s" },
+        { label: "requests", min: 0 },
+        tenants.map((one) => ({
+          name: one.tenant,
+          points: memory.seconds.map((second, i) => [second, one[field][i]!] as const),
+        })),
+      ),
+    }),
+  )
 
 const assumptions = (run: RunReport): string =>
   `<details><summary>What “${escape(run.name)}” rests on</summary><pre>${escape(run.about.join("\n"))}</pre></details>`

@@ -1,5 +1,6 @@
 import type { Summary } from "../metrics/Summary.ts"
 import { percentile } from "../metrics/Distribution.ts"
+import { tenantFields } from "../metrics/TenantQueues.ts"
 import { RequestStatus } from "../metrics/RequestLog.ts"
 import { tpotOf, valuesOf } from "../metrics/Summary.ts"
 import type { Experiment } from "../scenario/Build.ts"
@@ -16,6 +17,8 @@ export interface RunReport {
   readonly ttftCdf: ReadonlyArray<readonly [number, number]>
   readonly tpotCdf: ReadonlyArray<readonly [number, number]>
   readonly memory: MemorySeries
+  /** Of each tenant, where there are several; at the times of `memory`. */
+  readonly tenants: ReadonlyArray<TenantSeries>
   readonly waterfall: ReadonlyArray<WaterfallRow>
 }
 
@@ -25,6 +28,16 @@ export interface MemorySeries {
   readonly waiting: ReadonlyArray<number>
   readonly running: ReadonlyArray<number>
   readonly shares: ReadonlyArray<{ readonly name: string; readonly values: ReadonlyArray<number> }>
+}
+
+/** A tenant's queue over time. */
+export interface TenantSeries {
+  readonly tenant: string
+  /** Requests. */
+  readonly waiting: ReadonlyArray<number>
+  readonly running: ReadonlyArray<number>
+  /** Prompt tokens of those that wait. */
+  readonly waitingTokens: ReadonlyArray<number>
 }
 
 /** A request's life, in seconds. */
@@ -58,6 +71,7 @@ export const runReport = (
     ttftCdf: cdf(valuesOf(log, summary.warmupRequests, (row) => (log.firstToken[row]! - log.arrival[row]!) / 1000)),
     tpotCdf: cdf(valuesOf(log, summary.warmupRequests, (row) => (log.outputs[row]! > 1 ? tpotOf(log, row) : null))),
     memory: memorySeries(simulation, setup.replicas),
+    tenants: tenantSeries(simulation),
     waterfall: waterfall(simulation),
   }
 }
@@ -68,11 +82,42 @@ const cdf = (values: Float64Array): Array<readonly [number, number]> => {
   return Array.from({ length: cdfPoints + 1 }, (_, i) => [percentile(values, i / cdfPoints), i / cdfPoints] as const)
 }
 
+/** A series of at most {@link seriesPoints} points. */
+const thinned = (values: ReadonlyArray<number>): Array<number> => {
+  const stride = Math.max(1, Math.ceil(values.length / seriesPoints))
+  return values.filter((_, i) => i % stride === 0)
+}
+
+/** The queues of the tenants with most requests, and of all others together; none where there is but one tenant. */
+export const tenantSeries = ({ counters, tenantQueues }: Simulation): Array<TenantSeries> => {
+  const { byTenant } = counters.occupancy
+  return tenantQueues.names.map((tenant, n) => {
+    const [waiting, running, waitingTokens] = tenantFields.map((_, f) =>
+      thinned(byTenant[n * tenantFields.length + f]!),
+    )
+    return { tenant, waiting: waiting!, running: running!, waitingTokens: waitingTokens! }
+  })
+}
+
+/** Requests that wait and run over time, in all and by tenant, for the JSON result. Times in s. */
+export const queueJson = (simulation: Simulation): Record<string, unknown> => {
+  const { time, series } = simulation.counters.occupancy
+  return {
+    seconds: thinned(time).map((micros) => micros / 1e6),
+    waiting: thinned(series.waiting),
+    running: thinned(series.running),
+    by_tenant: tenantSeries(simulation).map(({ tenant, waiting, running, waitingTokens }) => ({
+      tenant,
+      waiting,
+      running,
+      waiting_tokens: waitingTokens,
+    })),
+  }
+}
+
 const memorySeries = (simulation: Simulation, replicas: number): MemorySeries => {
   const { time, series, byTable } = simulation.counters.occupancy
   const { layout, slabs } = simulation.replicas[0]!.config
-  const stride = Math.max(1, Math.ceil(time.length / seriesPoints))
-  const thinned = (values: ReadonlyArray<number>): Array<number> => values.filter((_, i) => i % stride === 0)
   const total = slabs * replicas
   const byName = new Map<string, Array<number>>()
   for (const [t, table] of layout.tables.entries()) {
