@@ -101,7 +101,7 @@ export const drawScenario = (seed: number): Scenario => {
     }
   })
   for (const [i, one] of requests.entries()) if (one.stopAt >= 0) requests[i] = { ...one, open: chance(0.3) }
-  return {
+  const scenario: Scenario = {
     model: chance(0.5) ? "full" : oneOf("hybrid", "sliding", "recurrent"),
     pageSize: oneOf(64, 64, 128),
     slots: oneOf(1, 2, 3, 5, 8),
@@ -121,6 +121,21 @@ export const drawScenario = (seed: number): Scenario => {
     patience: oneOf(0, 0, 30, 1000),
     requests,
   }
+  // Drawn last, so that the others are what they were without it.
+  if (!chance(0.25)) return scenario
+  // Short prompts, and answers that outgrow the memory while they are written: who decodes makes room for who decodes.
+  const growing = requests.map((one): ScenarioRequest => {
+    const promptLength = between(20, 90)
+    return {
+      ...one,
+      promptLength,
+      shared: Math.min(one.shared, promptLength),
+      maxTokens: between(100, 320),
+      answers: 1,
+    }
+  })
+  const memory = 1 + between(2, 60) / 100
+  return { ...scenario, requests: growing, memory, headroom: 0, slots: oneOf(3, 5, 8), pageSize: 64 }
 }
 
 /** Integers below a bound, from a seed alone. */

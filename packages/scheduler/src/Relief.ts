@@ -40,13 +40,14 @@ export class Relief {
     if (!state.isCrowded && state.running < state.maxRunning) return
     if (nowMicros < this.askFromMicros || (this.askedChanges === state.changes && nowMicros < this.askAtMicros)) return
     const askers = this.askers(nowMicros)
-    const first = askers.length === 0 ? null : ranking.firstOf(askers, nowMicros)
-    const hasSlots = (request: Request) => state.running + 1 + request.forks.length <= state.maxRunning
-    while (first !== null && !(hasSlots(first) && memory.canAdmit(first))) {
-      const victim = ranking.preemptedBy(first, state, nowMicros)
-      if (victim === null) break
-      this.preempt(victim, actions)
-      if (this.departures.arePreempted) return
+    if (askers.length > 0) {
+      const first = ranking.firstOf(askers, nowMicros)
+      while (state.running + 1 + first.forks.length > state.maxRunning || !memory.canAdmit(first)) {
+        const victim = ranking.preemptedBy(first, state, nowMicros)
+        if (victim === null) break
+        this.preempt(victim, actions)
+        if (this.departures.arePreempted) return
+      }
     }
     this.askedChanges = state.changes
   }
