@@ -54,13 +54,16 @@ export class Relief {
 
   /** The prompts for which the policy is asked: all, or where patience is asked of them the oldest of each tenant that had it. */
   private askers(nowMicros: number): ReadonlyArray<Request> {
-    const { waiting, config } = this.state
+    const { waiting, config, tenants } = this.state
     const patience = config.policy.preemptsAfterMicros
     if (patience === undefined) return [...waiting]
     this.askFromMicros = nowMicros + patience / 4
     this.askAtMicros = nowMicros + 4 * patience
+    let asking = 0
+    for (const tenant of tenants.all) if (tenant.waiting > 0) asking++
     const oldest = new Map<string, Request>()
-    for (const one of waiting) {
+    for (let i = 0; i < waiting.length && oldest.size < asking; i++) {
+      const one = waiting.at(i)!
       if (one.arrivedMicros + patience > nowMicros) {
         this.askAtMicros = Math.min(this.askAtMicros, one.arrivedMicros + patience)
         break
