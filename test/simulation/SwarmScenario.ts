@@ -122,7 +122,7 @@ export const drawScenario = (seed: number): Scenario => {
     requests,
   }
   // Drawn last, so that the others are what they were without it.
-  if (!chance(0.25)) return scenario
+  if (!has.longOutputs || !chance(0.6)) return scenario
   // Short prompts, and answers that outgrow the memory while they are written: who decodes makes room for who decodes.
   const growing = requests.map((one): ScenarioRequest => {
     const promptLength = between(20, 90)

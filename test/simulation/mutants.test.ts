@@ -246,7 +246,7 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "a segment that ends one row early": /chunks are multiples of 64 rows|the keys of decodes are counted/,
   "selections made again on resume": /has forgotten a selection|has selected again/,
   "reservations not subtracted at admission": /reservations are covered/,
-  "an unfair victim: the oldest, protected or not": /is nobody's victim/,
+  "an unfair victim: the oldest, protected or not": /is nobody's victim|who makes room is the last in rank/,
   "a window freed by the wrong index": /is in page/,
   "a kept set applied one step late": /an item that completes a segment returns its selection/,
   "carries kept after they are read": /a table holds the pages of its rows/,
