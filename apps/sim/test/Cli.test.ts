@@ -136,7 +136,7 @@ describe("Ctrl-C", () => {
   const interrupted = async (args: ReadonlyArray<string>, isFar: (outcome: Outcome) => boolean = () => true) => {
     for (let milliseconds = 1500; ; milliseconds *= 2) {
       const outcome = await simProcess(args, (child) => setTimeout(() => child.kill("SIGINT"), milliseconds))
-      if ((outcome.code !== null && isFar(outcome)) || milliseconds > 20_000) return outcome
+      if ((outcome.code !== null && isFar(outcome)) || milliseconds > 60_000) return outcome
     }
   }
 
