@@ -50,7 +50,7 @@ export class OccupancyLog {
     return Array.from({ length: this.tables }, (_, t) => this.column(1 + names.length + t))
   }
 
-  /** What was counted of tenants: `[count][sample]`, see {@link TenantQueues}. */
+  /** What was counted of tenants: `[count][sample]`, see `TenantQueues`. */
   get byTenant(): Array<Array<number>> {
     const first = 1 + names.length + this.tables
     return Array.from({ length: this.columns.length - first }, (_, n) => this.column(first + n))
