@@ -36,6 +36,15 @@ describe("a verdict", () => {
     expect(verdictOf(many, { answerKl: 0.1, loss: 1 })).toMatchObject({ isSafe: false, lost: 8 })
   })
 
+  it("counts no divergence where dense is wrong, unless it is nowhere right", () => {
+    const wrong = Array.from({ length: 3 }, () => measure(5, false, false))
+    const mixed = verdictOf([...wrong, measure(0.02)], budget)
+    expect(mixed).toMatchObject({ isSafe: true, answerKl: 0.02, lost: 0, won: 0 })
+    expect(verdictOf(wrong, budget)).toMatchObject({ isSafe: false, answerKl: 5 })
+    expect(isLost([...wrong, ...wrong], 6, budget)).toBe(false)
+    expect(isLost([...wrong, ...Array.from({ length: 3 }, () => measure(5))], 6, budget)).toBe(true)
+  })
+
   it("is lost early only where the rest of the prompts cannot mend it", () => {
     const bad = Array.from({ length: 5 }, () => measure(0.7))
     expect(isLost(bad, 30, budget)).toBe(true)

@@ -15,9 +15,8 @@ export interface Check {
 
 /**
  * Asks the fresh prompts under a schedule. It passes if its answers diverge by no more than the budget and McNemar's test sees no loss: the
- * share of answers that may be lost bounds the choice, but with the prompts of a check one unlucky answer is no finding. Nor is a wrong
- * answer that dense gives and another wrong one that it is changed for: what dense has wrong counts as no divergence. Null where there was
- * no time for any prompt.
+ * share of answers that may be lost bounds the choice, but with the prompts of a check one unlucky answer is no finding. Null where there
+ * was no time for any prompt.
  */
 export const checkFresh = Effect.fnUntraced(function* (
   plan: CalibrationPlan,
@@ -34,8 +33,7 @@ export const checkFresh = Effect.fnUntraced(function* (
   for (const [i, one] of freshCases.entries()) {
     if (yield* isOver(plan)) return measures.length === 0 ? null : checked("unfinished")
     yield* progress(`check of ${scheduleKey(layers)}: fresh prompt ${i + 1} of ${freshCases.length} …`)
-    const found = yield* measure(plan, engine, layers, one)
-    measures.push(found.wasRight ? found : { ...found, kl: 0 })
+    measures.push(yield* measure(plan, engine, layers, one))
     if (isLost(measures, freshCases.length, budget)) break
   }
   const isPassed = measures.length === freshCases.length && verdictOf(measures, budget).isSafe
@@ -49,7 +47,9 @@ const blame = Effect.fnUntraced(function* (
   layers: ReadonlyArray<DropLayer>,
   measures: ReadonlyArray<Measure>,
 ) {
-  const isDiverged = ({ kl, wasRight, isRight }: Measure) => kl > plan.budget.answerKl || (wasRight && !isRight)
+  const anyRight = measures.some(({ wasRight }) => wasRight)
+  const isDiverged = ({ kl, wasRight, isRight }: Measure) =>
+    (wasRight || !anyRight) && (kl > plan.budget.answerKl || (wasRight && !isRight))
   const diverged = plan.freshCases.filter((_, i) => i < measures.length && isDiverged(measures[i]!))
   let worst = layers[0]!
   let most = -1

@@ -21,6 +21,7 @@ export interface Budget {
 
 export interface Verdict {
   readonly prompts: number
+  /** Mean of the prompts that dense has right; of all where it has none. */
   readonly answerKl: number
   readonly lost: number
   readonly won: number
@@ -30,13 +31,17 @@ export interface Verdict {
   readonly isSafe: boolean
 }
 
-/** Requires at least one measure. */
+/**
+ * Where dense is wrong, another wrong answer in place of its own is no loss, however far they diverge: such prompts count by the answers
+ * won alone. Requires at least one measure.
+ */
 export const verdictOf = (measures: ReadonlyArray<Measure>, budget: Budget): Verdict => {
   const lost = measures.filter(({ wasRight, isRight }) => wasRight && !isRight).length
   const won = measures.filter(({ wasRight, isRight }) => !wasRight && isRight).length
-  const answerKl = mean(measures.map(({ kl }) => kl))
+  const right = measures.filter(({ wasRight }) => wasRight)
+  const answerKl = mean((right.length > 0 ? right : measures).map(({ kl }) => kl))
   const pValue = mcNemar(lost, won)
-  const allowed = budget.loss * measures.filter(({ wasRight }) => wasRight).length
+  const allowed = budget.loss * right.length
   const isWorse = pValue < 0.05 && lost > won
   return {
     prompts: measures.length,
@@ -54,9 +59,10 @@ export const leastPrompts = 5
 
 /** Whether what is left of the prompts, all alike dense, could not make a variant safe any more. Divergences only add up. */
 export const isLost = (measures: ReadonlyArray<Measure>, of: number, budget: Budget): boolean => {
-  const { answerKl, prompts, lost, won } = verdictOf(measures, budget)
+  const { prompts, lost, won } = verdictOf(measures, budget)
   if (prompts < leastPrompts) return false
-  return answerKl * prompts > budget.answerKl * of || lost - won > Math.max(2, budget.loss * of)
+  const sum = measures.reduce((total, { kl, wasRight }) => total + (wasRight ? kl : 0), 0)
+  return sum > budget.answerKl * of || lost - won > Math.max(2, budget.loss * of)
 }
 
 export const scheduleKey = (layers: ReadonlyArray<DropLayer>): string =>
