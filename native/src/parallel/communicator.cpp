@@ -10,12 +10,12 @@ namespace up {
 
 namespace {
 
-// Ranks come within a few microseconds of each other, a thread that sleeps wakes up after fifty.
+// Ranks mostly come close together, and to wake a thread that sleeps takes longer than to look a little.
 constexpr auto patience = std::chrono::microseconds(100);
 
 }  // namespace
 
-// Where ranks compute on the processor it has better to do.
+// Ranks that compute on the processor themselves have better use for it.
 RankGroup::RankGroup(int size) : size_(size), spins_(std::thread::hardware_concurrency() >= 4 * static_cast<unsigned>(size)) {}
 
 void RankGroup::meet() {

@@ -61,8 +61,8 @@ void LayerLoop::enter(const StepWork &work) {
 
 void LayerLoop::for_tiles(const std::function<void(Rows)> &visit) {
   const int rows = groups_.rows();
-  // Two halves, so that the sum over ranks of one is under way while the other is computed. Products of 1,024 rows fill a device, those
-  // of some rows more leave most of it idle at their end.
+  // Two halves, so that the sum over ranks of one is under way while the other is computed. Products of a multiple of
+  // 1,024 rows fill a device to their end; a few rows more leave most of it idle there.
   constexpr int worth_halving = 1024, full = 1024;
   const bool halves = backend_.overlaps_sums() && rows > worth_halving;
   const int step = rows > 4 * full ? full : 128;

@@ -112,7 +112,7 @@ export class DeviceCostModel implements CostModel {
       }
       return Math.ceil(micros)
     }
-    if (items > 0 && decodeRows > 0) micros += this.mixedTime + decodeRows * this.mixedRowTime
+    micros += this.mixing(load)
     for (let s = 0; s < segments; s++) {
       if (isKnown && rows[s] === 0 && scoredRows[s] === 0) {
         if (decodeRows > 0) micros += this.decodes(load, s)
@@ -122,6 +122,11 @@ export class DeviceCostModel implements CostModel {
       }
     }
     return Math.ceil(micros)
+  }
+
+  /** What decoding takes more where it is not alone. */
+  private mixing({ decodeRows, items }: StepLoad): number {
+    return items > 0 && decodeRows > 0 ? this.mixedTime + decodeRows * this.mixedRowTime : 0
   }
 
   /** Of a segment that decodes and nothing else, as most segments of most steps do. Requires rows that decode. */
@@ -205,10 +210,7 @@ export class DeviceCostModel implements CostModel {
     const terms: Array<StepTerm> = [
       { name: "launches and host work of any step", micros: calibration.stepMicros },
       { name: `${load.items} prefill items`, micros: load.items * calibration.itemMicros },
-      {
-        name: "decoding beside prefill",
-        micros: load.items > 0 && load.decodeRows > 0 ? this.mixedTime + load.decodeRows * this.mixedRowTime : 0,
-      },
+      { name: "decoding beside prefill", micros: this.mixing(load) },
     ]
     for (let s = 0; s < work.length; s++) {
       let sum = 0

@@ -37,7 +37,7 @@ export const calibrateOptions = {
   }),
   "max-kl": Kind.number({
     metavar: "NATS",
-    description: "Most divergence of an answer from dense, mean over the prompts",
+    description: "Most divergence of an answer from dense, mean over the prompts that dense has right",
     defaultValue: 0.05,
     minimum: 0,
     maximum: 100,

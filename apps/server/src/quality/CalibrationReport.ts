@@ -160,7 +160,7 @@ export const calibrationText = (report: CalibrationReport): string => {
   ]
   return [
     `${model} on ${device}: ${prompts} prompts of ${tokens} tokens, ${denseRight} right dense`,
-    `safe: answers diverge by at most ${budget.answerKl} nats, and at most ${percent(budget.loss)} are lost`,
+    `safe: where dense is right, answers diverge by at most ${budget.answerKl} nats, and at most ${percent(budget.loss)} are lost`,
     "",
     ...table(rows, [0, 5, 7]),
     "",
