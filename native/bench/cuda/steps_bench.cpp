@@ -1,7 +1,7 @@
 // Time to the first token and time per decode step of models shaped like published ones on the CUDA backend, through the runner and
 // its plans: random weights, keeps as given (synthetic), selections scored and their scores ignored.
 //
-//   steps_bench [--model NAME] [--layers N] [--ranks N] [--rows ROWS_PER_STEP] [--batch PROMPTS] [--no-decode] [LENGTH ...]
+//   steps_bench [--model NAME] [--layers N] [--ranks N] [--rows ROWS_PER_STEP] [--batch PROMPTS] [--fp8] [--no-decode] [LENGTH ...]
 //
 // With --batch so many prompts of each length are computed together, segment by segment in steps that are as full as may be, and what is
 // timed is the last first token.
@@ -332,7 +332,7 @@ int main(int argc, char **argv) {
   std::vector<ModelShape> known = model_shapes();
   ModelShape shape = known.front();
   int rows = 16384, layers = 0, ranks = 1, batch = 1;
-  bool decode = true;
+  bool decode = true, fp8 = false;
   std::vector<int> lengths;
   for (int i = 1; i < argc; i++) {
     if (std::strcmp(argv[i], "--model") == 0 && i + 1 < argc) {
@@ -347,6 +347,7 @@ int main(int argc, char **argv) {
     else if (std::strcmp(argv[i], "--ranks") == 0 && i + 1 < argc) ranks = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--rows") == 0 && i + 1 < argc) rows = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--batch") == 0 && i + 1 < argc) batch = std::atoi(argv[++i]);
+    else if (std::strcmp(argv[i], "--fp8") == 0) fp8 = true;
     else if (std::strcmp(argv[i], "--no-decode") == 0) decode = false;
     else lengths.push_back(std::atoi(argv[i]));
   }
@@ -354,13 +355,14 @@ int main(int argc, char **argv) {
     shape.table.layers.resize(static_cast<size_t>(layers));
     std::erase_if(shape.drop_layers, [&](int layer) { return layer >= layers - 1; });
   }
+  if (fp8) shape.table.quantization = up::Quantization::fp8;
   if (lengths.empty()) lengths = {8192, 32768};
   const int most = *std::max_element(lengths.begin(), lengths.end());
   try {
     const auto start = Clock::now();
     const SyntheticModel model(shape, "/dev/shm/uniprefill-synthetic.safetensors");
     const auto checkpoint = model.open();
-    std::printf("%s, %d layers: written in %.1f s\n", shape.name.c_str(), shape.table.layer_count(), ms_since(start) / 1000);
+    std::printf("%s, %d layers%s: written in %.1f s\n", shape.name.c_str(), shape.table.layer_count(), fp8 ? " in e4m3" : "", ms_since(start) / 1000);
     Bench bench(checkpoint, shape, ranks, decode ? 64 : batch, rows, std::max(most, 4096));
     const auto repeats = [batch](int length) { return batch > 1 ? 1 : length > 60000 ? 2 : 4; };
     std::map<int, double> dense;

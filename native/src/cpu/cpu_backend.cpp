@@ -9,6 +9,7 @@
 #include "cpu/bf16.h"
 #include "cpu/cpu_layers.h"
 #include "cpu/parallel.h"
+#include "weights/quantization.h"
 
 namespace up::cpu {
 namespace {
@@ -253,6 +254,16 @@ void CpuBackend::sum_over_ranks(int slices, const SliceProduct &product, size_t 
 }
 
 void CpuBackend::apply(const Linear &linear, const bf16 *in, int rows, bool accumulate, float *out, int ldo) const {
+  AlignedArray<bf16> rounded(linear.fp8 ? area(rows, linear.k) : 0);
+  if (linear.fp8) {
+#pragma omp parallel for schedule(static) if (int64_t{rows} * linear.k >= parallel_elements)
+    for (int row = 0; row < rows; row++) {
+      const std::span to(rounded.get() + area(row, linear.k), static_cast<size_t>(linear.k));
+      std::copy_n(in + area(row, linear.k), to.size(), to.data());
+      round_to_fp8(to);
+    }
+    in = rounded.get();
+  }
   if (linear.slice_bytes > 0) {
     const int k = linear.k / linear.slices;
     const auto product = [&](int slice, float *to) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "abi/failure.h"
+#include "weights/quantization.h"
 
 namespace up::cpu {
 namespace {
@@ -32,17 +33,20 @@ class Packer {
     out.n = rows.n;
     out.k = rows.k;
     out.bias = std::move(rows.bias);
+    out.fp8 = is_fp8(checkpoint_.table().quantization, kind, rows.n, rows.k);
     const int ranks = checkpoint_.shard().size;
     if (is_row_parallel(kind)) {
       const bool divides = row_parallel_slices % ranks == 0 && rows.k * ranks % (2 * row_parallel_slices) == 0;
       if (divides) out.slices = row_parallel_slices / ranks;
       if (ranks > 1) {
-        pack_slices(rows.gather(), out);
+        pack_slices(out.fp8 ? gather_fp8(rows) : rows.gather(), out);
         return out;
       }
     }
     out.packed = AlignedArray<std::byte>(kernels_.packed_bytes(out.n, out.k));
-    if (rows.pieces.size() == 1) {
+    if (out.fp8) {
+      kernels_.pack(gather_fp8(rows).data(), out.n, out.k, out.packed.get());
+    } else if (rows.pieces.size() == 1) {
       kernels_.pack(rows.pieces[0].data(), out.n, out.k, out.packed.get());
     } else {
       kernels_.pack(rows.gather().data(), out.n, out.k, out.packed.get());

@@ -21,6 +21,7 @@ struct Linear {
   int slices = 1;  // of this rank
   size_t slice_bytes = 0;  // of each in `packed`, of a sum over ranks; 0: packed as one
   std::vector<float> bias;  // [n], or empty
+  bool fp8 = false;  // weights are rounded to e4m3, and what they are multiplied with is to be
 
   std::byte *slice(int index) const { return packed.get() + slice_bytes * static_cast<size_t>(index); }
 };

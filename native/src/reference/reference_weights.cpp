@@ -2,6 +2,8 @@
 
 #include <bit>
 
+#include "weights/quantization.h"
+
 namespace up::reference {
 namespace {
 
@@ -11,6 +13,13 @@ double widen(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>
 
 Vector Matrix::times(const double *x, int rows) const {
   const auto width = static_cast<size_t>(n);
+  Vector rounded;
+  if (fp8) {
+    rounded.assign(x, x + static_cast<size_t>(rows) * static_cast<size_t>(k));
+    for (int row = 0; row < rows; row++)
+      round_to_fp8(std::span(rounded).subspan(static_cast<size_t>(row) * static_cast<size_t>(k), static_cast<size_t>(k)));
+    x = rounded.data();
+  }
   Vector out(static_cast<size_t>(rows) * width, 0.0);
 #pragma omp parallel for schedule(static) if (int64_t{rows} * n * k > 100000)
   for (int row = 0; row < rows; row++) {
@@ -27,8 +36,9 @@ Vector Matrix::times(const double *x, int rows) const {
 
 void Weights::add(const Checkpoint &checkpoint, int layer, MatrixKind kind, int expert) {
   const MatrixRows rows = matrix_rows(checkpoint, layer, kind, expert);
-  const std::vector<uint16_t> values = rows.gather();
-  Matrix out{rows.n, rows.k, Vector(values.size()), Vector(rows.bias.begin(), rows.bias.end())};
+  const bool fp8 = is_fp8(checkpoint.table().quantization, kind, rows.n, rows.k);
+  const std::vector<uint16_t> values = fp8 ? gather_fp8(rows) : rows.gather();
+  Matrix out{rows.n, rows.k, Vector(values.size()), Vector(rows.bias.begin(), rows.bias.end()), fp8};
   const auto n = static_cast<size_t>(rows.n);
   const auto k = static_cast<size_t>(rows.k);
   for (size_t j = 0; j < n; j++) {

@@ -18,6 +18,7 @@ struct Matrix {
   int k = 0;
   Vector columns;  // [k, n]: weights of one input beside each other
   Vector bias;     // [n], or empty
+  bool fp8 = false;  // weights are rounded to e4m3, and x is
 
   // [rows, n] of x [rows, k]
   Vector times(const double *x, int rows) const;

@@ -20,6 +20,10 @@ NormSpec read_norm(const Fields &from) {
   return {from.positive("eps"), static_cast<float>(from.number("offset"))};
 }
 
+Quantization read_quantization(const Fields &from) {
+  return from.has("quantization") ? static_cast<Quantization>(from.choice("quantization", {"none", "fp8"})) : Quantization::none;
+}
+
 RopeSpec read_rope(const Fields &from, int head_dim) {
   RopeSpec out;
   out.theta = from.positive("theta");
@@ -156,6 +160,7 @@ ModelTable parse_model_table(std::string_view json) {
   out.max_positions = root.integer("maxPositions", 1, 1 << 30);
   out.embedding_scale = root.positive("embeddingScale");
   out.logit_soft_cap = static_cast<float>(root.number("logitSoftCap"));
+  out.quantization = read_quantization(root);
   out.final_norm = read_norm(root.object("finalNorm"));
   out.files = strings(root, "files");
   out.ignore = strings(root, "ignore");

@@ -92,6 +92,9 @@ struct LayerSpec {
   bool is_attention() const { return mixer != Mixer::delta; }
 };
 
+// How the weights of layers and what they are multiplied with are rounded (quantization.h).
+enum class Quantization { none, fp8 };
+
 struct ModelTable {
   std::string architecture;
   uint64_t identity = 0;  // hash of config.json, which the fingerprint goes on from
@@ -100,6 +103,7 @@ struct ModelTable {
   int max_positions = 0;
   float embedding_scale = 1;
   float logit_soft_cap = 0;
+  Quantization quantization = Quantization::none;
   NormSpec final_norm;
   std::vector<std::string> files;            // *.safetensors
   std::string index_file;                    // empty: none

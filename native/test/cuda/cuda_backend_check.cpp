@@ -122,6 +122,28 @@ up::ModelTable wide_model(RandomSpec &spec) {
   return out;
 }
 
+// With the matrices of layers in eight bits. What bf16 tells apart from double precision rounds to neighbours there, so that two right
+// results are some way from each other: but nearer than the reference in 16 bits is.
+void check_fp8(const char *what, up::ModelTable table, uint64_t seed) {
+  table.hidden_size = 1024;
+  for (up::LayerSpec &layer : table.layers) layer.mlp.inner = 2048;
+  const TemporaryDirectory directory, plain_directory;
+  const auto plain_checkpoint = random_checkpoint(plain_directory, table, seed);
+  table.quantization = up::Quantization::fp8;
+  const auto checkpoint = random_checkpoint(directory, table, seed);
+  BackendHarness reference(checkpoint, {}, seed, true, make_reference), plain(plain_checkpoint, {}, seed, true, make_reference);
+  const Rows expected = run(reference, whole());
+  const double in_16_bits = worst_error(run(plain, whole()), expected, 0.5);
+  BackendHarness cuda(checkpoint, {}, seed + 1, false, make_cuda, cuda_elements), other(checkpoint, {}, seed + 2, true, make_cuda, cuda_elements);
+  const Rows got = run(cuda, whole());
+  BackendHarness again(checkpoint, {}, seed + 1, false, make_cuda, cuda_elements);
+  CHECK(run(again, whole()) == got, "%s seed %d: the same steps, other bits", what, static_cast<int>(seed));
+  const double error = worst_error(got, expected, 0.5), cut = worst_error(run(other, mixed(seed)), expected, 0.5);
+  CHECK(error <= 0.8 * in_16_bits, "%s seed %d: relative error %g, of 16 bits %g", what, static_cast<int>(seed), error, in_16_bits);
+  CHECK(cut <= 0.8 * in_16_bits, "%s seed %d: relative error %g of rows cut otherwise, of 16 bits %g", what, static_cast<int>(seed), cut, in_16_bits);
+  std::printf("ok %-8s seed %d: %.4f whole, %.4f cut, %.4f of 16 bits\n", what, static_cast<int>(seed), error, cut, in_16_bits);
+}
+
 up::ModelTable plain_model(int layers, int head_dim, uint64_t seed) {
   RandomSpec spec(seed);
   up::ModelTable out = spec.model(std::vector<up::Mixer>(static_cast<size_t>(layers), up::Mixer::full), false);
@@ -483,6 +505,8 @@ int main(int argc, char **argv) {
     model("full", cuda_model(spec, {full}, false), 0.9, 0.02);
     model("sliding", cuda_model(spec, {sliding}, false), 0.9, 0.02);
     model("wide", wide_model(spec), 0.9, 0.02);
+    for (const up::Mixer mixer : {up::Mixer::full, up::Mixer::delta})
+      guarded("fp8", seed, [&] { check_fp8(mixer == up::Mixer::full ? "fp8" : "fp8 delta", cuda_model(spec, {mixer}, false), seed); });
     model("windows", cuda_model(spec, {sliding, full, sliding, full}, false), 0.5, 0.04);
     model("delta", cuda_model(spec, {delta}, false), 0.9, 0.02);
     model("experts", cuda_model(spec, {full}, true), 0.9, 0.02);

@@ -3,7 +3,7 @@ import { executorLayout } from "@uniprefill/executor/contract/ExecutorLayout"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { type KvLayout, layoutJson } from "@uniprefill/model/KvLayout"
 import type { ModelDirectory } from "@uniprefill/model/ModelDirectory"
-import { modelTable } from "@uniprefill/model/ModelTable"
+import { modelTable, type Quantization } from "@uniprefill/model/ModelTable"
 import { decodeResult, Encoder } from "@uniprefill/scheduler/Codec"
 import { Deferred, Effect, Layer, type Scope } from "effect"
 import type { KeepProfile } from "./KeepProfile.ts"
@@ -28,9 +28,11 @@ export interface NativeOptions {
   readonly keepProfile?: KeepProfile | null | undefined
   /**
    * Ranks that share heads and inner widths; 1 by default. A model that they cannot share equally is an `UnsupportedModel`. On
-   * the CPU 1, 2 and 4 give the same bits.
+   * the CPU 1, 2 and 4 give the same bits, but for `fp8`: what ranks round lies in parts of rows.
    */
   readonly tensorParallel?: number | undefined
+  /** `none` by default. With `fp8`, the CPU computes what a device would: rounded values, no faster. */
+  readonly quantization?: Quantization | undefined
 }
 
 export interface CpuOptions extends NativeOptions {
@@ -108,7 +110,7 @@ const make = (
 
     const library = yield* attempt("load native library", () => loadLibrary())
     const model = yield* Effect.acquireRelease(
-      attempt(`load ${source.directory}`, () => library.open(modelTable(source))),
+      attempt(`load ${source.directory}`, () => library.open(modelTable(source, options.quantization))),
       (opened) => Effect.sync(() => opened.close()),
     )
     yield* attempt(`load ${source.directory}`, () => checkFingerprint(options.scheduleFingerprint ?? null, model))

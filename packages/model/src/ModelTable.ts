@@ -2,10 +2,19 @@ import type { ModelDirectory } from "./ModelDirectory.ts"
 import type { LayerSpec, MixerSpec, MlpSpec } from "./ModelSpec.ts"
 
 /**
+ * How the weights of layers and what they are multiplied with are rounded: `fp8` is e4m3, 8 bits, with a scale for every row. The
+ * embedding, lm_head, routers and the experts that they choose stay in 16 bits.
+ */
+export type Quantization = "none" | "fp8"
+
+/**
  * The model as the native library gets it, which reads no config.json: the table of layers, what each layer's tensors are
  * called, and the files they are in. JSON, format `uniprefill-model`.
  */
-export const modelTable = ({ spec, weights, index, tensors, identity }: ModelDirectory): string =>
+export const modelTable = (
+  { spec, weights, index, tensors, identity }: ModelDirectory,
+  quantization: Quantization = "none",
+): string =>
   JSON.stringify({
     format: "uniprefill-model",
     version: 1,
@@ -16,6 +25,7 @@ export const modelTable = ({ spec, weights, index, tensors, identity }: ModelDir
     maxPositions: spec.maxPositions,
     embeddingScale: spec.embeddingScale,
     logitSoftCap: spec.logitSoftCap,
+    quantization,
     finalNorm: spec.finalNorm,
     files: weights,
     index,

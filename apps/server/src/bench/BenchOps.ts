@@ -9,7 +9,7 @@ import { Effect, Layer } from "effect"
 import { showing } from "../cli/Progress.ts"
 import { UsageError } from "../cli/UsageError.ts"
 import { kvElementBytes } from "../model/EngineLive.ts"
-import { calibrationOf, linkOf } from "../model/CostModels.ts"
+import { calibrationOf, linkOf, modelShape } from "../model/CostModels.ts"
 import { executorLive } from "../model/ExecutorLive.ts"
 import { embeddedModel } from "../options/ModelOptions.ts"
 import type { OptionValues } from "../options/Options.ts"
@@ -63,7 +63,7 @@ export const benchOps = (settings: BenchOpsSettings, json: boolean) =>
     const executor = yield* Effect.provideContext(Executor, services)
     const { info } = executor
     const { spec, schedule } = model
-    const shape = { spec, weightBytes: 2, kvBytes: kvElementBytes(model, info) }
+    const shape = modelShape(settings, spec, kvElementBytes(model, info))
     const costs: FitCosts = {
       work: operationWork(shape, info.layout, info.tensorParallel),
       link: linkOf(settings, yield* calibrationOf(settings, info.device), info.device),

@@ -4,6 +4,7 @@ import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
 import type { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
 import { linkBetween, nvlink4 } from "@uniprefill/cost-model/Links"
 import type { ModelShape } from "@uniprefill/cost-model/ModelShape"
+import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { Effect } from "effect"
 import type { ModelSettings } from "../options/ModelOptions.ts"
@@ -60,6 +61,13 @@ export const measuredCuda: Calibration = {
   stepMicros: 1500,
   itemMicros: 20,
 }
+
+/** What steps read and multiply; K and V are told by the executor's layout. */
+export const modelShape = ({ quantization }: ModelSettings, spec: ModelSpec, kvBytes = 2): ModelShape => ({
+  spec,
+  weightBytes: quantization === "fp8" ? 1 : 2,
+  kvBytes,
+})
 
 /** Whether an executor's steps run on a CUDA device, by what it calls its device. */
 export const isCuda = (device: string): boolean => device.startsWith("cuda")

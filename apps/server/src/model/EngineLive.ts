@@ -14,7 +14,7 @@ import type { TokenizerError } from "@uniprefill/tokenizer/TokenizerError"
 import { Clock, Effect, Layer } from "effect"
 import { makeKvEventPublisher } from "../gateway/KvEventPublisher.ts"
 import { defaultTopic, type KvEventsConfig } from "../gateway/KvEventsConfig.ts"
-import { isCuda, predictionFor } from "./CostModels.ts"
+import { isCuda, modelShape, predictionFor } from "./CostModels.ts"
 import { cudaStepBudgetMs, defaultStepBudgetMs, embeddedModel, type ModelSettings } from "../options/ModelOptions.ts"
 import { policyOf } from "./PolicyLive.ts"
 import { ServedModel } from "./ServedModel.ts"
@@ -69,6 +69,7 @@ export const layer = (
       yield* Effect.logInfo("model read").pipe(
         Effect.annotateLogs({
           directory,
+          quantization: settings.quantization,
           drop_schedule: model.scheduleSource,
           drop_layers: model.schedule.dropLayers.map((drop) => `${drop.layer}:${drop.p}`).join(",") || "none",
         }),
@@ -120,7 +121,7 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
         1000 * (settings["step-budget-ms"] ?? (isCuda(info.device) ? cudaStepBudgetMs : defaultStepBudgetMs))
       const recording = record === undefined ? undefined : yield* openRecording(record)
       const { layout, maxRowsPerStep } = info
-      const shape = { spec, weightBytes: 2, kvBytes: kvElementBytes(model, info) }
+      const shape = modelShape(settings, spec, kvElementBytes(model, info))
       const { kvEvents } = serving
       const publisher =
         kvEvents === undefined

@@ -1,10 +1,9 @@
 import type { Executor, ExecutorError } from "@uniprefill/executor/contract/Executor"
-import { inSixteenBits } from "@uniprefill/cost-model/ModelShape"
 import type { KeepProfile } from "@uniprefill/executor-native/KeepProfile"
 import { layerCpu, layerCuda } from "@uniprefill/executor-native/NativeExecutor"
 import { layerSim, simulatedDefaults } from "@uniprefill/executor/simulated/SimulatedExecutor"
 import { Effect, Layer } from "effect"
-import { predictionFor } from "./CostModels.ts"
+import { modelShape, predictionFor } from "./CostModels.ts"
 import type { ExecutorOf } from "./EngineLive.ts"
 
 /** The executor that --executor names. */
@@ -23,7 +22,8 @@ export const executorWith =
       maxTokens: settings["max-model-len"],
       tensorParallel: settings["tensor-parallel-size"],
     }
-    const native = { ...common, model, scheduleFingerprint, keepProfile }
+    const { quantization } = settings
+    const native = { ...common, model, scheduleFingerprint, keepProfile, quantization }
     const memoryBytes = settings["kv-memory"]
     const cpu = layerCpu({ ...native, memoryBytes, threads })
     const cuda = layerCuda({ ...native, memoryFraction: settings["gpu-memory-fraction"] })
@@ -43,7 +43,7 @@ export const executorWith =
               memoryBytes,
               costModel: (layout) => {
                 const { maxRowsPerStep } = simulatedDefaults
-                return predict({ shape: inSixteenBits(spec), layout, lastQ: schedule.lastQ, maxRowsPerStep })
+                return predict({ shape: modelShape(settings, spec), layout, lastQ: schedule.lastQ, maxRowsPerStep })
               },
               timeScale: settings["time-scale"],
               output: settings["sim-output"],

@@ -82,6 +82,14 @@ export const modelOptions = {
     minimum: 0.01,
     maximum: 1,
   }),
+  quantization: Kind.choice({
+    metavar: "none|fp8",
+    description:
+      "fp8 multiplies the layers' matrices in 8 bits: half the memory for them, faster prompts on a CUDA device, answers that " +
+      "differ a little. On the CPU it shows those answers and makes nothing faster",
+    choices: ["none", "fp8"],
+    defaultValue: "none",
+  }),
   policy: Kind.text({
     metavar: "NAME|FILE",
     description:

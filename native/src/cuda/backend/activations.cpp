@@ -4,6 +4,7 @@
 
 #include "cuda/attention/decode_attention.h"
 #include "cuda/common/operators.h"
+#include "cuda/linear/matmul.h"
 #include "cuda/selection/selection.h"
 
 namespace up::cuda {
@@ -123,6 +124,7 @@ ActivationSizes::ActivationSizes(const ModelTable &model, const BackendOptions &
       logits_rows(std::min(options.max_rows, most_logits_rows)),
       hidden(model.hidden_size) {
   scratch_bytes = std::max(bf16_rows(options.max_rows, hidden), sampling_bytes(logits_rows, model.vocab_size));
+  int inner = 0;
   const bool drops = options.layout.last_segment() > 0;
   for (int i = 0; i < model.layer_count(); i++) {
     const LayerSpec &layer = model.layer(i);
@@ -132,12 +134,15 @@ ActivationSizes::ActivationSizes(const ModelTable &model, const BackendOptions &
     if (layer.is_attention()) query_width = std::max(query_width, attended);
     attended_width = std::max(attended_width, attended);
     scratch_bytes = std::max(scratch_bytes, layer_scratch(layer, options, hidden, rows, tile_rows, drops));
+    inner = std::max(inner, layer.mlp.is_moe() ? layer.mlp.shared_inner : layer.mlp.inner);
   }
+  if (model.quantization == Quantization::fp8)
+    rounded_bytes = Matmul::rounded_bytes(tile_rows, std::max({hidden, attended_width, inner}));
 }
 
 size_t ActivationSizes::bytes() const {
   return bf16_rows(rows, hidden) + bf16_rows(rows, query_width) * (gates ? 2 : 1) + bf16_rows(rows, attended_width) +
-         bf16_rows(normed_rows, hidden) + (mixed ? bf16_rows(tile_rows, hidden) : 0) + scratch_bytes;
+         bf16_rows(normed_rows, hidden) + (mixed ? bf16_rows(tile_rows, hidden) : 0) + scratch_bytes + rounded_bytes;
 }
 
 Activations::Activations(Device &device, const ActivationSizes &s)
@@ -148,6 +153,7 @@ Activations::Activations(Device &device, const ActivationSizes &s)
       attended(device, bf16_rows(s.rows, s.attended_width), "the attention's outputs"),
       normed(device, bf16_rows(s.normed_rows, s.hidden), "the normalised rows"),
       mixed(device, s.mixed ? bf16_rows(s.tile_rows, s.hidden) : 0, "the mixers' outputs"),
-      scratch(device, s.scratch_bytes, "the workspace") {}
+      scratch(device, s.scratch_bytes, "the workspace"),
+      rounded(device, s.rounded_bytes, "the rounded rows") {}
 
 }  // namespace up::cuda

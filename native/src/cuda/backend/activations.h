@@ -23,6 +23,7 @@ struct ActivationSizes {
   bool gates = false;      // some layer has output gates
   bool mixed = false;      // some layer normalises what it adds, or has experts; ranks have parts of sums instead (peers.h)
   size_t scratch_bytes = 0;
+  size_t rounded_bytes = 0;  // of a tile's rows in e4m3
 
   ActivationSizes(const ModelTable &model, const BackendOptions &options);
   size_t bytes() const;
@@ -32,7 +33,7 @@ struct Activations {
   Activations(Device &device, const ActivationSizes &sizes);
 
   const ActivationSizes sizes;
-  DeviceBuffer residual, queries, gates, attended, normed, mixed, scratch;
+  DeviceBuffer residual, queries, gates, attended, normed, mixed, scratch, rounded;
 };
 
 // Parts of scratch that a tile of a delta layer, or of experts, takes; offsets in bytes.

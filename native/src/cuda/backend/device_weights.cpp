@@ -1,9 +1,12 @@
 #include "cuda/backend/device_weights.h"
 
+#include <algorithm>
 #include <bit>
 #include <deque>
 
 #include "cuda/backend/weight_upload.h"
+#include "cuda/linear/round_rows.h"
+#include "weights/quantization.h"
 
 namespace up::cuda {
 namespace {
@@ -12,6 +15,9 @@ uint16_t to_bf16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
+
+// As much of the files as is on the device at once before it is rounded.
+constexpr size_t most_rounded_bytes = 512 << 20;
 
 }  // namespace
 
@@ -34,8 +40,9 @@ class DeviceWeights::Planner {
     // A sum over ranks has its bias once.
     const bool is_part = kind == MatrixKind::o || kind == MatrixKind::delta_out || kind == MatrixKind::down;
     if (is_part && checkpoint_.shard().rank > 0) rows.bias.clear();
-    return matrix(rows);
+    return is_fp8(checkpoint_.table().quantization, kind, rows.n, rows.k) ? rounded(rows) : matrix(rows);
   }
+  const uint16_t *convolution(int layer) { return elements(matrix(matrix_rows(checkpoint_, layer, MatrixKind::delta_conv)).data); }
   // Two matrices of one width, one under the other.
   Matrix stacked(int layer, MatrixKind kind, MatrixKind below) {
     MatrixRows rows = matrix_rows(checkpoint_, layer, kind);
@@ -54,10 +61,19 @@ class DeviceWeights::Planner {
   }
   Matrix embedding() {
     const ModelTable &table = checkpoint_.table();
-    return {tensor(-1, "embedding"), table.vocab_size, table.hidden_size, nullptr};
+    return {place({std::as_bytes(checkpoint_.matrix(-1, "embedding"))}), table.vocab_size, table.hidden_size};
   }
 
+  // A matrix in e4m3: what becomes of which pieces.
+  struct Rounded {
+    Matrix matrix;
+    std::vector<std::span<const std::byte>> pieces;
+
+    size_t bytes() const { return aligned_bytes(static_cast<size_t>(matrix.n) * static_cast<size_t>(matrix.k) * sizeof(uint16_t)); }
+  };
+
   size_t bytes() const { return bytes_; }
+  const std::vector<Rounded> &rounded() const { return rounded_; }
   // Turns offsets into addresses.
   std::vector<Transfer> &transfers(std::byte *base) {
     for (Transfer &transfer : transfers_) transfer.target = base + reinterpret_cast<uintptr_t>(transfer.target);
@@ -68,16 +84,28 @@ class DeviceWeights::Planner {
   Matrix matrix(const MatrixRows &rows) {
     std::vector<std::span<const std::byte>> pieces;
     for (const auto &piece : rows.pieces) pieces.push_back(std::as_bytes(piece));
-    Matrix out{elements(place(std::move(pieces))), rows.n, rows.k, nullptr};
+    Matrix out{place(std::move(pieces)), rows.n, rows.k};
     if (!rows.bias.empty()) out.bias = values(rows.bias);
+    return out;
+  }
+  Matrix rounded(const MatrixRows &rows) {
+    Matrix out{reserve(static_cast<size_t>(rows.n) * static_cast<size_t>(rows.k)), rows.n, rows.k};
+    out.scales = reinterpret_cast<const float *>(reserve(static_cast<size_t>(rows.n) * sizeof(float)));
+    if (!rows.bias.empty()) out.bias = values(rows.bias);
+    Rounded &kept = rounded_.emplace_back(Rounded{out, {}});
+    for (const auto &piece : rows.pieces) kept.pieces.push_back(std::as_bytes(piece));
     return out;
   }
   // Offsets pass for pointers until load(); they begin behind 256 bytes, so that none is null.
   std::byte *place(std::vector<std::span<const std::byte>> pieces) {
     size_t bytes = 0;
     for (const auto &piece : pieces) bytes += piece.size();
-    auto *const out = reinterpret_cast<std::byte *>(bytes_);
+    std::byte *const out = reserve(bytes);
     transfers_.push_back({out, std::move(pieces)});
+    return out;
+  }
+  std::byte *reserve(size_t bytes) {
+    auto *const out = reinterpret_cast<std::byte *>(bytes_);
     bytes_ += aligned_bytes(bytes);
     return out;
   }
@@ -91,6 +119,7 @@ class DeviceWeights::Planner {
   const Checkpoint &checkpoint_;
   size_t bytes_ = 256;
   std::vector<Transfer> transfers_;
+  std::vector<Rounded> rounded_;
   std::deque<std::vector<uint16_t>> converted_;
   std::deque<std::vector<float>> floats_;
 };
@@ -116,7 +145,7 @@ DeviceWeights::DeviceWeights(const Checkpoint &checkpoint) : planner_(std::make_
       w.o = plan.matrix(i, MatrixKind::o);
     } else {
       w.delta_in = plan.matrix(i, MatrixKind::delta_in);
-      w.conv = plan.matrix(i, MatrixKind::delta_conv).data;
+      w.conv = plan.convolution(i);
       w.a_log = plan.of_heads(i, "aLog");
       w.dt_bias = plan.of_heads(i, "dtBias");
       w.delta_norm = plan.vector(i, "deltaNorm");
@@ -155,6 +184,7 @@ void DeviceWeights::load(Device &device, const Progress &progress) {
   const auto settle_matrix = [&](Matrix &matrix) {
     settle(matrix.data);
     settle(matrix.bias);
+    settle(matrix.scales);
   };
   for (LayerWeights &w : layers_) {
     for (const uint16_t **each : {&w.input_norm, &w.post_attention_norm, &w.mlp_norm, &w.post_mlp_norm, &w.q_norm, &w.k_norm, &w.conv,
@@ -168,8 +198,49 @@ void DeviceWeights::load(Device &device, const Progress &progress) {
   settle(final_norm_);
   settle_matrix(embedding_);
   settle_matrix(lm_head_);
-  upload_all(device, planner_->transfers(memory_.as()), progress);
+  int64_t rounded = 0, others = 0;
+  for (const Planner::Rounded &each : planner_->rounded()) rounded += static_cast<int64_t>(each.bytes());
+  upload_all(device, planner_->transfers(memory_.as()), [&](int64_t done, int64_t all) {
+    others = all;
+    if (progress) progress(done, all + rounded);
+  });
+  load_rounded(device, [&](int64_t done, int64_t all) {
+    if (progress) progress(others + done, others + all);
+  });
   planner_.reset();
+}
+
+void DeviceWeights::load_rounded(Device &device, const Progress &progress) {
+  constexpr const char *phase = "round weights";
+  const std::vector<Planner::Rounded> &all = planner_->rounded();
+  size_t largest = 0, total = 0;
+  for (const Planner::Rounded &each : all) {
+    largest = std::max(largest, each.bytes());
+    total += each.bytes();
+  }
+  if (all.empty()) return;
+  const DeviceBuffer block(device, std::max(largest, std::min(total, most_rounded_bytes)), "the weights before they are rounded");
+  int64_t before = 0;
+  for (size_t next = 0; next < all.size();) {
+    const size_t first = next;
+    std::vector<Transfer> transfers;
+    size_t taken = 0;
+    for (; next < all.size() && taken + all[next].bytes() <= block.bytes(); next++) {
+      transfers.push_back({block.as(taken), all[next].pieces});
+      taken += all[next].bytes();
+    }
+    upload_all(device, transfers, [&](int64_t done, int64_t) {
+      progress(before + done, static_cast<int64_t>(total));
+    });
+    for (size_t i = first, at = 0; i < next; at += all[i++].bytes()) {
+      const Matrix &m = all[i].matrix;
+      launch_round_rows(block.as<const uint16_t>(at), m.k, m.n, m.k, memory_.as<uint8_t>(reinterpret_cast<uintptr_t>(m.data)),
+                        memory_.as<float>(reinterpret_cast<uintptr_t>(m.scales)), device.stream());
+      device.check_launch(phase);
+    }
+    device.wait(phase);
+    before += static_cast<int64_t>(taken);
+  }
 }
 
 }  // namespace up::cuda

@@ -1,4 +1,5 @@
-// A checkpoint's matrices and vectors on the device, in bf16, in one allocation.
+// A checkpoint's matrices and vectors on the device, in one allocation: in bf16, but for the matrices of layers in e4m3 where the model
+// is quantised.
 #pragma once
 
 #include <functional>
@@ -12,16 +13,18 @@
 
 namespace up::cuda {
 
-// Rows [n, k] of bf16; bias [n] or nullptr.
+// Rows [n, k] of bf16, or of e4m3 with a scale each; bias [n] or nullptr.
 struct Matrix {
-  const uint16_t *data = nullptr;
+  const std::byte *data = nullptr;
   int n = 0;
   int k = 0;
   const uint16_t *bias = nullptr;
+  const float *scales = nullptr;  // [n] of e4m3
 
   // Rows [begin, begin + count) of it.
   Matrix rows(int begin, int count) const {
-    return {data + static_cast<int64_t>(begin) * k, count, k, bias == nullptr ? nullptr : bias + begin};
+    return {data + static_cast<int64_t>(begin) * k * (scales == nullptr ? 2 : 1), count, k, bias == nullptr ? nullptr : bias + begin,
+            scales == nullptr ? nullptr : scales + begin};
   }
 };
 
@@ -65,13 +68,15 @@ class DeviceWeights {
   void load(Device &device, const Progress &progress);
 
   const LayerWeights &layer(int index) const { return layers_[static_cast<size_t>(index)]; }
-  const uint16_t *embedding() const { return embedding_.data; }
+  const uint16_t *embedding() const { return reinterpret_cast<const uint16_t *>(embedding_.data); }
   const uint16_t *final_norm() const { return final_norm_; }
   const Matrix &lm_head() const { return lm_head_; }
   size_t bytes() const { return bytes_; }
 
  private:
   class Planner;
+  // Rounds what the files have on its way.
+  void load_rounded(Device &device, const Progress &progress);
 
   std::unique_ptr<Planner> planner_;  // until they are loaded
   size_t bytes_ = 0;

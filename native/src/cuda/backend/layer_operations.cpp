@@ -77,7 +77,7 @@ LayerOperations::LayerOperations(Device &device, const ModelTable &model, const 
       weights_(weights),
       activations_(activations),
       pool_(pool),
-      matmul_(device),
+      matmul_(device, activations.rounded.as()),
       peers_(peers) {
   if (peers_ != nullptr) {
     pools_ = peers_->share(pool_.base());

@@ -35,7 +35,13 @@ constexpr int32_t operation_transposed = 1;
 constexpr int desc_transpose_a = 3;
 constexpr int desc_epilogue = 7;
 constexpr int desc_bias_pointer = 8;
+constexpr int desc_scale_a = 17;
+constexpr int desc_scale_b = 18;
+constexpr int desc_fast_sums = 25;
 constexpr int desc_bias_type = 26;
+constexpr int desc_scale_mode_a = 31;
+constexpr int desc_scale_mode_b = 32;
+constexpr int32_t scale_of_each_row = 3;
 constexpr uint32_t epilogue_bias = 4;
 
 constexpr int layout_cols = 3;

@@ -12,17 +12,21 @@ int splits_of(int n, int blocks) {
   return splits;
 }
 
+// Of K that a block's 128 bytes hold.
+int width_of(const Matrix &weights) { return weights.scales != nullptr ? 128 : 64; }
+
 up_status multiply(const Product *p, void *stream, up_backend_error *error) {
   const Matrix &w = *p->weights;
-  const FewRowsArguments arguments{p->out, p->out_stride, w.bias, p->rows, w.n, w.k / 64, splits_of(w.n, w.k / 64), p->accumulate};
-  return launch_few_rows(arguments, {w.data, p->in, p->in_stride}, p->out_f32, static_cast<cudaStream_t>(stream), error);
+  const int blocks = w.k / width_of(w);
+  const FewRowsArguments arguments{p->out, p->out_stride, w.bias, p->rows, w.n, blocks, splits_of(w.n, blocks), p->accumulate, w.scales, p->in_scales};
+  return launch_few_rows(arguments, {w.data, p->in, w.scales != nullptr ? p->in_stride / 2 : p->in_stride}, p->out_f32, static_cast<cudaStream_t>(stream), error);
 }
 
 }  // namespace
 
 bool takes_few_rows(const Product &p) {
-  return p.rows <= most_few_rows && p.weights->k % 64 == 0 && p.weights->n % 8 == 0 && p.in_stride % 8 == 0 && p.out_stride % 8 == 0 &&
-         !(p.out_f32 && (p.accumulate || p.weights->bias != nullptr));
+  return p.rows <= most_few_rows && p.weights->k % width_of(*p.weights) == 0 && p.weights->n % 8 == 0 && p.in_stride % 8 == 0 && p.out_stride % 8 == 0 &&
+         !(p.out_f32 && (p.accumulate || p.weights->bias != nullptr || p.weights->scales != nullptr));
 }
 
 void multiply_few_rows(Device &device, const Product &product) { device.run(multiply, &product); }

@@ -1,12 +1,12 @@
-// A block has 64 rows of weights, the M of a wgmma, and its share of K; the activations are the N. One warp copies tiles of 64 of K
-// through a ring, one warpgroup multiplies. The split of K depends on the shape of the weights alone, so a row's bits depend on
+// A block has 64 rows of weights, the M of a wgmma, and its share of K; the activations are the N. One warp copies tiles of 128 bytes of
+// K through a ring, one warpgroup multiplies. The split of K depends on the shape of the weights alone, so a row's bits depend on
 // nothing else.
 #include "cuda/linear/few_rows_launch.h"
 
 #include "cuda/common/hopper.cuh"
 #include "cuda/common/pieces.cuh"
 #include "cuda/common/tensor_map.h"
-#include "cuda/common/wgmma.cuh"
+#include "cuda/linear/few_rows_products.cuh"
 
 namespace up::cuda {
 
@@ -29,41 +29,6 @@ struct Shared {
   alignas(1024) uint8_t in[Shape<Rows>::kStages][Rows * 128];
   uint64_t full[Shape<Rows>::kStages], empty[Shape<Rows>::kStages];
 };
-
-// m64nNk16 with both operands K-major in shared memory; N as few_rows has it.
-template <int N>
-__device__ __forceinline__ void multiply(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate);
-
-template <>
-__device__ __forceinline__ void multiply<8>(float (&d)[4], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, p, 1, 1, 0, 0;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "l"(a), "l"(b), "r"(accumulate));
-}
-template <>
-__device__ __forceinline__ void multiply<16>(float (&d)[8], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9, p, 1, 1, 0, 0;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-      : "l"(a), "l"(b), "r"(accumulate));
-}
-template <>
-__device__ __forceinline__ void multiply<32>(float (&d)[16], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, "
-      "%15}, %16, %17, p, 1, 1, 0, 0;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),
-        "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-      : "l"(a), "l"(b), "r"(accumulate));
-}
-template <>
-__device__ __forceinline__ void multiply<64>(float (&d)[32], uint64_t a, uint64_t b, int accumulate) {
-  Mma<__nv_bfloat16, 64>::shared(d, a, b, accumulate);
-}
 
 __device__ __forceinline__ int cluster_rank() {
   int rank;
@@ -104,7 +69,7 @@ __device__ __forceinline__ void copy(Shared<Rows> &shared, const CUtensorMap *we
   }
 }
 
-template <int Rows, bool F32>
+template <int Rows, class Product, bool F32>
 __global__ void __launch_bounds__(kThreads)
     few_rows(const __grid_constant__ FewRowsArguments a, const __grid_constant__ CUtensorMap weight_map,
              const __grid_constant__ CUtensorMap in_map) {
@@ -127,7 +92,8 @@ __global__ void __launch_bounds__(kThreads)
     if (lane == 0) copy<Rows>(shared, &weight_map, &in_map, first_row, begin, end);
     __syncwarp();
   } else {
-    float d[Rows / 2];
+    constexpr bool kApart = Product::kWidth == 128;
+    float d[Rows / 2], sum[Rows / 2] = {};
     const uint32_t weights = k_major(shared_address(shared.weights)), in = k_major(shared_address(shared.in));
     Ring<S::kStages> stage;
     for (int block = begin; block < end; ++block) {
@@ -136,9 +102,18 @@ __global__ void __launch_bounds__(kThreads)
       mma_begin();
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        multiply<Rows>(d, operand(weights, stage.slot * kWeightBytes + 32 * k), operand(in, stage.slot * Rows * 128 + 32 * k),
-                       block > begin || k > 0);
+        Product::template multiply<Rows>(d, operand(weights, stage.slot * kWeightBytes + 32 * k),
+                                         operand(in, stage.slot * Rows * 128 + 32 * k), (!kApart && block > begin) || k > 0);
       mma_commit();
+      if constexpr (kApart) {
+        mma_wait<0>();
+        mma_pin(d);
+        if (lane == 0) barrier_arrive(&shared.empty[stage.slot]);
+#pragma unroll
+        for (int i = 0; i < Rows / 2; ++i) sum[i] += d[i];
+        stage.advance();
+        continue;
+      }
       // The product before has ended: its tiles may be overwritten.
       mma_wait<1>();
       mma_pin(d);
@@ -147,6 +122,10 @@ __global__ void __launch_bounds__(kThreads)
     }
     mma_wait<0>();
     mma_pin(d);
+    if constexpr (kApart) {
+#pragma unroll
+      for (int i = 0; i < Rows / 2; ++i) d[i] = sum[i];
+    }
     // All tiles have been used; sums take their place, [rows][64 of N].
     named_sync(1, 128);
     auto *sums = reinterpret_cast<float *>(memory);
@@ -179,6 +158,19 @@ __global__ void __launch_bounds__(kThreads)
       x[7] += high.w;
     }
     if (row >= a.rows || first_row + n >= a.n) continue;
+    if constexpr (Product::kWidth == 128) {
+      const float row_scale = a.in_scales[row];
+      const auto *scales = reinterpret_cast<const float4 *>(a.weight_scales + first_row + n);
+      const float4 low = __ldg(scales), high = __ldg(scales + 1);
+      x[0] *= row_scale * low.x;
+      x[1] *= row_scale * low.y;
+      x[2] *= row_scale * low.z;
+      x[3] *= row_scale * low.w;
+      x[4] *= row_scale * high.x;
+      x[5] *= row_scale * high.y;
+      x[6] *= row_scale * high.z;
+      x[7] *= row_scale * high.w;
+    }
     const int64_t at = row * a.out_stride + first_row + n;
     if constexpr (F32) {
       auto *out = reinterpret_cast<float4 *>(static_cast<float *>(a.out) + at);
@@ -204,15 +196,15 @@ __global__ void __launch_bounds__(kThreads)
   if (a.splits > 1) cluster_sync();
 }
 
-template <int Rows, bool F32>
+template <int Rows, class Product, bool F32>
 up_status launch(const FewRowsArguments &a, const FewRowsTensors &t, cudaStream_t stream, up_backend_error *error) {
   constexpr const char *phase = "launch product of few rows";
   CUtensorMap weight_map, in_map;
-  const int k = a.blocks * 64;
+  const int k = a.blocks * 64;  // pairs of eight-bit values are copied as one of bf16
   const Tensor weights{t.weights, a.n, 1, 1, k, 0, 0}, in{t.in, a.rows, 1, 1, t.in_stride, 0, 0};
   if (up_status s = encode_map(&weight_map, UP_BF16, k, weights, kWeightRows, "map weights", error); s != UP_OK) return s;
   if (up_status s = encode_map(&in_map, UP_BF16, k, in, Rows, "map rows", error); s != UP_OK) return s;
-  const auto kernel = few_rows<Rows, F32>;
+  const auto kernel = few_rows<Rows, Product, F32>;
   constexpr int bytes = sizeof(Shared<Rows>);
   if (up_status s = allow_shared_memory(reinterpret_cast<const void *>(kernel), bytes, phase, error); s != UP_OK) return s;
   cudaLaunchAttribute attributes[2]{};
@@ -235,7 +227,8 @@ up_status launch(const FewRowsArguments &a, const FewRowsTensors &t, cudaStream_
 
 up_status launch_few_rows(const FewRowsArguments &a, const FewRowsTensors &t, bool f32, cudaStream_t stream, up_backend_error *error) {
   const auto with = [&]<int Rows>() {
-    return f32 ? launch<Rows, true>(a, t, stream, error) : launch<Rows, false>(a, t, stream, error);
+    if (a.weight_scales != nullptr) return launch<Rows, Fp8Product, false>(a, t, stream, error);
+    return f32 ? launch<Rows, Bf16Product, true>(a, t, stream, error) : launch<Rows, Bf16Product, false>(a, t, stream, error);
   };
   if (a.rows <= 8) return with.template operator()<8>();
   if (a.rows <= 16) return with.template operator()<16>();

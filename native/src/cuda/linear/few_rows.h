@@ -11,7 +11,7 @@ namespace up::cuda {
 
 constexpr int most_few_rows = 64;
 
-// Whether the kernel takes this product: K a multiple of 64, rows that begin on 16 bytes.
+// Whether the kernel takes this product: K a multiple of 64, or of 128 of eight-bit values, rows that begin on 16 bytes.
 bool takes_few_rows(const Product &product);
 
 void multiply_few_rows(Device &device, const Product &product);

@@ -1,4 +1,5 @@
-// Matrix products with weights through cuBLASLt: out = in · Wᵀ (+ out) (+ bias), bf16 with f32 accumulation.
+// Matrix products with weights through cuBLASLt: out = in · Wᵀ (+ out) (+ bias), bf16 with f32 accumulation. Rows that are multiplied
+// with e4m3 weights are rounded to e4m3 first.
 //
 // An algorithm is chosen once for every shape of weights and bucket of row counts, among those that sum a product's terms in
 // one go (no split of K, no reduction afterwards), and kept. tune() chooses by time, since cuBLASLt's own first choice is up to
@@ -31,34 +32,41 @@ struct Product {
   int64_t out_stride;
   bool out_f32 = false;     // otherwise bf16
   bool accumulate = false;  // adds to what is there
+  const float *in_scales = nullptr;  // [rows] where `in` is in e4m3
 };
 
 class Matmul {
  public:
   static constexpr size_t workspace_bytes = 32 << 20;
 
-  explicit Matmul(Device &device);
+  // `rounded`: room for rows in e4m3, rounded_bytes() of the most there will be; null where no weights are.
+  Matmul(Device &device, std::byte *rounded);
   ~Matmul();
   Matmul(const Matmul &) = delete;
   Matmul &operator=(const Matmul &) = delete;
 
   void run(const Product &product);
-  // Chooses the algorithms for products like `example`, with its rows at most, by timing them on `weights` in turn. Writes to
-  // the example's output.
-  void tune(const Product &example, std::span<const Matrix> weights);
+  // Chooses the algorithms for products like this one, with its rows at most, by timing them on `weights` in turn. Writes to
+  // the product's output.
+  void tune(const Product &product, std::span<const Matrix> weights);
   const std::string &version() const { return lt_.version; }
 
+  static size_t rounded_bytes(int rows, int k);
   // The row count that stands for `rows` and its neighbours.
   static int bucket(int rows);
   // The fewest rows of a bucket.
   static int least_rows(int bucket);
 
  private:
-  // (n, k, in stride, out stride, f32 out, accumulate, bias)
-  using Key = std::tuple<int, int, int64_t, int64_t, bool, bool, bool>;
+  // (n, k, in stride, out stride, f32 out, accumulate, bias, e4m3)
+  using Key = std::tuple<int, int, int64_t, int64_t, bool, bool, bool, bool>;
   struct Shape;
 
+  // The product with its rows in e4m3 where its weights are.
+  Product rounded(const Product &product);
+
   Shape &shape(const Product &product);
+  void set_scales(Shape &shape, const Product &product);
   bool serves(Shape &shape, const Product &product, const lt::MatmulAlgo &algorithm, int rows);
   // What can be run for every row count of a bucket, cuBLASLt's first choice first; at least one.
   std::vector<lt::MatmulAlgo> candidates(Shape &shape, const Product &product, int bucket);
@@ -71,6 +79,7 @@ class Matmul {
   const lt::Functions &lt_;
   lt::Handle handle_ = nullptr;
   DeviceBuffer workspace_;
+  std::byte *const rounded_;
   std::map<Key, std::unique_ptr<Shape>> shapes_;
 };
 

@@ -1,0 +1,14 @@
+// Rows of bf16 as e4m3 with a scale each (weights/quantization.h).
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace up::cuda {
+
+// out [rows, width] and scales [rows] of in; width a multiple of 16 up to 65,536, rows of `in` begin on 16 bytes. Errors are the
+// caller's to ask for.
+void launch_round_rows(const uint16_t *in, int64_t in_stride, int rows, int width, uint8_t *out, float *scales, cudaStream_t stream);
+
+}  // namespace up::cuda
