@@ -1,7 +1,7 @@
 // The CUDA backend against the reference backend, its graphs against its single launches, and what it does when the device fails.
 // Needs a device, and UNIPREFILL_CUDA_LIBRARY where the library is not beside this program.
 //
-//   cuda_backend_check [SEEDS]        everything
+//   cuda_backend_check [SEEDS [NAME]] everything, or the checks of that name
 //   cuda_backend_check fault STATUS   under UNIPREFILL_CUDA_FAULT: some step fails with that status, and a lost device stays lost
 #include <algorithm>
 #include <cmath>
@@ -487,7 +487,8 @@ int main(int argc, char **argv) {
   const uint64_t seeds = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 4;
   using enum up::Mixer;
   // One failure does not hide what comes after it.
-  const auto guarded = [](const char *what, uint64_t seed, const auto &check) {
+  const auto guarded = [&](const char *what, uint64_t seed, const auto &check) {
+    if (argc > 2 && std::strcmp(what, argv[2]) != 0) return;
     try {
       check();
     } catch (const up::Failure &failure) {

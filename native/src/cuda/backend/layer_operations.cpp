@@ -4,6 +4,7 @@
 
 #include "cuda/backend/parameters.h"
 #include "cuda/common/operators.h"
+#include "cuda/linear/round_rows.h"
 #include "weights/rope.h"
 
 namespace up::cuda {
@@ -341,6 +342,12 @@ Product LayerOperations::product(Rows tile, int layer, MatrixKind kind, const Ma
                                 : residual(tile.begin);
       p.out_stride = hidden_;
       p.accumulate = peers_ == nullptr && !mixed;
+      if (kind == MatrixKind::down && weights.scales != nullptr) {
+        const auto [values, scales] = matmul_.rounded(tile.count);
+        p.in = values;
+        p.in_stride = weights.k;
+        p.in_scales = scales;
+      }
       break;
     }
     case MatrixKind::shared_down:
@@ -426,14 +433,26 @@ void LayerOperations::tune(const std::vector<bool> &split_layers) {
   add(0, MatrixKind::lm_head);
   for (const Case &each : cases) {
     const int rows = each.kind == MatrixKind::lm_head ? activations_.sizes.logits_rows : activations_.sizes.tile_rows;
-    matmul_.tune(product({0, rows}, each.layer, each.kind, each.weights.front()), each.weights);
+    Product example = product({0, rows}, each.layer, each.kind, each.weights.front());
+    if (example.in_scales != nullptr) {  // nothing has been rounded yet
+      example.in = activations_.scratch.as();
+      example.in_scales = nullptr;
+    }
+    matmul_.tune(example, each.weights);
   }
 }
 
 void LayerOperations::activate(Rows tile, int layer) {
   const MlpSpec &mlp = model_.layer(layer).mlp;
+  const up_activation activation = mlp.activation == Activation::silu ? UP_SILU : UP_GELU_TANH;
+  if (weights_.layer(layer).down.scales != nullptr) {
+    const auto [values, scales] = matmul_.rounded(tile.count);
+    launch_activate_and_round(activation, activations_.scratch.as<const uint16_t>(), 2 * int64_t{mlp.inner}, tile.count, mlp.inner, values,
+                              scales, device_.stream());
+    return device_.check_launch("activate and round");
+  }
   auto p = parameters<up_gated_activation>();
-  p.activation = mlp.activation == Activation::silu ? UP_SILU : UP_GELU_TANH;
+  p.activation = activation;
   p.rows = tile.count;
   p.inner = mlp.inner;
   p.input = activations_.scratch.as();

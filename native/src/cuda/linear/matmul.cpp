@@ -58,12 +58,15 @@ size_t Matmul::rounded_bytes(int rows, int k) {
   return aligned_bytes(count * sizeof(float)) + aligned_bytes(count * static_cast<size_t>(k));
 }
 
-Product Matmul::rounded(const Product &p) {
-  if (p.weights->scales == nullptr) return p;
+Matmul::Rounded Matmul::rounded(int rows) const {
+  return {reinterpret_cast<uint8_t *>(rounded_ + aligned_bytes(static_cast<size_t>(rows) * sizeof(float))), reinterpret_cast<float *>(rounded_)};
+}
+
+Product Matmul::with_rounded_rows(const Product &p) {
+  if (p.weights->scales == nullptr || p.in_scales != nullptr) return p;
   const int k = p.weights->k;
-  auto *const scales = reinterpret_cast<float *>(rounded_);
-  std::byte *const values = rounded_ + aligned_bytes(static_cast<size_t>(p.rows) * sizeof(float));
-  launch_round_rows(static_cast<const uint16_t *>(p.in), p.in_stride, p.rows, k, reinterpret_cast<uint8_t *>(values), scales, device_.stream());
+  const auto [values, scales] = rounded(p.rows);
+  launch_round_rows(static_cast<const uint16_t *>(p.in), p.in_stride, p.rows, k, values, scales, device_.stream());
   device_.check_launch("round rows");
   Product out = p;
   out.in = values;
@@ -200,7 +203,7 @@ void Matmul::run(Shape &with, const Product &p, const lt::MatmulAlgo &algorithm)
 
 void Matmul::run(const Product &product) {
   if (product.rows == 0) return;
-  const Product p = rounded(product);
+  const Product p = with_rounded_rows(product);
   if (takes_few_rows(p)) return multiply_few_rows(device_, p);
   Shape &with = shape(p);
   const int rows = bucket(p.rows);
@@ -227,7 +230,7 @@ void Matmul::tune(const Product &product, std::span<const Matrix> weights) {
     uint64_t bits;  // of its first row
     float milliseconds = INFINITY;
   };
-  const Product example = rounded(product);
+  const Product example = with_rounded_rows(product);
   Shape &with = shape(example);
   const Event begin(device_, true), end(device_, true);
   const auto of_bucket = [&](int bucket) {
@@ -248,8 +251,9 @@ void Matmul::tune(const Product &product, std::span<const Matrix> weights) {
   const auto usual = std::max_element(votes.begin(), votes.end(), [](const auto &a, const auto &b) { return a.second < b.second; });
   size_t turn = 0;
   for (auto &[most, all] : buckets) {
-    if (std::any_of(all.begin(), all.end(), [&](const Candidate &each) { return each.bits == usual->first; }))
-      std::erase_if(all, [&](const Candidate &each) { return each.bits != usual->first; });
+    const bool is_there = std::any_of(all.begin(), all.end(), [&](const Candidate &each) { return each.bits == usual->first; });
+    const uint64_t bits = is_there ? usual->first : all.front().bits;
+    std::erase_if(all, [&](const Candidate &each) { return each.bits != bits; });
     // Rounds go through all of them, so that a chip that grows hot slows all; short products are timed several at once.
     Product p = of_bucket(most);
     const int times = most <= 512 ? 8 : most <= 2048 ? 2 : 1;

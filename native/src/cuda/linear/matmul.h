@@ -4,7 +4,8 @@
 // An algorithm is chosen once for every shape of weights and bucket of row counts, among those that sum a product's terms in
 // one go (no split of K, no reduction afterwards), and kept. tune() chooses by time, since cuBLASLt's own first choice is up to
 // 16% slower than its best at 16,384 rows. What is timed has been seen to give the same bits for the same row as most others do,
-// over all buckets: so neither a noisy clock nor the number of rows in a step decides what a row comes to.
+// over all buckets, or as the first choice where a bucket has none of those: so neither a noisy clock nor, where it can be helped, the
+// number of rows in a step decides what a row comes to.
 //
 // Up to 64 rows are multiplied by a kernel of our own (few_rows.h) where it takes the shape. Where it does not, what serves 64 rows
 // competes as well: cuBLASLt's choices for fewer are up to six times slower.
@@ -46,6 +47,12 @@ class Matmul {
   Matmul &operator=(const Matmul &) = delete;
 
   void run(const Product &product);
+  // Where `rows` rows of k in e4m3 lie, and their scales: for those who round what a product takes themselves (Product::in_scales).
+  struct Rounded {
+    uint8_t *values;
+    float *scales;
+  };
+  Rounded rounded(int rows) const;
   // Chooses the algorithms for products like this one, with its rows at most, by timing them on `weights` in turn. Writes to
   // the product's output.
   void tune(const Product &product, std::span<const Matrix> weights);
@@ -63,7 +70,7 @@ class Matmul {
   struct Shape;
 
   // The product with its rows in e4m3 where its weights are.
-  Product rounded(const Product &product);
+  Product with_rounded_rows(const Product &product);
 
   Shape &shape(const Product &product);
   void set_scales(Shape &shape, const Product &product);

@@ -4,6 +4,7 @@
 #include "cuda/common/dependent_launch.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/pieces.cuh"
+#include "cuda/layer/activations.cuh"
 #include "cuda/linear/round_rows.h"
 
 namespace up::cuda {
@@ -23,8 +24,26 @@ __device__ __forceinline__ uint32_t pack4(float a, float b, float c, float d) {
   return low | high << 16;
 }
 
+// A row as it is.
+struct Plain {
+  static __device__ __forceinline__ uint4 piece(const uint4 *row, int at, int) { return row[at]; }
+};
+
+// Activation of its first half, times the other one.
+template <up_activation Activation>
+struct Gated {
+  static __device__ __forceinline__ uint4 piece(const uint4 *row, int at, int pieces) {
+    float a[8], b[8];
+    unpack8<__nv_bfloat16>(__ldcs(row + at), a);
+    unpack8<__nv_bfloat16>(__ldcs(row + pieces + at), b);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) a[j] = activate<Activation>(a[j]) * b[j];
+    return pack8<__nv_bfloat16>(a);
+  }
+};
+
 // A block has one row at a time, a thread up to `Pieces` pieces of 8 elements.
-template <int Pieces>
+template <class Source, int Pieces>
 __global__ void round_rows(const uint16_t *in, int64_t in_stride, int rows, int width, uint8_t *out, float *scales) {
   take_turn();
   __shared__ uint32_t parts[32];
@@ -37,7 +56,7 @@ __global__ void round_rows(const uint16_t *in, int64_t in_stride, int rows, int 
 #pragma unroll
     for (int i = 0; i < Pieces; ++i) {
       const int at = threadIdx.x + i * blockDim.x;
-      x[i] = at < pieces ? input[at] : make_uint4(0, 0, 0, 0);
+      x[i] = at < pieces ? Source::piece(input, at, pieces) : make_uint4(0, 0, 0, 0);
     }
 #pragma unroll
     for (int i = 0; i < Pieces; ++i) {
@@ -66,23 +85,36 @@ __global__ void round_rows(const uint16_t *in, int64_t in_stride, int rows, int 
   }
 }
 
-template <int Pieces>
+template <class Source, int Pieces>
 void launch(const uint16_t *in, int64_t in_stride, int rows, int width, uint8_t *out, float *scales, cudaStream_t stream) {
   const auto threads = static_cast<unsigned>(ceil_div(ceil_div(width / 8, Pieces), 32) * 32);
   const auto blocks = static_cast<unsigned>(rows < 65536 ? rows : 65536);
-  launch_dependent(round_rows<Pieces>, blocks, threads, 0, stream, in, in_stride, rows, width, out, scales);
+  launch_dependent(round_rows<Source, Pieces>, blocks, threads, 0, stream, in, in_stride, rows, width, out, scales);
+}
+
+template <class Source>
+void launch(const uint16_t *in, int64_t in_stride, int rows, int width, uint8_t *out, float *scales, cudaStream_t stream) {
+  if (rows == 0) return;
+  if (width <= 4096)
+    launch<Source, 2>(in, in_stride, rows, width, out, scales, stream);
+  else if (width <= 16384)
+    launch<Source, 4>(in, in_stride, rows, width, out, scales, stream);
+  else
+    launch<Source, 8>(in, in_stride, rows, width, out, scales, stream);
 }
 
 }  // namespace
 
 void launch_round_rows(const uint16_t *in, int64_t in_stride, int rows, int width, uint8_t *out, float *scales, cudaStream_t stream) {
-  if (rows == 0) return;
-  if (width <= 4096)
-    launch<2>(in, in_stride, rows, width, out, scales, stream);
-  else if (width <= 16384)
-    launch<4>(in, in_stride, rows, width, out, scales, stream);
+  launch<Plain>(in, in_stride, rows, width, out, scales, stream);
+}
+
+void launch_activate_and_round(up_activation activation, const uint16_t *in, int64_t in_stride, int rows, int inner, uint8_t *out,
+                               float *scales, cudaStream_t stream) {
+  if (activation == UP_SILU)
+    launch<Gated<UP_SILU>>(in, in_stride, rows, inner, out, scales, stream);
   else
-    launch<8>(in, in_stride, rows, width, out, scales, stream);
+    launch<Gated<UP_GELU_TANH>>(in, in_stride, rows, inner, out, scales, stream);
 }
 
 }  // namespace up::cuda
