@@ -42,6 +42,11 @@ def shapes(c, quick):
             lengths = [r.choice([1, 64, 127, 128, 129, 256, 257, 300, 1000, 2049, 5000]) for _ in range(3)] + [0, 4000]
             c.select(lengths, *r.choice([(8, 2), (4, 4), (14, 2)]), d, r.choice([bf16, f16]), page, rule=r.choice([0, 1]),
                      soft_cap=r.choice([0, 30.0]), last_q=r.choice([128, 100, 32]), sink=r.choice([128, 0, 70]), broken=r.choice([(), (4,)]))
+        # Many short items, so that a block has several: one begins while the one before ends. Some see no keys.
+        crowd = [300, 0, 77, 129, 640, 1] * 8
+        c.prefill(crowd, crowd, 16, 4, d, bf16, 64, "window", soft_cap=r.choice([0, 20.0]))
+        c.prefill(crowd, [r.randint(0, m) for m in crowd], 16, 2, d, f16, 0, r.choice(["causal", "subset"]), slack=70)
+        c.prefill(crowd, crowd, 16, 4, d, bf16, 32, "causal", density=0.2)
     for _ in range(4):
         c.gather(r.randint(1, 700), r.randint(1, 900), 16 * r.randint(1, 600), r.choice([0, 5, 300, 10000]))
         for dtype in (bf16, f16):

@@ -15,6 +15,8 @@
 // warp walks the bitmap and leaves beside each tile which blocks it holds.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/common/fragments.cuh"
 #include "cuda/attention/prefill_copy.cuh"
 #include "cuda/common/wgmma.cuh"
@@ -35,8 +37,8 @@ struct RowPair {
 // True when some row of the warp needs that.
 template <int Keys>
 __device__ __forceinline__ bool prefill_softmax(float (&s)[Keys / 2], RowPair &rows, float (&scale)[2],
-                                                const int (&first_keys)[2], bool masked, float factor, float cap,
-                                                float cap_factor, float raw_scale) {
+                                                const int (&first_keys)[2], bool masked, int key_rows, float factor,
+                                                float cap, float cap_factor, float raw_scale) {
   const int column = 2 * (threadIdx.x % 4);
   if (cap > 0) {
 #pragma unroll
@@ -46,7 +48,7 @@ __device__ __forceinline__ bool prefill_softmax(float (&s)[Keys / 2], RowPair &r
 #pragma unroll
     for (int i = 0; i < Keys / 2; ++i) {
       const int half = (i / 2) % 2, key = first_keys[i / 32] + column + (i / 4 % 8) * 8 + i % 2;
-      s[i] = key >= rows.lo[half] && key <= rows.hi[half] ? s[i] : negative_infinity();
+      s[i] = key >= rows.lo[half] && key <= min(rows.hi[half], key_rows - 1) ? s[i] : negative_infinity();
     }
   }
   bool rescale = false;
@@ -131,40 +133,67 @@ __device__ __forceinline__ void store_part(const float (&o)[D / 2], const float 
   }
 }
 
+// Divides a warp's rows by their sums of exponentials and writes them, or the part of them that this is.
+template <class T, int D, bool Sparse>
+__device__ __forceinline__ void prefill_store(const PrefillArguments &a, const PrefillTask &task, int top_row,
+                                              const float (&o)[D / 2], const float (&sums)[2], const float (&tops)[2],
+                                              float factor) {
+  float inverse[2], log[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = sums[half];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    inverse[half] = sum == 0.0f ? 0.0f : 1.0f / sum;
+    log[half] = sum == 0.0f ? negative_infinity() : fmaf(tops[half], factor, log2f(sum));
+  }
+  const PrefillItem &item = task.item;
+  // By a vote, so that the compiler knows it is the same for the warp; otherwise it waits for every matrix product.
+  if (!Sparse && __any_sync(~0u, item.part >= 0)) {
+    const int64_t place = (static_cast<int64_t>(item.part) * a.heads + task.head) * kPrefillRows;
+    store_part<D>(o, inverse, log, a.schedule.partial + place * D, a.schedule.logs + place, top_row, item.rows - top_row);
+  } else {
+    T *output = static_cast<T *>(a.output) + task.head * a.output_head_stride;
+    store_rows<T, D>(o, inverse, output, a.output_row_stride, item.first_row + top_row, item.rows - top_row);
+  }
+}
+
 template <class T, int D, bool Sparse>
 __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const PrefillArguments &a, int group_index) {
   using Shape = PrefillShape<D>;
   constexpr int Keys = Shape::kKeys;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  const int top_row = kPrefillHalfRows * group_index + 16 * warp;  // of the warp, in an item
   const float cap = a.soft_cap;
   const float factor = (cap > 0 ? 1.0f : a.scale) * kLog2E;
   const float cap_factor = cap > 0 ? 2.0f * kLog2E / cap : 0.0f;
-  const uint32_t queries = k_major(shared_address(shared.queries) + group_index * 64 * 128);
+  const uint32_t queries = k_major(shared_address(shared.queries) + group_index * kPrefillHalfRows * 128);
   const uint32_t keys = k_major(shared_address(shared.keys));
   const uint32_t values = n_major(shared_address(shared.values), Keys * 128);
-  Ring<2> task;
+  Ring<kPrefillTasks> task;  // the next to take
   Ring<Shape::kStages> key_stage, value_stage;
-  uint32_t queries_parity = 0;
+  Ring<Shape::kQueryStages> query_stage;
   if (group_index == 1) named_arrive(1, 256);
 
   float o[D / 2];
   float s[Keys / 2];
   uint32_t p[Keys / 16][4];
 
-  const auto issue_scores = [&](int slot) {
-    const uint32_t tile = keys + slot * (Shape::kTileBytes >> 4);
+  const auto issue_scores = [&] {
+    const uint32_t rows = queries + query_stage.slot * (Shape::kQueryBytes >> 4);
+    const uint32_t tile = keys + key_stage.slot * (Shape::kTileBytes >> 4);
     mma_pin(s);
     mma_begin();
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
       const uint32_t panel = k / 4, inside = (k % 4) * 32;
-      Mma<T, Keys>::shared(s, operand(queries, panel * kPrefillRows * 128 + inside),
+      Mma<T, Keys>::shared(s, operand(rows, panel * kPrefillRows * 128 + inside),
                            operand(tile, panel * Keys * 128 + inside), k > 0);
     }
     mma_commit();
   };
-  const auto issue_values = [&](int slot) {
-    const uint32_t tile = values + slot * (Shape::kTileBytes >> 4);
+  const auto issue_values = [&] {
+    const uint32_t tile = values + value_stage.slot * (Shape::kTileBytes >> 4);
 #pragma unroll
     for (int k = 0; k < Keys / 16; ++k)
       Mma<T, D>::registers(o, p[k], operand(tile, k * 2048));
@@ -175,116 +204,129 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
     if (lane == 0) barrier_arrive(barrier);
   };
 
-  while (true) {
-    barrier_wait(&shared.task_full[task.slot], task.parity);
-    const PrefillItem item = shared.tasks[task.slot].item;
-    const int head = shared.tasks[task.slot].head, tiles = shared.tasks[task.slot].tiles;
-    release(&shared.task_empty[task.slot]);
+  // The item whose scores are at work: the slot of its task, its rows and its tiles.
+  RowPair rows;
+  int at, tile, tiles, tile_begin, full_begin, full_end;
+  // Goes on to the next item. False: there are no more.
+  const auto next_item = [&] {
+    at = task.slot;
+    barrier_wait(&shared.task_full[at], task.parity);
     task.advance();
-    if (head < 0) return;
-
-    RowPair rows;
-    const int top_row = 64 * group_index + 16 * warp;  // of the warp, in the item
+    if (shared.tasks[at].head < 0) return false;
+    const PrefillItem &item = shared.tasks[at].item;
+    tile = 0;
+    tiles = shared.tasks[at].tiles;
+    tile_begin = item.tile_begin;
+    full_begin = item.full_begin[group_index];
+    full_end = item.full_end[group_index];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = top_row + lane / 4 + 8 * half;
       const bool real = row < item.rows;
-      rows.lo[half] = real && a.lo != nullptr ? max(a.lo[item.first_row + row], 0) : 0;
-      rows.hi[half] = real ? min(a.hi[item.first_row + row], a.max_key_rows - 1) : -1;
+      rows.lo[half] = real && a.lo != nullptr ? a.lo[item.first_row + row] : 0;
+      rows.hi[half] = real ? a.hi[item.first_row + row] : -1;
       rows.top[half] = negative_infinity();
       rows.sum[half] = 0.0f;
     }
+    return true;
+  };
+  float scale[2];
+  int first_keys[2];
+  bool masked;
+  // Where the keys of the tile are, before its slot is given back.
+  const auto look = [&] {
+    if constexpr (Sparse) {
+      masked = false;
 #pragma unroll
-    for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
-
-    if (tiles > 0) {
-      const int full_begin = group_index == 0 ? item.full_begin[0] : item.full_begin[1];
-      const int full_end = group_index == 0 ? item.full_end[0] : item.full_end[1];
-      float scale[2];
-      int first_keys[2];
-      bool masked;
-      // Where the keys of a tile are, before its slot is given back.
-      const auto look = [&](int tile, int slot) {
-        if constexpr (Sparse) {
-          masked = false;
-#pragma unroll
-          for (int half = 0; half < Keys / 64; ++half) {
-            // Read by the lane that gives the slot back: racecheck does not see through a barrier of the warp and its arrival.
-            const int block = __shfl_sync(~0u, lane == 0 ? shared.blocks[slot][half] : 0, 0);
-            first_keys[half] = 64 * block;
-            masked |= block < full_begin || block >= full_end;
-          }
-        } else {
-          tile += item.tile_begin;
-          first_keys[0] = tile * Keys;
-          first_keys[1] = first_keys[0] + 64;
-          masked = tile < full_begin || tile >= full_end;
-        }
-      };
-      barrier_wait(&shared.queries_full, queries_parity);
-      queries_parity ^= 1;
-      barrier_wait(&shared.keys_full[key_stage.slot], key_stage.parity);
-      issue_scores(key_stage.slot);
-      look(0, key_stage.slot);
-      mma_wait<0>();
-      mma_pin(s);
-      release(&shared.keys_empty[key_stage.slot]);
-      key_stage.advance();
-      prefill_softmax<Keys>(s, rows, scale, first_keys, masked, factor, cap, cap_factor, a.scale);
-      pack_probabilities<T, Keys>(p, s);
-
-      for (int tile = 1; tile < tiles; ++tile) {
-        barrier_wait(&shared.keys_full[key_stage.slot], key_stage.parity);
-        named_sync(1 + group_index, 256);
-        mma_pin(o);
-        issue_scores(key_stage.slot);
-        barrier_wait(&shared.values_full[value_stage.slot], value_stage.parity);
-        issue_values(value_stage.slot);
-        named_arrive(2 - group_index, 256);
-        look(tile, key_stage.slot);
-        mma_wait<1>();
-        mma_pin(s);
-        release(&shared.keys_empty[key_stage.slot]);
-        key_stage.advance();
-        const bool rescale = prefill_softmax<Keys>(s, rows, scale, first_keys, masked, factor, cap, cap_factor, a.scale);
-        mma_wait<0>();
-        mma_pin(o);
-        release(&shared.values_empty[value_stage.slot]);
-        value_stage.advance();
-        if (rescale) {
-#pragma unroll
-          for (int i = 0; i < D / 2; ++i) o[i] *= scale[(i / 2) % 2];
-        }
-        pack_probabilities<T, Keys>(p, s);
+      for (int half = 0; half < Keys / 64; ++half) {
+        // Read by the lane that gives the slot back: racecheck does not see through a barrier of the warp and its arrival.
+        const int block = __shfl_sync(~0u, lane == 0 ? shared.blocks[key_stage.slot][half] : 0, 0);
+        first_keys[half] = 64 * block;
+        masked |= block < full_begin || block >= full_end;
       }
-      release(&shared.queries_empty);
-      barrier_wait(&shared.values_full[value_stage.slot], value_stage.parity);
-      mma_pin(o);
-      mma_begin();
-      issue_values(value_stage.slot);
-      mma_wait<0>();
-      mma_pin(o);
-      release(&shared.values_empty[value_stage.slot]);
-      value_stage.advance();
+    } else {
+      const int place = tile_begin + tile;
+      first_keys[0] = place * Keys;
+      first_keys[1] = first_keys[0] + 64;
+      masked = place < full_begin || place >= full_end;
     }
+  };
+  const auto scores_end = [&] {
+    mma_pin(s);
+    release(&shared.keys_empty[key_stage.slot]);
+    key_stage.advance();
+    if (tile + 1 < tiles) return;
+    release(&shared.queries_empty[query_stage.slot][group_index]);
+    query_stage.advance();
+  };
+  const auto softmax = [&] {
+    return prefill_softmax<Keys>(s, rows, scale, first_keys, masked, a.max_key_rows, factor, cap, cap_factor, a.scale);
+  };
+  const auto values_end = [&] {
+    mma_wait<0>();
+    mma_pin(o);
+    release(&shared.values_empty[value_stage.slot]);
+    value_stage.advance();
+  };
 
-    float inverse[2], log[2];
+  if (!next_item()) return;
+  barrier_wait(&shared.keys_full[key_stage.slot], key_stage.parity);
+  barrier_wait(&shared.queries_full[query_stage.slot][group_index], query_stage.parity);
+  issue_scores();
+  look();
+  mma_wait<0>();
+  scores_end();
+  softmax();
+  pack_probabilities<T, Keys>(p, s);
+#pragma unroll
+  for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
+
+  // The scores of a tile beside the values of the one before, which may be the last of another item: `begins`. That is code of
+  // its own: as a branch it costs registers, and with head_dim 256 spills.
+  int ended;  // the slot of that item's task
+  float ended_sum[2], ended_top[2];
+  const auto step = [&](auto begins) {
+    barrier_wait(&shared.keys_full[key_stage.slot], key_stage.parity);
+    named_sync(1 + group_index, 256);
+    mma_pin(o);
+    issue_scores();
+    barrier_wait(&shared.values_full[value_stage.slot], value_stage.parity);
+    issue_values();
+    named_arrive(2 - group_index, 256);
+    look();
+    mma_wait<1>();
+    scores_end();
+    const bool rescale = softmax();
+    values_end();
+    pack_probabilities<T, Keys>(p, s);
+    if constexpr (begins.value) {
+      prefill_store<T, D, Sparse>(a, shared.tasks[ended], top_row, o, ended_sum, ended_top, factor);
+      barrier_arrive(&shared.task_empty[ended]);  // every thread, since every one has read it
+#pragma unroll
+      for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
+    } else if (rescale) {
+#pragma unroll
+      for (int i = 0; i < D / 2; ++i) o[i] *= scale[(i / 2) % 2];
+    }
+  };
+  while (true) {
+    for (tile = 1; tile < tiles; ++tile) step(std::false_type{});
+    ended = at;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float sum = rows.sum[half];
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sum += __shfl_xor_sync(~0u, sum, 2);
-      inverse[half] = sum == 0.0f ? 0.0f : 1.0f / sum;
-      log[half] = sum == 0.0f ? negative_infinity() : fmaf(rows.top[half], factor, log2f(sum));
+      ended_sum[half] = rows.sum[half];
+      ended_top[half] = rows.top[half];
     }
-    if (!Sparse && item.part >= 0) {
-      const int64_t place = (static_cast<int64_t>(item.part) * a.heads + head) * kPrefillRows;
-      store_part<D>(o, inverse, log, a.schedule.partial + place * D, a.schedule.logs + place, top_row, item.rows - top_row);
-      continue;
-    }
-    T *output = static_cast<T *>(a.output) + head * a.output_head_stride;
-    store_rows<T, D>(o, inverse, output, a.output_row_stride, item.first_row + top_row, item.rows - top_row);
+    if (!next_item()) break;
+    barrier_wait(&shared.queries_full[query_stage.slot][group_index], query_stage.parity);
+    step(std::true_type{});
   }
+  barrier_wait(&shared.values_full[value_stage.slot], value_stage.parity);
+  mma_pin(o);
+  mma_begin();
+  issue_values();
+  values_end();
+  prefill_store<T, D, Sparse>(a, shared.tasks[ended], top_row, o, ended_sum, ended_top, factor);
 }
 
 template <class T, int D, bool Sparse>
@@ -297,11 +339,14 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
     prefetch_map(&query_map);
     prefetch_map(&key_map);
     prefetch_map(&value_map);
-    barrier_init(&shared.queries_full, 1);
-    barrier_init(&shared.queries_empty, kPrefillConsumerWarps);
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < PrefillShape<D>::kQueryStages; ++i)
+      for (int half = 0; half < 2; ++half) {
+        barrier_init(&shared.queries_full[i][half], 1);
+        barrier_init(&shared.queries_empty[i][half], kPrefillConsumerWarps / 2);
+      }
+    for (int i = 0; i < kPrefillTasks; ++i) {
       barrier_init(&shared.task_full[i], 1);
-      barrier_init(&shared.task_empty[i], kPrefillConsumerWarps);
+      barrier_init(&shared.task_empty[i], 32 * kPrefillConsumerWarps);
     }
     for (int i = 0; i < PrefillShape<D>::kStages; ++i) {
       barrier_init(&shared.keys_full[i], 1);
@@ -332,7 +377,7 @@ up_status launch_prefill(const up_prefill_attention &p, const up_sparse_attentio
   const auto kernel = prefill_attention<T, D, Sparse>;
   CUtensorMap query_map, key_map, value_map;
   const Tensor queries{p.queries, p.max_query_rows, p.heads, 1, p.query_row_stride, p.query_head_stride, 0};
-  if (up_status s = encode_map(&query_map, p.dtype, D, queries, kPrefillRows, "map queries", error); s != UP_OK) return s;
+  if (up_status s = encode_map(&query_map, p.dtype, D, queries, kPrefillHalfRows, "map queries", error); s != UP_OK) return s;
   if (up_status s = encode_kv_map(&key_map, p.dtype, D, p.kv_heads, p.max_key_rows, p.keys, tile_keys, "map keys", error);
       s != UP_OK)
     return s;

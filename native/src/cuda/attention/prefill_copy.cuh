@@ -11,23 +11,30 @@ struct PrefillShape {
   static constexpr int kKeys = D == 256 ? 64 : 128;
   static constexpr int kPanels = D / 64;
   static constexpr int kStages = 2;
+  static constexpr int kQueryStages = D == 256 ? 1 : 2;  // shared memory has no room for 2 × 64 KB
   static constexpr int kQueryBytes = kPrefillRows * D * 2;
   static constexpr int kTileBytes = kKeys * D * 2;
 };
 
+// An item with keys, for one head.
+struct PrefillTask {
+  PrefillItem item;
+  int head;   // -1: no more work
+  int tiles;  // of keys
+};
+
+// One whose result is written, one whose scores begin, and the next.
+constexpr int kPrefillTasks = 3;
+
 template <int D>
 struct PrefillShared {
   using Shape = PrefillShape<D>;
-  alignas(1024) uint8_t queries[Shape::kQueryBytes];
+  alignas(1024) uint8_t queries[Shape::kQueryStages][Shape::kQueryBytes];
   alignas(1024) uint8_t keys[Shape::kStages][Shape::kTileBytes];
   alignas(1024) uint8_t values[Shape::kStages][Shape::kTileBytes];
-  struct Task {
-    PrefillItem item;
-    int head;   // -1: no more work
-    int tiles;  // of keys
-  } tasks[2];
-  uint64_t task_full[2], task_empty[2];
-  uint64_t queries_full, queries_empty;
+  PrefillTask tasks[kPrefillTasks];
+  uint64_t task_full[kPrefillTasks], task_empty[kPrefillTasks];
+  uint64_t queries_full[Shape::kQueryStages][2], queries_empty[Shape::kQueryStages][2];  // of each half of 64 rows
   uint64_t keys_full[Shape::kStages], keys_empty[Shape::kStages];
   uint64_t values_full[Shape::kStages], values_empty[Shape::kStages];
   uint64_t tail;
@@ -36,6 +43,7 @@ struct PrefillShared {
 
 constexpr int kPrefillThreads = 384;
 constexpr int kPrefillConsumerWarps = 8;
+constexpr int kPrefillHalfRows = 64;  // of an item, those of one warpgroup
 
 // The name of a half of a sparse tile that holds no block: beyond every key.
 constexpr int kNoBlock = 1 << 24;
@@ -137,6 +145,23 @@ struct PrefillCopy {
   }
 };
 
+// Writes the result of an item without keys: zeros, of a part with a sum of nothing. Call from a whole warp.
+template <class T, int D, bool Sparse>
+__device__ __forceinline__ void prefill_nothing(const PrefillArguments &a, const PrefillItem &item, int head) {
+  const int lane = threadIdx.x % 32;
+  const bool part = !Sparse && item.part >= 0;
+  const int64_t place = part ? (static_cast<int64_t>(item.part) * a.heads + head) * kPrefillRows : 0;
+  const int chunks = D * (part ? 4 : 2) / 16;  // of 16 bytes, in a row
+  uint8_t *const target = part ? reinterpret_cast<uint8_t *>(a.schedule.partial + place * D)
+                               : reinterpret_cast<uint8_t *>(static_cast<T *>(a.output) + head * a.output_head_stride +
+                                                             item.first_row * a.output_row_stride);
+  const int64_t row_bytes = part ? D * 4 : a.output_row_stride * 2;
+  for (int i = lane; i < item.rows * chunks; i += 32)
+    *reinterpret_cast<uint4 *>(target + i / chunks * row_bytes + i % chunks * 16) = make_uint4(0, 0, 0, 0);
+  if (part)
+    for (int row = lane; row < item.rows; row += 32) a.schedule.logs[place + row] = __int_as_float(0xff800000);
+}
+
 // The copy warp: takes items, brings Q, K and V.
 template <class T, int D, bool Sparse>
 __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const PrefillArguments &a, const CUtensorMap *query_map,
@@ -146,13 +171,17 @@ __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const Pre
   constexpr int kHalves = Shape::kKeys / 64;
   const int lane = threadIdx.x % 32;
   const int last = a.schedule.counts[0] - a.schedule.counts[3], items = a.schedule.counts[3];
-  Ring<2> task;
+  Ring<kPrefillTasks> task;
   Ring<Shape::kStages> stage;
-  uint32_t queries_parity = 0, tail_parity = 0;
+  Ring<Shape::kQueryStages> query_stage;
+  uint32_t tail_parity = 0;
+  int taken = 0;  // by the first lane: the number of the next item, which the others learn where it is needed
+  const auto take = [&] {
+    if (lane == 0) taken = atomicAdd(&a.schedule.counts[1], 1);
+  };
+  take();
   while (true) {
-    int index = 0;
-    if (lane == 0) index = atomicAdd(&a.schedule.counts[1], 1);
-    index = __shfl_sync(~0u, index, 0);
+    const int index = __shfl_sync(~0u, taken, 0);
     barrier_wait(&shared.task_empty[task.slot], task.parity ^ 1);
     // KV-head-major, so that the blocks at work share keys and values in the second-level cache.
     const bool is_last = index >= items * a.heads;
@@ -172,23 +201,32 @@ __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const Pre
     int tiles = done ? 0 : item.tile_end - item.tile_begin;
     SparseBlocks blocks = Sparse && !done ? SparseBlocks(a, item, kv_head) : SparseBlocks();
     if constexpr (Sparse) tiles = (blocks.count() + kHalves - 1) / kHalves;
+    if (!done && tiles <= 0) {
+      prefill_nothing<T, D, Sparse>(a, item, head);
+      take();
+      __syncwarp();
+      continue;
+    }
     if (lane == 0) {
       current.tiles = tiles;
       barrier_arrive(&shared.task_full[task.slot]);
     }
     task.advance();
     if (done) return;
-    if (tiles <= 0) continue;
 
-    barrier_wait(&shared.queries_empty, queries_parity ^ 1);
-    queries_parity ^= 1;
-    if (lane == 0) {
-      barrier_expect(&shared.queries_full, Shape::kQueryBytes);
-      for (int panel = 0; panel < Shape::kPanels; ++panel)
-        copy_tile(shared.queries + panel * kPrefillRows * 128, query_map, &shared.queries_full, 0, item.first_row, panel, head,
-                  0);
-    }
+    const auto copy_queries = [&](int half) {
+      const int first = kPrefillHalfRows * half;
+      uint64_t *arrival = &shared.queries_full[query_stage.slot][half];
+      barrier_wait(&shared.queries_empty[query_stage.slot][half], query_stage.parity ^ 1);
+      if (lane == 0) {
+        barrier_expect(arrival, Shape::kQueryBytes / 2);
+        for (int panel = 0; panel < Shape::kPanels; ++panel)
+          copy_tile(shared.queries[query_stage.slot] + (panel * kPrefillRows + first) * 128, query_map, arrival, 0,
+                    item.first_row + first, panel, head, 0);
+      }
+    };
     for (int i = 0; i < tiles; ++i) {
+      if (i == tiles - 1) take();  // the answer comes while this waits for room
       PrefillTile tile;
       int first = 0, second = -1;
       if constexpr (Sparse) {
@@ -212,6 +250,12 @@ __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const Pre
       if (lane == 0) barrier_expect(&shared.keys_full[stage.slot], Copy::bytes(a.keys, tile, item.key_rows));
       __syncwarp();
       Copy::copy(shared.keys[stage.slot], key_map, a.keys, &shared.keys_full[stage.slot], item, kv_head, tile);
+      // Behind the keys, whose room is free earlier.
+      if (i == 0) {
+        copy_queries(0);
+        copy_queries(1);
+        query_stage.advance();
+      }
       barrier_wait(&shared.values_empty[stage.slot], stage.parity ^ 1);
       uint64_t *arrival = tile.whole ? &shared.values_full[stage.slot] : &shared.tail;
       if (lane == 0) barrier_expect(arrival, Copy::bytes(a.values, tile, item.key_rows));
