@@ -1,10 +1,9 @@
-import { inSixteenBits } from "@uniprefill/cost-model/ModelShape"
 import { denseSchedule } from "@uniprefill/model/DropSchedule"
 import { readModelConfig } from "@uniprefill/model/ModelConfig"
 import { rankLayout } from "@uniprefill/placement/RankLayout"
 import { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import { Effect } from "effect"
-import { predictionFor } from "uniprefill/model/CostModels"
+import { modelShape, predictionFor } from "uniprefill/model/CostModels"
 import { modelOptions, type ModelSettings } from "uniprefill/options/ModelOptions"
 import { expect, it } from "vitest"
 
@@ -21,13 +20,13 @@ const { spec } = readModelConfig("config.json", {
 })
 
 /** A step of 64 decodes over 2,048 keys each, by what its time consists of. */
-const termsOf = (device: string, ranks: number) => {
+const termsOf = (device: string, ranks: number, quantization: ModelSettings["quantization"] = "none") => {
   const defaults = Object.entries(modelOptions).map(([name, { defaultValue }]) => [name, defaultValue])
-  const settings = { ...Object.fromEntries(defaults), "tensor-parallel-size": ranks } as ModelSettings
+  const settings = { ...Object.fromEntries(defaults), "tensor-parallel-size": ranks, quantization } as ModelSettings
   const predict = Effect.runSync(predictionFor(settings, device))
   const elements = { kvElementBytes: 2, carryElementBytes: 2 }
   const layout = rankLayout(spec, ranks, denseSchedule, { pageSize: 128, ...elements })
-  const costs = predict({ shape: inSixteenBits(spec), layout, lastQ: 128, maxRowsPerStep: 8192 })
+  const costs = predict({ shape: modelShape(settings, spec), layout, lastQ: 128, maxRowsPerStep: 8192 })
   const load = new StepLoad(1)
   load.decodeRows = 64
   load.addDecodes(0, 64, 2048)
@@ -43,6 +42,12 @@ it("plans by one rank's work and its all-reduces, measured ones on CUDA devices"
   expect(two("decode attention")).toBeCloseTo(one("decode attention") / 2, 6)
   // Each reads all of lm_head.
   expect(two("matrix products")).toBeGreaterThan(one("matrix products") / 2)
+})
+
+it("reads half the weights in eight bits", () => {
+  const [sixteen, eight] = [termsOf("cuda (a device)", 1), termsOf("cuda (a device)", 1, "fp8")]
+  expect(eight("matrix products")).toBeCloseTo(sixteen("matrix products") / 2, 6)
+  expect(eight("decode attention")).toBe(sixteen("decode attention"))
 })
 
 it("gains nothing from ranks on the CPU, which share its threads and memory", () => {

@@ -13,86 +13,13 @@
 #include "../check.h"
 #include "../random_checkpoint.h"
 #include "abi/failure.h"
+#include "backend_runs.h"
 #include "cuda_specs.h"
+#include "fp8_check.h"
 #include "device_backend.h"
 #include "sampling/sampler.h"
 
 namespace {
-
-constexpr up::ElementBytes cuda_elements{2, 2, 2};
-
-std::unique_ptr<up::Backend> make_cuda(std::shared_ptr<const up::Checkpoint> checkpoint, const up::BackendOptions &options) {
-  return up::make_device_backend(checkpoint, options, {});
-}
-
-int32_t token_of(int slot, int row) { return (slot * 31 + row * row * 7 + row * 13) % 150; }
-
-using Steps = std::vector<std::vector<Chunk>>;
-using Rows = std::map<std::pair<int, int>, std::vector<float>>;
-
-// Logits by slot and row.
-Rows run(BackendHarness &harness, const Steps &steps) {
-  Rows out;
-  const auto vocab = static_cast<size_t>(harness.model().vocab_size);
-  for (const std::vector<Chunk> &step : steps) {
-    const std::vector<float> logits = harness.step(step, token_of);
-    size_t at = 0;
-    for (const auto &[slot, first, rows] : step) {
-      for (int row = first; row < first + rows; row++, at += vocab)
-        out[{slot, row}].assign(logits.begin() + static_cast<ptrdiff_t>(at), logits.begin() + static_cast<ptrdiff_t>(at + vocab));
-    }
-  }
-  return out;
-}
-
-constexpr int prompt_rows[3] = {300, 130, 20};
-constexpr int decoded_rows = 12;
-
-// Three requests, each whole, then decoded together and, for the last rows, two by two: every bucket of rows comes three times or
-// more, so that it is launched, captured and replayed.
-Steps whole() {
-  Steps out;
-  for (int slot = 0; slot < 3; slot++) out.push_back({{slot, 0, prompt_rows[slot]}});
-  for (int i = 0; i < decoded_rows; i++) {
-    std::vector<Chunk> step;
-    for (int slot = 0; slot < (i < decoded_rows / 2 ? 3 : 2); slot++) step.push_back({slot, prompt_rows[slot] + i, 1});
-    out.push_back(step);
-  }
-  return out;
-}
-
-// The same rows, cut and mixed.
-Steps mixed(uint64_t seed) {
-  std::mt19937_64 random(seed);
-  int last[3] = {}, next[3] = {};
-  for (const auto &step : whole())
-    for (const auto &[slot, first, rows] : step) last[slot] = first + rows;
-  Steps out;
-  while (next[0] < last[0] || next[1] < last[1] || next[2] < last[2]) {
-    std::vector<Chunk> step;
-    for (const int slot : {2, 0, 1}) {
-      const int most = std::min(last[slot] - next[slot], static_cast<int>(random() % 3 == 0 ? 1 : 150));
-      if (most <= 0 || random() % 4 == 0) continue;
-      const int count = 1 + static_cast<int>(random() % static_cast<uint64_t>(most));
-      step.push_back({slot, next[slot], count});
-      next[slot] += count;
-    }
-    std::stable_sort(step.begin(), step.end(), [](const Chunk &a, const Chunk &b) { return (a.rows == 1) > (b.rows == 1); });
-    if (!step.empty()) out.push_back(step);
-  }
-  return out;
-}
-
-double worst_error(const Rows &got, const Rows &expected, double share) {
-  std::vector<double> errors;
-  for (const auto &[at, logits] : expected) {
-    const double error = relative_error(got.at(at), logits);
-    errors.push_back(std::isnan(error) ? INFINITY : error);
-  }
-  std::sort(errors.begin(), errors.end());
-  if (!std::isfinite(errors.back())) return INFINITY;
-  return errors[static_cast<size_t>(share * static_cast<double>(errors.size() - 1))];
-}
 
 // `share` of the rows are within `tolerance` of double precision: the residual stream is bf16, and the rest is for rows that sit on
 // some edge. The same steps give the same bits.
@@ -120,28 +47,6 @@ up::ModelTable wide_model(RandomSpec &spec) {
   out.vocab_size = 152;
   out.layers[0].mlp.inner = 2048;
   return out;
-}
-
-// With the matrices of layers in eight bits. What bf16 tells apart from double precision rounds to neighbours there, so that two right
-// results are some way from each other: but nearer than the reference in 16 bits is.
-void check_fp8(const char *what, up::ModelTable table, uint64_t seed) {
-  table.hidden_size = 1024;
-  for (up::LayerSpec &layer : table.layers) layer.mlp.inner = 2048;
-  const TemporaryDirectory directory, plain_directory;
-  const auto plain_checkpoint = random_checkpoint(plain_directory, table, seed);
-  table.quantization = up::Quantization::fp8;
-  const auto checkpoint = random_checkpoint(directory, table, seed);
-  BackendHarness reference(checkpoint, {}, seed, true, make_reference), plain(plain_checkpoint, {}, seed, true, make_reference);
-  const Rows expected = run(reference, whole());
-  const double in_16_bits = worst_error(run(plain, whole()), expected, 0.5);
-  BackendHarness cuda(checkpoint, {}, seed + 1, false, make_cuda, cuda_elements), other(checkpoint, {}, seed + 2, true, make_cuda, cuda_elements);
-  const Rows got = run(cuda, whole());
-  BackendHarness again(checkpoint, {}, seed + 1, false, make_cuda, cuda_elements);
-  CHECK(run(again, whole()) == got, "%s seed %d: the same steps, other bits", what, static_cast<int>(seed));
-  const double error = worst_error(got, expected, 0.5), cut = worst_error(run(other, mixed(seed)), expected, 0.5);
-  CHECK(error <= 0.8 * in_16_bits, "%s seed %d: relative error %g, of 16 bits %g", what, static_cast<int>(seed), error, in_16_bits);
-  CHECK(cut <= 0.8 * in_16_bits, "%s seed %d: relative error %g of rows cut otherwise, of 16 bits %g", what, static_cast<int>(seed), cut, in_16_bits);
-  std::printf("ok %-8s seed %d: %.4f whole, %.4f cut, %.4f of 16 bits\n", what, static_cast<int>(seed), error, cut, in_16_bits);
 }
 
 up::ModelTable plain_model(int layers, int head_dim, uint64_t seed) {

@@ -133,6 +133,26 @@ it.effect("a prompt in one step and the same in chunks give the same bits", () =
   }),
 )
 
+it.effect("eight bits are near 16, and the same in chunks", () =>
+  Effect.gen(function* () {
+    // Sink and last queries: nothing is dropped.
+    const length = schedule.sink + schedule.lastQ
+    const all = (options: Partial<CpuOptions>, chunk = 2048) =>
+      Effect.map(
+        withExecutor((executor) => serve(executor, length, chunk, 1), options),
+        (logits) => logits.flat(),
+      )
+    const distance = (a: ReadonlyArray<number>, b: ReadonlyArray<number>) =>
+      Math.hypot(...a.map((value, i) => value - b[i]!)) / Math.hypot(...b)
+    const eight = yield* all({ quantization: "fp8" })
+    expect(yield* all({ quantization: "fp8" }, 64)).toEqual(eight)
+    const off = distance(yield* all({ quantization: "none" }), eight)
+    // Rows of 32 are rounded coarsely; logits that have nothing to do with each other are 1.4 apart.
+    expect(off).toBeGreaterThan(0.001)
+    expect(off).toBeLessThan(0.6)
+  }),
+)
+
 it.effect("layouts of many shapes are those that the scheduler counts with", () =>
   Effect.gen(function* () {
     for (const model of [

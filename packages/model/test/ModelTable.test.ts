@@ -53,6 +53,14 @@ const namesOf = ({ tensors, layers }: Table): ReadonlySet<string> => {
 }
 
 describe("the table for the native library", () => {
+  it("says how weights are rounded", async () => {
+    const model = await Effect.runPromise(
+      loadModelDirectory(join(root, tinyModels[0]!)).pipe(Effect.provide(NodeServices.layer)),
+    )
+    expect(JSON.parse(modelTable(model))).toMatchObject({ quantization: "none" })
+    expect(JSON.parse(modelTable(model, "fp8"))).toMatchObject({ quantization: "fp8" })
+  })
+
   it.each(tinyModels)("names the tensors of %s and no others", async (name) => {
     const table = await tableOf(join(root, name))
     expect(table.files).toEqual([join(root, name, "model.safetensors")])
