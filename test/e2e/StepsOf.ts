@@ -3,7 +3,7 @@ export const stepsOf = (millis: number) => {
   const rate = [{ at: 1, teraFlops: 1000 }]
   return {
     format: "uniprefill-calibration",
-    version: 2,
+    version: 3,
     device: "paced",
     source: "assumed",
     note: "steps of a given length",

@@ -60,7 +60,7 @@ describe("`uniprefill serve --executor sim`", () => {
   it("takes its time, and fails as often as it is told to", async () => {
     const table = {
       format: "uniprefill-calibration",
-      version: 2,
+      version: 3,
       device: "slow",
       source: "assumed",
       note: "",

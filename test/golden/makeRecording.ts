@@ -36,7 +36,7 @@ const draw = (below: number): number => {
 
 const calibration: Calibration = {
   format: "uniprefill-calibration",
-  version: 2,
+  version: 3,
   device: "cpu, 1 thread",
   source: "assumed",
   note: "a current server core",

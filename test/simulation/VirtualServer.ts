@@ -183,7 +183,7 @@ export class VirtualServer {
 /** Round numbers, so that a test's expectations can be followed by hand. */
 export const testCalibration: Calibration = {
   format: "uniprefill-calibration",
-  version: 2,
+  version: 3,
   device: "test",
   source: "assumed",
   note: "",

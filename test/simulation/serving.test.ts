@@ -75,7 +75,7 @@ const loadOf = (plan: StepPlan, kept: ReadonlyArray<number>, segments: number): 
       load.pairs[segment]! += pairs
       // At the entry layer the rows see the keys of the set before, of which theirs are an even share.
       if (segment > 0) load.entryPairs[segment]! += Math.floor((pairs * rowsOf(segment - 1)) / rowsOf(segment))
-      if (end === rowsOf(segment) && segment < segments - 1) load.scoredRows[segment]! += end
+      if (end === rowsOf(segment) && segment < segments - 1) load.addSelection(1, segment, end)
     }
   }
   return load

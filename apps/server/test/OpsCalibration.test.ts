@@ -12,7 +12,7 @@ import { expect, it } from "vitest"
 /** The device that is measured. Whole bytes and FLOP a µs, so that times to whole µs say nearly all. */
 const device: Calibration = {
   format: "uniprefill-calibration",
-  version: 2,
+  version: 3,
   device: "a device",
   source: "measured",
   note: "",
@@ -73,6 +73,7 @@ it.each([1, 2])("predicts the steps it was made of, of %d ranks, all-reduces cou
     decode: [timed(decodes(1, 512)), timed(decodes(64, 512)), timed(decodes(64, 4096))],
     mixed: [],
     selection: [],
+    dropped: [],
   }
   const calibration = calibrationFrom(measured, costs)
   expect(calibration.links).toEqual(ranks === 1 ? undefined : [link])

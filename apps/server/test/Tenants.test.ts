@@ -23,7 +23,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "uniprefill-tenants-"))
   costs = join(folder, "steps-of-5-ms.json")
   const rates = { gemm: [{ at: 1, teraFlops: 1e3 }], attention: [{ at: 1, teraFlops: 1e3 }], copyTeraBytes: 1e3 }
-  const head = { format: "uniprefill-calibration", version: 2, device: "slow", source: "assumed", note: "" }
+  const head = { format: "uniprefill-calibration", version: 3, device: "slow", source: "assumed", note: "" }
   await writeFile(costs, JSON.stringify({ ...head, ...rates, stepMicros: 5000, itemMicros: 0 }))
 })
 afterAll(() => rm(folder, { recursive: true }))

@@ -2,12 +2,13 @@
  * What a device does, operation by operation: the content of a `*.calibration.json` file, which the server plans by
  * (`--cost-model`) and the simulator predicts by.
  *
- * Each curve is a list of points, ascending in what it depends on. Between two points the rate is interpolated linearly;
- * beyond the ends it is that of the nearest point, and predictions there are outside of what was measured.
+ * Each curve is a list of points, ascending in what it depends on. Between two points the rate is interpolated linearly, of `decode` the
+ * time; beyond the ends it is that of the nearest point, and predictions there are outside of what was measured.
  */
 export interface Calibration {
   readonly format: "uniprefill-calibration"
-  readonly version: 2
+  /** Files of version 2 are read as well: see {@link decodeCalibration}. */
+  readonly version: 3
   /** Name of the device. */
   readonly device: string
   /** `measured` operation by operation, `fitted` to whole runs, or `assumed`. */
@@ -24,14 +25,21 @@ export interface Calibration {
   readonly copyTeraBytes: number
   /** At what rate decode attention reads K and V, 10¹² bytes per second; as copies where nothing is said. */
   readonly keyTeraBytes?: number | undefined
-  /** Added by each row that decodes, its sampling for one, µs. */
+  /**
+   * Steps that decode and do nothing else: at what rate they read their weights, by rows, with all that they do besides but K, V and
+   * all-reduces. Without, weights are read as copies are.
+   */
+  readonly decode?: ReadonlyArray<ReadPoint> | undefined
+  /** Added by each row that decodes, its sampling for one, µs; nothing where it is in the rates of `decode`. */
   readonly decodeRowMicros?: number | undefined
   /** Added to a step that both decodes and prefills: what decoding takes more where it is not alone, µs. */
   readonly mixedMicros?: number | undefined
   /** Added to such a step by each row that decodes, µs. */
   readonly mixedRowMicros?: number | undefined
-  /** What a selection takes beside its scores, until the host has read it, µs. */
+  /** What each selection takes beside its scores, µs. */
   readonly selectionMicros?: number | undefined
+  /** Added behind a segment that selects, whatever the selections: until the host has read them and goes on, µs. */
+  readonly readBackMicros?: number | undefined
   /** Rate of scoring, 10¹² FLOP per second; as the attention of the fewest tokens where nothing is said. */
   readonly scoreTeraFlops?: number | undefined
   /** Launches and everything else that a step takes whatever it holds, µs. */
@@ -49,6 +57,13 @@ export interface RatePoint {
   readonly at: number
   /** 10¹² FLOP per second. */
   readonly teraFlops: number
+}
+
+export interface ReadPoint {
+  /** Rows. */
+  readonly at: number
+  /** 10¹² bytes per second. */
+  readonly teraBytes: number
 }
 
 /** Time of an all-reduce by size, between so many ranks. */
@@ -78,17 +93,26 @@ const needed = ["format", "version", "device", "source", "note", "gemm", "attent
 const rates = ["keyTeraBytes", "scoreTeraFlops"] as const
 const times = ["layerMicros", "decodeRowMicros", "mixedMicros", "mixedRowMicros", "selectionMicros"] as const
 const known: ReadonlyArray<string> = [...needed, ...rates, ...times, "fittedTo", "stepMicros", "itemMicros", "links"]
+/** Fields that version 2 has not. */
+const since3: ReadonlyArray<string> = ["decode", "readBackMicros"]
 
-/** Checks a parsed JSON value. Fails with {@link CalibrationError} naming the field. */
+/**
+ * Checks a parsed JSON value. Fails with {@link CalibrationError} naming the field.
+ *
+ * Version 2 had one time for all selections behind a segment, called `selectionMicros`: it is given as `readBackMicros`, by which the same
+ * steps are predicted to take the same time.
+ */
 export const decodeCalibration = (value: unknown): Calibration => {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new CalibrationError("a calibration is a JSON object")
   }
   const file = value as Fields
   expectOneOf(file["format"], "format", ["uniprefill-calibration"])
-  expectOneOf(file["version"], "version", [2])
+  expectOneOf(file["version"], "version", [2, 3])
+  const isOld = file["version"] === 2
   for (const field of Object.keys(file)) {
-    if (!known.includes(field)) throw new CalibrationError(`unknown field ${JSON.stringify(field)}`)
+    if (known.includes(field) || (!isOld && since3.includes(field))) continue
+    throw new CalibrationError(`unknown field ${JSON.stringify(field)}${isOld ? " of version 2" : ""}`)
   }
   for (const field of ["device", "note"]) {
     if (typeof file[field] !== "string") throw new CalibrationError(`${field} is missing or not a string`)
@@ -98,10 +122,16 @@ export const decodeCalibration = (value: unknown): Calibration => {
   for (const field of ["gemm", "attention"]) checkPoints(file[field], field, "at", "teraFlops")
   for (const field of ["stepMicros", "itemMicros"]) checkTime(file[field], field)
   for (const field of rates) if (file[field] !== undefined) checkPositive(file[field], field)
-  for (const field of times) if (file[field] !== undefined) checkTime(file[field], field)
+  for (const field of [...times, "readBackMicros"]) if (file[field] !== undefined) checkTime(file[field], field)
+  if (file["decode"] !== undefined) checkPoints(file["decode"], "decode", "at", "teraBytes")
   if (file["fittedTo"] !== undefined) checkFittedTo(file["fittedTo"])
   if (file["links"] !== undefined) checkLinks(file["links"])
-  return file as unknown as Calibration
+  return (isOld ? upgraded(file) : file) as unknown as Calibration
+}
+
+const upgraded = (file: Fields): Fields => {
+  const { selectionMicros, ...same } = file
+  return { ...same, version: 3, ...(selectionMicros === undefined ? {} : { readBackMicros: selectionMicros }) }
 }
 
 /** Every rate times `factor`; times that depend on no size stay. */
@@ -109,12 +139,15 @@ export const scaledCalibration = (calibration: Calibration, factor: number): Cal
   if (factor === 1) return calibration
   const scaled = (points: ReadonlyArray<RatePoint>) =>
     points.map(({ at, teraFlops }) => ({ at, teraFlops: teraFlops * factor }))
-  const { keyTeraBytes, scoreTeraFlops } = calibration
+  const { decode, keyTeraBytes, scoreTeraFlops } = calibration
   return {
     ...calibration,
     gemm: scaled(calibration.gemm),
     attention: scaled(calibration.attention),
     copyTeraBytes: calibration.copyTeraBytes * factor,
+    ...(decode === undefined
+      ? {}
+      : { decode: decode.map(({ at, teraBytes }) => ({ at, teraBytes: teraBytes * factor })) }),
     ...(keyTeraBytes === undefined ? {} : { keyTeraBytes: keyTeraBytes * factor }),
     ...(scoreTeraFlops === undefined ? {} : { scoreTeraFlops: scoreTeraFlops * factor }),
   }

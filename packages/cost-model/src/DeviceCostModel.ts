@@ -1,9 +1,9 @@
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import { StepLoad } from "@uniprefill/scheduler/StepLoad"
-import type { Calibration, LinkCurve } from "./Calibration.ts"
+import type { Calibration, LinkCurve, RatePoint } from "./Calibration.ts"
+import { Curve } from "./Curve.ts"
 import { LinkTime } from "./LinkTime.ts"
 import type { OperationWork } from "./OperationWork.ts"
-import { RateCurve } from "./RateCurve.ts"
 
 export interface DeviceCosts {
   /** Its rates and times hold as they are. */
@@ -27,12 +27,12 @@ export interface StepTerm {
 const decodeTerms = 3
 
 /** What the time of a segment depends on. */
-const askedTerms = 8
+const askedTerms = 9
 
 /**
  * Step time from what a device does: for each segment the matrix products take the longer of computing and of reading the
- * weights, with decode and prefill rows sharing one reading; the other operations follow one another. A segment takes no
- * less than the launches of its layers.
+ * weights, with decode and prefill rows sharing one reading, and no less than its decode rows alone; the other operations follow one
+ * another. A segment takes no less than the launches of its layers.
  *
  * A step without rows launches nothing and takes no time.
  *
@@ -41,8 +41,11 @@ const askedTerms = 8
  */
 export class DeviceCostModel implements CostModel {
   readonly costs: DeviceCosts
-  private readonly gemm: RateCurve
-  private readonly attention: RateCurve
+  /** FLOP per µs by rows, and by tokens. */
+  private readonly gemm: Curve
+  private readonly attention: Curve
+  /** µs for each byte of weights, by rows, where these decode and are alone; null where that was not measured. */
+  private readonly decode: Curve | null
   /** FLOP per µs of attention over the fewest tokens measured: what the recurrence is given. */
   private readonly leastAttentionRate: number
   private readonly scoreRate: number
@@ -73,9 +76,11 @@ export class DeviceCostModel implements CostModel {
   constructor(costs: DeviceCosts) {
     const { calibration, work, link } = costs
     this.costs = costs
-    this.gemm = new RateCurve(calibration.gemm)
-    this.attention = new RateCurve(calibration.attention)
-    this.leastAttentionRate = this.attention.flopsPerMicro(this.attention.from)
+    this.gemm = new Curve(calibration.gemm.map(flopsPerMicro))
+    this.attention = new Curve(calibration.attention.map(flopsPerMicro))
+    const { decode } = calibration
+    this.decode = decode === undefined ? null : new Curve(decode.map(({ at, teraBytes }) => [at, 1e-6 / teraBytes]))
+    this.leastAttentionRate = this.attention.at(this.attention.from)
     const { copyTeraBytes, keyTeraBytes = copyTeraBytes, scoreTeraFlops } = calibration
     this.bytesPerMicro = copyTeraBytes * 1e6
     this.scoreRate = scoreTeraFlops === undefined ? this.leastAttentionRate : scoreTeraFlops * 1e6
@@ -152,7 +157,8 @@ export class DeviceCostModel implements CostModel {
       asked[at + 4] === load.entryPairs[s] &&
       asked[at + 5] === load.scoredRows[s] &&
       asked[at + 6] === load.windowPairs[s] &&
-      asked[at + 7] === load.decodeWindowKeys[s]
+      asked[at + 7] === load.decodeWindowKeys[s] &&
+      asked[at + 8] === load.selections[s]
     ) {
       return
     }
@@ -167,6 +173,7 @@ export class DeviceCostModel implements CostModel {
     asked[at + 5] = scoredRows
     asked[at + 6] = load.windowPairs[s]!
     asked[at + 7] = load.decodeWindowKeys[s]!
+    asked[at + 8] = load.selections[s]!
     if (rows === 0 && decodeRows === 0 && scoredRows === 0) {
       this.segmentMicros[s] = 0
       return
@@ -247,7 +254,8 @@ export class DeviceCostModel implements CostModel {
     for (let s = 0; s < this.costs.work.length; s++) {
       if (this.productsAreOutside(load, s)) {
         const rows = load.rows[s]! + load.decodeRows
-        found.push(`segment ${s}: matrix products of ${rows} rows, measured ${this.gemm.from} to ${this.gemm.to}`)
+        const { from, to } = this.isKnownAlone(load, s) ? this.decode! : this.gemm
+        found.push(`segment ${s}: matrix products of ${rows} rows, measured ${from} to ${to}`)
       }
       if (this.attentionIsOutside(load, s)) {
         const tokens = Math.round(attendedTokens(load, s))
@@ -271,8 +279,14 @@ export class DeviceCostModel implements CostModel {
   }
 
   private productsAreOutside(load: StepLoad, s: number): boolean {
+    if (this.isKnownAlone(load, s)) return !this.decode!.covers(load.decodeRows)
     const rows = load.rows[s]! + load.decodeRows
     return rows > 0 && !this.gemm.covers(rows) && this.isComputeBound(load, s)
+  }
+
+  /** Whether a segment has nothing but decode rows, and such steps were measured. */
+  private isKnownAlone({ rows, decodeRows }: StepLoad, s: number): boolean {
+    return this.decode !== null && rows[s] === 0 && decodeRows > 0
   }
 
   private attentionIsOutside(load: StepLoad, s: number): boolean {
@@ -297,32 +311,43 @@ export class DeviceCostModel implements CostModel {
   }
 
   private products(load: StepLoad, s: number): number {
-    const rows = load.rows[s]!
-    if (rows === 0 && load.decodeRows === 0) return 0
-    return Math.max(this.computing(load, s), this.reading(load, s))
+    const { decode } = this
+    const { decodeRows } = load
+    if (load.rows[s] === 0 && decodeRows === 0) return 0
+    const alone = this.decodingAlone(decodeRows, s)
+    if (decode !== null && load.rows[s] === 0 && decodeRows <= decode.to) return alone
+    return Math.max(alone, this.computing(load, s), this.reading(load, s))
   }
 
   private isComputeBound(load: StepLoad, s: number): boolean {
-    return this.computing(load, s) >= this.reading(load, s)
+    return this.computing(load, s) >= Math.max(this.decodingAlone(load.decodeRows, s), this.reading(load, s))
+  }
+
+  /** A segment's matrix products where its decode rows are alone, as such steps were measured; 0 where they were not. */
+  private decodingAlone(decodeRows: number, s: number): number {
+    if (this.decode === null || decodeRows === 0) return 0
+    const { decodeWeightBytes, decodeExpertBytes } = this.costs.work[s]!
+    return (decodeWeightBytes + this.expertsRead(decodeExpertBytes, decodeRows)) * this.decode.at(decodeRows)
   }
 
   private computing(load: StepLoad, s: number): number {
     const work = this.costs.work[s]!
     const rows = load.rows[s]!
     const flops = rows * work.rowFlops + load.decodeRows * work.decodeRowFlops
-    return flops / this.gemm.flopsPerMicro(rows + load.decodeRows)
+    return flops / this.gemm.at(rows + load.decodeRows)
   }
 
   private reading(load: StepLoad, s: number): number {
     const work = this.costs.work[s]!
     const decodes = load.decodeRows > 0
-    let bytes = decodes ? work.decodeWeightBytes : work.rowWeightBytes
+    const bytes = decodes ? work.decodeWeightBytes : work.rowWeightBytes
     const expert = decodes ? work.decodeExpertBytes : work.rowExpertBytes
-    if (expert > 0) {
-      const rows = Math.min(load.rows[s]! + load.decodeRows, this.distinctExperts.length - 1)
-      bytes += expert * this.distinctExperts[rows]!
-    }
-    return bytes / this.bytesPerMicro
+    return (bytes + this.expertsRead(expert, load.rows[s]! + load.decodeRows)) / this.bytesPerMicro
+  }
+
+  /** Bytes of the experts that so many rows are expected to pass; `expert`: of one of every layer. */
+  private expertsRead(expert: number, rows: number): number {
+    return expert === 0 ? 0 : expert * this.distinctExperts[Math.min(rows, this.distinctExperts.length - 1)]!
   }
 
   private prefillAttention(load: StepLoad, s: number): number {
@@ -331,7 +356,7 @@ export class DeviceCostModel implements CostModel {
       load.pairs[s]! * work.pairFlops +
       load.entryPairs[s]! * work.entryPairFlops +
       load.windowPairs[s]! * work.windowPairFlops
-    return flops / this.attention.flopsPerMicro(attendedTokens(load, s))
+    return flops / this.attention.at(attendedTokens(load, s))
   }
 
   private elements(load: StepLoad, s: number): number {
@@ -345,7 +370,8 @@ export class DeviceCostModel implements CostModel {
   private scoring(load: StepLoad, s: number): number {
     const { calibration, lastQ, work } = this.costs
     const flops = load.scoredRows[s]! * lastQ * work[s]!.scorePairFlops
-    return flops / this.scoreRate + (calibration.selectionMicros ?? 0)
+    const { readBackMicros = 0, selectionMicros = 0 } = calibration
+    return flops / this.scoreRate + readBackMicros + load.selections[s]! * selectionMicros
   }
 
   private decodeAttention({ decodeKeys, decodeWindowKeys }: StepLoad, s: number): number {
@@ -377,6 +403,8 @@ export class DeviceCostModel implements CostModel {
     )
   }
 }
+
+const flopsPerMicro = ({ at, teraFlops }: RatePoint): readonly [number, number] => [at, teraFlops * 1e6]
 
 /** Length of the prompt whose causal pass has as many keys a row as the segment's prefill rows have on average. */
 const attendedTokens = (load: StepLoad, s: number): number => (2 * load.pairs[s]!) / load.rows[s]! - 1

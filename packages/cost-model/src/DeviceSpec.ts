@@ -29,7 +29,7 @@ export const assumedShares = { gemm: 0.7, attention: 0.5, memory: 0.85 } as cons
 export const calibrationOf = (device: DeviceSpec): Calibration =>
   device.calibration ?? {
     format: "uniprefill-calibration",
-    version: 2,
+    version: 3,
     device: device.label,
     source: "assumed",
     note: "datasheet peaks × assumed shares",

@@ -7,7 +7,7 @@ const point = { at: 64, teraFlops: 1 }
 const link = { library: "nccl", ranks: 2, source: "measured", points: [{ bytes: 1024, micros: 10 }] } as const
 const file: Calibration = {
   format: "uniprefill-calibration",
-  version: 2,
+  version: 3,
   device: "a device",
   source: "measured",
   note: "",
@@ -18,9 +18,14 @@ const file: Calibration = {
   itemMicros: 2.5,
   keyTeraBytes: 1.5,
   decodeRowMicros: 3,
+  decode: [
+    { at: 1, teraBytes: 2 },
+    { at: 64, teraBytes: 1.5 },
+  ],
   mixedMicros: 1,
   mixedRowMicros: 1,
   selectionMicros: 40,
+  readBackMicros: 55,
   scoreTeraFlops: 100,
   links: [link],
 }
@@ -30,11 +35,19 @@ describe("a calibration file", () => {
     expect(decodeCalibration(JSON.parse(JSON.stringify(file)))).toEqual(file)
   })
 
+  it("of version 2 has one time for the selections behind a segment, whatever their number", () => {
+    const { decode: _decode, readBackMicros: _readBackMicros, ...old } = file
+    const { selectionMicros: readBackMicros, ...same } = old
+    expect(decodeCalibration({ ...old, version: 2 })).toEqual({ ...same, version: 3, readBackMicros })
+    const { selectionMicros: _none, ...without } = old
+    expect(decodeCalibration({ ...without, version: 2 })).toEqual({ ...without, version: 3 })
+  })
+
   it.each<[unknown, string]>([
     [null, "a calibration is a JSON object"],
     [[file], "a calibration is a JSON object"],
     [{ ...file, format: "uniprefill-costs" }, 'format is "uniprefill-costs", expected "uniprefill-calibration"'],
-    [{ ...file, version: 1 }, "version is 1, expected 2"],
+    [{ ...file, version: 1 }, "version is 1, expected 2 or 3"],
     [{ ...file, device: 4 }, "device is missing or not a string"],
     [{ ...file, source: "guessed" }, 'source is "guessed", expected "measured" or "fitted" or "assumed"'],
     [{ ...file, gemm: [] }, "gemm is not a list of points"],
@@ -49,7 +62,10 @@ describe("a calibration file", () => {
     [{ ...file, links: [{ ...link, ranks: 0 }] }, "links.0.ranks is 0, expected a number above 0"],
     [{ ...file, links: [{ ...link, library: "mpi" }] }, 'links.0.library is "mpi", expected "nccl" or "peer-to-peer"'],
     [{ ...file, links: [{ ...link, points: [] }] }, "links.0.points is not a list of points"],
+    [{ ...file, decode: [{ at: 1, teraFlops: 2 }] }, "decode.0.teraBytes is undefined, expected a number above 0"],
+    [{ ...file, readBackMicros: "5" }, 'readBackMicros is "5", expected a number of at least 0'],
     [{ ...file, speed: 1 }, 'unknown field "speed"'],
+    [{ ...file, version: 2 }, 'unknown field "decode" of version 2'],
   ])("is refused as %j", (value, message) => {
     expect(() => decodeCalibration(value)).toThrow(new CalibrationError(message))
   })

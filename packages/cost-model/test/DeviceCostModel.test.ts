@@ -8,7 +8,7 @@ import { describe, expect, it } from "vitest"
 /** Round numbers: costs below can be followed by hand. 100 FLOP and 50 bytes a µs; attention 10 FLOP a µs. */
 const calibration: Calibration = {
   format: "uniprefill-calibration",
-  version: 2,
+  version: 3,
   device: "test",
   source: "measured",
   note: "",
@@ -63,8 +63,18 @@ interface Work {
   readonly windowPairs: ReadonlyArray<number>
   readonly entryPairs: ReadonlyArray<number>
   readonly scoredRows: ReadonlyArray<number>
+  readonly selections: ReadonlyArray<number>
 }
-const sums = ["decodeKeys", "decodeWindowKeys", "rows", "pairs", "windowPairs", "entryPairs", "scoredRows"] as const
+const sums = [
+  "decodeKeys",
+  "decodeWindowKeys",
+  "rows",
+  "pairs",
+  "windowPairs",
+  "entryPairs",
+  "scoredRows",
+  "selections",
+] as const
 const loadOf = (work: Partial<Work>): StepLoad => {
   const load = new StepLoad(2)
   load.decodeRows = work.decodeRows ?? 0
@@ -102,15 +112,43 @@ describe("a step's cost", () => {
       mixedMicros: 12,
       mixedRowMicros: 6,
       selectionMicros: 40,
+      readBackMicros: 15,
       scoreTeraFlops: 2e-6,
     }
     const own = new DeviceCostModel(costsOf({}, over))
     // A key takes 8 µs to read; each row 5 µs once, whatever the segments.
     expect(micros({ decodeRows: 2, decodeKeys: [10, 5] }, own)).toBe(7 + 400 + 120 + 10)
-    // A scored row takes 10 µs, the selection 40.
-    expect(micros({ rows: [1, 0], scoredRows: [3, 0] }, own)).toBe(7 + 3 + 100 + 30 + 40)
+    // A scored row takes 10 µs, a selection 40, and 15 until the host has read those behind a segment.
+    expect(micros({ rows: [1, 0], scoredRows: [3, 0], selections: [1, 0] }, own)).toBe(7 + 3 + 100 + 30 + 40 + 15)
+    expect(micros({ rows: [1, 0], scoredRows: [3, 0], selections: [2, 0] }, own)).toBe(7 + 3 + 100 + 30 + 80 + 15)
+    // The same segment was asked for with two selections before.
+    expect(micros({ rows: [1, 0], scoredRows: [3, 0], selections: [3, 0] }, own)).toBe(7 + 3 + 100 + 30 + 120 + 15)
     // Beside prefill, too.
     expect(micros({ decodeRows: 2, rows: [40, 0] }, own)).toBe(7 + 3 + 440 + 200 + 10 + 12 + 12)
+  })
+
+  it("of rows that decode alone is what such steps were measured to take, and no less beside prefill", () => {
+    const decode = [
+      { at: 1, teraBytes: 5e-5 },
+      { at: 3, teraBytes: 2.5e-5 },
+    ]
+    const own = new DeviceCostModel(costsOf({}, { decode }))
+    // 10,000 bytes a segment: 200 µs for one row, 400 for three, 300 for two; a key 4 µs.
+    expect([1, 2, 3].map((decodeRows) => micros({ decodeRows, decodeKeys: [10, 0] }, own))).toEqual([
+      7 + 400 + 40,
+      7 + 600 + 40,
+      7 + 800 + 40,
+    ])
+    expect(own.outside(loadOf({ decodeRows: 3 }))).toEqual([])
+    // More rows than measured take no less than computing them, 20 µs each.
+    expect(own.outside(loadOf({ decodeRows: 4 })).join()).toMatch(/products of 4 rows, measured 1 to 3/)
+    expect(micros({ decodeRows: 4 }, own)).toBe(7 + 800)
+    expect(micros({ decodeRows: 30 }, own)).toBe(7 + 1200)
+    // Ten prefill rows would compute for 100 µs; 40 and two decode rows do for 440.
+    expect(micros({ decodeRows: 2, rows: [10, 0] }, own)).toBe(7 + 3 + 600)
+    expect(micros({ decodeRows: 2, rows: [40, 0] }, own)).toBe(7 + 3 + 440 + 300)
+    const names = own.terms(loadOf({ decodeRows: 2, rows: [10, 0] })).map(({ name }) => name)
+    expect(names).toContain("segment 0: matrix products (reading weights)")
   })
 
   it("of a device that computes a key more slowly than it reads it is the computing", () => {
@@ -165,7 +203,19 @@ describe("a step's cost", () => {
   })
   const sparse = { rowExpertBytes: 700, decodeExpertBytes: 700, experts: 16, topK: 2, rowElementBytes: 90 }
   const busy = new DeviceCostModel(
-    costsOf(sparse, { layerMicros: 9, decodeRowMicros: 3, mixedMicros: 8, mixedRowMicros: 2, selectionMicros: 11 }),
+    costsOf(sparse, {
+      layerMicros: 9,
+      decodeRowMicros: 3,
+      mixedMicros: 8,
+      mixedRowMicros: 2,
+      selectionMicros: 11,
+      readBackMicros: 13,
+      decode: [
+        { at: 2, teraBytes: 4e-5 },
+        { at: 20, teraBytes: 3e-5 },
+        { at: 70, teraBytes: 1e-5 },
+      ],
+    }),
   )
 
   test.prop([works, works])("never falls with more work, and is the sum of its terms", (some, more) => {

@@ -124,7 +124,7 @@ describe("a recording of the engine", () => {
   const layout = makeKvLayout(spec, schedule, { pageSize: 64, kvElementBytes: 2, carryElementBytes: 2 })
   const calibration: Calibration = {
     format: "uniprefill-calibration",
-    version: 2,
+    version: 3,
     device: "test",
     source: "assumed",
     note: "",

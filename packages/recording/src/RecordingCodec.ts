@@ -163,9 +163,9 @@ const decodeEvent = (value: unknown, line: number): RecordedEvent => checked(lin
 
 const decodeHeader = (value: unknown): RecordingHeader => {
   const header = checked(1, () => asHeader(value))
-  checked(1, () => decodeCalibration(header.costs.calibration))
-  // The records of cost models are as their modules declare them: what reads them is what wrote them.
-  return header as unknown as RecordingHeader
+  const calibration = checked(1, () => decodeCalibration(header.costs.calibration))
+  // The other records of cost models are as their modules declare them: what reads them is what wrote them.
+  return { ...header, costs: { ...header.costs, calibration } } as unknown as RecordingHeader
 }
 
 const checked = <A>(line: number, decode: () => A): A => {

@@ -231,5 +231,5 @@ const addSegment = (request: Request, layout: KvLayout, load: StepLoad, segment:
 }
 
 const addScoring = (request: Request, layout: KvLayout, load: StepLoad, segment: number, sign: 1 | -1): void => {
-  if (segment < layout.segments.length - 1) load.scoredRows[segment]! += sign * request.progress.rowsOf(segment)
+  if (segment < layout.segments.length - 1) load.addSelection(sign, segment, request.progress.rowsOf(segment))
 }

@@ -84,7 +84,7 @@ export class SloP {
       const rows = s === 0 ? all : Math.min(before, all)
       const first = s === progress.segment ? progress.computedRows : 0
       load.addRows(1, s, first, rows - first, rows, before)
-      if (s < last) load.scoredRows[s]! += rows
+      if (s < last) load.addSelection(1, s, rows)
       before = rows
     }
     return budget.predicted(load)

@@ -28,6 +28,8 @@ export class StepLoad {
   readonly entryPairs: Float64Array
   /** Rows scored by the selection after the segment. */
   readonly scoredRows: Float64Array
+  /** Selections after the segment, one for each prompt that ends there. */
+  readonly selections: Float64Array
   /** Prefill items. 0 says that there is no prefill at all: the other sums but those of decoding are 0 then. */
   items = 0
   /** Prefill rows, each counted once however many segments it passes in one go without a selection. */
@@ -46,6 +48,7 @@ export class StepLoad {
     this.pairs = new Float64Array(segments)
     this.entryPairs = new Float64Array(segments)
     this.scoredRows = new Float64Array(segments)
+    this.selections = new Float64Array(segments)
   }
 
   /** A row joins those that decode, with the keys that it sees of a segment. */
@@ -93,7 +96,7 @@ export class StepLoad {
 
   clearPrefill(): void {
     if (this.items === 0) return
-    const { rows, pairs, windowPairs, entryPairs, scoredRows } = this
+    const { rows, pairs, windowPairs, entryPairs, scoredRows, selections } = this
     this.items = 0
     this.tokens = 0
     // A few elements: four calls to fill would cost more than the loop.
@@ -103,6 +106,7 @@ export class StepLoad {
       windowPairs[s] = 0
       entryPairs[s] = 0
       scoredRows[s] = 0
+      selections[s] = 0
     }
   }
 
@@ -113,9 +117,15 @@ export class StepLoad {
     this.add(other)
   }
 
+  /** Adds (`sign` 1) or takes away (−1) the selection that a prompt of so many rows makes after a segment. */
+  addSelection(sign: 1 | -1, segment: number, rows: number): void {
+    this.scoredRows[segment]! += sign * rows
+    this.selections[segment]! += sign
+  }
+
   /** Adds a whole step's work to this: what many steps held together. Requires as many segments. */
   add(other: StepLoad): void {
-    const { decodeKeys, decodeWindowKeys, rows, pairs, windowPairs, entryPairs, scoredRows } = this
+    const { decodeKeys, decodeWindowKeys, rows, pairs, windowPairs, entryPairs, scoredRows, selections } = this
     this.decodeRows += other.decodeRows
     for (let s = 0; s < decodeKeys.length; s++) {
       decodeKeys[s]! += other.decodeKeys[s]!
@@ -130,6 +140,7 @@ export class StepLoad {
       windowPairs[s]! += other.windowPairs[s]!
       entryPairs[s]! += other.entryPairs[s]!
       scoredRows[s]! += other.scoredRows[s]!
+      selections[s]! += other.selections[s]!
     }
   }
 

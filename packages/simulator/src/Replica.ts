@@ -154,8 +154,8 @@ export class Replica implements ReplicaLoad {
 
   get readBackMicros(): number {
     // A calibration that has measured selections has the reading in them.
-    const { selectionMicros } = this.config.costModel.costs.calibration
-    return selectionMicros === undefined ? this.setup.host.readBackMicros : 0
+    const { readBackMicros } = this.config.costModel.costs.calibration
+    return readBackMicros === undefined ? this.setup.host.readBackMicros : 0
   }
 
   /** Steps whose end is still to come. */

@@ -1,7 +1,7 @@
 import { fc, test } from "@fast-check/vitest"
 import { weightBytes } from "@uniprefill/cost-model/ModelShape"
 import { operationWork } from "@uniprefill/cost-model/OperationWork"
-import { RateCurve } from "@uniprefill/cost-model/RateCurve"
+import { Curve } from "@uniprefill/cost-model/Curve"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { denseSchedule } from "@uniprefill/model/DropSchedule"
 import { StepLoad } from "@uniprefill/scheduler/StepLoad"
@@ -60,7 +60,7 @@ describe("a step", () => {
         if (rows > 0) {
           load.items = 1
           load.addRows(1, 1, 128, rows, 8192, 16_384)
-          load.scoredRows[1] = scored
+          load.addSelection(1, 1, scored)
         }
         const parts = costs.terms(load).filter(({ name }) => !name.startsWith("rounding"))
         const sum = parts.reduce((total, { micros }) => total + micros, 0)
@@ -136,12 +136,12 @@ it("only what was measured is called calibrated", () => {
 })
 
 it("a rate between two points lies on their line, beyond them at the nearest", () => {
-  const curve = new RateCurve([
-    { at: 10, teraFlops: 1 },
-    { at: 20, teraFlops: 2 },
-    { at: 40, teraFlops: 1 },
+  const curve = new Curve([
+    [10, 1],
+    [20, 2],
+    [40, 1],
   ])
-  expect([5, 10, 15, 20, 30, 40, 99].map((at) => curve.flopsPerMicro(at) / 1e6)).toEqual([1, 1, 1.5, 2, 1.5, 1, 1])
+  expect([5, 10, 15, 20, 30, 40, 99].map((at) => curve.at(at))).toEqual([1, 1, 1.5, 2, 1.5, 1, 1])
   expect([9, 10, 40, 41].map((at) => curve.covers(at))).toEqual([false, true, true, false])
 })
 

@@ -134,7 +134,7 @@ describe("a run's figure", () => {
     const { costModel } = driverConfig(experimentOf({ host: noHost }).setup)
     const load = new StepLoad(7)
     load.items = 1
-    load.scoredRows[0] = 32_768
+    load.addSelection(1, 0, 32_768)
     // 128 queries of 32 heads of 128: Q·K in two passes, at the rate of the shortest attention measured.
     const flops = 2 * 2 * 32_768 * 128 * 32 * 128
     expect(costModel.stepMicros(load)).toBe(Math.ceil(flops / 588e6))

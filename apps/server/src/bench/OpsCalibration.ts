@@ -3,6 +3,7 @@ import { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
 import { LinkTime } from "@uniprefill/cost-model/LinkTime"
 import type { OperationWork } from "@uniprefill/cost-model/OperationWork"
 import type { StepLoad } from "@uniprefill/scheduler/StepLoad"
+import { type Equation, fitFactors } from "./LeastSquares.ts"
 
 /** A step's work and the time that it took on the device: the median of several. */
 export interface TimedStep {
@@ -29,6 +30,8 @@ export interface OpsMeasurements {
   readonly mixed: ReadonlyArray<TimedStep>
   /** Chunks that end with a selection, and a chunk of as many rows before without. */
   readonly selection: ReadonlyArray<{ readonly chunk: TimedStep; readonly plain: TimedStep }>
+  /** Prompts that drop, whole: with all of their selections in one step. */
+  readonly dropped: ReadonlyArray<TimedStep>
 }
 
 export interface FitCosts {
@@ -45,33 +48,24 @@ const noTime = 1e9
 const sum = (values: ArrayLike<number>): number => Array.from(values).reduce((a, b) => a + b, 0)
 
 /**
- * The calibration by which the cost model predicts the measured steps. One number after another: what copies reach; from decode steps what a key
- * takes and what a step takes besides its weights; from prompts cut in two what an item takes; from chunks behind a growing prompt the
- * rate of attention; from steps of more and more rows that of matrix products, whatever the model does between these included; then what a
- * decode row adds, decoding beside a prompt, and a selection.
+ * The calibration by which the cost model predicts the measured steps. One after another: what copies reach; from decode steps what a key
+ * takes and at what rate steps of so many rows read their weights; from prompts cut in two what an item takes; from chunks behind a growing
+ * prompt the rate of attention; from steps of more and more rows that of matrix products, whatever the model does between these included;
+ * then what is left of steps that decode beside a prompt, and of steps that select.
  */
 export const calibrationFrom = (measured: OpsMeasurements, costs: FitCosts): Calibration => {
   const { work, link } = costs
   const weightBytes = sum(work.map((one) => one.decodeWeightBytes))
   const expertBytes = sum(work.map((one) => one.decodeExpertBytes * one.topK))
-  const keyBytes = work.map((one) => one.decodeKeyBytes)
-  /** Bytes of K and V that a step's decode rows read. */
-  const keysOf = (load: StepLoad): number =>
-    sum(work.map((one, s) => load.decodeKeys[s]! * keyBytes[s]! + load.decodeWindowKeys[s]! * one.decodeWindowKeyBytes))
-
-  const byKeys = slopeOf(decodeOfMostRows(measured.decode).map(({ load, micros }) => [keysOf(load), micros]))
-  const least = measured.decode[0]!
-  const leastMicros = Math.max(
-    1,
-    least.micros - (byKeys ?? 0) * keysOf(least.load) - decodeReductionMicros(least.load, costs),
-  )
+  const copied = measured.copy === null ? noTime : measured.copy.bytes / measured.copy.micros
+  const { keyMicros, byRows } = decodeTimes(measured.decode, costs, copied)
+  const leastMicros = Math.max(1, byRows[0]!.micros)
   // Reading the weights takes no longer than the whole step.
   const readBytes = weightBytes + expertBytes
-  const copyRate =
-    measured.copy === null ? noTime : Math.max(measured.copy.bytes / measured.copy.micros, readBytes / leastMicros)
+  const copyRate = measured.copy === null ? noTime : Math.max(copied, readBytes / leastMicros)
   let calibration: Calibration = {
     format: "uniprefill-calibration",
-    version: 2,
+    version: 3,
     device: measured.device,
     source: "measured",
     note: measured.note,
@@ -80,44 +74,131 @@ export const calibrationFrom = (measured: OpsMeasurements, costs: FitCosts): Cal
     gemm: [{ at: 1, teraFlops: 1e6 }],
     attention: [{ at: 1, teraFlops: 1e6 }],
     copyTeraBytes: copyRate / 1e6,
-    ...(byKeys === undefined ? {} : { keyTeraBytes: 1 / byKeys / 1e6 }),
-    stepMicros: Math.max(0, leastMicros - readBytes / copyRate),
+    ...(keyMicros === null ? {} : { keyTeraBytes: 1 / keyMicros / 1e6 }),
+    stepMicros:
+      measured.copy === null
+        ? Math.min(leastMicros, withoutRows(measured))
+        : Math.max(0, leastMicros - readBytes / copyRate),
     itemMicros: 0,
   }
   const predicted = (load: StepLoad, over: Partial<Calibration> = {}): number =>
     new DeviceCostModel({ ...costs, calibration: { ...calibration, ...over } }).stepMicros(load)
 
-  if (measured.items !== null) {
-    const { load, micros } = measured.items
-    const whole = measured.linear.find(({ load: { rows } }) => rows[0] === load.rows[0])!
-    calibration = { ...calibration, itemMicros: Math.max(0, (micros - whole.micros) / (load.items - 1)) }
-  }
-  calibration = { ...calibration, attention: attentionCurve(measured.attention, work) }
-  const gemm: Array<RatePoint> = measured.linear.map(({ load, micros }) => {
-    const flops = sum(work.map((one, s) => load.rows[s]! * one.rowFlops))
-    // All else, with matrix products of no time; weights are read meanwhile.
-    const rest = predicted(load, { copyTeraBytes: 1e6 }) + elementMicros(load, work, copyRate)
-    return { at: load.rows[0]!, teraFlops: flops / Math.max(0.05 * micros, micros - rest) / 1e6 }
-  })
-  calibration = { ...calibration, gemm }
-  const over = (steps: ReadonlyArray<TimedStep>, each: (load: StepLoad) => number): number =>
-    Math.max(0, middle(steps.map(({ load, micros }) => (micros - predicted(load)) / each(load))))
-  const several = measured.decode.filter(({ load }) => load.decodeRows > 1)
-  calibration = { ...calibration, decodeRowMicros: over(several, ({ decodeRows }) => decodeRows) }
   calibration = {
     ...calibration,
-    ...mixedTimes(measured.mixed.map(({ load, micros }) => [load.decodeRows, micros - predicted(load)])),
+    decode: byRows.map(({ rows, micros }) => {
+      const bytes = weightBytes + sum(work.map((one) => one.decodeExpertBytes * expertsRead(one, rows)))
+      return { at: rows, teraBytes: bytes / Math.max(1, micros - calibration.stepMicros) / 1e6 }
+    }),
   }
-  return { ...calibration, ...selectionTimes(measured.selection, costs) }
+  calibration = { ...calibration, attention: attentionCurve(measured.attention, work) }
+  const gemm = (): ReadonlyArray<RatePoint> =>
+    measured.linear.map(({ load, micros }) => {
+      const flops = sum(work.map((one, s) => load.rows[s]! * one.rowFlops))
+      // All else, with matrix products of no time; weights are read meanwhile.
+      const rest =
+        predicted(load, { copyTeraBytes: 1e6, gemm: [{ at: 1, teraFlops: 1e6 }] }) + elementMicros(load, work, copyRate)
+      return { at: load.rows[0]!, teraFlops: flops / Math.max(0.05 * micros, micros - rest) / 1e6 }
+    })
+  calibration = { ...calibration, gemm: gemm() }
+  if (measured.items !== null) {
+    const { load, micros } = measured.items
+    // One of them has been in the rate of matrix products so far.
+    const itemMicros = Math.max(0, (micros - predicted(load)) / (load.items - 1))
+    calibration = { ...calibration, itemMicros }
+    calibration = { ...calibration, gemm: gemm() }
+  }
+  if (measured.mixed.length > 0) {
+    const [mixedMicros, mixedRowMicros] = fitFactors(
+      measured.mixed.map(({ load, micros }) => ({
+        terms: [1, load.decodeRows],
+        micros: micros - predicted(load),
+        whole: micros,
+      })),
+    )
+    calibration = { ...calibration, mixedMicros, mixedRowMicros }
+  }
+  const selecting = [
+    ...measured.selection.map(({ chunk, plain }) => ({
+      terms: selectionTerms(chunk.load, costs),
+      micros: chunk.micros - plain.micros - (predicted(chunk.load, freeScores) - predicted(plain.load, freeScores)),
+      whole: chunk.micros,
+    })),
+    ...measured.dropped.map(({ load, micros }) => ({
+      terms: selectionTerms(load, costs),
+      micros: micros - predicted(load, freeScores),
+      whole: micros,
+    })),
+  ]
+  if (selecting.length === 0) return calibration
+  const [readBackMicros, selectionMicros, scoreMicros] = fitFactors(selecting)
+  return {
+    ...calibration,
+    readBackMicros,
+    selectionMicros,
+    scoreTeraFlops: 1 / Math.max(1e-12, scoreMicros!) / 1e6,
+  }
 }
 
-/** The median; 0 of nothing. */
-const middle = (values: ReadonlyArray<number>): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0
+/** What a step would take without its rows and its item, by the two shortest prompts and by several in one step. */
+const withoutRows = ({ linear, items }: OpsMeasurements): number => {
+  const [short, longer] = linear
+  if (short === undefined || longer === undefined) return 0
+  const [from, to] = [short.load.rows[0]!, longer.load.rows[0]!]
+  const whole = items === null ? undefined : linear.find(({ load }) => load.rows[0] === items.load.rows[0])
+  const item = items === null || whole === undefined ? 0 : (items.micros - whole.micros) / (items.load.items - 1)
+  return Math.max(0, short.micros - (from * (longer.micros - short.micros)) / (to - from) - Math.max(0, item))
+}
 
-/** The steps of the most rows that decode. */
-const decodeOfMostRows = (steps: ReadonlyArray<TimedStep>): ReadonlyArray<TimedStep> => {
-  const most = Math.max(...steps.map(({ load }) => load.decodeRows))
-  return steps.filter(({ load }) => load.decodeRows === most)
+const freeScores: Partial<Calibration> = { scoreTeraFlops: 1e6 }
+
+/** What a step's selections take their time by: segments that select, selections, and operations of the scores. */
+const selectionTerms = (load: StepLoad, { work, lastQ }: FitCosts): ReadonlyArray<number> => [
+  load.selections.filter((selections) => selections > 0).length,
+  sum(load.selections),
+  sum(work.map((one, s) => load.scoredRows[s]! * lastQ * one.scorePairFlops)),
+]
+
+/** Experts of a layer that so many rows are expected to pass. */
+const expertsRead = ({ experts, topK }: OperationWork, rows: number): number =>
+  experts === 0 ? 0 : experts * (1 - (1 - topK / experts) ** rows)
+
+interface DecodeTimes {
+  /** Of each byte of K and V; null where no two steps of as many rows differ in them: as copies then. */
+  readonly keyMicros: number | null
+  /** A step's time besides those and all-reduces: no less with more rows. */
+  readonly byRows: ReadonlyArray<{ readonly rows: number; readonly micros: number }>
+}
+
+/** Keys take the same time each, whatever the rows; the rest is one number for each number of rows. */
+const decodeTimes = (steps: ReadonlyArray<TimedStep>, costs: FitCosts, copyRate: number): DecodeTimes => {
+  const { work } = costs
+  const counts = [...new Set(steps.map(({ load }) => load.decodeRows))].toSorted((a, b) => a - b)
+  const points = steps.map(({ load, micros }) => ({
+    rows: load.decodeRows,
+    bytes: sum(
+      work.map(
+        (one, s) => load.decodeKeys[s]! * one.decodeKeyBytes + load.decodeWindowKeys[s]! * one.decodeWindowKeyBytes,
+      ),
+    ),
+    micros: micros - decodeReductionMicros(load, costs),
+    whole: micros,
+  }))
+  const differs = counts.some(
+    (count) => new Set(points.filter(({ rows }) => rows === count).map(({ bytes }) => bytes)).size > 1,
+  )
+  // Of each number of rows what it takes more than fewer: nothing is taken less.
+  const factors = fitFactors(
+    points.map(({ rows, bytes, micros, whole }): Equation => {
+      const more = counts.map((count) => (rows >= count ? 1 : 0))
+      return differs
+        ? { terms: [bytes, ...more], micros, whole }
+        : { terms: [0, ...more], micros: micros - bytes / copyRate, whole }
+    }),
+  )
+  let micros = 0
+  const byRows = counts.map((rows, i) => ({ rows, micros: (micros += factors[i + 1]!) }))
+  return { keyMicros: factors[0]! > 0 ? factors[0]! : null, byRows }
 }
 
 /** µs for each unit, by least squares; undefined where the points do not rise. */
@@ -169,35 +250,4 @@ const attentionCurve = (
     at: Math.max(1, Math.round((2 * load.pairs[0]!) / load.rows[0]! - 1)),
     teraFlops: rates[i]!,
   }))
-}
-
-/** What steps take more that decode beside a prompt, by their decode rows: the line through the medians. */
-const mixedTimes = (
-  excess: ReadonlyArray<readonly [decodeRows: number, micros: number]>,
-): Pick<Calibration, "mixedMicros" | "mixedRowMicros"> => {
-  const points = [...new Set(excess.map(([rows]) => rows))].map((rows) => {
-    const micros = excess.filter((one) => one[0] === rows).map((one) => one[1])
-    return [rows, Math.max(0, middle(micros))] as const
-  })
-  const mixedRowMicros = slopeOf(points) ?? 0
-  return {
-    mixedMicros: Math.max(0, middle(points.map(([rows, micros]) => micros - mixedRowMicros * rows))),
-    mixedRowMicros,
-  }
-}
-
-/** Time of a selection whatever its rows, and the rate of its scores. */
-const selectionTimes = (
-  selections: OpsMeasurements["selection"],
-  { work, lastQ }: FitCosts,
-): Pick<Calibration, "selectionMicros" | "scoreTeraFlops"> => {
-  if (selections.length === 0) return {}
-  const points = selections.map(({ chunk, plain }) => {
-    const flops = sum(work.map((one, s) => chunk.load.scoredRows[s]! * lastQ * one.scorePairFlops))
-    return [flops, Math.max(0, chunk.micros - plain.micros)] as const
-  })
-  const slope = slopeOf(points)
-  if (slope === undefined) return { selectionMicros: sum(points.map(([, micros]) => micros)) / points.length }
-  const selectionMicros = sum(points.map(([flops, micros]) => micros - slope * flops)) / points.length
-  return { selectionMicros: Math.max(0, selectionMicros), scoreTeraFlops: 1 / slope / 1e6 }
 }

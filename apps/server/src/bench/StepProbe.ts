@@ -1,9 +1,10 @@
 import { Executor, greedy, type SamplingParameters } from "@uniprefill/executor/contract/Executor"
-import { randomKeep } from "@uniprefill/executor/simulated/KeepModel"
+import { type KeepModel, randomKeep } from "@uniprefill/executor/simulated/KeepModel"
 import { SimulatedDevice } from "@uniprefill/executor/simulated/SimulatedDevice"
 import { type DropSchedule, pToQ32 } from "@uniprefill/model/DropSchedule"
 import { StepLoad, windowsOf } from "@uniprefill/scheduler/StepLoad"
 import { StateOperation, StepPlan } from "@uniprefill/scheduler/StepPlan"
+import type { StepResult } from "@uniprefill/scheduler/StepResult"
 import { Effect } from "effect"
 
 /** A step that was carried out. */
@@ -15,8 +16,18 @@ export interface ProbedStep {
   readonly wallMicros: number
 }
 
+/** What a prompt's rows pass in their step. */
+export type Pass = "dense" | "first segment" | "all segments"
+
+export interface OpenOptions {
+  readonly sampling?: Partial<SamplingParameters>
+  /** Of the schedule's own p: what selections keep of mass. */
+  readonly shareOfP?: number
+}
+
 /** A slot's slabs, table by table. */
 interface Slot {
+  readonly content: number
   readonly drops: boolean
   readonly tables: ReadonlyArray<Array<number>>
 }
@@ -32,19 +43,28 @@ export class StepProbe {
   private readonly device: SimulatedDevice
   private readonly free: Array<number> = []
   private readonly slots = new Map<number, Slot>()
+  /** Bitmaps that the executor has chosen, by content. */
+  private readonly chosen = new Map<number, Array<Uint32Array>>()
   private readonly plan = new StepPlan()
   private readonly last: number
   private contents = 0
   /** Steps not answered yet, oldest first: their work, and when they were handed over. */
   private readonly underWay: Array<{ readonly load: StepLoad; readonly sentMs: number }> = []
   private answeredMs = 0
+  /** Time of all steps so far. */
+  deviceMicros = 0
 
   constructor(executor: Executor["Service"], schedule: DropSchedule, vocabSize: number) {
     const { layout, slabs, slots } = executor.info
     this.executor = executor
     this.schedule = schedule
     this.vocabSize = vocabSize
-    this.device = new SimulatedDevice(layout, schedule, slots, randomKeep(1, [0.5]))
+    const unknown = randomKeep(1, [0.5])
+    const keep: KeepModel = {
+      select: (key, tokens, segment, shape) =>
+        this.chosen.get(key)?.[segment] ?? unknown.select(key, tokens, segment, shape),
+    }
+    this.device = new SimulatedDevice(layout, schedule, slots, keep)
     this.last = layout.segments.length - 1
     for (let slab = slabs - 1; slab >= 0; slab--) this.free.push(slab)
     this.plan.clear(1)
@@ -59,22 +79,27 @@ export class StepProbe {
     return this.free.length
   }
 
-  /** Slabs that a prompt takes: of every segment where it does not drop, of the first one and its carry where it does. */
-  slabsOf(rows: number, drops: boolean): number {
+  /** Slabs that a prompt takes: of every segment that it passes, and its carries where it drops. */
+  slabsOf(rows: number, pass: Pass): number {
+    return this.tablesOf(pass).reduce((sum, { slabsPerPage }) => sum + this.pagesOf(rows) * slabsPerPage, 0)
+  }
+
+  private tablesOf(pass: Pass) {
     const { tables } = this.executor.info.layout
-    const own = tables.filter(({ segment, kind }) => (drops ? segment === 0 : kind !== "carry"))
-    return own.reduce((sum, { slabsPerPage }) => sum + this.pagesOf(rows) * slabsPerPage, 0)
+    return tables.filter(
+      ({ segment, kind }) => pass === "all segments" || (pass === "dense" ? kind !== "carry" : segment === 0),
+    )
   }
 
   /** Opens a slot for a prompt of random tokens. One that drops has its scores computed. */
-  open(number: number, length: number, drops: boolean, sampling: Partial<SamplingParameters> = {}) {
+  open(number: number, length: number, drops: boolean, { sampling = {}, shareOfP = 1 }: OpenOptions = {}) {
     const { layout } = this.executor.info
     const id = ++this.contents
     const tokens = Int32Array.from(
       { length },
       (_, i) => ((Math.imul(i, 0x9e37_79b1) + 12_345 * id) >>> 0) % this.vocabSize,
     )
-    this.slots.set(number, { drops, tables: layout.tables.map(() => []) })
+    this.slots.set(number, { content: id, drops, tables: layout.tables.map(() => []) })
     this.plan.opens.push2(number, id)
     if (layout.stateSlotBytes > 0) this.plan.states.push3(number, StateOperation.zero, number)
     const counted = { key: id, promptLength: length, outputs: 0, drops, bitmaps: [], stopAt: 0x7fff_ffff }
@@ -82,7 +107,7 @@ export class StepProbe {
     return this.executor.putContent(id, {
       tokens,
       promptLength: length,
-      pQ32: drops ? this.schedule.dropLayers.map(({ p }) => pToQ32(p)) : null,
+      pQ32: drops ? this.schedule.dropLayers.map(({ p }) => pToQ32(shareOfP * p)) : null,
       bitmaps: [],
       sampling: { ...greedy, ...sampling },
       returnLogits: false,
@@ -90,15 +115,17 @@ export class StepProbe {
     })
   }
 
-  /** Rows of a prompt: through all layers where it does not drop, else through the first segment, with its selection at the last row. */
-  item(number: number, first: number, rows: number): void {
+  /**
+   * Rows of a prompt: through all layers where it does not drop, else through the first segment, with its selection at the last row; `through`
+   * that and all that follows. Room is granted as if every row were kept.
+   */
+  item(number: number, first: number, rows: number, through = false): void {
     const { drops } = this.slots.get(number)!
+    const pass = !drops ? "dense" : through ? "all segments" : "first segment"
     const { tables } = this.executor.info.layout
-    for (const [t, { segment, kind }] of tables.entries()) {
-      if (drops ? segment === 0 : kind !== "carry") this.reach(number, t, first + rows)
-    }
+    for (const table of this.tablesOf(pass)) this.reach(number, tables.indexOf(table), first + rows)
     this.plan.items.push3(number, first, rows)
-    this.plan.items.push2(0, drops ? 0 : this.last)
+    this.plan.items.push2(0, pass === "first segment" ? 0 : this.last)
   }
 
   /** Samples the first token from the last row of the item put last. */
@@ -138,7 +165,9 @@ export class StepProbe {
     for (const number of numbers) {
       if (decoding) this.plan.leaves.push(number)
       this.plan.closes.push(number)
-      for (const slabs of this.slots.get(number)!.tables) this.free.push(...slabs)
+      const { content, tables } = this.slots.get(number)!
+      for (const slabs of tables) this.free.push(...slabs)
+      this.chosen.delete(content)
       this.slots.delete(number)
     }
   }
@@ -151,13 +180,24 @@ export class StepProbe {
     return step
   })
 
+  /** The same of a plan whose selections decide what follows in its step. Requires that nothing is under way. */
+  readonly runThrough = Effect.gen({ self: this }, function* () {
+    const { plan } = this
+    const sentMs = performance.now()
+    yield* this.executor.enqueue(plan)
+    const result = yield* this.executor.nextResult
+    const wallMicros = 1000 * (performance.now() - sentMs)
+    this.learn(result)
+    this.deviceMicros += result.deviceMicros
+    const load = this.loadOf(plan)
+    plan.clear(plan.stepId + 1)
+    return { load, deviceMicros: result.deviceMicros, wallMicros } satisfies ProbedStep
+  })
+
   /** Hands the plan over; begins another one. */
   readonly send = Effect.gen({ self: this }, function* () {
-    const { plan, device } = this
-    device.release(device.prepare(plan))
-    const load = new StepLoad(device.load.rows.length, windowsOf(this.executor.info.layout))
-    load.assign(device.load)
-    this.underWay.push({ load, sentMs: performance.now() })
+    const { plan } = this
+    this.underWay.push({ load: this.loadOf(plan), sentMs: performance.now() })
     yield* this.executor.enqueue(plan)
     plan.clear(plan.stepId + 1)
   })
@@ -169,8 +209,26 @@ export class StepProbe {
     const now = performance.now()
     const wallMicros = 1000 * (now - Math.max(sentMs, this.answeredMs))
     this.answeredMs = now
+    this.deviceMicros += deviceMicros
     return { load, deviceMicros, wallMicros } satisfies ProbedStep
   })
+
+  private loadOf(plan: StepPlan): StepLoad {
+    const { device } = this
+    device.release(device.prepare(plan))
+    const load = new StepLoad(device.load.rows.length, windowsOf(this.executor.info.layout))
+    load.assign(device.load)
+    return load
+  }
+
+  private learn({ selections: { data, length } }: StepResult): void {
+    for (let at = 0; at < length; at += 4 + data[at + 3]!) {
+      const { content } = this.slots.get(data[at]!)!
+      const bitmaps = this.chosen.get(content) ?? []
+      bitmaps[data[at + 1]!] = Uint32Array.from(data.subarray(at + 4, at + 4 + data[at + 3]!))
+      this.chosen.set(content, bitmaps)
+    }
+  }
 
   private reach(number: number, table: number, rows: number): void {
     const { slabsPerPage } = this.executor.info.layout.tables[table]!

@@ -307,7 +307,7 @@ const benchOpsCommand = Command.make(
   Command.withShortDescription("Operations of a step one by one, and the calibration file that predicts them"),
   Command.withDescription(
     "Times steps of the executor without a scheduler: copies, prompts by rows, chunks by what is before them, decode by rows and context, " +
-      "selections, and what the host adds. Makes a calibration of it, which the server plans by (--cost-model) and uniprefill-sim " +
+      "selections, prompts that drop in one step, and what the host adds. Makes a calibration of it, which the server plans by (--cost-model) and uniprefill-sim " +
       "predicts by, and says how well it predicts the steps that it was made from.",
   ),
   Command.withExamples([

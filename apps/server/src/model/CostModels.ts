@@ -20,7 +20,7 @@ const cpuGigaBytes = 10
  */
 export const assumedCpu = (threads: number, ranks = 1): Calibration => ({
   format: "uniprefill-calibration",
-  version: 2,
+  version: 3,
   device: `cpu, ${threads} threads`,
   source: "assumed",
   note: "a current server core",
@@ -44,7 +44,7 @@ export const readCalibration = (file: string): Effect.Effect<Calibration, UsageE
  */
 export const measuredCuda: Calibration = {
   format: "uniprefill-calibration",
-  version: 2,
+  version: 3,
   device: "NVIDIA H100 SXM",
   source: "measured",
   note: "Matrix products as the sum of qkv, o, gate+up and down; predictions for fewer than 8,192 rows extrapolate.",

@@ -26,7 +26,7 @@ export const predictedMicros = (
   const rows = [1, ...kept].map((share) => Math.round(share * tokens))
   for (const [segment, own] of rows.entries()) {
     load.addRows(1, segment, 0, own, own, segment === 0 ? 0 : rows[segment - 1]!)
-    if (segment < rows.length - 1) load.scoredRows[segment] = own
+    if (segment < rows.length - 1) load.addSelection(1, segment, own)
   }
   return model.stepMicros(load)
 }

@@ -280,7 +280,7 @@ export class SimulatedDevice {
     const shape = { rows: slot.kept[segment]!, block, sink, lastQ }
     const replayed = slot.bitmaps[segment]
     const bitmap = replayed ?? this.keep.select(slot.key, slot.promptLength, segment, shape, slot.isLowered === true)
-    this.load.scoredRows[segment]! += shape.rows
+    this.load.addSelection(1, segment, shape.rows)
     this.selections++
     slot.kept[segment + 1] = keptRows(bitmap, shape)
     result.selections.push3(slotId, segment, replayed === undefined ? 0 : SelectionFlag.replayed)

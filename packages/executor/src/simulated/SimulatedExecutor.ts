@@ -274,10 +274,12 @@ class SimulatedMachine {
   /** What the step would have taken less without them, shared by the selections that were made. */
   private addSelectionTimes(result: StepResult): void {
     const { load } = this.device
-    const scored = [...load.scoredRows]
+    const [scored, selected] = [load.scoredRows.slice(), load.selections.slice()]
     load.scoredRows.fill(0)
+    load.selections.fill(0)
     const micros = result.deviceMicros - this.costs.stepMicros(load)
-    for (const [segment, rows] of scored.entries()) load.scoredRows[segment] = rows
+    load.scoredRows.set(scored)
+    load.selections.set(selected)
     const { data, length } = result.selections
     const made: Array<readonly [slot: number, segment: number]> = []
     for (let at = 0; at < length; at += 4 + data[at + 3]!) {
