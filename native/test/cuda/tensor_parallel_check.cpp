@@ -1,5 +1,5 @@
-// Tensor parallelism on CUDA devices against one CPU backend: small models of every kind of layer, dense and dropping, chunked and whole, decoded
-// together; the same again gives the same bits; and a rank that fails ends the step on all, soon.
+// Tensor parallelism on CUDA devices against one CPU backend: small models of every kind of layer, dense and dropping, chunked and whole, several
+// prompts in one step, decoded together; the same again gives the same bits; and a rank that fails ends the step on all, soon.
 //
 //   cuda_tensor_parallel_check RANKS        everything
 //   cuda_tensor_parallel_check RANKS fault  under UNIPREFILL_CUDA_FAULT: some step fails, none hangs
@@ -103,6 +103,23 @@ SlotSpec greedy(Equality &e, int tokens, bool drops) {
   return out;
 }
 
+// Prompts that select in one step, after the same segments: each as alone on the CPU.
+void check_together(const Case &c, Equality &e, Host &cpu, Host &host) {
+  std::vector<SlotSpec> specs;
+  for (const int tokens : {500, 600, 700}) specs.push_back(greedy(e, tokens, true));
+  for (int slot = 0; slot < static_cast<int>(specs.size()); slot++) {
+    host.open(slot, specs[static_cast<size_t>(slot)]);
+    host.prefill(slot, 1 << 20);
+  }
+  const StepOutput out = host.step();
+  for (int slot = 0; slot < static_cast<int>(specs.size()); slot++) {
+    Trace got;
+    record(got, out, slot);
+    check_near(c, "together", serve(cpu, slot, specs[static_cast<size_t>(slot)], 1), got);
+    host.close(slot);
+  }
+}
+
 void check_model(const Case &of, int ranks) {
   Case c = of;
   Equality e(c);
@@ -117,6 +134,7 @@ void check_model(const Case &of, int ranks) {
   check_near(c, "dropping", expected, got);
   check_near(c, "dense", expected_dense, serve(host, 1, dense, c.outputs));
   check_near(c, "dropping in chunks", expected, serve(host, 2, dropping, c.outputs, e.dice.pace(200, 700, 2)));
+  check_together(c, e, cpu, host);
   Host again(e.model, options);
   const std::string found = difference(got, serve(again, 0, dropping, c.outputs));
   CHECK(found.empty(), "%s, the same again: %s", c.name.c_str(), found.c_str());

@@ -176,13 +176,29 @@ void LayerOperations::select(int layer, int slot, int first_query, int query_row
   device_.run(cuda::select, &p, activations_.scratch.as<void>(), workspace);
 }
 
-LayerOperations::Masses LayerOperations::select_masses(int layer, int slot, int first_query, int query_rows,
-                                                       const up::SelectionShape &shape, const int32_t *length) {
-  const up_selection p = selection(layer, slot, first_query, query_rows, shape, length);
+void LayerOperations::select_masses(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape,
+                                    const int32_t *length, uint64_t *masses) {
+  up_selection p = selection(layer, slot, first_query, query_rows, shape, length);
+  p.masses = masses;
   const size_t workspace = aligned_bytes(device_.workspace(selection_workspace, p));
-  SelectionScratch out{};
-  device_.run(cuda::select_masses, p, activations_.scratch.as<void>(), workspace, &out);
-  return {out.masses, out.broken};
+  SelectionScratch parts{};
+  device_.run(cuda::select_masses, p, activations_.scratch.as<void>(), workspace, &parts);
+  device_.check(cudaMemcpyAsync(masses + shape.blocks(), parts.broken, static_cast<size_t>(p.heads) * 4 * sizeof(int32_t),
+                                cudaMemcpyDeviceToDevice, device_.stream()),
+                "mark scores");
+}
+
+void LayerOperations::select_cut(int layer, int slot, const up::SelectionShape &shape, int query_rows, up_rule rule,
+                                 const int32_t *length, const uint64_t *p_q32, uint64_t *masses, uint32_t *bitmap,
+                                 int32_t *kept_length, int32_t *fallback) {
+  up_selection p = selection(layer, slot, 0, query_rows, shape, length);
+  p.rule = rule;
+  p.p_q32 = p_q32;
+  p.bitmaps = bitmap;
+  p.kept_lengths = kept_length;
+  p.fallbacks = fallback;
+  p.kept = activations_.scratch.as<int32_t>();
+  device_.run(cuda::select_cut, p, masses, reinterpret_cast<const int32_t *>(masses + shape.blocks()));
 }
 
 }  // namespace up::cuda

@@ -19,13 +19,6 @@ void load_kernels_early() {
 
 int selection_words(const BackendOptions &options) { return (options.max_tokens + 64 * 32 - 1) / (64 * 32); }
 
-// Of one selection, with its marks of what is not finite.
-size_t mass_bytes(const ModelTable &model, const BackendOptions &options) {
-  int heads = 0;
-  for (const LayerSpec &layer : model.layers) heads = std::max(heads, layer.attention.heads);
-  return static_cast<size_t>(options.max_tokens / 64 + 1) * sizeof(uint64_t) + static_cast<size_t>(heads) * 4 * sizeof(int32_t);
-}
-
 }  // namespace
 
 CudaBackend::CudaBackend(std::shared_ptr<const Checkpoint> checkpoint, const BackendOptions &options,
@@ -48,15 +41,14 @@ CudaBackend::CudaBackend(std::shared_ptr<const Checkpoint> checkpoint, const Bac
                                         options_.layout.has_states() ? options_.state_slots_of : nullptr);
   sampler_ = std::make_unique<TokenSampler>(*device_, model.vocab_size, options_.slots, sizes.logits_rows);
   graphs_ = std::make_unique<DecodeGraphs>(*device_, options_);
-  const size_t results = std::max(static_cast<size_t>(options_.slots) * static_cast<size_t>(selection_words(options_) + 2) * sizeof(uint32_t),
-                                  options_.ranks ? mass_bytes(model, options_) : 0);
+  const size_t results = static_cast<size_t>(options_.slots) * static_cast<size_t>(selection_words(options_) + 2) * sizeof(uint32_t);
   selections_ = DeviceBuffer(*device_, results, "the selections");
   selected_ = PinnedBuffer(*device_, results, "the selections");
   select_begin_ = Event(*device_, true);
   select_end_ = Event(*device_, true);
   pool_ = std::make_unique<KvPool>(*device_, model, options_, slabs);
   if (options_.ranks) {
-    peers_ = std::make_unique<Peers>(*device_, options_.ranks, sizes.rows, sizes.hidden);
+    peers_ = std::make_unique<Peers>(*device_, options_.ranks, sizes.rows, sizes.hidden, mass_integers(model, options_));
     device_->watch([this] { peers_->check(); });
   }
   layers_ = std::make_unique<LayerOperations>(*device_, model, options_, *weights_, *activations_, *pool_, peers_.get());
@@ -80,6 +72,7 @@ void CudaBackend::begin(const MemoryChanges &changes) {
   device_->use();
   noting_ = false;
   layers_->begin();
+  if (peers_) peers_->begin();
   buffers_ = buffer_pool_->take(*device_);
   device_->check(cudaEventRecord(buffers_->begin.get(), device_->stream()), "begin step");
   pool_->apply(changes, *ring_);
@@ -209,33 +202,31 @@ void CudaBackend::abandon() {
   device_->lose("end a failed step", "the devices wait for each other");
 }
 
-SelectionOutcome CudaBackend::select_over_ranks(int layer, const SelectionTask &task, up_rule rule) {
-  const SelectionShape &shape = task.shape;
-  const int32_t length = shape.rows;
-  const int32_t *on_device = ring_->upload(std::span<const int32_t>(&length, 1));
-  const LayerOperations::Masses parts = layers_->select_masses(layer, task.slot, task.first, task.query_rows, shape, on_device);
-  const auto blocks = static_cast<size_t>(shape.blocks());
-  const auto marks = static_cast<size_t>(checkpoint_->table().layer(layer).attention.heads) * 4;
-  auto *const masses = selected_.as<uint64_t>();
-  auto *const broken = selected_.as<int32_t>(blocks * sizeof(uint64_t));
-  device_->copy_out(masses, parts.masses, blocks * sizeof(uint64_t), "return masses");
-  device_->copy_out(broken, parts.broken, marks * sizeof(int32_t), "return masses");
-  device_->wait("wait for masses");
-  std::vector<uint64_t> sums(masses, masses + blocks);
-  sums.push_back(std::any_of(broken, broken + marks, [](int32_t mark) { return mark != 0; }) ? 1 : 0);
-  peers_->ranks().sum(sums);
-  const bool finite = sums.back() == 0;
-  sums.pop_back();
-  return {finite ? select_blocks(sums, task.p_q32, rule, shape) : full_bitmap(shape), finite};
+// Of one rank of several. As many at a time as their masses have room; all ranks have the same tasks.
+void CudaBackend::select_over_ranks(int layer, std::span<const SelectionTask> tasks, up_rule rule, std::span<const Selecting> selecting) {
+  const int heads = checkpoint_->table().layer(layer).attention.heads;
+  for (size_t begin = 0, end = 0; begin < tasks.size(); begin = end) {
+    int64_t count = 0;
+    for (; end < tasks.size(); end++) {
+      const SelectionTask &task = tasks[end];
+      const int64_t more = LayerOperations::mass_count(task.shape, heads);
+      if (count + more > peers_->most_integers()) break;
+      layers_->select_masses(layer, task.slot, task.first, task.query_rows, task.shape, selecting[end].length, peers_->integers() + count);
+      count += more;
+    }
+    if (end == begin) fail(UP_INTERNAL, "select", "masses of ", tasks[begin].shape.rows, " rows do not fit");
+    uint64_t *masses = peers_->sum_integers(count);
+    for (size_t i = begin; i < end; i++) {
+      const SelectionTask &task = tasks[i];
+      layers_->select_cut(layer, task.slot, task.shape, task.query_rows, rule, selecting[i].length, selecting[i].p_q32, masses,
+                          reinterpret_cast<uint32_t *>(selecting[i].out + 2), selecting[i].out, selecting[i].out + 1);
+      masses += LayerOperations::mass_count(task.shape, heads);
+    }
+  }
 }
 
 std::vector<SelectionOutcome> CudaBackend::select(int layer, std::span<const SelectionTask> tasks, up_rule rule) {
   end_tape(false);
-  if (peers_) {
-    std::vector<SelectionOutcome> out;
-    for (const SelectionTask &task : tasks) out.push_back(select_over_ranks(layer, task, rule));
-    return out;
-  }
   struct Wanted {
     uint64_t p_q32;
     int32_t length, unused;
@@ -249,13 +240,20 @@ std::vector<SelectionOutcome> CudaBackend::select(int layer, std::span<const Sel
   if (words * sizeof(uint32_t) > selections_.bytes()) fail(UP_INTERNAL, "select", tasks.size(), " selections do not fit");
   const Wanted *on_device = ring_->upload(std::span<const Wanted>(wanted));
   device_->check(cudaEventRecord(select_begin_.get(), device_->stream()), "time selections");
-  // Of each: kept rows, whether it fell back, and its bitmap.
-  size_t at = 0;
+  std::vector<Selecting> selecting;
+  auto *out = selections_.as<int32_t>();
   for (size_t i = 0; i < tasks.size(); i++) {
-    auto *const out = selections_.as<int32_t>() + at;
-    layers_->select(layer, tasks[i].slot, tasks[i].first, tasks[i].query_rows, tasks[i].shape, rule, &on_device[i].length,
-                    &on_device[i].p_q32, reinterpret_cast<uint32_t *>(out + 2), out, out + 1);
-    at += static_cast<size_t>(tasks[i].shape.words()) + 2;
+    selecting.push_back({&on_device[i].length, &on_device[i].p_q32, out});
+    out += tasks[i].shape.words() + 2;
+  }
+  if (peers_) {
+    select_over_ranks(layer, tasks, rule, selecting);
+  } else {
+    for (size_t i = 0; i < tasks.size(); i++) {
+      const Selecting &each = selecting[i];
+      layers_->select(layer, tasks[i].slot, tasks[i].first, tasks[i].query_rows, tasks[i].shape, rule, each.length, each.p_q32,
+                      reinterpret_cast<uint32_t *>(each.out + 2), each.out, each.out + 1);
+    }
   }
   device_->copy_out(selected_.as(), selections_.as(), words * sizeof(uint32_t), "return selections");
   device_->check(cudaEventRecord(select_end_.get(), device_->stream()), "time selections");

@@ -54,8 +54,14 @@ class CudaBackend : public Backend {
   // Notes the operation, or carries it out at once.
   void operate(const Operation &operation, const RowTable *rows = nullptr);
   void carry_out(const Operation &operation, const Inputs &inputs, bool any_length);
-  // Of one rank of several: masses are summed over all, on the host.
-  SelectionOutcome select_over_ranks(int layer, const SelectionTask &task, up_rule rule);
+  // Of a selection, on the device. `out`: rows kept, whether it fell back, and its bitmap.
+  struct Selecting {
+    const int32_t *length;
+    const uint64_t *p_q32;
+    int32_t *out;
+  };
+  // Puts out what select() puts out, of masses that are summed over all ranks.
+  void select_over_ranks(int layer, std::span<const SelectionTask> tasks, up_rule rule, std::span<const Selecting> selecting);
   // Carries out what has been noted: as a decode step, or as the beginning of another one.
   void end_tape(bool is_decode_step);
 

@@ -54,12 +54,13 @@ class LayerOperations {
   // A selection's workspace lies in scratch.
   void select(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, up_rule rule,
               const int32_t *length, const uint64_t *p_q32, uint32_t *bitmap, int32_t *kept_length, int32_t *fallback);
-  // Of a selection by this rank's heads; in scratch.
-  struct Masses {
-    const uint64_t *masses;  // [blocks]
-    const int32_t *broken;   // [heads, 4], not 0 where a score is not finite
-  };
-  Masses select_masses(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, const int32_t *length);
+  // The same in two parts, between which what all ranks' heads have is added up. `masses`: of the blocks, then marks, not 0 where a score is
+  // not finite; mass_count integers of 64 bits.
+  static int64_t mass_count(const up::SelectionShape &shape, int heads) { return shape.blocks() + int64_t{2} * heads; }
+  void select_masses(int layer, int slot, int first_query, int query_rows, const up::SelectionShape &shape, const int32_t *length,
+                     uint64_t *masses);
+  void select_cut(int layer, int slot, const up::SelectionShape &shape, int query_rows, up_rule rule, const int32_t *length,
+                  const uint64_t *p_q32, uint64_t *masses, uint32_t *bitmap, int32_t *kept_length, int32_t *fallback);
 
   const float *logits() const { return activations_.scratch.as<const float>(); }
 

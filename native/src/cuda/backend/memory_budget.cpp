@@ -19,8 +19,15 @@ std::string mebibytes(int64_t bytes) { return text(bytes >> 20, " MiB"); }
 
 }  // namespace
 
+int64_t mass_integers(const ModelTable &model, const BackendOptions &options) {
+  constexpr int64_t several = 1 << 16;
+  int heads = 0;
+  for (const LayerSpec &layer : model.layers) heads = std::max(heads, layer.attention.heads);
+  return std::max(several, LayerOperations::mass_count({options.max_tokens, 64, 0, 0}, heads));
+}
+
 size_t workspace_bytes(const ModelTable &model, const BackendOptions &options, const ActivationSizes &sizes) {
-  const size_t peers = options.ranks ? Peers::bytes(options.ranks->shard().size, sizes.rows, sizes.hidden) : 0;
+  const size_t peers = options.ranks ? Peers::bytes(options.ranks->shard().size, sizes.rows, sizes.hidden, mass_integers(model, options)) : 0;
   return peers + sizes.bytes() + KvPool::table_bytes(options) + LayerOperations::angle_bytes(model, options.max_tokens) + Matmul::workspace_bytes +
          upload_ring_bytes + DecodeGraphs::reserved_bytes(options) +
          static_cast<size_t>(options.state_slots) * static_cast<size_t>(options.layout.state_slot_bytes) + TokenSampler::count_bytes(model.vocab_size, options.slots) + slack;

@@ -8,6 +8,9 @@ namespace up::cuda {
 
 constexpr size_t upload_ring_bytes = 64 << 20;
 
+// Masses, and what goes with them, that several ranks add up at a time: those of the longest selection, and of several shorter ones.
+int64_t mass_integers(const ModelTable &model, const BackendOptions &options);
+
 // All that is neither weights nor slabs.
 size_t workspace_bytes(const ModelTable &model, const BackendOptions &options, const ActivationSizes &sizes);
 

@@ -90,6 +90,12 @@ __device__ __forceinline__ uint4 load(const uint4 *from) {
   return out;
 }
 
+__device__ __forceinline__ uint64_t load(const uint64_t *from) {
+  uint64_t out;
+  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(out) : "l"(from) : "memory");
+  return out;
+}
+
 // Parts of other ranks where they meet here; copies of them in own memory where they do not.
 template <bool Meets>
 __device__ __forceinline__ uint4 load_part(const uint4 *from) {
@@ -251,6 +257,18 @@ __global__ void __launch_bounds__(kThreads) sum_in_parts(const PeerGroup g, int 
   finish(g, channel, launch);
 }
 
+__global__ void __launch_bounds__(kThreads) sum_integers(const PeerGroup g, int channel, const PeerIntegers p, uint64_t *sums) {
+  const uint32_t launch = begin(g, channel);
+  meet(g, channel, 0, launch);
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; at < p.count; at += stride) {
+    uint64_t sum = 0;
+    for (int rank = 0; rank < g.ranks; ++rank) sum += load(p.values[rank] + at);
+    sums[at] = sum;
+  }
+  finish(g, channel, launch);
+}
+
 __global__ void __launch_bounds__(32) meet_all(const PeerGroup g, int channel) {
   const uint32_t launch = begin(g, channel);
   meet(g, channel, 0, launch);
@@ -302,6 +320,12 @@ void launch_sum_in_parts(const PeerGroup &group, int channel, const PeerRows &ro
     case 4: sum_in_parts<4><<<blocks, kThreads, 0, stream>>>(group, channel, rows); break;
     default: sum_in_parts<0><<<blocks, kThreads, 0, stream>>>(group, channel, rows); break;
   }
+}
+
+void launch_sum_integers(const PeerGroup &group, int channel, const PeerIntegers &values, uint64_t *sums, cudaStream_t stream) {
+  const int64_t blocks = (values.count + kThreads - 1) / kThreads;
+  const dim3 grid(static_cast<unsigned>(blocks < most_peer_blocks ? blocks : most_peer_blocks));
+  sum_integers<<<grid, kThreads, 0, stream>>>(group, channel, values, sums);
 }
 
 void launch_meet(const PeerGroup &group, int channel, cudaStream_t stream) { meet_all<<<1, 32, 0, stream>>>(group, channel); }

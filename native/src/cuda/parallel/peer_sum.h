@@ -1,4 +1,4 @@
-// Sums of bf16 rows over the devices of a tensor-parallel group, read from and written to each other's memory. Launches; errors are the
+// Sums of bf16 rows, and of integers, over the devices of a tensor-parallel group, read from and written to each other's memory. Launches; errors are the
 // caller's to ask for.
 //
 // Ranks add in the order of their numbers, so every one gets the same bits. Blocks of the same number meet across devices by flags that
@@ -62,6 +62,13 @@ void launch_add_and_norm(int ranks, const PeerRows &rows, const PeerNorm &norm, 
 void launch_add(int ranks, const PeerRows &rows, uint4 *sum, cudaStream_t stream);
 // rows = Σ rows on every device, each of which sums its part and sends it to all.
 void launch_sum_in_parts(const PeerGroup &group, int channel, const PeerRows &rows, int blocks, cudaStream_t stream);
+// Integers of one buffer on every device.
+struct PeerIntegers {
+  const uint64_t *values[most_peers] = {};
+  int64_t count = 0;
+};
+// sums = Σ values, as launch_sum_once has it.
+void launch_sum_integers(const PeerGroup &group, int channel, const PeerIntegers &values, uint64_t *sums, cudaStream_t stream);
 // What every device has done before, all see afterwards.
 void launch_meet(const PeerGroup &group, int channel, cudaStream_t stream);
 

@@ -22,13 +22,18 @@ size_t received_bytes(int ranks, int rows, int hidden) {
 
 }  // namespace
 
-size_t Peers::bytes(int ranks, int rows, int hidden) {
-  return 2 * (row_bytes(rows, hidden) + received_bytes(ranks, rows, hidden)) + row_bytes(few_rows, hidden) +
+size_t Peers::bytes(int ranks, int rows, int hidden, int64_t integers) {
+  return 3 * aligned_bytes(static_cast<size_t>(integers) * sizeof(uint64_t)) +
+         2 * (row_bytes(rows, hidden) + received_bytes(ranks, rows, hidden)) + row_bytes(few_rows, hidden) +
          aligned_bytes(peer_flag_bytes) + aligned_bytes(peer_launch_bytes);
 }
 
-Peers::Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int hidden)
-    : device_(device), ranks_(std::move(ranks)), hidden_(hidden), received_rows_(received_rows(ranks_->shard().size, rows)) {
+Peers::Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int hidden, int64_t integers)
+    : device_(device),
+      ranks_(std::move(ranks)),
+      hidden_(hidden),
+      most_integers_(integers),
+      received_rows_(received_rows(ranks_->shard().size, rows)) {
   const Shard &shard = ranks_->shard();
   if (shard.size > most_peers)
     fail(UP_INVALID_ARGUMENT, phase, "tensor_parallel_size is ", shard.size, ": at most ", most_peers, " devices");
@@ -36,6 +41,9 @@ Peers::Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int 
   group_.ranks = shard.size;
   for (DeviceBuffer &each : parts_) each = DeviceBuffer(device_, row_bytes(rows, hidden), "the parts of sums");
   for (DeviceBuffer &each : received_) each = DeviceBuffer(device_, received_bytes(shard.size, rows, hidden), "the parts of other ranks");
+  const size_t integer_bytes = aligned_bytes(static_cast<size_t>(integers) * sizeof(uint64_t));
+  for (DeviceBuffer *each : {&integers_[0], &integers_[1], &integer_sums_})
+    *each = DeviceBuffer(device_, integer_bytes, "the sums of integers");
   few_ = DeviceBuffer(device_, row_bytes(few_rows, hidden), "the sums");
   flags_ = DeviceBuffer(device_, peer_flag_bytes, "the flags of devices");
   launches_ = DeviceBuffer(device_, peer_launch_bytes, "the flags of devices");
@@ -49,7 +57,7 @@ Peers::Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int 
 
   struct Published {
     int device;
-    std::byte *parts[2], *received[2], *flags;
+    std::byte *parts[2], *received[2], *integers[2], *flags;
     std::shared_ptr<PinnedBuffer> *control;
   };
   if (shard.rank == 0) {
@@ -57,13 +65,19 @@ Peers::Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int 
     *control_->as<PeerControl>() = {};
   }
   auto *const all = ranks_->window_of<Published>(static_cast<size_t>(shard.size));
-  all[shard.rank] = {device_.index(), {parts_[0].as(), parts_[1].as()}, {received_[0].as(), received_[1].as()}, flags_.as(), &control_};
+  all[shard.rank] = {device_.index(),
+                     {parts_[0].as(), parts_[1].as()},
+                     {received_[0].as(), received_[1].as()},
+                     {integers_[0].as(), integers_[1].as()},
+                     flags_.as(),
+                     &control_};
   ranks_->meet();
   for (int rank = 0; rank < shard.size; rank++) {
     const Published &peer = all[rank];
     for (int place : {0, 1}) {
       rows_[place][rank] = reinterpret_cast<uint4 *>(peer.parts[place]);
       received_of_[place][rank] = peer.received[place];
+      integers_of_[place][rank] = reinterpret_cast<const uint64_t *>(peer.integers[place]);
     }
     group_.flags[rank] = reinterpret_cast<uint32_t *>(peer.flags);
     if (rank == shard.rank) continue;
@@ -123,6 +137,16 @@ const uint16_t *Peers::sum(int place, Rows tile) {
   launch_sum_in_parts(group_, 0, rows, most_peer_blocks, device_.stream());
   device_.check_launch(summing);
   return part(place, tile.begin);
+}
+
+uint64_t *Peers::sum_integers(int64_t count) {
+  PeerIntegers values;
+  std::copy_n(integers_of_[next_integers_], group_.ranks, values.values);
+  values.count = count;
+  launch_sum_integers(group_, 0, values, integer_sums_.as<uint64_t>(), device_.stream());
+  device_.check_launch(summing);
+  next_integers_ = 1 - next_integers_;
+  return integer_sums_.as<uint64_t>();
 }
 
 Rows Peers::own_rows(Rows tile, int rank) const {

@@ -23,14 +23,18 @@ class Peers {
   static constexpr int few_rows = 512;
   // A buffer of rows on every device: those of this rank and of the others.
   using Buffers = std::vector<std::byte *>;
-  // Bytes that it takes for rows of a step.
-  static size_t bytes(int ranks, int rows, int hidden);
+  // Bytes that it takes for rows of a step, and for so many integers in a sum.
+  static size_t bytes(int ranks, int rows, int hidden, int64_t integers);
 
   // By all ranks at once. Fails with UP_DEVICE_LOST where devices cannot read each other's memory.
-  Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int hidden);
+  Peers(Device &device, std::shared_ptr<Communicator> ranks, int rows, int hidden, int64_t integers);
   ~Peers();
   Peers(const Peers &) = delete;
   Peers &operator=(const Peers &) = delete;
+
+  // Before a step: where the last one failed ranks may have come to different buffers. Requires that the masses of the last one have been
+  // read by all, as ranks that have compared what they keep have them.
+  void begin() { next_integers_ = 0; }
 
   Communicator &ranks() { return *ranks_; }
   const Shard &shard() const { return ranks_->shard(); }
@@ -43,6 +47,13 @@ class Peers {
   bool is_in_one_go(int count) const;
   // The same sum with what follows, in line. Requires is_in_one_go(norm.rows).
   void sum_and_norm(int place, int begin, const PeerNorm &norm);
+
+  // This rank's part of the next sum of integers, and how many fit.
+  uint64_t *integers() const { return integers_[next_integers_].as<uint64_t>(); }
+  int64_t most_integers() const { return most_integers_; }
+  // The sum over ranks of the first ones of them, in line; to be read before the next one is asked for. The same on every rank, in whatever
+  // order they come.
+  uint64_t *sum_integers(int64_t count);
 
   // Many rows: the parts of this rank's own rows of the tile come here, `add` launches what becomes of them, and rows of `results` that it
   // has written go to all; null: they stay. Gives the event of all that. Requires, as a layer has it: between two exchanges of a row in
@@ -79,11 +90,15 @@ class Peers {
   std::shared_ptr<Communicator> ranks_;
   const int hidden_;
   DeviceBuffer parts_[2], few_, flags_, launches_;
+  const int64_t most_integers_;
+  DeviceBuffer integers_[2], integer_sums_;
+  int next_integers_ = 0;  // two take turns: one meeting a sum is enough
   DeviceBuffer received_[2];  // [ranks − 1][received_rows_]: what the others have of own rows, in the order of their numbers
   const int received_rows_;
   std::shared_ptr<PinnedBuffer> control_;  // of all ranks
   PeerGroup group_;
   uint4 *rows_[2][most_peers] = {};
+  const uint64_t *integers_of_[2][most_peers] = {};
   std::byte *received_of_[2][most_peers] = {};
   cudaStream_t stream_ = nullptr;
   std::vector<Event> events_;

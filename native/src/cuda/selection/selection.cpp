@@ -59,6 +59,13 @@ up_status select_masses(const up_selection &p, void *workspace, size_t workspace
   return launch_selection_mass(p, *parts, queue, error);
 }
 
+up_status select_cut(const up_selection &p, uint64_t *masses, const int32_t *broken, void *stream, up_backend_error *error) {
+  SelectionScratch scratch{};
+  scratch.masses = masses;
+  scratch.broken = const_cast<int32_t *>(broken);
+  return launch_selection_cut(p, scratch, static_cast<cudaStream_t>(stream), error);
+}
+
 up_status select(const up_selection *p, void *workspace, size_t workspace_bytes, void *stream, up_backend_error *error) {
   SelectionScratch scratch{};
   if (up_status s = select_masses(*p, workspace, workspace_bytes, &scratch, stream, error); s != UP_OK || p->requests == 0) return s;

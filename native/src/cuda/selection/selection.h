@@ -52,9 +52,10 @@ up_status launch_selection_mass(const up_selection &p, const SelectionScratch &s
 up_status launch_selection_cut(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream,
                                up_backend_error *error);
 
-// Score, normalise and mass alone, for masses that are summed over ranks before they are cut. `parts`: where in the workspace it left
-// masses and broken.
+// Score, normalise and mass alone, for masses that are summed over ranks before they are cut. `parts`: where it left masses and broken.
 up_status select_masses(const up_selection &p, void *workspace, size_t workspace_bytes, SelectionScratch *parts, void *stream,
                         up_backend_error *error);
+// Cut and compact alone. `broken`: as in SelectionScratch. Writes over the masses of a request that is broken.
+up_status select_cut(const up_selection &p, uint64_t *masses, const int32_t *broken, void *stream, up_backend_error *error);
 
 }  // namespace up::cuda
