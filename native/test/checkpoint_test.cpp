@@ -299,7 +299,68 @@ void check_orders() {
 
 }  // namespace
 
+// A matrix's numbers as a published checkpoint has them in eight bits, with scales of this shape and dtype.
+void put_eight_bits(std::vector<NamedTensor> &tensors, const std::string &name, const std::vector<int64_t> &scales_shape, const char *dtype,
+                    const char *suffix) {
+  NamedTensor &matrix = named(tensors, name);
+  matrix.dtype = "F8_E4M3";
+  const auto count = static_cast<size_t>(matrix.shape[0] * matrix.shape[1]);
+  matrix.bytes.clear();
+  for (size_t i = 0; i < count; i++) matrix.bytes += static_cast<char>(i % 255 == 127 ? 0 : i % 255);  // not NaN
+  NamedTensor scales{name + suffix, dtype, scales_shape, {}};
+  int64_t values = 1;
+  for (const int64_t extent : scales_shape) values *= extent;
+  for (int64_t i = 0; i < values; i++) append_number(scales, 0.25 + static_cast<double>(i % 16) / 8);
+  tensors.push_back(scales);
+}
+
+// Numbers in e4m3 with scales of every kind are the bf16 numbers that they stand for.
+void check_eight_bits() {
+  RandomModel model = tiny();
+  model.hidden = 144;
+  model.layers[0].mlp.inner = 272;
+  const std::string name = "model.layers.0.up.weight";  // [272, 144]
+  const std::vector<std::vector<int64_t>> shapes{{}, {1}, {272}, {272, 1}, {3, 2}};
+  for (const auto &shape : shapes) {
+    for (const char *dtype : {"F32", "BF16"}) {
+      std::vector<NamedTensor> tensors = random_tensors(model);
+      put_eight_bits(tensors, name, shape, dtype, shape.size() == 2 ? "_scale_inv" : "_scale");
+      tensors.push_back({"model.layers.0.up.input_scale", "F32", {}, std::string(4, 0)});
+      const TemporaryDirectory directory;
+      directory.write("model-0.safetensors", safetensors_bytes(tensors));
+      const up::Checkpoint checkpoint{up::parse_model_table(model_table_json(model, directory.path()))};
+      const auto got = checkpoint.matrix(0, "up");
+      CHECK(got.size() == 272 * 144);
+      for (size_t i = 0; i < got.size(); i++) {
+        const int bits = static_cast<int>(i % 255 == 127 ? 0 : i % 255), exponent = bits >> 3 & 15, mantissa = bits & 7;
+        const double size = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+        const size_t row = i / 144, column = i % 144;
+        const size_t at = shape.empty() || shape[0] == 1 ? 0 : shape[0] == 272 ? row : row / 128 * 2 + column / 128;
+        const double expected = (bits < 128 ? size : -size) * (0.25 + static_cast<double>(at % 16) / 8);
+        CHECK(got[i] == bf16_bits(expected), "scales %d of them, element %d", static_cast<int>(shape.size()), static_cast<int>(i));
+      }
+    }
+  }
+  const auto fails = [&](const std::function<void(std::vector<NamedTensor> &)> &change, up_status status, const char *expected) {
+    check_tensors(model, change, status, expected);
+  };
+  fails([&](auto &tensors) { put_eight_bits(tensors, name, {}, "F32", "_other"); }, UP_CORRUPT_FILE,
+        "dtype is F8_E4M3, and there is neither model.layers.0.up.weight_scale nor");
+  fails([&](auto &tensors) { put_eight_bits(tensors, name, {2, 3}, "F32", "_scale"); }, UP_CORRUPT_FILE,
+        "shape is [2, 3], for [272, 144] one scale was expected, one a row, or [3, 2]");
+  fails(
+      [&](auto &tensors) {
+        put_eight_bits(tensors, name, {}, "F32", "_scale");
+        tensors.back().dtype = "F16";
+        tensors.back().bytes.resize(2);
+      },
+      UP_UNSUPPORTED_DTYPE, "dtype is F16, supported: F32 and BF16");
+  fails([&](auto &tensors) { named(tensors, "model.finalNorm.weight").dtype = "F8_E4M3"; named(tensors, "model.finalNorm.weight").bytes.resize(144); },
+        UP_UNSUPPORTED_DTYPE, "dtype is F8_E4M3, supported: BF16 and F32");
+}
+
 int main() {
+  check_eight_bits();
   check_tensor_faults();
   check_roles();
   check_file_faults();

@@ -35,7 +35,7 @@ double nearest(double value, const std::vector<double> &all) {
   return std::copysign(up ? high : low, value);
 }
 
-// `largest` rows of every size, zeros and both signs among them.
+// Rows whose values have many sizes, zeros and both signs among them.
 void check_rows(uint64_t seed) {
   static const std::vector<double> all = values();
   std::mt19937_64 random(seed);

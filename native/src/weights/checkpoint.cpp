@@ -8,6 +8,7 @@
 
 #include "abi/failure.h"
 #include "abi/fnv.h"
+#include "weights/eight_bit_tensors.h"
 
 namespace up {
 namespace {
@@ -158,17 +159,18 @@ void Checkpoint::check_tensors() {
     if (found == tensors_.end()) {
       fail(UP_CORRUPT_FILE, phase, std::filesystem::path(source).parent_path().string(), ": ", name, " is missing");
     }
-    const Tensor &tensor = found->second;
+    Tensor &tensor = found->second;
     const std::string where = tensor.file->path() + ": " + tensor.name;
-    if (tensor.dtype != "BF16" && !(tensor.dtype == "F32" && is_vector(shape))) {
+    const bool eight_bits = tensor.dtype == "F8_E4M3" && shape.size() == 2;
+    if (tensor.dtype != "BF16" && !eight_bits && !(tensor.dtype == "F32" && is_vector(shape))) {
       fail(UP_UNSUPPORTED_DTYPE, phase, where, ": dtype is ", tensor.dtype, ", supported: BF16",
-           is_vector(shape) ? " and F32" : "");
+           is_vector(shape) ? " and F32" : shape.size() == 2 ? " and F8_E4M3" : "");
     }
     if (tensor.shape != shape) {
       fail(UP_CORRUPT_FILE, phase, where, ": shape is ", describe_shape(tensor.shape), ", config.json asks for ",
            describe_shape(shape));
     }
-    if (reinterpret_cast<uintptr_t>(tensor.data) % 2 != 0) {
+    if (!eight_bits && reinterpret_cast<uintptr_t>(tensor.data) % 2 != 0) {
       fail(UP_CORRUPT_FILE, phase, where, ": its bytes begin at an odd place, ", tensor.data - tensor.file->data());
     }
     hash.add(name.data(), name.size());
@@ -176,6 +178,16 @@ void Checkpoint::check_tensors() {
     // 64 bytes at each of 16 places spread over the tensor.
     const size_t stride = tensor.bytes / 16;
     for (size_t i = 0; i < 16; i++) hash.add(tensor.data + i * stride, std::min<size_t>(64, tensor.bytes - i * stride));
+    if (!eight_bits) return;
+    const std::string scales = scales_of(name, tensors_);
+    if (scales.empty()) fail(UP_CORRUPT_FILE, phase, where, ": dtype is F8_E4M3, and there is neither ", name, "_scale nor ", name, "_scale_inv");
+    known.insert(scales);
+    // Rows are scaled by what they hold when they come, not by what such a number says.
+    known.insert(name.substr(0, name.rfind('.') + 1) + "input_scale");
+    widened_.push_back(widen_eight_bits(tensor, tensors_.at(scales)));
+    tensor.dtype = "BF16";
+    tensor.data = reinterpret_cast<const unsigned char *>(widened_.back().data());
+    tensor.bytes = widened_.back().size() * sizeof(uint16_t);
   };
   for (const auto &[layer, role] : table_.roles) {
     const std::vector<int64_t> shape = shape_of(table_, layer, role);

@@ -26,7 +26,7 @@ class Checkpoint {
   const ModelTable &table() const { return table_; }
   const ModelTable &whole_table() const { return whole_ ? whole_->table_ : table_; }
   const Shard &shard() const { return shard_; }
-  // Row-major bf16 of a matrix, all of it; layer −1: of the model. `expert`: of a role that holds one expert a tensor.
+  // Row-major bf16 of a matrix, all of it, whether the file has it so or in eight bits with scales; layer −1: of the model. `expert`: of a role that holds one expert a tensor.
   std::span<const uint16_t> matrix(int layer, const std::string &role, int expert = -1) const;
   // A vector's values, from bf16 or f32, all of them.
   std::vector<float> vector(int layer, const std::string &role) const;
@@ -44,6 +44,7 @@ class Checkpoint {
   Shard shard_;
   std::vector<std::unique_ptr<MappedFile>> files_;
   std::unordered_map<std::string, Tensor> tensors_;
+  std::vector<std::vector<uint16_t>> widened_;  // what the files have in eight bits
   uint64_t fingerprint_ = 0;
 };
 

@@ -74,12 +74,4 @@ void round_to_fp8(std::span<double> row) {
   }
 }
 
-std::vector<uint16_t> gather_fp8(const MatrixRows &rows) {
-  std::vector<uint16_t> out = rows.gather();
-  const auto k = static_cast<size_t>(rows.k);
-#pragma omp parallel for schedule(static)
-  for (int row = 0; row < rows.n; row++) round_to_fp8(std::span(out).subspan(static_cast<size_t>(row) * k, k));
-  return out;
-}
-
 }  // namespace up

@@ -18,7 +18,7 @@ constexpr float fp8_largest = 448;
 // more than they cost; nor a matrix whose sides are no multiples of 16.
 bool is_fp8(Quantization quantization, MatrixKind kind, int n, int k);
 
-// The least power of two with which values of at most this size fit; NaN where they are not finite, 1 of zeros.
+// The least power of two by which values of at most this size are divided to fit; NaN where they are not finite, 1 of zeros.
 float fp8_scale(float largest);
 
 // Every value as e4m3 with the row's scale has it, ties to even.
@@ -26,6 +26,12 @@ void round_to_fp8(std::span<uint16_t> bf16_row);
 void round_to_fp8(std::span<double> row);
 
 // Row-major copy of a matrix with its rows rounded.
-std::vector<uint16_t> gather_fp8(const MatrixRows &rows);
+inline std::vector<uint16_t> gather_fp8(const MatrixRows &rows) {
+  std::vector<uint16_t> out = rows.gather();
+  const auto k = static_cast<size_t>(rows.k);
+#pragma omp parallel for schedule(static)
+  for (int row = 0; row < rows.n; row++) round_to_fp8(std::span(out).subspan(static_cast<size_t>(row) * k, k));
+  return out;
+}
 
 }  // namespace up

@@ -16,7 +16,9 @@ export interface Calibration {
   /** How and with what it was made, for people. */
   readonly note: string
   /** What it was fitted to: for another model or degree it says less. */
-  readonly fittedTo?: { readonly model: string; readonly tensorParallel: number } | undefined
+  readonly fittedTo?:
+    | { readonly model: string; readonly tensorParallel: number; readonly quantization?: string | undefined }
+    | undefined
   /** Matrix products: rate against the rows that share a weight matrix. */
   readonly gemm: ReadonlyArray<RatePoint>
   /** Causal prefill attention: rate against the tokens of the prompt. */
@@ -184,6 +186,8 @@ const checkFittedTo = (value: unknown): void => {
   const fields = value as Fields | null
   if (typeof fields?.["model"] !== "string") throw new CalibrationError("fittedTo.model is missing or not a string")
   checkPositive(fields["tensorParallel"], "fittedTo.tensorParallel")
+  if (!["string", "undefined"].includes(typeof fields["quantization"]))
+    throw new CalibrationError("fittedTo.quantization is not a string")
 }
 
 const checkLinks = (value: unknown): void => {

@@ -6,6 +6,8 @@ export interface ModelShape {
   readonly spec: ModelSpec
   /** Bytes of a weight. */
   readonly weightBytes: number
+  /** Those of the matrices of layers, but for the experts of a row; by default the same. */
+  readonly matrixBytes?: number | undefined
   /** Bytes of an element of K or V. */
   readonly kvBytes: number
 }

@@ -106,7 +106,7 @@ export const operationWork = (shape: ModelShape, layout: KvLayout, ranks: number
     const head = lastLayer === finalLayer ? spec.hiddenSize * spec.vocabSize : 0
     return {
       rowFlops: 2 * (sum.parameters + sum.active),
-      rowWeightBytes: sum.parameters * shape.weightBytes,
+      rowWeightBytes: sum.parameters * (shape.matrixBytes ?? shape.weightBytes),
       rowExpertBytes: sum.experts * shape.weightBytes,
       rowElementBytes: sum.elements * 2,
       pairFlops: sum.pairs,
@@ -115,7 +115,7 @@ export const operationWork = (shape: ModelShape, layout: KvLayout, ranks: number
       windowPairFlops: sum.windowPairs,
       recurrenceRowFlops: sum.recurrence,
       decodeRowFlops: 2 * (decode.parameters + decode.active + head),
-      decodeWeightBytes: (decode.parameters + head) * shape.weightBytes,
+      decodeWeightBytes: decode.parameters * (shape.matrixBytes ?? shape.weightBytes) + head * shape.weightBytes,
       decodeExpertBytes: decode.experts * shape.weightBytes,
       decodeKeyBytes: decode.keyBytes,
       decodePairFlops: decode.pairs,

@@ -9,7 +9,7 @@ import type { StepResult } from "@uniprefill/scheduler/StepResult"
 import { Effect, Layer } from "effect"
 import { expect } from "vitest"
 import { type CpuOptions, layerCpu, layerReference } from "@uniprefill/executor-native/NativeExecutor"
-import { type RandomModel, randomTensors, safetensors, smallModel, writeModel } from "./RandomModel.ts"
+import { type RandomModel, type Tensor, randomTensors, safetensors, smallModel, writeModel } from "./RandomModel.ts"
 
 const schedule: DropSchedule = {
   ...denseSchedule,
@@ -150,6 +150,47 @@ it.effect("eight bits are near 16, and the same in chunks", () =>
     // Rows of 32 are rounded coarsely; logits that have nothing to do with each other are 1.4 apart.
     expect(off).toBeGreaterThan(0.001)
     expect(off).toBeLessThan(0.6)
+  }),
+)
+
+it.effect("a checkpoint in eight bits is the one in 16 that it stands for", () =>
+  Effect.gen(function* () {
+    const length = schedule.sink + schedule.lastQ
+    const answers = (tensors: ReadonlyArray<Tensor>) =>
+      Effect.gen(function* () {
+        using directory = writeModel(smallModel, safetensors(tensors))
+        return yield* Effect.flatMap(Executor, (executor) => serve(executor, length, 2048, 2)).pipe(
+          Effect.provide(executorOf(directory.path)),
+        )
+      })
+    // Values of 1/8 to 15 in e4m3, with a scale a row that bf16 holds exactly.
+    const eight: Array<Tensor> = []
+    const sixteen: Array<Tensor> = []
+    for (const tensor of randomTensors(smallModel)) {
+      const [rows, columns] = tensor.shape
+      if (columns === undefined || !tensor.name.includes("proj")) {
+        eight.push(tensor)
+        sixteen.push(tensor)
+        continue
+      }
+      const bits = Uint8Array.from({ length: rows! * columns }, (_, i) => ((i * 37) % 96) | (i % 3 === 0 ? 128 : 0))
+      const scales = Float32Array.from({ length: rows! }, (_, row) => 2 ** -(5 + (row % 3)))
+      const values = Float32Array.from(bits, (each, i) => {
+        const exponent = (each >> 3) & 15
+        const size = exponent === 0 ? (each & 7) * 2 ** -9 : (8 + (each & 7)) * 2 ** (exponent - 10)
+        return (each < 128 ? size : -size) * scales[Math.floor(i / columns)]!
+      })
+      const words = new Uint16Array(values.buffer)
+      eight.push({ ...tensor, dtype: "F8_E4M3", data: bits })
+      eight.push({
+        name: `${tensor.name}_scale`,
+        dtype: "F32",
+        shape: [rows!, 1],
+        data: new Uint8Array(scales.buffer),
+      })
+      sixteen.push({ ...tensor, data: new Uint8Array(Uint16Array.from(values, (_, i) => words[2 * i + 1]!).buffer) })
+    }
+    expect(yield* answers(eight)).toEqual(yield* answers(sixteen))
   }),
 )
 

@@ -4,6 +4,7 @@ import { familyOf, supportedArchitectures } from "./families/Families.ts"
 import type { Family } from "./families/Family.ts"
 import { ModelError } from "./ModelError.ts"
 import type { ModelSpec } from "./ModelSpec.ts"
+import { quantizedWeightsFault } from "./QuantizedWeights.ts"
 
 export interface DecodedConfig {
   readonly spec: ModelSpec
@@ -37,9 +38,8 @@ export const readModelConfig = (file: string, json: unknown): DecodedConfig => {
   for (const at of ["", "text_config."]) {
     const holder = at === "" ? config : config["text_config"]
     const quantization = (holder as JsonObject | null | undefined)?.["quantization_config"] ?? null
-    if (quantization === null) continue
-    const asked = JSON.stringify(quantization).slice(0, 80)
-    return fail("Unsupported", `${at}quantization_config`, `quantised weights are not supported: ${asked}`)
+    const fault = quantization === null ? null : quantizedWeightsFault(quantization as JsonObject)
+    if (fault !== null) return fail("Unsupported", `${at}quantization_config.${fault.field}`, fault.detail)
   }
   const family = familyOf(architecture)!
   try {

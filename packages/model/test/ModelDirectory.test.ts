@@ -114,7 +114,7 @@ it.layer(NodeServices.layer)("loadModelDirectory", (it) => {
     ],
     [
       { "config.json": { ...config, quantization_config: { quant_method: "awq" } } },
-      'config.json: quantization_config: quantised weights are not supported: {"quant_method":"awq"}',
+      'config.json: quantization_config.quant_method: "awq" is not read, "fp8" and "compressed-tensors" are',
     ],
     [
       { "config.json": { ...config, rope_scaling: { rope_type: "yarn", factor: 4 } } },

@@ -70,7 +70,11 @@ export const benchOps = (settings: BenchOpsSettings, json: boolean) =>
       note:
         `uniprefill ${version} bench ops, prompts up to ${longest} tokens, medians of ${settings["num-iters"]}; what the model does between ` +
         "matrix products is in their rate",
-      fittedTo: { model: name, tensorParallel: info.tensorParallel },
+      fittedTo: {
+        model: name,
+        tensorParallel: info.tensorParallel,
+        ...(settings.quantization === "none" ? {} : { quantization: settings.quantization }),
+      },
       copy,
       linear,
       attention,

@@ -68,6 +68,7 @@ export const measuredCuda: Calibration = {
  */
 export const measuredCudaFp8: Calibration = {
   ...measuredCuda,
+  note: "Matrix products alone, in fp8, as the sum of qkv, o, gate+up and down; predictions for fewer than 8,192 rows extrapolate.",
   gemm: [
     { at: 8192, teraFlops: 1370 },
     { at: 16_384, teraFlops: 1336 },
@@ -75,9 +76,14 @@ export const measuredCudaFp8: Calibration = {
 }
 
 /** What steps read and multiply; K and V are told by the executor's layout. */
-export const modelShape = ({ quantization }: ModelSettings, spec: ModelSpec, kvBytes = 2): ModelShape => ({
+export const modelShape = (
+  { quantization }: Pick<ModelSettings, "quantization">,
+  spec: ModelSpec,
+  kvBytes = 2,
+): ModelShape => ({
   spec,
-  weightBytes: quantization === "fp8" ? 1 : 2,
+  weightBytes: 2,
+  matrixBytes: quantization === "fp8" ? 1 : 2,
   kvBytes,
 })
 
@@ -87,7 +93,14 @@ export const isCuda = (device: string): boolean => device.startsWith("cuda")
 /** The calibration of one rank: that --cost-model names, else the one for the executor's device. */
 export const calibrationOf = (settings: ModelSettings, device: string): Effect.Effect<Calibration, UsageError> => {
   const file = settings["cost-model"]
-  if (file !== undefined) return readCalibration(file)
+  if (file !== undefined)
+    return Effect.tap(readCalibration(file), ({ fittedTo }) => {
+      const measured = fittedTo === undefined ? settings.quantization : (fittedTo.quantization ?? "none")
+      if (measured === settings.quantization) return Effect.void
+      return Effect.logWarning(
+        `--cost-model ${file} was measured with --quantization ${measured}, not ${settings.quantization}`,
+      )
+    })
   const assumed = assumedCpu(settings.threads, settings["tensor-parallel-size"])
   const measured = settings.quantization === "fp8" ? measuredCudaFp8 : measuredCuda
   return Effect.succeed(isCuda(device) ? measured : assumed)

@@ -9,7 +9,7 @@ import { encodeScheduleFile } from "@uniprefill/model/ScheduleFile"
 import { Tokenizer } from "@uniprefill/tokenizer/Tokenizer"
 import { Clock, Context, Effect, Layer } from "effect"
 import { UsageError } from "../cli/UsageError.ts"
-import { calibrationOf } from "../model/CostModels.ts"
+import { calibrationOf, modelShape } from "../model/CostModels.ts"
 import * as EngineLive from "../model/EngineLive.ts"
 import type { calibrateOptions } from "../options/CalibrateOptions.ts"
 import { embeddedModel } from "../options/ModelOptions.ts"
@@ -58,12 +58,20 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
         devices[0] = engine.model.executor.device
         return engine
       })
-    const about = JSON.stringify([fingerprint, tokens, seed, settings.tasks, prompts, settings.haystack ?? ""])
+    const about = JSON.stringify([
+      fingerprint,
+      tokens,
+      seed,
+      settings.tasks,
+      prompts,
+      settings.haystack ?? "",
+      settings.quantization,
+    ])
     const progressFile = `${out}.progress`
     const state = yield* CalibrationState.open(progressFile, about)
     const assumed = yield* calibrationOf(shared, settings.executor)
     const costOf = (layers: ReadonlyArray<number>, kept: ReadonlyArray<number>) =>
-      predictedMicros(spec, assumed, scheduleOf(layers), tokens, kept)
+      predictedMicros(modelShape(settings, spec), assumed, scheduleOf(layers), tokens, kept)
     const isTerminal = process.stderr.isTTY
     const progress = (text: string) =>
       Effect.sync(() => void (isTerminal && process.stderr.write(`\r\u001b[2K${text}`)))

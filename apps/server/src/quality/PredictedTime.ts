@@ -1,9 +1,8 @@
 import type { Calibration } from "@uniprefill/cost-model/Calibration"
 import { costModelOf } from "@uniprefill/cost-model/CostModelOf"
-import { inSixteenBits } from "@uniprefill/cost-model/ModelShape"
+import type { ModelShape } from "@uniprefill/cost-model/ModelShape"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
-import type { ModelSpec } from "@uniprefill/model/ModelSpec"
 import { StepLoad, windowsOf } from "@uniprefill/scheduler/StepLoad"
 
 /**
@@ -11,15 +10,15 @@ import { StepLoad, windowsOf } from "@uniprefill/scheduler/StepLoad"
  * nothing beyond the comparison of schedules where the calibration is an assumption.
  */
 export const predictedMicros = (
-  spec: ModelSpec,
+  shape: ModelShape,
   calibration: Calibration,
   schedule: DropSchedule,
   tokens: number,
   kept: ReadonlyArray<number>,
 ): number => {
-  const layout = makeKvLayout(spec, schedule, { pageSize: 128, kvElementBytes: 2, carryElementBytes: 4 })
+  const layout = makeKvLayout(shape.spec, schedule, { pageSize: 128, kvElementBytes: 2, carryElementBytes: 4 })
   const { lastQ } = schedule
-  const model = costModelOf({ calibration, shape: inSixteenBits(spec), layout, lastQ, maxRowsPerStep: tokens })
+  const model = costModelOf({ calibration, shape, layout, lastQ, maxRowsPerStep: tokens })
   const load = new StepLoad(layout.segments.length, windowsOf(layout))
   load.items = 1
   load.tokens = tokens

@@ -159,7 +159,7 @@ __device__ __forceinline__ void prefill_nothing(const PrefillArguments &a, const
   for (int i = lane; i < item.rows * chunks; i += 32)
     *reinterpret_cast<uint4 *>(target + i / chunks * row_bytes + i % chunks * 16) = make_uint4(0, 0, 0, 0);
   if (part)
-    for (int row = lane; row < item.rows; row += 32) a.schedule.logs[place + row] = __int_as_float(0xff800000);
+    for (int row = lane; row < item.rows; row += 32) a.schedule.logs[place + row] = negative_infinity();
 }
 
 // The copy warp: takes items, brings Q, K and V.

@@ -16,8 +16,8 @@ uint16_t to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-// As much of the files as is on the device at once before it is rounded.
-constexpr size_t most_rounded_bytes = 512 << 20;
+// As much of what is to be rounded as is on the device at once, where no matrix is larger.
+constexpr size_t most_staged_bytes = 1 << 30;
 
 }  // namespace
 
@@ -40,7 +40,7 @@ class DeviceWeights::Planner {
     // A sum over ranks has its bias once.
     const bool is_part = kind == MatrixKind::o || kind == MatrixKind::delta_out || kind == MatrixKind::down;
     if (is_part && checkpoint_.shard().rank > 0) rows.bias.clear();
-    return is_fp8(checkpoint_.table().quantization, kind, rows.n, rows.k) ? rounded(rows) : matrix(rows);
+    return is_fp8(checkpoint_.table().quantization, kind, rows.n, rows.k) ? in_eight_bits(rows) : matrix(rows);
   }
   const uint16_t *convolution(int layer) { return elements(matrix(matrix_rows(checkpoint_, layer, MatrixKind::delta_conv)).data); }
   // Two matrices of one width, one under the other.
@@ -65,7 +65,7 @@ class DeviceWeights::Planner {
   }
 
   // A matrix in e4m3: what becomes of which pieces.
-  struct Rounded {
+  struct ToRound {
     Matrix matrix;
     std::vector<std::span<const std::byte>> pieces;
 
@@ -73,7 +73,7 @@ class DeviceWeights::Planner {
   };
 
   size_t bytes() const { return bytes_; }
-  const std::vector<Rounded> &rounded() const { return rounded_; }
+  const std::vector<ToRound> &to_round() const { return to_round_; }
   // Turns offsets into addresses.
   std::vector<Transfer> &transfers(std::byte *base) {
     for (Transfer &transfer : transfers_) transfer.target = base + reinterpret_cast<uintptr_t>(transfer.target);
@@ -88,11 +88,11 @@ class DeviceWeights::Planner {
     if (!rows.bias.empty()) out.bias = values(rows.bias);
     return out;
   }
-  Matrix rounded(const MatrixRows &rows) {
+  Matrix in_eight_bits(const MatrixRows &rows) {
     Matrix out{reserve(static_cast<size_t>(rows.n) * static_cast<size_t>(rows.k)), rows.n, rows.k};
     out.scales = reinterpret_cast<const float *>(reserve(static_cast<size_t>(rows.n) * sizeof(float)));
     if (!rows.bias.empty()) out.bias = values(rows.bias);
-    Rounded &kept = rounded_.emplace_back(Rounded{out, {}});
+    ToRound &kept = to_round_.emplace_back(ToRound{out, {}});
     for (const auto &piece : rows.pieces) kept.pieces.push_back(std::as_bytes(piece));
     return out;
   }
@@ -119,7 +119,7 @@ class DeviceWeights::Planner {
   const Checkpoint &checkpoint_;
   size_t bytes_ = 256;
   std::vector<Transfer> transfers_;
-  std::vector<Rounded> rounded_;
+  std::vector<ToRound> to_round_;
   std::deque<std::vector<uint16_t>> converted_;
   std::deque<std::vector<float>> floats_;
 };
@@ -199,7 +199,7 @@ void DeviceWeights::load(Device &device, const Progress &progress) {
   settle_matrix(embedding_);
   settle_matrix(lm_head_);
   int64_t rounded = 0, others = 0;
-  for (const Planner::Rounded &each : planner_->rounded()) rounded += static_cast<int64_t>(each.bytes());
+  for (const Planner::ToRound &each : planner_->to_round()) rounded += static_cast<int64_t>(each.bytes());
   upload_all(device, planner_->transfers(memory_.as()), [&](int64_t done, int64_t all) {
     others = all;
     if (progress) progress(done, all + rounded);
@@ -212,14 +212,14 @@ void DeviceWeights::load(Device &device, const Progress &progress) {
 
 void DeviceWeights::load_rounded(Device &device, const Progress &progress) {
   constexpr const char *phase = "round weights";
-  const std::vector<Planner::Rounded> &all = planner_->rounded();
+  const std::vector<Planner::ToRound> &all = planner_->to_round();
   size_t largest = 0, total = 0;
-  for (const Planner::Rounded &each : all) {
+  for (const Planner::ToRound &each : all) {
     largest = std::max(largest, each.bytes());
     total += each.bytes();
   }
   if (all.empty()) return;
-  const DeviceBuffer block(device, std::max(largest, std::min(total, most_rounded_bytes)), "the weights before they are rounded");
+  const DeviceBuffer block(device, std::max(largest, std::min(total, most_staged_bytes)), "weights that are to be rounded");
   int64_t before = 0;
   for (size_t next = 0; next < all.size();) {
     const size_t first = next;

@@ -75,7 +75,7 @@ class DeviceWeights {
 
  private:
   class Planner;
-  // Rounds what the files have on its way.
+  // Rounds weights while they are uploaded.
   void load_rounded(Device &device, const Progress &progress);
 
   std::unique_ptr<Planner> planner_;  // until they are loaded

@@ -25,7 +25,8 @@ up_status multiply(const Product *p, void *stream, up_backend_error *error) {
 }  // namespace
 
 bool takes_few_rows(const Product &p) {
-  return p.rows <= most_few_rows && p.weights->k % width_of(*p.weights) == 0 && p.weights->n % 8 == 0 && p.in_stride % 8 == 0 && p.out_stride % 8 == 0 &&
+  if ((p.in_scales != nullptr) != (p.weights->scales != nullptr)) return false;
+  return p.rows <= most_few_rows && p.weights->k % width_of(*p.weights) == 0 && p.weights->n % 8 == 0 && p.in_stride % (p.in_scales != nullptr ? 16 : 8) == 0 && p.out_stride % 8 == 0 &&
          !(p.out_f32 && (p.accumulate || p.weights->bias != nullptr || p.weights->scales != nullptr));
 }
 

@@ -69,7 +69,7 @@ __device__ __forceinline__ void copy(Shared<Rows> &shared, const CUtensorMap *we
   }
 }
 
-template <int Rows, class Product, bool F32>
+template <int Rows, class Operands, bool F32>
 __global__ void __launch_bounds__(kThreads)
     few_rows(const __grid_constant__ FewRowsArguments a, const __grid_constant__ CUtensorMap weight_map,
              const __grid_constant__ CUtensorMap in_map) {
@@ -92,7 +92,6 @@ __global__ void __launch_bounds__(kThreads)
     if (lane == 0) copy<Rows>(shared, &weight_map, &in_map, first_row, begin, end);
     __syncwarp();
   } else {
-    constexpr bool kApart = Product::kWidth == 128;
     float d[Rows / 2], sum[Rows / 2] = {};
     const uint32_t weights = k_major(shared_address(shared.weights)), in = k_major(shared_address(shared.in));
     Ring<S::kStages> stage;
@@ -102,10 +101,10 @@ __global__ void __launch_bounds__(kThreads)
       mma_begin();
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        Product::template multiply<Rows>(d, operand(weights, stage.slot * kWeightBytes + 32 * k),
-                                         operand(in, stage.slot * Rows * 128 + 32 * k), (!kApart && block > begin) || k > 0);
+        Operands::template multiply<Rows>(d, operand(weights, stage.slot * kWeightBytes + 32 * k),
+                                         operand(in, stage.slot * Rows * 128 + 32 * k), (!Operands::kScaled && block > begin) || k > 0);
       mma_commit();
-      if constexpr (kApart) {
+      if constexpr (Operands::kScaled) {
         mma_wait<0>();
         mma_pin(d);
         if (lane == 0) barrier_arrive(&shared.empty[stage.slot]);
@@ -122,7 +121,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     mma_wait<0>();
     mma_pin(d);
-    if constexpr (kApart) {
+    if constexpr (Operands::kScaled) {
 #pragma unroll
       for (int i = 0; i < Rows / 2; ++i) d[i] = sum[i];
     }
@@ -158,7 +157,7 @@ __global__ void __launch_bounds__(kThreads)
       x[7] += high.w;
     }
     if (row >= a.rows || first_row + n >= a.n) continue;
-    if constexpr (Product::kWidth == 128) {
+    if constexpr (Operands::kScaled) {
       const float row_scale = a.in_scales[row];
       const auto *scales = reinterpret_cast<const float4 *>(a.weight_scales + first_row + n);
       const float4 low = __ldg(scales), high = __ldg(scales + 1);
@@ -196,7 +195,7 @@ __global__ void __launch_bounds__(kThreads)
   if (a.splits > 1) cluster_sync();
 }
 
-template <int Rows, class Product, bool F32>
+template <int Rows, class Operands, bool F32>
 up_status launch(const FewRowsArguments &a, const FewRowsTensors &t, cudaStream_t stream, up_backend_error *error) {
   constexpr const char *phase = "launch product of few rows";
   CUtensorMap weight_map, in_map;
@@ -204,7 +203,7 @@ up_status launch(const FewRowsArguments &a, const FewRowsTensors &t, cudaStream_
   const Tensor weights{t.weights, a.n, 1, 1, k, 0, 0}, in{t.in, a.rows, 1, 1, t.in_stride, 0, 0};
   if (up_status s = encode_map(&weight_map, UP_BF16, k, weights, kWeightRows, "map weights", error); s != UP_OK) return s;
   if (up_status s = encode_map(&in_map, UP_BF16, k, in, Rows, "map rows", error); s != UP_OK) return s;
-  const auto kernel = few_rows<Rows, Product, F32>;
+  const auto kernel = few_rows<Rows, Operands, F32>;
   constexpr int bytes = sizeof(Shared<Rows>);
   if (up_status s = allow_shared_memory(reinterpret_cast<const void *>(kernel), bytes, phase, error); s != UP_OK) return s;
   cudaLaunchAttribute attributes[2]{};

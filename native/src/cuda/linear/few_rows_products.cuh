@@ -6,7 +6,7 @@
 namespace up::cuda {
 
 struct Bf16Product {
-  static constexpr int kWidth = 64;  // of K that 128 bytes hold
+  static constexpr bool kScaled = false;
 
   template <int N>
   static __device__ __forceinline__ void multiply(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate);
@@ -14,7 +14,7 @@ struct Bf16Product {
 
 // Eight-bit floats. The chip's sums of these keep some 14 bits: what 128 bytes come to is added up in f32 apart.
 struct Fp8Product {
-  static constexpr int kWidth = 128;
+  static constexpr bool kScaled = true;
 
   template <int N>
   static __device__ __forceinline__ void multiply(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate);

@@ -4,7 +4,7 @@
 // An algorithm is chosen once for every shape of weights and bucket of row counts, among those that sum a product's terms in
 // one go (no split of K, no reduction afterwards), and kept. tune() chooses by time, since cuBLASLt's own first choice is up to
 // 16% slower than its best at 16,384 rows. What is timed has been seen to give the same bits for the same row as most others do,
-// over all buckets, or as the first choice where a bucket has none of those: so neither a noisy clock nor, where it can be helped, the
+// over all buckets, or as the first choice does where a bucket has none of those: so neither a noisy clock nor, where it can be helped, the
 // number of rows in a step decides what a row comes to.
 //
 // Up to 64 rows are multiplied by a kernel of our own (few_rows.h) where it takes the shape. Where it does not, what serves 64 rows
@@ -47,7 +47,8 @@ class Matmul {
   Matmul &operator=(const Matmul &) = delete;
 
   void run(const Product &product);
-  // Where `rows` rows of k in e4m3 lie, and their scales: for those who round what a product takes themselves (Product::in_scales).
+  // Where `rows` rows in e4m3 go, and their scales: for those who round what a product takes themselves (Product::in_scales). They stay
+  // until the next product with e4m3 weights.
   struct Rounded {
     uint8_t *values;
     float *scales;
