@@ -88,7 +88,9 @@ const withoutTokens = ({ stepId, deviceMicros, tokens, selections, failures }: S
 const withoutNames = ({ pageKeys, tenant, ...rest }: Submission): RecordedSubmission => ({
   ...rest,
   ...(tenant === undefined ? {} : { tenant: hashName(tenant) }),
-  ...(pageKeys === undefined ? {} : { pageKeys: pageKeys.map(hashName) }),
+  ...(pageKeys === undefined
+    ? {}
+    : { pageKeys: Array.from({ length: pageKeys.length }, (_, page) => hashName(pageKeys.at(page)!)) }),
 })
 
 /** 64 bits of a name, in two lanes; equal names only are to be told from different ones. */

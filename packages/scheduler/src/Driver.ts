@@ -99,10 +99,11 @@ export class Driver {
    */
   submit(submission: Submission, nowMicros: number): SubmitOutcome {
     const { config, scheduler } = this
-    const { promptLength, pageKeys = [] } = submission
-    if (pageKeys.length > Math.floor(promptLength / config.layout.pageSize)) {
+    const { promptLength } = submission
+    const keys = submission.pageKeys?.length ?? 0
+    if (keys > Math.floor(promptLength / config.layout.pageSize)) {
       throw new RangeError(
-        `${pageKeys.length} page keys for ${promptLength} tokens: pages have ${config.layout.pageSize}, and only full ones a key`,
+        `${keys} page keys for ${promptLength} tokens: pages have ${config.layout.pageSize}, and only full ones a key`,
       )
     }
     if (!Number.isSafeInteger(promptLength) || promptLength < 1) {
@@ -145,7 +146,7 @@ export class Driver {
     }
     let request = this.fitted(submission, maxTokens, nowMicros)
     let need = scheduler.memory.worstCase(request)
-    if (pageKeys.length > 0 && (need > config.slabs || request.maxTokens < maxTokens)) {
+    if (keys > 0 && (need > config.slabs || request.maxTokens < maxTokens)) {
       // What is cached of a prompt stays while it runs: one that fills the memory does without.
       request = this.fitted({ ...submission, pageKeys: undefined }, maxTokens, nowMicros)
       need = scheduler.memory.worstCase(request)
@@ -184,7 +185,7 @@ export class Driver {
     if (request === undefined || request.endReason !== null) return
     // Where the prompt's own pages have no keys, none can follow.
     if (request.holdings.pageKeys.length < Math.floor(request.promptLength / this.config.layout.pageSize)) return
-    request.holdings.pageKeys.push(key)
+    request.holdings.addKey(key)
     if (request.phase === "waiting") request.recount()
     if (request.leader !== null) return
     // The token sampled last is in no page yet.

@@ -1,6 +1,6 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
-import type { CachedPage, PageKey } from "./PrefixCache.ts"
+import type { CachedPage, PageKey, PageKeyList } from "./PrefixCache.ts"
 
 /** A slot's page tables. */
 export interface PageTables {
@@ -17,7 +17,7 @@ export class Holdings {
   /** Page tables, its slot's own while it has one. */
   pages: PageTables
   /** Keys of the full pages known so far; those of generated tokens follow those of the prompt. */
-  readonly pageKeys: Array<PageKey>
+  pageKeys: PageKeyList
   /** The cached pages of its prefix, from the first one on. Its tables hold their slabs, or a copy made at the same time. */
   readonly cached: Array<CachedPage> = []
   /** Carry 0 is kept and grows with the output, so that pages with output can be cached. */
@@ -28,10 +28,26 @@ export class Holdings {
   prefillSlabs = -1
   /** Some table lacks a page for the next decode row once so many are planned: see DecodeSet. */
   lacksAt = 0
+  /** `pageKeys`, once the list of the submission is not all of them. */
+  private ownKeys: Array<PageKey> | null = null
 
-  constructor(layout: KvLayout, pageKeys: ReadonlyArray<PageKey>) {
+  constructor(layout: KvLayout, pageKeys: PageKeyList) {
     this.pages = noPages(layout)
-    this.pageKeys = pageKeys.slice()
+    this.pageKeys = pageKeys
+  }
+
+  /** The key of one more full page. */
+  addKey(key: PageKey): void {
+    const { pageKeys } = this
+    this.ownKeys ??= Array.from({ length: pageKeys.length }, (_, page) => pageKeys.at(page)!)
+    this.ownKeys.push(key)
+    this.pageKeys = this.ownKeys
+  }
+
+  /** Takes over the keys that another answer to the same prompt knows. */
+  adoptKeys({ pageKeys, ownKeys }: Holdings): void {
+    this.ownKeys = ownKeys === null ? null : ownKeys.slice()
+    this.pageKeys = this.ownKeys ?? pageKeys
   }
 
   get tables(): ReadonlyArray<IntList> {

@@ -3,6 +3,12 @@ import { InvariantViolation } from "./InvariantViolation.ts"
 /** Names a full page of a prefix: equal keys mean that everything up to the page's end is equal. Opaque. */
 export type PageKey = string | number
 
+/** Keys of full pages, first page first: an array, or one that is worked out where it is asked for. Does not change. */
+export interface PageKeyList {
+  readonly length: number
+  at(page: number): PageKey | undefined
+}
+
 /**
  * A full page that any request with the same prefix may read: the slabs of all tables that depend on the prefix alone.
  *

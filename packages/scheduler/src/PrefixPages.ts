@@ -92,7 +92,7 @@ export class PrefixPages {
     const most = Math.min(request.holdings.pageKeys.length, Math.floor(rows / this.layout.pageSize))
     let page: CachedPage | undefined = shared.root
     for (let p = 0; p < most; p++) {
-      page = page.find(request.holdings.pageKeys[p]!)
+      page = page.find(request.holdings.pageKeys.at(p)!)
       if (page === undefined) break
       found.push(page)
     }
@@ -162,7 +162,7 @@ export class PrefixPages {
     let spare = -1
     for (let p = request.holdings.cached.length; p < pages; p++) {
       const parent = p === 0 ? shared.root : request.holdings.cached[p - 1]!
-      const key = request.holdings.pageKeys[p]!
+      const key = request.holdings.pageKeys.at(p)!
       const other = parent.find(key)
       if (other !== undefined) {
         if (other.users === 0) {

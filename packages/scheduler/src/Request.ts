@@ -2,7 +2,7 @@ import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { Account } from "./Account.ts"
 import { Flight } from "./Flight.ts"
 import { Holdings } from "./Holdings.ts"
-import type { PageKey } from "./PrefixCache.ts"
+import type { PageKeyList } from "./PrefixCache.ts"
 import { Progress } from "./Progress.ts"
 import type { RequestView } from "./RequestView.ts"
 import { newTenant } from "./Tenants.ts"
@@ -40,7 +40,7 @@ export interface Submission {
    * Chained hash of each full page of the prompt, first page first: of the model, the tenant and every token up to the
    * page's end. Undefined: nothing of this request is cached or found in the cache.
    */
-  readonly pageKeys?: ReadonlyArray<PageKey> | undefined
+  readonly pageKeys?: PageKeyList | undefined
 }
 
 /** A request on its way: what was asked for, and four records, each changed by its owner alone. */
@@ -90,7 +90,7 @@ export class Request {
     this.deadlineMicros = submission.deadlineMicros ?? Number.POSITIVE_INFINITY
     this.pageSize = layout.pageSize
     this.progress = new Progress(submission.promptLength)
-    this.holdings = new Holdings(layout, submission.pageKeys ?? [])
+    this.holdings = new Holdings(layout, submission.pageKeys ?? noKeys)
     this.account = new Account(newTenant(submission.tenant ?? ""), nowMicros)
     this.recount()
   }
@@ -136,9 +136,8 @@ export class Request {
   /** A fork takes over what its leader decided. */
   adopt(leader: Request): void {
     this.progress.adopt(leader.progress)
-    const { pageKeys } = this.holdings
     this.holdings.keepsCarry = leader.holdings.keepsCarry
-    pageKeys.splice(0, pageKeys.length, ...leader.holdings.pageKeys)
+    this.holdings.adoptKeys(leader.holdings)
     this.account.firstScheduledMicros = leader.account.firstScheduledMicros
     this.account.cachedTokens = leader.account.cachedTokens
   }
@@ -155,6 +154,8 @@ export class Request {
     return this.drops && pageKeys.length > 0 && pageKeys.length >= full
   }
 }
+
+const noKeys: PageKeyList = []
 
 /** Takes a request out of a list, where it is in it. */
 export const removeFrom = (list: Array<Request>, request: Request): void => {

@@ -39,6 +39,9 @@ export interface ReplicaEvents {
   readonly stepStarted: (replica: Replica, step: StepRecord, endMicros: number) => void
 }
 
+/** Of every request that has none yet. */
+const noBitmaps: ReadonlyArray<Uint32Array> = []
+
 /** One serving loop over one simulated device group: the production Driver and what its executor would do. */
 export class Replica implements ReplicaLoad {
   readonly index: number
@@ -171,8 +174,15 @@ export class Replica implements ReplicaLoad {
 
   private put({ id, contentId, promptLength, outputs, drops, bitmaps, account }: Request): void {
     const row = this.rows.data[id]!
-    const content = { key: row, promptLength, outputs, drops, isLowered: account.isLowered, bitmaps: bitmaps.slice() }
-    this.device.putContent(contentId, { ...content, stopAt: this.stopAt[row]! })
+    this.device.putContent(contentId, {
+      key: row,
+      promptLength,
+      outputs,
+      drops,
+      isLowered: account.isLowered,
+      bitmaps: bitmaps.length === 0 ? noBitmaps : bitmaps.slice(),
+      stopAt: this.stopAt[row]!,
+    })
   }
 
   private perform({ selections, tokens, finished, forgets, puts, plans }: Actions): void {

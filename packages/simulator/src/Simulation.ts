@@ -9,7 +9,7 @@ import { Router } from "./Router.ts"
 import { driverConfig, type Setup } from "./Setup.ts"
 import { addOwnedSlabs } from "./metrics/OccupancyLog.ts"
 import { TenantQueues } from "./metrics/TenantQueues.ts"
-import { pageKeys } from "./workload/PageKeys.ts"
+import { PageKeys } from "./workload/PageKeys.ts"
 import type { Workload } from "./workload/Workload.ts"
 
 /** Kinds of events; at one time the lower comes first. */
@@ -48,6 +48,8 @@ export class Simulation {
   private readonly router: Router
   private readonly observer: Observer
   private readonly cancels: Random
+  /** Null where nothing is cached. */
+  private readonly pageKeys: PageKeys | null
   /** The rows that wait for a row's end. */
   private readonly followers = new Map<number, Array<number>>()
   /** The loop's id of a row that was accepted; 0 for others. */
@@ -76,6 +78,7 @@ export class Simulation {
     this.ownedSlabs = config.layout.tables.map(() => 0)
     this.router = new Router(setup.router, workload)
     this.cancels = new Random(setup.seed, "cancellations")
+    this.pageKeys = setup.engine.prefixCaching ? new PageKeys(workload, setup.engine.pageSize) : null
     this.requestId = new Int32Array(workload.count)
     this.replicas = Array.from(
       { length: setup.replicas },
@@ -201,7 +204,7 @@ export class Simulation {
   }
 
   private onSubmission(row: number): void {
-    const { workload, log, router, replicas, setup, now } = this
+    const { workload, log, router, replicas, now } = this
     if (log.status[row] !== RequestStatus.unfinished) return
     const index = router.choose(row, replicas)
     log.replica[row] = index
@@ -215,7 +218,7 @@ export class Simulation {
         priority: workload.priority[row]!,
         tenant: workload.tenants[workload.tenant[row]!],
         deadlineMicros: this.deadline(row),
-        pageKeys: setup.engine.prefixCaching ? pageKeys(workload, row, setup.engine.pageSize) : undefined,
+        pageKeys: this.pageKeys?.of(row),
       },
       now,
     )

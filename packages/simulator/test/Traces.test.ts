@@ -1,5 +1,5 @@
 import { Random } from "@uniprefill/units/Random"
-import { pageKeys } from "@uniprefill/simulator/workload/PageKeys"
+import { PageKeys } from "@uniprefill/simulator/workload/PageKeys"
 import { reusableTokens, scaled, unscaled } from "@uniprefill/simulator/workload/Scaling"
 import { serveGenWorkload } from "@uniprefill/simulator/workload/ServeGen"
 import { spreadTicks } from "@uniprefill/simulator/workload/Ticks"
@@ -144,13 +144,16 @@ describe("scaling", () => {
 })
 
 it("page keys are equal where the prefix is, whatever the block size", () => {
-  const keys = (blockTokens: number, promptTokens: number, blocks: ReadonlyArray<number>) =>
-    pageKeys(workloadOf("w", [], blockTokens, [{ arrivalMicros: 0, promptTokens, outputTokens: 1, blocks }]), 0, 128)
+  const keys = (blockTokens: number, promptTokens: number, blocks: ReadonlyArray<number>) => {
+    const workload = workloadOf("w", [], blockTokens, [{ arrivalMicros: 0, promptTokens, outputTokens: 1, blocks }])
+    const list = new PageKeys(workload, 128).of(0)
+    return list && Array.from({ length: list.length + 1 }, (_, page) => list.at(page))
+  }
   // Four pages in a block of 512; a partial page has no key.
-  expect(keys(512, 1024, [3, 9])).toEqual([12, 13, 14, 15, 36, 37, 38, 39])
-  expect(keys(512, 1023, [3])).toEqual([12, 13, 14, 15])
+  expect(keys(512, 1024, [3, 9])).toEqual([12, 13, 14, 15, 36, 37, 38, 39, undefined])
+  expect(keys(512, 1023, [3])).toEqual([12, 13, 14, 15, undefined])
   // Eight blocks of 16 in a page: the last one's id names it.
-  expect(keys(16, 300, [0, 1, 2, 3, 4, 5, 6, 7, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29])).toEqual([7, 27])
+  expect(keys(16, 300, [0, 1, 2, 3, 4, 5, 6, 7, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29])).toEqual([7, 27, undefined])
   expect(keys(0, 300, [])).toBeUndefined()
 })
 
