@@ -1,4 +1,5 @@
 import { estimate, estimateText } from "@uniprefill/simulator/explore/Interval"
+import { rateInterval, rateIntervalText } from "@uniprefill/simulator/explore/RateInterval"
 import { measures } from "@uniprefill/simulator/explore/Measures"
 import { lineChart } from "@uniprefill/simulator/output/Chart"
 import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
@@ -38,9 +39,12 @@ interface Tried {
 /** Misses that a trace must be able to hold at the share asked for, before a rate passes or fails by one request. */
 const leastMisses = 5
 
+/** Requests of a trace, at least: the share of fewer that meet their targets is uncertain by more than 5 points either way. */
+const leastRequests = 100
+
 /** Fails with UsageError where one request more or less decides. */
 const checkLength = (requests: number, attainment: number): void => {
-  const needed = attainment === 1 ? 1000 : Math.ceil(leastMisses / (1 - attainment))
+  const needed = attainment === 1 ? 1000 : Math.max(leastRequests, Math.ceil(leastMisses / (1 - attainment)))
   if (requests >= needed) return
   throw new UsageError(
     `the trace is too short: of ${requests} requests one is ${((1 / requests) * 100).toFixed(1)}%, and ${(attainment * 100).toFixed(1)}% are to meet ` +
@@ -183,21 +187,19 @@ const conclusion = (
       `No rate tried meets ${target} for ${share} of the requests: at ${tried[0]!.rate.toFixed(3)} req/s ${(estimate(tried[0]!.attainment).mean * 100).toFixed(1)}% do. Try lower rates, or looser targets.`,
     ]
   }
-  const perSeed = Array.from(
-    { length: seeds },
-    (_, s) => tried.findLast((one) => one.attainment[s]! >= attainment)?.rate ?? 0,
+  const interval = rateInterval(
+    tried.map(({ rate }) => rate),
+    tried.map((one) => one.attainment.map((each) => each >= attainment)),
   )
-  const above = tried[tried.indexOf(best) + 1]
   const differs = tried.some(({ hashes }) => new Set(hashes).size > 1)
-  const bound = above === undefined ? "" : `; it lies between there and ${above.rate.toFixed(3)}, the next rate tried`
-  const spread =
+  const restsOn =
     seeds === 1
-      ? "one seed, so no interval"
+      ? "one seed: the step of the grid alone"
       : differs
-        ? `seed by seed ${estimateText(estimate(perSeed), 3)}`
-        : "the seeds are all alike: nothing in this scenario is drawn, so they give no interval"
+        ? `95% over ${seeds} seeds, the step of the grid with it`
+        : "the step of the grid alone: nothing in this scenario is drawn, so the seeds are all alike"
   const lines = [
-    `Largest rate tried with ${target} for ${share} of the requests: ${best.rate.toFixed(3)} req/s${bound}; ${spread}.`,
+    `Largest rate tried with ${target} for ${share} of the requests: ${best.rate.toFixed(3)} req/s. It may be ${rateIntervalText(interval)} (${restsOn}).`,
   ]
   const seconds = requests / best.rate
   if (seconds < leastSeconds) {

@@ -228,7 +228,10 @@ describe("bad input is an error that names it, and no report", () => {
   it("an SLO that nothing meets is a finding, not a number", async () => {
     const { code, out } = await sim([
       "capacity",
-      ...small,
+      "--requests",
+      "100",
+      "--rate-per-second",
+      "2",
       "--slo-ttft-ms",
       "0.001",
       "--points",
@@ -266,12 +269,24 @@ describe("a planner's question", () => {
     expect(text("slabs.html")).toContain("UNCALIBRATED")
   })
 
-  it("of a trace that one request decides is refused", async () => {
-    const { code, err } = await sim(["capacity", "--requests", "20", "--attainment", "0.95"])
-    expect([code, err]).toEqual([
-      2,
-      expect.stringMatching(/too short: of 20 requests one is 5\.0%.*100 requests or more/),
-    ])
+  it.each([
+    ["0.95", /too short: of 20 requests one is 5\.0%.*100 requests or more/],
+    ["0.5", /too short: of 20 requests one is 5\.0%.*100 requests or more/],
+    ["1", /too short: of 20 requests one is 5\.0%.*1000 requests or more/],
+  ])("of a trace that one request decides is refused, attainment %s", async (attainment, message) => {
+    const { code, err } = await sim(["capacity", "--requests", "20", "--attainment", attainment])
+    expect([code, err]).toEqual([2, expect.stringMatching(message)])
+  })
+
+  it.each([
+    [["--low", "0.5", "--high", "1", "--seeds", "2"], /1\.000 req\/s\. It may be 1\.000 req\/s or more \(.*alike/],
+    [["--low", "0.5", "--high", "1", "--seeds", "1"], /It may be 1\.000 req\/s or more \(one seed: the step/],
+    [["--low", "1", "--high", "64", "--seeds", "1"], /: 8\.875 req\/s\. It may be from 8\.875 to 12\.813 req\/s \(one/],
+  ])("of capacity is answered with the step of the grid, at its edges too: %j", async (rates, message) => {
+    const load = ["--requests", "100", "--prompt-tokens", "4000", "--output-tokens", "20", "--schedule", "off"]
+    const targets = ["--slo-ttft-ms", "400", "--attainment", "0.9", "--points", "2"]
+    const { out } = await sim(["capacity", ...load, "--arrivals", "constant", ...targets, ...rates])
+    expect(out).toMatch(message)
   })
 
   it("may be answered on standard output, with the words for people on standard error", async () => {
