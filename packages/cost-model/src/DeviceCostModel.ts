@@ -216,7 +216,10 @@ export class DeviceCostModel implements CostModel {
     if (load.decodeRows + load.items === 0) return []
     const terms: Array<StepTerm> = [
       { name: "launches and host work of any step", micros: calibration.stepMicros },
-      { name: `${load.items} prefill items`, micros: load.items * calibration.itemMicros },
+      {
+        name: `${load.items} prefill ${load.items === 1 ? "item" : "items"}`,
+        micros: load.items * calibration.itemMicros,
+      },
       { name: "decoding beside prefill", micros: this.mixing(load) },
     ]
     for (let s = 0; s < work.length; s++) {

@@ -233,6 +233,10 @@ it("a step is explained with its requests, its parts and what was not measured",
   expect(mixed).toMatch(/request \d+ \(\d+ prompt tokens\): rows \d+ to \d+ of segment/)
   expect(mixed).toMatch(/sum +\d+/)
   expect(mixed).toContain("NVIDIA A100 SXM 80 GB: nothing measured")
+  const all = texts.join("\n")
+  expect(all).toMatch(/\b1 prefill item\b/)
+  expect(all).toMatch(/\b1 decode row\b/)
+  expect(all).not.toMatch(/\b1 (prefill items|decode rows|selections)\b/)
 })
 
 it("the why log names a reason for every prompt that waits", () => {
@@ -241,6 +245,7 @@ it("the why log names a reason for every prompt that waits", () => {
   const reasons = why.lines.filter((line) => line.includes("is not admitted"))
   expect(reasons.some((line) => line.endsWith("no slot is free"))).toBe(true)
   expect(reasons.filter((line) => !/no slot is free|memory: |budget is spent|start at segment/.test(line))).toEqual([])
+  expect(why.lines.filter((line) => /\b1 (decode rows|prefill items|rows)\b/.test(line))).toEqual([])
   expect(why.lines.some((line) => /request \d+ gets \d+ rows of segment 0/.test(line))).toBe(true)
 })
 

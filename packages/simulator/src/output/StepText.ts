@@ -1,5 +1,6 @@
 import { ItemField, sectionWidths } from "@uniprefill/scheduler/StepPlan"
 import type { StepTerm } from "@uniprefill/cost-model/DeviceCostModel"
+import { counted } from "@uniprefill/units/Counted"
 import type { StepRecord } from "../Replica.ts"
 import type { Inspected } from "./Inspected.ts"
 import { columns } from "./Table.ts"
@@ -11,7 +12,7 @@ export const stepText = (replica: Inspected, step: StepRecord, endMicros: number
   const lines = [
     `step ${plan.stepId} of replica ${replica.index}: ${(deviceMicros / 1000).toFixed(3)} ms on the device, from ${(startMicros / 1e6).toFixed(6)} s to ${(endMicros / 1e6).toFixed(6)} s`,
     `predicted by the scheduler: ${(plannedMicros / 1000).toFixed(3)} ms (selections of fused items counted with every row kept)`,
-    `${device.load.decodeRows} decode rows, ${device.load.items} prefill items`,
+    `${counted(device.load.decodeRows, "decode row")}, ${counted(device.load.items, "prefill item")}`,
   ]
   const sampled = new Set<number>()
   for (let i = 0; i < plan.samples.length; i += sectionWidths.samples) sampled.add(plan.samples.data[i]!)
@@ -45,7 +46,7 @@ export const stepTerms = (
   const terms = [...costModel.terms(device.load)]
   const readBack = device.readBacks * readBackMicros
   if (readBack > 0)
-    terms.push({ name: `${device.readBacks} selections read by the host in mid-step`, micros: readBack })
+    terms.push({ name: `${counted(device.readBacks, "selection")} read by the host in mid-step`, micros: readBack })
   const sum = terms.reduce((total, term) => total + term.micros, 0)
   if (Math.round(sum) !== deviceMicros) terms.push({ name: "slow step (fault or change)", micros: deviceMicros - sum })
   return terms

@@ -1,5 +1,6 @@
 import type { Request } from "@uniprefill/scheduler/Request"
 import { ItemField, sectionWidths } from "@uniprefill/scheduler/StepPlan"
+import { counted } from "@uniprefill/units/Counted"
 import type { Replica, StepRecord } from "../Replica.ts"
 import type { Observer } from "../Simulation.ts"
 import type { Inspected } from "./Inspected.ts"
@@ -76,7 +77,10 @@ export const whyOf = (replica: Inspected, { plan, plannedMicros }: StepRecord): 
       data[i + ItemField.lastSegment]!,
     ]
     if (startSegment < 0) startSegment = from
-    served.set(data[i + ItemField.slot]!, `${chunk} rows of segment ${from}${to > from ? ` and on to ${to}` : ""}`)
+    served.set(
+      data[i + ItemField.slot]!,
+      `${counted(chunk, "row")} of segment ${from}${to > from ? ` and on to ${to}` : ""}`,
+    )
   }
   const tokens = policy.tokenBudget?.maxNumBatchedTokens
   const rows = load.decodeRows + load.rows.reduce((most, one) => Math.max(most, one), 0)
@@ -99,7 +103,7 @@ export const whyOf = (replica: Inspected, { plan, plannedMicros }: StepRecord): 
     prompts.push({ row: replica.rowOf(request.id), verdict: "is not admitted", reason })
   }
   return {
-    holds: `${load.decodeRows} decode rows, ${load.items} prefill items, ${spent}`,
+    holds: `${counted(load.decodeRows, "decode row")}, ${counted(load.items, "prefill item")}, ${spent}`,
     prompts,
     behind: Math.max(0, scheduler.waiting.length - listed),
   }
