@@ -102,7 +102,8 @@ export class DecodeSet {
   private growTables(request: Request, plan: StepPlan, slides: boolean): void {
     const { layout, memory } = this
     let least = Number.MAX_SAFE_INTEGER
-    for (let t = 0; t < layout.tables.length; t++) {
+    for (let i = 0; i < memory.outputTables.length; i++) {
+      const t = memory.outputTables[i]!
       if (!memory.holdsOutput(request, t)) continue
       const table = layout.tables[t]!
       const rows = request.progress.tableRows(table.segment)
@@ -127,7 +128,8 @@ export class DecodeSet {
       load.joinDecode(s, request.progress.tableRows(s))
     }
     let least = Number.MAX_SAFE_INTEGER
-    for (let t = 0; t < layout.tables.length; t++) {
+    for (let i = 0; i < memory.outputTables.length; i++) {
+      const t = memory.outputTables[i]!
       if (!memory.holdsOutput(request, t)) continue
       const own = request.progress.tableRows(layout.tables[t]!.segment)
       least = Math.min(least, pagesFor(own, layout.pageSize) * layout.pageSize - own)

@@ -39,6 +39,8 @@ export class Memory {
   private readonly freeSlots: Array<number> = []
   private readonly freeStateSlots: Array<number> = []
   private readonly hasStates: boolean
+  /** Tables that {@link holdsOutput} may be true of. */
+  readonly outputTables: ReadonlyArray<number>
   /** Slabs of a page in each table that grows with the output for good. */
   private readonly slabsPerOutputPage: number
   /** Tables of requests that are gone, as large as they grew: what a long prompt needs is allocated once. */
@@ -63,6 +65,8 @@ export class Memory {
     this.cache = this.prefixes.cache
     this.demand = new Demand(layout, this.pool, config.maxRowsPerStep)
     this.hasStates = layout.stateSlotBytes > 0
+    const tables = Array.from(layout.tables.keys())
+    this.outputTables = tables.filter((t) => layout.tables[t]!.kind !== "carry" || layout.tables[t]!.segment === 0)
     this.slabsPerOutputPage = layout.tables.reduce(
       (sum, { kind, slabsPerPage }) => sum + (kind === "full" ? slabsPerPage : 0),
       0,
@@ -212,8 +216,10 @@ export class Memory {
 
   /** Slabs that the next decode row needs, over all tables. */
   decodeNeed(request: Request): number {
+    const { outputTables } = this
     let need = 0
-    for (let t = 0; t < this.layout.tables.length; t++) {
+    for (let i = 0; i < outputTables.length; i++) {
+      const t = outputTables[i]!
       if (!this.holdsOutput(request, t)) continue
       const { segment } = this.layout.tables[t]!
       need += this.lacking(request, t, request.progress.prefillRows(segment) + request.progress.decodeRows + 1)

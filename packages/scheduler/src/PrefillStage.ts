@@ -122,7 +122,7 @@ export class PrefillStage {
     if (request.drops && chunk.lastSegment > progress.segment) {
       memory.reserveRun(request, chunk.rows, chunk.lastSegment)
     }
-    if (load.decodeRows > 0) budget.settle(load)
+    if (load.decodeRows > 0) budget.settle()
     this.startSegment = progress.segment
     if (request === this.front) this.frontIsServed = true
     this.addItem(request, chunk, plan, nowMicros)

@@ -20,8 +20,6 @@ const newest = 1 / 16
 export class StepBudget {
   /** What a step is measured by while prefill is added to it. */
   measure!: CostModel
-  /** Steps that were longer than the budget so that prompts got their share. */
-  flooredSteps = 0
   private readonly costs: CostModel
   private tokens: number | undefined
   private busyMicros = 0
@@ -78,9 +76,8 @@ export class StepBudget {
   }
 
   /** The step got prefill, or there was none to give it. */
-  settle(load: StepLoad): void {
+  settle(): void {
     this.saved = 0
-    if (this.tokens === undefined && load.decodeRows > 0 && this.predicted(load) > this.busyMicros) this.flooredSteps++
   }
 
   /** What a step is predicted to take, in µs, corrected. */
