@@ -50,10 +50,22 @@ export class TokenList {
   /** Which of them are their request's last: those that stop it, and those that it may have no more after. */
   readonly last = new IntList()
 
-  push(request: Request, token: number, flags: number): void {
-    this.requests[this.length++] = request
-    this.tokens.push(token)
-    this.flags.push(flags)
+  /** Makes room for `most` tokens behind those there are, for {@link set}. Ends with {@link cut}. */
+  extend(most: number): void {
+    this.tokens.extend(most)
+    this.flags.extend(most)
+  }
+
+  set(at: number, request: Request, token: number, flags: number): void {
+    // Mostly the same as a step ago, and to look is cheaper than to tell the collector of a store.
+    if (this.requests[at] !== request) this.requests[at] = request
+    this.tokens.data[at] = token
+    this.flags.data[at] = flags
+  }
+
+  /** There are `length` tokens. */
+  cut(length: number): void {
+    this.length = this.tokens.length = this.flags.length = length
   }
 
   clear(): void {

@@ -76,15 +76,17 @@ export class Commit {
 
   /** Tokens of a step, which `actions` gets. */
   tokens(plan: StepPlan, result: StepResult, actions: ActionList): void {
-    const { slots } = this.state
+    const { requests } = this.state.slots
     const { data, length } = result.tokens
     const { tokens } = actions
+    let at = tokens.length
+    tokens.extend(length / 3)
     // Rows of one tenant mostly stand side by side: its counter is touched once for all of them.
     let tenant: Tenant | null = null
     let charge = 0
     for (let i = 0; i < length; i += 3) {
-      const request = slots.at(data[i]!)
-      if (request === null) {
+      const request = requests[data[i]!]
+      if (request === null || request === undefined) {
         throw new InvariantViolation("a token belongs to an open slot", { slot: data[i], step: plan.stepId })
       }
       if (request.endReason !== null) continue
@@ -96,10 +98,11 @@ export class Commit {
       charge += outputCharge
       const flags = data[i + 2]!
       if (++request.progress.outputs === request.maxTokens || (flags & TokenFlag.stop) !== 0) {
-        tokens.last.push(tokens.length)
+        tokens.last.push(at)
       }
-      tokens.push(request, data[i + 1]!, flags)
+      tokens.set(at++, request, data[i + 1]!, flags)
     }
+    tokens.cut(at)
     if (tenant !== null) tenant.served += charge
   }
 
