@@ -1,6 +1,7 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { pagesFor } from "@uniprefill/units/Units"
 import { IntList } from "./IntList.ts"
+import { DecodeClock } from "./DecodeClock.ts"
 import type { Memory } from "./Memory.ts"
 import { removeFrom, type Request } from "./Request.ts"
 import type { StepLoad } from "./StepLoad.ts"
@@ -29,8 +30,9 @@ export class DecodeSet {
   private readonly needy: Array<Request> = []
   /** Those whose kept sets are not known yet, with the rows that they were counted with. */
   private readonly early: Array<EarlyMember> = []
-  /** Rows that every member has been given by plans so far. */
-  private planned = 0
+  private readonly clock = new DecodeClock()
+  /** No member's last row is planned before the clock counts so many. */
+  private expiresAt = Number.MAX_SAFE_INTEGER
   /** No member lacks a page for its next row before so many are planned. */
   private lacksAt = 0
   private readonly layout: KvLayout
@@ -52,7 +54,8 @@ export class DecodeSet {
 
   /** Those whose next row needs a page; valid until the next call. */
   lackingPages(): Array<Request> {
-    const { needy, members, joining, planned } = this
+    const { needy, members, joining } = this
+    const planned = this.clock.rows
     if (needy.length > 0) needy.length = 0
     // By index, here and below: iterators would be the only objects that a steady step makes.
     if (planned >= this.lacksAt) {
@@ -139,7 +142,7 @@ export class DecodeSet {
 
   /** Tables of a request have room for so many decode rows more. */
   private hasPagesFor({ holdings }: Request, rows: number): void {
-    holdings.lacksAt = this.planned + rows
+    holdings.lacksAt = this.clock.rows + rows
     this.lacksAt = Math.min(this.lacksAt, holdings.lacksAt)
   }
 
@@ -157,7 +160,8 @@ export class DecodeSet {
       members[request.flight.decodeIndex] = last
       last.flight.decodeIndex = request.flight.decodeIndex
     }
-    request.flight.decodeIndex = -1
+    request.flight.leave()
+    request.progress.leave()
     load.decodeRows--
     for (let s = 0; s < load.decodeKeys.length; s++) load.leaveDecode(s, request.progress.tableRows(s))
     this.leaving.push(request.slot)
@@ -188,17 +192,18 @@ export class DecodeSet {
 
   /** Those that join and have a page for their row, and a row for every member. */
   planRows(plan: StepPlan): void {
-    const { load, members, joining } = this
-    const { stepId } = plan
+    const { load, members, joining, clock } = this
     if (joining.length > 0) {
       let stalled = 0
       for (const request of joining) {
-        if (request.holdings.lacksAt <= this.planned) {
+        if (request.holdings.lacksAt <= clock.rows) {
           joining[stalled++] = request
           continue
         }
         plan.joins.push2(request.slot, -1)
-        request.flight.decodeIndex = members.length
+        request.flight.join(clock, members.length)
+        request.progress.join(clock)
+        this.expireIn(request.maxTokens - request.progress.plannedOutputs)
         members.push(request)
         load.decodeRows++
         for (let s = 0; s < load.decodeKeys.length; s++) {
@@ -207,14 +212,22 @@ export class DecodeSet {
       }
       joining.length = stalled
     }
-    this.planned++
+    clock.advance(plan.stepId)
     load.advanceDecodes(members.length)
-    for (let i = 0; i < members.length; i++) {
-      const request = members[i]!
-      const { progress } = request
-      request.flight.lastStep = stepId
-      progress.decodeRows++
-      if (++progress.plannedOutputs === request.maxTokens) this.expiring.push(request)
+    if (clock.rows >= this.expiresAt) this.findExpiring()
+  }
+
+  private findExpiring(): void {
+    this.expiresAt = Number.MAX_SAFE_INTEGER
+    for (const request of this.members) {
+      const left = request.maxTokens - request.progress.plannedOutputs
+      if (left === 0) this.expiring.push(request)
+      else this.expireIn(left)
     }
+  }
+
+  /** Some member has so many rows to come. */
+  private expireIn(rows: number): void {
+    this.expiresAt = Math.min(this.expiresAt, this.clock.rows + rows)
   }
 }

@@ -1,7 +1,10 @@
+import type { DecodeClock } from "./DecodeClock.ts"
+
 /** Which steps hold work of a request, and what it waits for because of them. */
 export class Flight {
-  /** The last step that holds work of this request; 0 when none does. */
-  lastStep = 0
+  /** While it decodes every step holds a row of it. */
+  private clock: DecodeClock | null = null
+  private lastUse = 0
   /** The step in flight that selects for this request, or computes for its forks: until its commit no prefill is planned. */
   awaitsStep = 0
   /** That step samples its first token. */
@@ -17,9 +20,26 @@ export class Flight {
   /** A plan has closed the slot, which is still its own for the results of steps before. */
   closed = false
 
+  /** The last step that holds work of this request; 0 when none does. */
+  get lastStep(): number {
+    return this.clock === null ? this.lastUse : Math.max(this.lastUse, this.clock.lastStep)
+  }
+
   /** A plan holds work of the request, or refers to its slot. */
   usedBy(stepId: number): void {
-    this.lastStep = stepId
+    this.lastUse = stepId
+  }
+
+  /** It is number `index` of those that decode. */
+  join(clock: DecodeClock, index: number): void {
+    this.clock = clock
+    this.decodeIndex = index
+  }
+
+  leave(): void {
+    this.lastUse = this.lastStep
+    this.clock = null
+    this.decodeIndex = -1
   }
 
   restart(): void {

@@ -299,11 +299,11 @@ export class PrefillStage {
   /** The item's last row gives the request its first token, and each of its forks one of its own. */
   private sampleFirst(request: Request, item: number, plan: StepPlan): void {
     plan.samples.push2(item, request.slot)
-    request.progress.plannedOutputs++
+    request.progress.planFirst()
     for (const fork of request.forks) {
       if (fork.endReason !== null) continue
       plan.samples.push2(item, fork.slot)
-      fork.progress.plannedOutputs++
+      fork.progress.planFirst()
       fork.flight.usedBy(plan.stepId)
     }
   }

@@ -1,3 +1,5 @@
+import type { DecodeClock } from "./DecodeClock.ts"
+
 /**
  * How far a request is: the sets decided, the rows computed, the output. Moved ahead when a step is planned, and confirmed
  * when it commits.
@@ -13,12 +15,14 @@ export class Progress {
   readonly bitmaps: Array<Uint32Array> = []
   /** Output tokens committed. */
   outputs = 0
-  /** Output tokens committed or sampled by a step in flight. */
-  plannedOutputs = 0
   /** Output tokens that the slot was opened with: rows that follow the kept rows of every set. */
   replayedOutputs = 0
-  /** Decode rows planned since the slot was opened. */
-  decodeRows = 0
+  /** While it decodes: what counts its rows, less those counted before it joined. */
+  private clock: DecodeClock | null = null
+  private clockOffset = 0
+  /** Decode rows, and outputs, of before. */
+  private ownRows = 0
+  private ownOutputs = 0
 
   constructor(promptLength: number) {
     this.keptRows = [promptLength]
@@ -27,6 +31,38 @@ export class Progress {
   /** |S_i|; the last known set stands in for those not decided yet (sets are nested: an upper bound). */
   rowsOf(segment: number): number {
     return this.keptRows[Math.min(segment, this.keptRows.length - 1)]!
+  }
+
+  /** Decode rows planned since the slot was opened. */
+  get decodeRows(): number {
+    return this.ownRows + this.clockRows
+  }
+
+  /** Output tokens committed or sampled by a step in flight. */
+  get plannedOutputs(): number {
+    return this.ownOutputs + this.clockRows
+  }
+
+  private get clockRows(): number {
+    return this.clock === null ? 0 : this.clock.rows - this.clockOffset
+  }
+
+  /** The first token is planned, with the prompt's last row. */
+  planFirst(): void {
+    this.ownOutputs++
+  }
+
+  /** Every row that the clock counts from here on is one of its own, and samples a token. */
+  join(clock: DecodeClock): void {
+    this.clock = clock
+    this.clockOffset = clock.rows
+  }
+
+  leave(): void {
+    const rows = this.clockRows
+    this.ownRows += rows
+    this.ownOutputs += rows
+    this.clock = null
   }
 
   /** Rows that prefill computes in a segment: the kept rows and the replayed output. */
@@ -44,8 +80,8 @@ export class Progress {
     this.segment = 0
     this.computedRows = 0
     this.replayedOutputs = this.outputs
-    this.plannedOutputs = this.outputs
-    this.decodeRows = 0
+    this.ownOutputs = this.outputs
+    this.ownRows = 0
   }
 
   /** Takes over what another answer to the same prompt has decided. */
