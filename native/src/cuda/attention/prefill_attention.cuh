@@ -15,8 +15,6 @@
 // warp walks the bitmap and leaves beside each tile which blocks it holds.
 #pragma once
 
-#include <type_traits>
-
 #include "cuda/common/fragments.cuh"
 #include "cuda/attention/prefill_copy.cuh"
 #include "cuda/common/wgmma.cuh"
@@ -90,6 +88,11 @@ __device__ __forceinline__ void pack_probabilities(uint32_t (&p)[Keys / 16][4], 
     for (int i = 0; i < 4; ++i) p[k][i] = Element<T>::pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
 }
 
+// The compiler makes four stores of some of these otherwise.
+__device__ __forceinline__ void store_16(void *target, const uint32_t (&v)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
+}
+
 // Writes a warp's 16 rows. Four lanes hold a row's columns in pairs; after the exchange each holds 8 neighbouring columns.
 template <class T, int D>
 __device__ __forceinline__ void store_rows(const float (&o)[D / 2], const float (&inverse)[2], T *output, int64_t row_stride,
@@ -108,8 +111,7 @@ __device__ __forceinline__ void store_rows(const float (&o)[D / 2], const float 
       }
       transpose_quad(v);
       if (row < rows)
-        *reinterpret_cast<uint4 *>(output + (first_row + row) * row_stride + (4 * j + quad) * 8) =
-            make_uint4(v[0], v[1], v[2], v[3]);
+        store_16(output + (first_row + row) * row_stride + (4 * j + quad) * 8, v);
     }
   }
 }
@@ -204,7 +206,7 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
     if (lane == 0) barrier_arrive(barrier);
   };
 
-  // The item whose scores are at work: the slot of its task, its rows and its tiles.
+  // The item at work: the slot of its task, its rows and its tiles.
   RowPair rows;
   int at, tile, tiles, tile_begin, full_begin, full_end;
   // Goes on to the next item. False: there are no more.
@@ -269,64 +271,54 @@ __device__ __forceinline__ void prefill_compute(PrefillShared<D> &shared, const 
     value_stage.advance();
   };
 
-  if (!next_item()) return;
-  barrier_wait(&shared.keys_full[key_stage.slot], key_stage.parity);
-  barrier_wait(&shared.queries_full[query_stage.slot][group_index], query_stage.parity);
-  issue_scores();
-  look();
-  mma_wait<0>();
-  scores_end();
-  softmax();
-  pack_probabilities<T, Keys>(p, s);
+  const auto rescale_values = [&](bool needed) {
+    if (!needed) return;
 #pragma unroll
-  for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
-
-  // The scores of a tile beside the values of the one before, which may be the last of another item: `begins`. That is code of
-  // its own: as a branch it costs registers, and with head_dim 256 spills.
-  int ended;  // the slot of that item's task
-  float ended_sum[2], ended_top[2];
-  const auto step = [&](auto begins) {
-    barrier_wait(&shared.keys_full[key_stage.slot], key_stage.parity);
-    named_sync(1 + group_index, 256);
-    mma_pin(o);
-    issue_scores();
-    barrier_wait(&shared.values_full[value_stage.slot], value_stage.parity);
-    issue_values();
-    named_arrive(2 - group_index, 256);
-    look();
-    mma_wait<1>();
-    scores_end();
-    const bool rescale = softmax();
-    values_end();
-    pack_probabilities<T, Keys>(p, s);
-    if constexpr (begins.value) {
-      prefill_store<T, D, Sparse>(a, shared.tasks[ended], top_row, o, ended_sum, ended_top, factor);
-      barrier_arrive(&shared.task_empty[ended]);  // every thread, since every one has read it
-#pragma unroll
-      for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
-    } else if (rescale) {
-#pragma unroll
-      for (int i = 0; i < D / 2; ++i) o[i] *= scale[(i / 2) % 2];
-    }
+    for (int i = 0; i < D / 2; ++i) o[i] *= scale[(i / 2) % 2];
   };
-  while (true) {
-    for (tile = 1; tile < tiles; ++tile) step(std::false_type{});
-    ended = at;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      ended_sum[half] = rows.sum[half];
-      ended_top[half] = rows.top[half];
-    }
-    if (!next_item()) break;
+
+  while (next_item()) {
+    barrier_wait(&shared.keys_full[key_stage.slot], key_stage.parity);
     barrier_wait(&shared.queries_full[query_stage.slot][group_index], query_stage.parity);
-    step(std::true_type{});
+    issue_scores();
+    look();
+    mma_wait<0>();
+    scores_end();
+    softmax();
+    pack_probabilities<T, Keys>(p, s);
+#pragma unroll
+    for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
+
+    for (tile = 1; tile < tiles; ++tile) {
+      barrier_wait(&shared.keys_full[key_stage.slot], key_stage.parity);
+      named_sync(1 + group_index, 256);
+      mma_pin(o);
+      issue_scores();
+      barrier_wait(&shared.values_full[value_stage.slot], value_stage.parity);
+      issue_values();
+      named_arrive(2 - group_index, 256);
+      look();
+      mma_wait<1>();
+      scores_end();
+      const bool rescale = softmax();
+      values_end();
+      // Which of the two comes first changes the compiler's schedule: by measurement.
+      if constexpr (Shape::kPackFirst) {
+        pack_probabilities<T, Keys>(p, s);
+        rescale_values(rescale);
+      } else {
+        rescale_values(rescale);
+        pack_probabilities<T, Keys>(p, s);
+      }
+    }
+    barrier_wait(&shared.values_full[value_stage.slot], value_stage.parity);
+    mma_pin(o);
+    mma_begin();
+    issue_values();
+    values_end();
+    prefill_store<T, D, Sparse>(a, shared.tasks[at], top_row, o, rows.sum, rows.top, factor);
+    barrier_arrive(&shared.task_empty[at]);  // every thread, since every one has read it
   }
-  barrier_wait(&shared.values_full[value_stage.slot], value_stage.parity);
-  mma_pin(o);
-  mma_begin();
-  issue_values();
-  values_end();
-  prefill_store<T, D, Sparse>(a, shared.tasks[ended], top_row, o, ended_sum, ended_top, factor);
 }
 
 template <class T, int D, bool Sparse>

@@ -12,6 +12,7 @@ struct PrefillShape {
   static constexpr int kPanels = D / 64;
   static constexpr int kStages = 2;
   static constexpr int kQueryStages = D == 256 ? 1 : 2;  // shared memory has no room for 2 × 64 KB
+  static constexpr bool kPackFirst = D != 256;  // probabilities before the values' new scale
   static constexpr int kQueryBytes = kPrefillRows * D * 2;
   static constexpr int kTileBytes = kKeys * D * 2;
 };
@@ -23,8 +24,8 @@ struct PrefillTask {
   int tiles;  // of keys
 };
 
-// One whose result is written, one whose scores begin, and the next.
-constexpr int kPrefillTasks = 3;
+// The one at work and the next.
+constexpr int kPrefillTasks = 2;
 
 template <int D>
 struct PrefillShared {
