@@ -215,17 +215,22 @@ __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const Pre
     task.advance();
     if (done) return;
 
-    const auto copy_queries = [&](int half) {
-      const int first = kPrefillHalfRows * half;
-      uint64_t *arrival = &shared.queries_full[query_stage.slot][half];
-      barrier_wait(&shared.queries_empty[query_stage.slot][half], query_stage.parity ^ 1);
-      if (lane == 0) {
-        barrier_expect(arrival, Shape::kQueryBytes / 2);
-        for (int panel = 0; panel < Shape::kPanels; ++panel)
-          copy_tile(shared.queries[query_stage.slot] + (panel * kPrefillRows + first) * 128, query_map, arrival, 0,
-                    item.first_row + first, panel, head, 0);
+    const auto copy_queries = [&] {
+      for (int half = 0; half < 2; ++half) {
+        const int first = kPrefillHalfRows * half;
+        uint64_t *arrival = &shared.queries_full[query_stage.slot][half];
+        barrier_wait(&shared.queries_empty[query_stage.slot][half], query_stage.parity ^ 1);
+        if (lane == 0) {
+          barrier_expect(arrival, Shape::kQueryBytes / 2);
+          for (int panel = 0; panel < Shape::kPanels; ++panel)
+            copy_tile(shared.queries[query_stage.slot] + (panel * kPrefillRows + first) * 128, query_map, arrival, 0,
+                      item.first_row + first, panel, head, 0);
+        }
       }
+      query_stage.advance();
     };
+    // A single buffer is what the next item waits for; of two, one is free by then, and the keys are wanted first.
+    if constexpr (Shape::kQueryStages == 1) copy_queries();
     for (int i = 0; i < tiles; ++i) {
       if (i == tiles - 1) take();  // the answer comes while this waits for room
       PrefillTile tile;
@@ -251,12 +256,7 @@ __device__ __forceinline__ void prefill_copy(PrefillShared<D> &shared, const Pre
       if (lane == 0) barrier_expect(&shared.keys_full[stage.slot], Copy::bytes(a.keys, tile, item.key_rows));
       __syncwarp();
       Copy::copy(shared.keys[stage.slot], key_map, a.keys, &shared.keys_full[stage.slot], item, kv_head, tile);
-      // Behind the keys, whose room is free earlier.
-      if (i == 0) {
-        copy_queries(0);
-        copy_queries(1);
-        query_stage.advance();
-      }
+      if (Shape::kQueryStages > 1 && i == 0) copy_queries();
       barrier_wait(&shared.values_empty[stage.slot], stage.parity ^ 1);
       uint64_t *arrival = tile.whole ? &shared.values_full[stage.slot] : &shared.tail;
       if (lane == 0) barrier_expect(arrival, Copy::bytes(a.values, tile, item.key_rows));
