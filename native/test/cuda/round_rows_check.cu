@@ -102,7 +102,7 @@ int main() {
       off = std::fmax(off, std::sqrt(error / norm));
     }
     const cudaError_t result = cudaDeviceSynchronize();
-    const bool ok = wrong == 0 && off < 0.05 && result == cudaSuccess;
+    const bool ok = wrong == 0 && off <= 0.0625 && result == cudaSuccess;
     std::printf("%s width %d: %d rows differ, activation off by %.4f, %s\n", ok ? "ok" : "FAILED", width, wrong, off, cudaGetErrorString(result));
     failures += ok ? 0 : 1;
     for (void *each : {static_cast<void *>(device_in), static_cast<void *>(values), static_cast<void *>(scales)}) cudaFree(each);
