@@ -4,7 +4,7 @@ import { familyOf, supportedArchitectures } from "./families/Families.ts"
 import type { Family } from "./families/Family.ts"
 import { ModelError } from "./ModelError.ts"
 import type { ModelSpec } from "./ModelSpec.ts"
-import { quantizedWeightsFault } from "./QuantizedWeights.ts"
+import { quantizedWeightsFault } from "./families/QuantizedWeights.ts"
 
 export interface DecodedConfig {
   readonly spec: ModelSpec

@@ -1,4 +1,4 @@
-import type { JsonObject } from "./families/Config.ts"
+import type { JsonObject } from "./Config.ts"
 
 /**
  * What keeps the weights that config.json's `quantization_config` announces from being read, or null. Matrices in e4m3 with a scale for

@@ -1,4 +1,4 @@
-import { quantizedWeightsFault } from "@uniprefill/model/QuantizedWeights"
+import { quantizedWeightsFault } from "@uniprefill/model/families/QuantizedWeights"
 import { expect, it } from "vitest"
 
 const channels = { num_bits: 8, type: "float", strategy: "channel", symmetric: true }
