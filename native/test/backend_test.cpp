@@ -5,6 +5,7 @@
 
 #include "backend_harness.h"
 #include "check.h"
+#include "cpu/cpu_weights.h"
 #include "cpu/kernels.h"
 #include "random_checkpoint.h"
 #include "random_specs.h"
@@ -119,9 +120,37 @@ void check_fp8(const char *what, up::ModelTable table, uint64_t seed) {
   }
 }
 
+// Which matrices of a layer are rounded: errors alone do not tell where one of several is not.
+void check_rounded_matrices(uint64_t seed) {
+  using up::MatrixKind;
+  RandomSpec spec(seed);
+  for (const bool moe : {false, true}) {
+    up::ModelTable table = spec.model({up::Mixer::full, up::Mixer::delta}, moe);
+    table.quantization = up::Quantization::fp8;
+    table.hidden_size = 64;
+    for (up::LayerSpec &layer : table.layers) layer.mlp.inner = 96;
+    const TemporaryDirectory directory;
+    const auto checkpoint = random_checkpoint(directory, table, seed);
+    const up::cpu::CpuWeights weights = up::cpu::pack_weights(*checkpoint, *up::cpu::portable_kernels(), {false, false});
+    for (size_t i = 0; i < weights.layers.size(); i++) {
+      for (const MatrixKind kind : {MatrixKind::qkv, MatrixKind::o, MatrixKind::delta_in, MatrixKind::delta_out, MatrixKind::gate_up,
+                                    MatrixKind::down, MatrixKind::shared_gate_up, MatrixKind::shared_down}) {
+        const up::cpu::Linear &linear = weights.layers[i][kind];
+        const bool fits = linear.n > 0 && linear.n % 16 == 0 && linear.k % 16 == 0;
+        CHECK(linear.fp8 == fits, "layer %d, matrix %d [%d, %d]", static_cast<int>(i), static_cast<int>(kind), linear.n, linear.k);
+      }
+      CHECK(!weights.layers[i][MatrixKind::router].fp8 && !weights.layers[i][MatrixKind::shared_gate].fp8);
+      for (const auto *experts : {&weights.layers[i].expert_gate_up, &weights.layers[i].expert_down})
+        for (const up::cpu::Linear &expert : *experts) CHECK(!expert.fp8);
+    }
+    CHECK(!weights.lm_head.fp8);
+  }
+}
+
 }  // namespace
 
 int main() {
+  check_rounded_matrices(1);
   using enum up::Mixer;
   for (uint64_t seed = 1; seed <= 6; seed++) {
     RandomSpec spec(seed);
