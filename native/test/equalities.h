@@ -361,8 +361,9 @@ inline double relative_error(const std::vector<float> &found, const std::vector<
   return std::sqrt(difference / norm);
 }
 
-// Operands are rounded to bf16 (2⁻⁹) in every matrix product; over the layers here that comes to about a hundredth.
-constexpr double reference_tolerance = 0.03;
+// Operands are rounded to bf16 (2⁻⁹) in every matrix product; over the layers here that comes to about a hundredth, and in the worst
+// of 30 random cases to .027 with one set of kernels and .032 with another: which of them a case gets depends on the processor.
+constexpr double reference_tolerance = 0.04;
 
 // Not the same bits, but those of plain loops in double precision within a tolerance; with the selections that were made. Not for
 // models that choose among experts: a near tie goes the other way now and then, and moves a row by an expert's share.
