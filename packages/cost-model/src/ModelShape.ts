@@ -15,7 +15,7 @@ export interface ModelShape {
 /** 16-bit weights and K/V. */
 export const inSixteenBits = (spec: ModelSpec): ModelShape => ({ spec, weightBytes: 2, kvBytes: 2 })
 
-/** Bytes of all weights, embeddings included. */
+/** Bytes of all weights, embeddings included, at `weightBytes` each. */
 export const weightBytes = (shape: ModelShape): number => parameterCount(shape.spec) * shape.weightBytes
 
 /** Experts of the layers that have any, and how many a row passes; 0 without experts. */

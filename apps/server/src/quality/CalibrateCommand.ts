@@ -25,6 +25,15 @@ import { predictedMicros } from "./PredictedTime.ts"
 
 export type CalibrateSettings = OptionValues<typeof calibrateOptions>
 
+/** All that measured values depend on: a run that was cut short goes on only where this is the same. */
+export const measurementOf = (
+  fingerprint: string,
+  settings: Pick<CalibrateSettings, "tokens" | "seed" | "tasks" | "prompts" | "haystack" | "quantization">,
+): string => {
+  const { tokens, seed, tasks, prompts, haystack = "", quantization } = settings
+  return JSON.stringify([fingerprint, tokens, seed, tasks, prompts, haystack, quantization])
+}
+
 /** Finds where a model may drop tokens, and writes the schedule. */
 export const calibrateCommand = (settings: CalibrateSettings, json: boolean, executorOf: EngineLive.ExecutorOf) =>
   Effect.gen(function* () {
@@ -58,15 +67,7 @@ export const calibrateCommand = (settings: CalibrateSettings, json: boolean, exe
         devices[0] = engine.model.executor.device
         return engine
       })
-    const about = JSON.stringify([
-      fingerprint,
-      tokens,
-      seed,
-      settings.tasks,
-      prompts,
-      settings.haystack ?? "",
-      settings.quantization,
-    ])
+    const about = measurementOf(fingerprint, settings)
     const progressFile = `${out}.progress`
     const state = yield* CalibrationState.open(progressFile, about)
     const assumed = yield* calibrationOf(shared, settings.executor)

@@ -118,7 +118,7 @@ Matmul::Shape &Matmul::shape(const Product &p) {
     for (const int mode : {lt::desc_scale_mode_a, lt::desc_scale_mode_b})
       check(lt_.MatmulDescSetAttribute(made->desc, mode, &lt::scale_of_each_row, sizeof lt::scale_of_each_row), "scales", p);
     set_scales(*made, p);
-    // Sums within the matrix units, some 14 bits: a tenth and more faster, and what that loses is a tenth of what rounding to e4m3 does.
+    // Sums within the matrix units, some 14 bits: a tenth and more faster, and they lose less than a tenth of what rounding to e4m3 does.
     const int8_t fast = 1;
     check(lt_.MatmulDescSetAttribute(made->desc, lt::desc_fast_sums, &fast, sizeof fast), "sums", p);
   }
