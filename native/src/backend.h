@@ -60,6 +60,9 @@ struct RowTable {
   std::vector<int32_t> positions;      // [rows] of rotary embedding
   std::vector<int32_t> places;         // [rows] index in the segment's tables: where K and V go, and the last key that is seen
   std::vector<int32_t> first_visible;  // [rows] first key that a sliding layer's row sees; empty without such layers
+  // [groups] blocks of 128 rows at its front that read a part of the keys in layers of full attention (selection/sparsity.h); the
+  // first begins at a multiple of 128. Empty: all rows read all keys.
+  std::vector<int32_t> sparse_blocks;
 
   int rows() const { return static_cast<int>(positions.size()); }
 };
@@ -167,6 +170,7 @@ struct BackendOptions {
   int max_rows = 0;    // of a step
   int max_tokens = 0;  // of a slot
   int last_q = 0;
+  uint64_t prefill_p_q32 = 0;  // the share of attention that the keys read by sparse blocks have
   std::vector<bool> split_layers;  // layers whose Q and K/V are projected for different rows
   const PageTables *tables = nullptr;  // as the plans have left them; outlives the backend
   const std::vector<int32_t> *state_slots_of = nullptr;  // [slots] state slot of each, −1 without

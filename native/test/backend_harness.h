@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -12,6 +13,7 @@
 #include "backend.h"
 #include "cpu/cpu_backend.h"
 #include "reference/reference_backend.h"
+#include "selection/sparsity.h"
 
 struct Chunk {
   int slot, first, rows;
@@ -64,19 +66,25 @@ inline up::Layout make_layout(const up::ModelTable &model, const std::vector<int
   return out;
 }
 
+struct HarnessLimits {
+  int max_rows = 1024;
+  int max_tokens = 4096;
+  double prefill_p = 0;  // the share of attention that whole blocks of rows read keys for; 0: all
+};
+
 class BackendHarness {
  public:
   static constexpr int slots = 4;
-  static constexpr int max_rows = 1024;
   static constexpr int last_q = 32;
 
   // `seed`: of slabs, and of tiles where `random_tiles`.
   using Make = std::function<std::unique_ptr<up::Backend>(std::shared_ptr<const up::Checkpoint>, const up::BackendOptions &)>;
   BackendHarness(std::shared_ptr<const up::Checkpoint> checkpoint, const std::vector<int> &drop_layers, uint64_t seed, bool random_tiles,
-                 const Make &make, const up::ElementBytes &elements = {})
+                 const Make &make, const up::ElementBytes &elements = {}, const HarnessLimits &limits = {})
       : checkpoint_(std::move(checkpoint)),
         random_(seed),
         random_tiles_(random_tiles),
+        is_sparse_(limits.prefill_p > 0),
         layout_(make_layout(model(), drop_layers, 64 << (seed % 2), 1 + static_cast<int>(seed % 3), elements)),
         tables_(slots, static_cast<int>(layout_.tables.size())),
         state_slots_(slots) {
@@ -90,8 +98,9 @@ class BackendHarness {
     options.slabs = slabs;
     options.slots = slots;
     options.state_slots = 2 * slots;
-    options.max_rows = max_rows;
-    options.max_tokens = 4096;
+    options.max_rows = limits.max_rows;
+    options.max_tokens = limits.max_tokens;
+    options.prefill_p_q32 = static_cast<uint64_t>(std::ldexp(limits.prefill_p, 32));
     options.last_q = last_q;
     options.split_layers.assign(model().layers.size(), false);
     for (const int layer : drop_layers) options.split_layers[static_cast<size_t>(layer)] = true;
@@ -145,6 +154,7 @@ class BackendHarness {
     const int window = layout_.window_of(segment);
     for (const auto &[slot, first, rows] : chunks) {
       out.groups.push_back({slot, out.rows(), rows});
+      if (is_sparse_) out.sparse_blocks.push_back(first % up::sparse_query_rows == 0 ? rows / up::sparse_query_rows : 0);
       if (rows == 1 && out.decode_rows == static_cast<int>(out.groups.size()) - 1) out.decode_rows++;
       for (int i = first; i < first + rows; i++) {
         out.positions.push_back(i);
@@ -236,6 +246,7 @@ class BackendHarness {
   std::shared_ptr<const up::Checkpoint> checkpoint_;
   std::mt19937_64 random_;
   bool random_tiles_;
+  bool is_sparse_;
   up::Layout layout_;
   up::PageTables tables_;
   std::vector<int32_t> state_slots_;

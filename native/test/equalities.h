@@ -201,6 +201,7 @@ inline std::string prefix_hit(Equality &e) {
 inline std::string generated_prefix_hit(Equality &e) {
   Host host(e.model, e.c.host);
   if (e.drops() && host.layout.has_states()) return "";
+  if (e.c.host.prefill_p > 0) return "";  // decoded rows have read all keys
   const int page = e.c.host.page_size;
   const int prompt = e.dice.between(page / 2, page);
   const int rows = 2 * page;
@@ -330,7 +331,7 @@ inline std::string elsewhere(Equality &e) {
 inline std::string dense(Equality &e) {
   if (!e.drops()) return "";
   HostOptions plain = e.c.host;
-  plain.schedule.layers.clear();
+  if (plain.prefill_p == 0) plain.schedule.layers.clear();  // else keys are left out below the first of them
   Host without(e.model, plain);
   SlotSpec spec = e.request;
   spec.drops = false;

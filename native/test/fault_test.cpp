@@ -15,6 +15,7 @@ Case hybrid() { return cases::hybrid(); }
 Case llama() { return cases::llama(); }
 Case gemma() { return cases::gemma(40, false); }
 Case qwen() { return cases::qwen(false, false); }
+Case sparse() { return cases::sparse_llama(); }
 Case qwen_moe() { return cases::qwen(true, true); }
 
 const std::vector<Planted> planted = {
@@ -28,6 +29,7 @@ const std::vector<Planted> planted = {
     {"windows are told by position", wrapped_in<faults::WindowByPosition>(), gemma, equalities::reference},
     {"windows are one row short in decode", wrapped_in<faults::WindowShortInDecode>(), gemma, equalities::preempted},
     {"windows end at the chunk", wrapped_in<faults::WindowFromChunk>(), gemma, equalities::chunked},
+    {"keys left out depend on the chunk", wrapped_in<faults::ChunkEndsReadAll>(), sparse, equalities::chunked},
     {"windows are whole pages", wrapped_in<faults::WindowInWholePages>(), gemma, equalities::elsewhere},
     {"a decode row does not see itself", wrapped_in<faults::NewestKeyUnseenInDecode>(), llama, equalities::resumed},
     {"a decoded token has its place for a position", wrapped_in<faults::DecodedAtItsPlace>(), llama, equalities::resumed},

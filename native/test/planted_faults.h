@@ -177,6 +177,15 @@ class WindowFromChunk : public ChangedRows {
   }
 };
 
+// Keys that are left out depend on where a prompt is cut.
+class ChunkEndsReadAll : public ChangedRows {
+ public:
+  using ChangedRows::ChangedRows;
+  void change_seen(RowTable &rows) override {
+    for (int32_t &blocks : rows.sparse_blocks) blocks = std::max(0, blocks - 1);
+  }
+};
+
 class WindowInWholePages : public ChangedRows {
  public:
   using ChangedRows::ChangedRows;

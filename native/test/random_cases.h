@@ -56,6 +56,15 @@ inline Case gemma(int window, bool by_original) {
   return c;
 }
 
+// Prompts of several blocks of rows, which leave out keys in the layers below the first drop layer.
+inline Case with_sparsity(Case c, double p) {
+  c.name += ", sparse prefill";
+  c.host.prefill_p = p;
+  c.host.page_size = 128;
+  c.prompt += 500;
+  return c;
+}
+
 // Gated DeltaNet and gated attention by turns; a quarter of the dimensions turns.
 inline up::LayerSpec gated_attention(int heads, int kv_heads, int head_dim) {
   up::LayerSpec layer = attention_layer(heads, kv_heads, head_dim);
@@ -91,8 +100,14 @@ inline Case hybrid() {
   return c;
 }
 
+inline Case sparse_llama() {
+  Case c = with_sparsity(llama(), 0.5);
+  c.host.schedule.layers = {2};
+  return c;
+}
+
 inline std::vector<Case> families() {
-  return {llama(), gemma(40, false), gemma(90, true), qwen(false, false), qwen(false, true), qwen(true, true), hybrid()};
+  return {llama(), gemma(40, false), gemma(90, true), qwen(false, false), qwen(false, true), qwen(true, true), hybrid(), sparse_llama()};
 }
 
 inline up::LayerSpec random_layer(Dice &dice, int window) {
@@ -163,7 +178,7 @@ inline Case random(uint64_t seed) {
   schedule.window_by_original = dice.chance(2);
   c.prompt = dice.pick({100, 256, 333, 400, 640});
   c.outputs = dice.between(4, 7);
-  return c;
+  return dice.chance(4) ? with_sparsity(c, dice.pick({0.3, 0.6, 0.9})) : c;
 }
 
 // What a reader needs to find a case again.
@@ -178,7 +193,7 @@ inline std::string describe(const Case &c) {
   const ScheduleSpec &s = c.host.schedule;
   out += up::text("hidden ", c.model.hidden, ", prompt ", c.prompt, ", page ", c.host.page_size, ", drops at");
   for (const int32_t layer : s.layers) out += up::text(' ', layer);
-  return out + up::text(", p ", s.p, ", block ", s.block, ", sink ", s.sink, ", last_q ", s.last_q);
+  return out + up::text(", sparse prefill ", c.host.prefill_p, ", p ", s.p, ", block ", s.block, ", sink ", s.sink, ", last_q ", s.last_q);
 }
 
 }  // namespace cases

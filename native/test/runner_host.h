@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -18,6 +19,7 @@
 #include "random_model.h"
 #include "runner/make_backend.h"
 #include "runner/runner.h"
+#include "selection/sparsity.h"
 #include "slot_progress.h"
 
 // A random model in a directory of its own, loaded.
@@ -57,6 +59,7 @@ struct HostOptions {
   int max_tokens = 2048;
   int threads = 2;
   int ranks = 1;
+  double prefill_p = 0;  // the share of attention that prefill reads keys for below the first drop layer; 0: all
   bool shuffled = true;  // slabs are granted in no order, so that a page's are not neighbours by luck; false: from 0 on
   up_device device = UP_DEVICE_CPU;
   up_kernels kernels = UP_KERNELS_AUTO;
@@ -100,6 +103,7 @@ class Host {
     native.threads = options.threads;
     native.kernels = options.kernels;
     native.tensor_parallel_size = options.ranks;
+    native.prefill_p_q32 = static_cast<uint64_t>(std::ldexp(options.prefill_p, 32));
     try {
       runner_ = std::make_unique<up::Runner>(model.checkpoint, native, [&](const auto &share, const up::BackendOptions &backend) {
         auto made = up::make_backend(share, backend, native);
@@ -191,11 +195,13 @@ class Host {
     for (const int table : layout.segment(segment).attention) grow(slot, table, rows);
   }
 
-  // Adds an item of at most `most` rows; one that completes its segment goes on through `more` segments. Samples at the end.
+  // Adds an item of at most `most` rows; one that completes its segment goes on through `more` segments. Samples at the end. Where
+  // prefill leaves out keys it is cut at whole blocks of rows, of which there is one at least.
   void prefill(int slot, int most, int more = 64) {
     Progress &p = progress(slot);
     free_windows(slot);
     const int last = layout.last_segment();
+    if (options_.prefill_p > 0) most = std::max(1, most / up::sparse_query_rows) * up::sparse_query_rows;
     const int rows = std::min(most, p.rows_of(p.segment) - p.computed);
     const int end = p.computed + rows;
     const bool completes = end == p.rows_of(p.segment);

@@ -288,6 +288,7 @@ class Model : public Napi::ObjectWrap<Model> {
     options.memory_fraction = number(from, "memoryFraction");
     options.device_index = integer(from, "deviceIndex");
     options.tensor_parallel_size = integer(from, "tensorParallelSize");
+    options.prefill_p_q32 = uint64(from, "prefillPQ32");
     up_runner *runner = nullptr;
     check(env, up_runner_create(model, &options, &runner));
     return env.GetInstanceData<Classes>()->runner.New({Napi::External<up_runner>::New(env, runner)});

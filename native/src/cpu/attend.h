@@ -18,6 +18,7 @@
 
 #include "parallel.h"
 #include "scores.h"
+#include "selection/sparsity.h"
 
 namespace up::cpu {
 
@@ -39,6 +40,7 @@ struct AttendRows {
   alignas(64) float sums[attend_task_rows][16];               // 16 partial sums of powers
   float reference[attend_task_rows];                          // exponent that scores are relative to
   int lo[attend_task_rows], hi[attend_task_rows];             // visible keys, inclusive
+  const uint32_t *blocks[attend_task_rows];                   // those of 64 that are visible, or nullptr for all
 };
 
 template <class Simd>
@@ -105,6 +107,12 @@ struct Attend {
     }
   }
 
+  static bool sees_block(const uint32_t *blocks, int first_key) {
+    static_assert(tile_keys == sparse_key_rows);
+    const int block = first_key / tile_keys;
+    return blocks == nullptr || (blocks[block / 32] >> (block % 32) & 1) != 0;
+  }
+
   // One strip of R rows from `row` on against one tile of keys.
   template <int R>
   static void strip(AttendRows &rows, int row, const bf16 *keys, const bf16 *values, int first_key, int head_dim,
@@ -112,7 +120,7 @@ struct Attend {
     unsigned seen = 0;
     int last = -1;
     for (int r = 0; r < R; ++r)
-      if (rows.lo[row + r] < first_key + tile_keys && rows.hi[row + r] >= first_key) {
+      if (rows.lo[row + r] < first_key + tile_keys && rows.hi[row + r] >= first_key && sees_block(rows.blocks[row + r], first_key)) {
         seen |= 1u << r;
         last = std::max(last, rows.hi[row + r]);
       }
@@ -170,6 +178,10 @@ struct Attend {
                   sizeof(bf16) * head_dim);
       rows.lo[i] = group.lo ? group.lo[row] : 0;
       rows.hi[i] = group.hi[row];
+      const int block = row / sparse_query_rows;
+      rows.blocks[i] = block < group.sparse_blocks
+                           ? group.bitmaps + (static_cast<ptrdiff_t>(task.head) * group.sparse_blocks + block) * group.words
+                           : nullptr;
       rows.reference[i] = -FLT_MAX;
       first = std::min(first, rows.lo[i]);
       last = std::max(last, rows.hi[i]);

@@ -3,6 +3,7 @@
 
 #include "cpu/cpu_layers.h"
 #include "cpu/tile_groups.h"
+#include "selection/sparsity.h"
 
 namespace up::cpu {
 namespace {
@@ -54,7 +55,9 @@ void CpuBackend::attend(int layer, const RowTable &rows) {
   const int table = options_.layout.place(layer).table;
   const bool sliding = spec(layer).mixer == Mixer::sliding;
   attention_.clear();
-  for (const auto &[slot, first, count] : rows.groups) {
+  bitmaps_.clear();
+  for (size_t i = 0; i < rows.groups.size(); i++) {
+    const auto &[slot, first, count] = rows.groups[i];
     const size_t at = area(first, a.query_width());
     attention_.push_back({.rows = count,
                           .queries = queries_.get() + at,
@@ -62,6 +65,15 @@ void CpuBackend::attend(int layer, const RowTable &rows) {
                           .lo = sliding ? rows.first_visible.data() + first : nullptr,
                           .hi = rows.places.data() + first,
                           .output = attended_.get() + at});
+    if (rows.sparse_blocks.empty() || rows.sparse_blocks[i] == 0 || sliding) continue;
+    Attention &sparse = attention_.back();
+    const int place = rows.places[static_cast<size_t>(first)];
+    sparse.sparse_blocks = rows.sparse_blocks[i];
+    sparse.words = sparse_words(place + sparse.sparse_blocks * sparse_query_rows);
+    bitmaps_.emplace_back(static_cast<size_t>(a.kv_heads) * static_cast<size_t>(sparse.sparse_blocks) * static_cast<size_t>(sparse.words));
+    kernels_.sparse_keys(sparse.queries, place, sparse.sparse_blocks, sparse.kv, attention_shape(a), options_.prefill_p_q32,
+                         bitmaps_.back().data());
+    sparse.bitmaps = bitmaps_.back().data();
   }
   kernels_.attend(attention_.data(), static_cast<int>(attention_.size()), attention_shape(a));
 }

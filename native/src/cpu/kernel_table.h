@@ -15,6 +15,7 @@
 #include "rms_norm.h"
 #include "rope.h"
 #include "score.h"
+#include "sparse_keys.h"
 #include "write_kv.h"
 
 namespace up::cpu {
@@ -37,6 +38,7 @@ constexpr Kernels kernel_table(const char *name) {
           .write_kv = write_kv,
           .attend = Attend<Simd>::attend,
           .score = Score<Simd>::score,
+          .sparse_keys = SparseKeys<Simd>::run,
           .delta_inputs = DeltaInputs<Simd>::run,
           .delta_recur = DeltaRecurrence<Simd>::run,
           .delta_outputs = delta_outputs<Simd>,

@@ -46,6 +46,10 @@ struct Attention {
   const int32_t *lo;  // [rows] first visible key, or nullptr for 0
   const int32_t *hi;  // [rows] last visible key, inclusive, ≥ lo
   bf16 *output;       // [rows, heads, head_dim]
+  // Of the first `sparse_blocks` blocks of 128 rows: the blocks of 64 keys that a row sees, [kv_heads, sparse_blocks, words]
+  const uint32_t *bitmaps = nullptr;
+  int sparse_blocks = 0;
+  int words = 0;
 };
 
 struct AttentionShape {
@@ -177,6 +181,11 @@ struct Kernels {
   // False when a score is not finite; masses are then meaningless.
   bool (*score)(const bf16 *queries, int q_rows, const KvPages &keys, int rows, int block, const AttentionShape &shape,
                 uint64_t *masses);
+
+  // The blocks of 64 keys that blocks of 128 query rows [rows, heads, head_dim] read for a share p of their attention (selection/
+  // sparsity.h), the first of these being row `first`, a multiple of 128: bitmaps [kv_heads, blocks, sparse_words(first + 128 · blocks)].
+  void (*sparse_keys)(const bf16 *queries, int first, int blocks, const KvPages &keys, const AttentionShape &shape, uint64_t p_q32,
+                      uint32_t *bitmaps);
 
   // Gated DeltaNet of a tile's rows, projected [rows, projected_width] = [q | k | v | z | b | a], in three parts.
   // Convolution over the group's rows, SiLU, lengths of q and k, gates; the groups' convolution states go on.

@@ -69,15 +69,20 @@ struct Score {
     return lanes[0];
   }
 
-  // R queries from the one at row `row` on against the tile of keys from `first_key` on.
+  // The first query's row, and how far the next one's is.
+  struct QueryRows {
+    int first, step;
+  };
+
+  // R queries against the tile of keys from `first_key` on.
   template <int R>
-  static bool strip(const bf16 *queries, int head_dim, int row, const bf16 *keys, int first_key, int block,
+  static bool strip(const bf16 *queries, int head_dim, QueryRows rows, const bf16 *keys, int first_key, int block,
                     const ScoreScale<Simd> &scale, BlockSums &sums, int query) {
     alignas(64) float dots[R][tile_keys];
     dot_keys<Simd, R>(queries, head_dim, keys, dots);
     bool finite = true;
     for (int r = 0; r < R; ++r) {
-      const int last = std::min(row + r, first_key + tile_keys - 1);
+      const int last = std::min(rows.first + r * rows.step, first_key + tile_keys - 1);
       if (last < first_key) continue;
       const size_t at = static_cast<size_t>(query + r) * sums.stride;
       finite &= add_row(dots[r], scale, first_key, last, block, &sums.greatest[at], &sums.sum[at]);
@@ -86,12 +91,12 @@ struct Score {
   }
 
   template <int R>
-  static bool strip_of_rows(int count, const bf16 *queries, int head_dim, int row, const bf16 *keys, int first_key,
+  static bool strip_of_rows(int count, const bf16 *queries, int head_dim, QueryRows rows, const bf16 *keys, int first_key,
                             int block, const ScoreScale<Simd> &scale, BlockSums &sums, int query) {
     if constexpr (R > 1)
       if (count < R)
-        return strip_of_rows<R - 1>(count, queries, head_dim, row, keys, first_key, block, scale, sums, query);
-    return strip<R>(queries, head_dim, row, keys, first_key, block, scale, sums, query);
+        return strip_of_rows<R - 1>(count, queries, head_dim, rows, keys, first_key, block, scale, sums, query);
+    return strip<R>(queries, head_dim, rows, keys, first_key, block, scale, sums, query);
   }
 
   // Replaces each (query, block) sum by the block's share of the query.
@@ -127,7 +132,7 @@ struct Score {
       const bf16 *keys = key_group(pages, key, head / (shape.heads / shape.kv_heads), head_dim);
       for (int q = 0; q < q_rows; q += Simd::tile_rows)
         finite &= strip_of_rows<Simd::tile_rows>(q_rows - q, &packed[static_cast<size_t>(q) * head_dim], head_dim,
-                                                 rows - q_rows + q, keys, key, block, scale, sums, q);
+                                                 {rows - q_rows + q, 1}, keys, key, block, scale, sums, q);
     }
     if (!finite) return false;
     for (int q = 0; q < q_rows; ++q) normalise(sums, q, blocks);

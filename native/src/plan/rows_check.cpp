@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "selection/sparsity.h"
+
 namespace up {
 namespace {
 
@@ -21,6 +23,7 @@ class RowsCheck {
     fail(UP_INVALID_PLAN, "check plan", place_, detail...);
   }
   void item(const Item &item);
+  void whole_blocks(const Slot &slot, const Item &item) const;
   void dense_item(const Slot &slot, const Item &item);
   void dropping_item(const Slot &slot, const Item &item);
   // Pages that rows [first, end) of a segment write and read, and the state that they go on from.
@@ -175,6 +178,16 @@ void RowsCheck::dropping_item(const Slot &slot, const Item &item) {
   }
 }
 
+// Where rows leave out keys, which ones must not depend on where a prompt is cut.
+void RowsCheck::whole_blocks(const Slot &slot, const Item &item) const {
+  if (!books_.limits.sparse_prefill || item.first_segment != 0) return;
+  const int end = item.first_row + item.rows;
+  if (item.first_row % sparse_query_rows != 0 || (end % sparse_query_rows != 0 && end != slot.rows(0))) {
+    refuse("rows ", item.first_row, " to ", end, " of ", slot.rows(0), ": with prefill sparsity prompts are cut at multiples of ",
+           sparse_query_rows);
+  }
+}
+
 void RowsCheck::item(const Item &item) {
   const auto slots = books_.slots.size();
   if (item.slot < 0 || static_cast<size_t>(item.slot) >= slots) refuse("slot ", item.slot, " of ", slots);
@@ -193,6 +206,7 @@ void RowsCheck::item(const Item &item) {
     }
   }
   const SegmentState &segment = slot.segment(item.first_segment);
+  whole_blocks(slot, item);
   const int rows = slot.rows(item.first_segment);
   if (segment.done) refuse("begins in segment ", item.first_segment, ", which is finished with ", rows, " rows");
   if (item.first_row < 0 || item.rows < 0 || item.first_row > rows || item.rows > rows - item.first_row) {

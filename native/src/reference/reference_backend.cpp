@@ -8,6 +8,7 @@
 #include "abi/failure.h"
 #include "reference/reference_layers.h"
 #include "sampling/host_sampling.h"
+#include "selection/sparsity.h"
 #include "weights/rope.h"
 
 namespace up::reference {
@@ -151,6 +152,8 @@ class ReferenceBackend : public Backend {
     std::vector<const double *> keys, values;
   };
   KeyRows key_rows(int slot, int layer, int first, int last);
+  std::vector<std::vector<uint32_t>> sparse_keys(const AttentionSpec &a, const KeyRows &keys, const RowGroup &group, int query_blocks, int place);
+  static void keep_shares(Vector &shares, const std::vector<uint32_t> &blocks);
 
   static size_t index(int i) { return static_cast<size_t>(i); }
   static size_t at(int row, int width) { return static_cast<size_t>(row) * static_cast<size_t>(width); }
@@ -257,19 +260,24 @@ void ReferenceBackend::attend(int layer, const RowTable &rows) {
   const AttentionSpec &a = model_.layer(layer).attention;
   const bool sliding = model_.layer(layer).mixer == Mixer::sliding;
   const auto first_of = [&](int i) { return sliding ? rows.first_visible[index(i)] : 0; };
-  for (const RowGroup &group : rows.groups) {
+  for (size_t g = 0; g < rows.groups.size(); g++) {
+    const RowGroup &group = rows.groups[g];
     const int end = group.first + group.rows;
     const int first = first_of(group.first);
     const int last = rows.places[index(end - 1)];
     const KeyRows keys = key_rows(group.slot, layer, first, last);
+    const int sparse = rows.sparse_blocks.empty() || sliding ? 0 : rows.sparse_blocks[g];
+    const auto chosen = sparse_keys(a, keys, group, sparse, rows.places[index(group.first)]);
 #pragma omp parallel for schedule(dynamic)
     for (int i = group.first; i < end; i++) {
       Vector &out = attended_[index(i)];
       out.assign(index(a.query_width()), 0.0);
       for (int head = 0; head < a.heads; head++) {
         const int offset = head / (a.heads / a.kv_heads) * a.head_dim;
-        const Vector shares = attention_shares(&queries_[index(i)][index(head * a.head_dim)], &keys.keys[index(first_of(i) - first)],
-                                               rows.places[index(i)] - first_of(i) + 1, offset, a);
+        Vector shares = attention_shares(&queries_[index(i)][index(head * a.head_dim)], &keys.keys[index(first_of(i) - first)],
+                                         rows.places[index(i)] - first_of(i) + 1, offset, a);
+        const int block = (i - group.first) / sparse_query_rows;
+        if (block < sparse) keep_shares(shares, chosen[index(head / (a.heads / a.kv_heads) * sparse + block)]);
         for (size_t j = 0; j < shares.size(); j++) {
           const double *value = keys.values[index(first_of(i) - first) + j] + offset;
           for (int d = 0; d < a.head_dim; d++) out[index(head * a.head_dim + d)] += shares[j] * value[d];
@@ -277,6 +285,51 @@ void ReferenceBackend::attend(int layer, const RowTable &rows) {
       }
     }
   }
+}
+
+// [kv heads, blocks of 128 rows] the blocks of keys that these read.
+std::vector<std::vector<uint32_t>> ReferenceBackend::sparse_keys(const AttentionSpec &a, const KeyRows &keys, const RowGroup &group,
+                                                                 int query_blocks, int place) {
+  std::vector<std::vector<uint32_t>> out;
+  const int heads_per_kv = a.heads / a.kv_heads;
+  for (int kv_head = 0; kv_head < a.kv_heads; kv_head++) {
+    for (int block = 0; block < query_blocks; block++) {
+      const int blocks = (place + (block + 1) * sparse_query_rows) / sparse_key_rows;
+      std::vector<uint32_t> masses(index(blocks), 0);
+      bool finite = true;
+      for (int head = kv_head * heads_per_kv; head < (kv_head + 1) * heads_per_kv; head++) {
+        Vector of_head(masses.size(), 0.0);
+        for (int sample = 1; sample <= sparse_samples; sample++) {
+          const int row = block * sparse_query_rows + sample * sparse_sample_every - 1;
+          const Vector shares = attention_shares(&queries_[index(group.first + row)][index(head * a.head_dim)], keys.keys.data(),
+                                                 place + row + 1, kv_head * a.head_dim, a);
+          for (size_t j = 0; j < shares.size(); j++) of_head[j / sparse_key_rows] += shares[j];
+        }
+        for (size_t j = 0; j < masses.size(); j++) {
+          finite = finite && std::isfinite(of_head[j]);
+          if (finite) masses[j] += static_cast<uint32_t>(of_head[j] * sparse_unit);
+        }
+      }
+      out.emplace_back(index(sparse_words(blocks * sparse_key_rows)));
+      if (finite) {
+        choose_key_blocks(masses, options_.prefill_p_q32, out.back().data());
+      } else {
+        keep_key_blocks(blocks, out.back().data());
+      }
+    }
+  }
+  return out;
+}
+
+// The softmax of the keys in these blocks alone.
+void ReferenceBackend::keep_shares(Vector &shares, const std::vector<uint32_t> &blocks) {
+  double total = 0;
+  for (size_t j = 0; j < shares.size(); j++) {
+    const size_t block = j / sparse_key_rows;
+    if ((blocks[block / 32] >> (block % 32) & 1) == 0) shares[j] = 0;
+    total += shares[j];
+  }
+  for (double &share : shares) share /= total;
 }
 
 std::vector<SelectionOutcome> ReferenceBackend::select(int layer, std::span<const SelectionTask> tasks, up_rule rule) {

@@ -8,6 +8,7 @@
 #include "abi/fnv.h"
 #include "plan/apply.h"
 #include "runner/make_backend.h"
+#include "selection/sparsity.h"
 
 namespace up {
 namespace {
@@ -32,13 +33,28 @@ void check_options(const up_runner_options &options, const ModelTable &model) {
   require_within("threads", options.threads, 0, max_threads);
 }
 
+// Heads that read the same keys choose them together, so they lie on one rank.
+void check_sparsity(uint64_t p_q32, const ModelTable &whole, int ranks) {
+  if (p_q32 > UINT32_MAX) fail(UP_INVALID_ARGUMENT, "check options", "prefill_p_q32 is ", p_q32, ", less than 2^32 was expected");
+  if (p_q32 == 0) return;
+  for (int i = 0; i < whole.layer_count(); i++) {
+    if (whole.layer(i).mixer != Mixer::full) continue;
+    const AttentionSpec &a = whole.layer(i).attention;
+    if (a.kv_heads < ranks)
+      fail(UP_UNSUPPORTED_MODEL, "check options", "prefill sparsity wants a key head on each of ", ranks, " ranks, layer ", i, " has ", a.kv_heads);
+    if (a.heads / a.kv_heads > sparse_most_heads)
+      fail(UP_UNSUPPORTED_MODEL, "check options", "prefill sparsity: ", a.heads / a.kv_heads, " heads of layer ", i, " share keys, at most ",
+           sparse_most_heads, " may");
+  }
+}
+
 Books make_books(const up_runner_options &options, const ModelTable &model) {
   check_options(options, model);
   Layout layout = parse_layout({options.layout, options.layout_bytes}, model, element_bytes(options.device));
   Schedule schedule = read_schedule(options.schedule, layout);
   // Without slabs, until a backend has the memory for them.
   return {std::move(layout), std::move(schedule),
-          {0, options.slots, options.state_slots, model.vocab_size, options.max_rows_per_step, options.max_tokens}};
+          {0, options.slots, options.state_slots, model.vocab_size, options.max_rows_per_step, options.max_tokens, options.prefill_p_q32 > 0}};
 }
 
 // Layers whose queries and keys are computed for different rows: drop layers and the last one.
@@ -57,7 +73,9 @@ std::shared_ptr<const Checkpoint> share_of(const std::shared_ptr<const Checkpoin
 Rank::Rank(const std::shared_ptr<const Checkpoint> &whole, const up_runner_options &options, std::shared_ptr<Communicator> communicator)
     : checkpoint_(share_of(whole, communicator.get())),
       communicator_(std::move(communicator)),
-      books_(make_books(options, checkpoint_->table())) {}
+      books_(make_books(options, checkpoint_->table())) {
+  check_sparsity(options.prefill_p_q32, whole->table(), communicator_ ? communicator_->shard().size : 1);
+}
 
 void Rank::load(const up_runner_options &options, const MakeBackend &make) {
   // OpenMP keeps a team of threads for every thread that opens a parallel region: all of a rank's work is done on its own.
@@ -73,6 +91,7 @@ void Rank::load(const up_runner_options &options, const MakeBackend &make) {
   backend.max_rows = options.max_rows_per_step;
   backend.max_tokens = options.max_tokens;
   backend.last_q = books_.schedule.last_q;
+  backend.prefill_p_q32 = options.prefill_p_q32;
   backend.split_layers = split_layers(books_, checkpoint_->table());
   backend.tables = &books_.tables;
   backend.state_slots_of = &books_.state_slots_of;

@@ -86,6 +86,7 @@ void LayerLoop::attention_layer(int layer) {
   if (!splits) {
     project(MatrixKind::qkv);
     if (is_drop && segment == 0) write_carries(segment, 0, {});
+    if (is_drop) table_ = groups_.entry_table(segment);
   } else {
     project(MatrixKind::kv);
     if (is_last) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "selection/sparsity.h"
+
 namespace up {
 
 int RowGroups::rows() const {
@@ -26,6 +28,12 @@ std::vector<Group> RowGroups::take_from(Group::Kind kind) {
 RowTable RowGroups::table(int segment) const { return make_table(segment, false); }
 RowTable RowGroups::entry_table(int segment) const { return make_table(segment, true); }
 
+// Whole blocks of prompt rows. What is left of a prompt reads all keys, and so does output that was decoded, when it is computed again.
+int RowGroups::sparse_blocks(const Group &group, const Slot &slot) {
+  if (group.kind == Group::Kind::decode || group.begin % sparse_query_rows != 0) return 0;
+  return std::max(0, std::min(group.end(), slot.set_rows(0)) - group.begin) / sparse_query_rows;
+}
+
 RowTable RowGroups::make_table(int segment, bool entering) const {
   RowTable out;
   out.segment = segment;
@@ -44,6 +52,7 @@ RowTable RowGroups::make_table(int segment, bool entering) const {
     if (group.rows == 0) continue;
     const Slot &slot = books_.slot(group.slot);
     out.groups.push_back({group.slot, out.rows(), group.rows});
+    if (books_.limits.sparse_prefill && segment == 0 && !entering) out.sparse_blocks.push_back(sparse_blocks(group, slot));
     if (group.kind == Group::Kind::decode) {
       add(slot, slot.length(0), slot.length(segment));
       out.decode_rows++;

@@ -38,13 +38,14 @@ class RowGroups {
   // Takes out the groups from `kind` on.
   std::vector<Group> take_from(Group::Kind kind);
 
-  // Every row's place and position in the layers of a segment.
+  // Every row's place and position in the layers of a segment, and which rows leave out keys there.
   RowTable table(int segment) const;
-  // At the drop layer that ends `segment`: rows that go on are seen where they come from, in that segment's tables; `kind` dropping are
+  // At the drop layer that ends `segment`, where no row leaves out keys: rows that go on are seen where they come from, in that segment's tables; `kind` dropping are
   // rows of the segment after it.
   RowTable entry_table(int segment) const;
 
  private:
+  static int sparse_blocks(const Group &group, const Slot &slot);
   RowTable make_table(int segment, bool entering) const;
 
   const Books &books_;

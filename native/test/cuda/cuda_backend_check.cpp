@@ -186,6 +186,30 @@ void check_selection(uint64_t seed) {
   }
 }
 
+// Rows that leave out keys, of one layer, so that a block that lies at the cut moves the rows that read it and no others. The first
+// prompt's sampled rows take three requests, the last one of them not a whole one.
+void check_sparse(int head_dim, uint64_t seed) {
+  const TemporaryDirectory directory;
+  up::ModelTable model = plain_model(1, head_dim, seed);
+  model.layers[0].attention.scale = 8 / std::sqrt(static_cast<float>(head_dim));  // so that keys differ in what they are worth
+  model.embedding_scale = 0.1f;                                                   // and attention is much of what comes out
+  const auto checkpoint = random_checkpoint(directory, model, seed);
+  const HarnessLimits limits{5000, 8192, 0.6}, all{5000, 8192, 0};
+  const Steps whole{{{0, 0, 4500}}, {{1, 0, 300}, {2, 0, 2100}, {3, 0, 90}}};
+  const Steps cut{{{0, 0, 2176}}, {{1, 0, 256}, {0, 2176, 2324}}, {{1, 256, 44}, {2, 0, 128}, {3, 0, 90}}, {{2, 128, 1972}}};
+  BackendHarness reference(checkpoint, {}, seed, false, make_reference, {}, limits);
+  const Rows expected = run(reference, whole);
+  BackendHarness dense(checkpoint, {}, seed, false, make_cuda, cuda_elements, all);
+  BackendHarness cuda(checkpoint, {}, seed + 1, false, make_cuda, cuda_elements, limits);
+  BackendHarness other(checkpoint, {}, seed + 2, true, make_cuda, cuda_elements, limits);
+  const Rows got = run(cuda, whole);
+  const double error = worst_error(got, expected, 0.95), cut_error = worst_error(run(other, cut), expected, 0.95);
+  const double left_out = worst_error(run(dense, whole), expected, 0.5);
+  CHECK(error <= 0.03 && cut_error <= 0.03 && left_out > 0.03, "head_dim %d: %g of whole prompts, %g of cut ones, %g of all keys", head_dim,
+        error, cut_error, left_out);
+  std::printf("ok sparse d %d: %.4f whole, %.4f cut, %.4f with all keys\n", head_dim, error, cut_error, left_out);
+}
+
 // Tokens as the host's sampler draws them from the same logits, and its log probabilities.
 void check_sampling(uint64_t seed) {
   const TemporaryDirectory directory;
@@ -422,6 +446,7 @@ int main(int argc, char **argv) {
     model("hybrid", cuda_model(spec, {delta, full, delta, delta}, seed % 2 == 0), 0.5, 0.04);
     guarded("rows", seed, [&] { check_rows(seed); });
     guarded("selection", seed, [&] { check_selection(seed); });
+    guarded("sparse", seed, [&] { check_sparse(64 << (seed % 3), seed); });
     guarded("sampling", seed, [&] { check_sampling(seed); });
     guarded("in flight", seed, [&] { check_in_flight(seed); });
   }

@@ -6,6 +6,7 @@
 #include "cuda/common/operators.h"
 #include "cuda/linear/matmul.h"
 #include "cuda/selection/selection.h"
+#include "selection/sparsity.h"
 
 namespace up::cuda {
 namespace {
@@ -55,6 +56,13 @@ size_t selection_bytes(const AttentionSpec &a, const BackendOptions &options) {
   return aligned_bytes(bytes) + aligned_bytes(static_cast<size_t>(options.max_tokens) * sizeof(int32_t));
 }
 
+// Bitmaps of the keys that a step's rows read, beside one request of sampled rows and beside the attention.
+size_t sparse_bytes(const AttentionSpec &a, const BackendOptions &options, int rows) {
+  const size_t blocks = static_cast<size_t>(rows / sparse_query_rows) + static_cast<size_t>(options.slots) + 1;
+  const size_t bitmaps = aligned_bytes(static_cast<size_t>(a.kv_heads) * blocks * static_cast<size_t>(sparse_words(options.max_tokens)) * sizeof(uint32_t));
+  return bitmaps + std::max(selection_bytes(a, options), attention_bytes(a, options, rows));
+}
+
 // Logits of a tile, copies of those rows that are drawn from more than once or out of order, and the sampler's workspace.
 size_t sampling_bytes(int rows, int vocab_size) {
   up_sampler p{};
@@ -73,6 +81,7 @@ size_t layer_scratch(const LayerSpec &layer, const BackendOptions &options, int 
   const AttentionSpec &a = layer.attention;
   const int projected = a.query_width() * (a.output_gate ? 2 : 1) + 2 * a.kv_width();
   bytes = std::max({bytes, bf16_rows(tile_rows, projected_stride(projected)), attention_bytes(a, options, rows)});
+  if (options.prefill_p_q32 > 0 && layer.mixer == Mixer::full) bytes = std::max(bytes, sparse_bytes(a, options, rows));
   return drops && layer.mixer == Mixer::full ? std::max(bytes, selection_bytes(a, options)) : bytes;
 }
 

@@ -5,7 +5,8 @@
 #include "cuda/backend/layer_operations.h"
 #include "cuda/backend/parameters.h"
 #include "cuda/common/operators.h"
-#include "cuda/selection/selection.h"
+#include "cuda/selection/sparse_keys.h"
+#include "selection/sparsity.h"
 
 namespace up::cuda {
 
@@ -122,7 +123,57 @@ void LayerOperations::attend_prefill(int layer, const DeviceRows &rows) {
   p.row_starts = rows.row_starts;
   p.lo = spec.mixer == Mixer::sliding ? rows.first_visible : nullptr;
   p.hi = rows.places;
+  if (!rows.sparse.empty() && spec.mixer == Mixer::full) return attend_sparse(layer, rows, p);
   device_.run(cuda::attend_prefill, &p, activations_.scratch.as<void>(), activations_.scratch.bytes());
+}
+
+void LayerOperations::attend_sparse(int layer, const DeviceRows &rows, const up_prefill_attention &attention) {
+  const AttentionSpec &a = model_.layer(layer).attention;
+  const int words = sparse_words(attention.max_key_rows);
+  const size_t head_words = static_cast<size_t>(rows.bitmaps) * static_cast<size_t>(words);
+  const size_t bitmap_bytes = aligned_bytes(static_cast<size_t>(a.kv_heads) * head_words * sizeof(uint32_t));
+  auto *const bitmaps = activations_.scratch.as<uint32_t>();
+  void *const workspace = activations_.scratch.as<void>(bitmap_bytes);
+  const size_t workspace_bytes = activations_.scratch.bytes() - bitmap_bytes;
+  device_.check(cudaMemsetAsync(bitmaps, 0xff, bitmap_bytes, device_.stream()), "read all keys");
+
+  constexpr int request_blocks = kSelectionQueries / sparse_samples, request_rows = request_blocks * sparse_query_rows;
+  auto sampled = parameters<up_selection>();
+  sampled.heads = a.heads;
+  sampled.kv_heads = a.kv_heads;
+  sampled.head_dim = a.head_dim;
+  sampled.block = sparse_key_rows;
+  sampled.scale = a.scale;
+  sampled.soft_cap = a.soft_cap;
+  sampled.query_row_stride = int64_t{sparse_sample_every} * a.query_width();
+  sampled.query_head_stride = a.head_dim;
+  sampled.query_request_stride = int64_t{request_rows} * a.query_width();
+  for (const DeviceRows::SparseGroup &group : rows.sparse) {
+    // Whole requests, as many at once as the workspace has room for, then what is left.
+    for (int block = 0; block < group.blocks;) {
+      const int left = group.blocks - block, first_request = block / request_blocks;
+      sampled.last_q = std::min(left, request_blocks) * sparse_samples;
+      sampled.requests = 1;
+      sampled.max_rows = group.place + group.blocks * sparse_query_rows;
+      const size_t one = device_.workspace(selection_workspace, sampled);
+      sampled.requests = std::clamp(static_cast<int>(workspace_bytes / one), 1, std::max(1, left / request_blocks));
+      sampled.queries = queries(layer, group.first + block * sparse_query_rows + sparse_sample_every - 1);
+      sampled.keys = pool_.keys(layer, group.slots + first_request);
+      sampled.lengths = group.lengths + first_request;
+      const SparseKeys keys{sampled, group.place / sparse_query_rows + block, prefill_p_q32_,
+                            bitmaps + static_cast<size_t>(group.first_bitmap + block) * static_cast<size_t>(words), rows.bitmaps, words};
+      device_.run(choose_sparse_keys, keys, workspace, workspace_bytes);
+      block += sampled.requests * sampled.last_q / sparse_samples;
+    }
+  }
+
+  up_sparse_attention p{};
+  p.size = sizeof p;
+  p.attention = attention;
+  p.query_blocks = rows.bitmaps;
+  p.block_starts = rows.bitmap_starts;
+  p.bitmaps = bitmaps;
+  device_.run(cuda::attend_sparse, &p, workspace, workspace_bytes);
 }
 
 void LayerOperations::apply_gate(Rows tile, int layer) {

@@ -4,6 +4,8 @@
 
 #include "cuda/backend/parameters.h"
 #include "cuda/common/operators.h"
+#include "cuda/selection/sparse_keys.h"
+#include "selection/sparsity.h"
 #include "cuda/linear/round_rows.h"
 #include "weights/rope.h"
 
@@ -59,6 +61,9 @@ void LayerOperations::check_supported(const ModelTable &model, const BackendOpti
     up::fail(UP_INVALID_ARGUMENT, "check layout for CUDA", "pageSize is ", page, ": the CUDA backend has 64, 128 and 256");
   if (options.layout.slab_bytes % 16 != 0)
     up::fail(UP_INVALID_ARGUMENT, "check layout for CUDA", "slabBytes is ", options.layout.slab_bytes, ", no multiple of 16");
+  if (options.prefill_p_q32 > 0 && options.max_tokens > kSparseKeyBlocks * sparse_key_rows)
+    up::fail(UP_INVALID_ARGUMENT, "check options for CUDA", "max_tokens is ", options.max_tokens, ", with prefill sparsity at most ",
+             kSparseKeyBlocks * sparse_key_rows);
   if (options.last_q > 128) up::fail(UP_INVALID_ARGUMENT, "check schedule for CUDA", "last_q is ", options.last_q, ", at most 128");
 }
 
@@ -75,6 +80,7 @@ LayerOperations::LayerOperations(Device &device, const ModelTable &model, const 
       hidden_(model.hidden_size),
       slots_(options.slots),
       max_tokens_(options.max_tokens),
+      prefill_p_q32_(options.prefill_p_q32),
       weights_(weights),
       activations_(activations),
       pool_(pool),

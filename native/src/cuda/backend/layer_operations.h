@@ -117,11 +117,14 @@ class LayerOperations {
   void post_norm(const Due &due, const uint16_t *mixed, Rows rows, const NormOf &next, cudaStream_t stream);
   void attend_decode(int layer, const DeviceRows &rows, bool any_length);
   void attend_prefill(int layer, const DeviceRows &rows);
+  // The keys that rows leave out are chosen first; bitmaps and workspaces lie in scratch.
+  void attend_sparse(int layer, const DeviceRows &rows, const up_prefill_attention &attention);
   void recur_rows(int layer, const DeviceRows &rows, Rows tile, const int32_t *starts, const struct DeltaScratch &scratch);
 
   Device &device_;
   const ModelTable &model_;
   const int hidden_, slots_, max_tokens_;
+  const uint64_t prefill_p_q32_;
   const DeviceWeights &weights_;
   const Activations &activations_;
   const KvPool &pool_;

@@ -3,11 +3,17 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cuda/selection/selection.h"
+#include "selection/sparsity.h"
+
 namespace up::cuda {
 namespace {
 
 // Parts begin on 16 bytes.
 size_t padded(size_t elements) { return (elements + 3) / 4 * 4; }
+
+// Rows of which a request of sampled queries has every 16th.
+constexpr int sampled_rows = kSelectionQueries * sparse_sample_every;
 
 bool same_values(const std::vector<int32_t> &a, const std::vector<int32_t> &b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0);
@@ -21,12 +27,13 @@ bool same_rows(const RowTable &a, const RowTable &b) {
   };
   return a.segment == b.segment && a.decode_rows == b.decode_rows &&
          std::equal(a.groups.begin(), a.groups.end(), b.groups.begin(), b.groups.end(), same_group) &&
-         same_values(a.places, b.places) && same_values(a.positions, b.positions) && same_values(a.first_visible, b.first_visible);
+         same_values(a.places, b.places) && same_values(a.positions, b.positions) && same_values(a.first_visible, b.first_visible) && same_values(a.sparse_blocks, b.sparse_blocks);
 }
 
 size_t row_table_elements(int rows, int groups) {
   const auto g = static_cast<size_t>(groups);
-  return 4 * padded(static_cast<size_t>(rows)) + 3 * padded(g) + 2 * padded(g + 1);
+  const size_t sampled = static_cast<size_t>(rows / sampled_rows) + g;
+  return 4 * padded(static_cast<size_t>(rows)) + 3 * padded(g) + 2 * padded(g + 1) + 2 * padded(sampled + 3 * g) + padded(g);
 }
 
 std::vector<int32_t> states_of(const RowTable &table, const std::vector<int32_t> *state_slots_of) {
@@ -82,6 +89,25 @@ DeviceRows lay_out(const RowTable &table, const std::vector<int32_t> &states, in
     out[group_slots + i - first] = group.slot;
     d.prefill_keys = std::max(d.prefill_keys, table.places[static_cast<size_t>(group.first + group.rows) - 1] + 1);
   }
+  if (!table.sparse_blocks.empty()) {
+    const size_t bitmap_starts = part(table.groups.size() - first, 0);
+    d.bitmap_starts = base + bitmap_starts;
+    for (size_t i = first; i < table.groups.size(); i++) {
+      const RowGroup &group = table.groups[i];
+      const int blocks = table.sparse_blocks[i];
+      out[bitmap_starts + i - first] = d.bitmaps;
+      if (blocks > 0) {
+        const int place = table.places[static_cast<size_t>(group.first)], end = place + blocks * sparse_query_rows;
+        const size_t requests = static_cast<size_t>(ceil_div(end - place, sampled_rows));
+        const size_t lengths = part(requests, 0);
+        const size_t sampled_slots = part(requests, group.slot);
+        for (size_t request = 0; request < requests; request++)
+          out[lengths + request] = std::min(place + static_cast<int>(request + 1) * sampled_rows, end);
+        d.sparse.push_back({group.first, place, blocks, d.bitmaps, base + lengths, base + sampled_slots});
+      }
+      d.bitmaps += static_cast<int>(ceil_div(group.rows, sparse_query_rows));
+    }
+  }
   if (states.empty()) return d;
 
   const size_t groups = std::max(table.groups.size(), static_cast<size_t>(d.decode_rows));
@@ -114,7 +140,7 @@ const DeviceRows &RowTables::find(const RowTable &table, UploadRing &ring) {
   oldest->used = 0;  // should the upload fail
   oldest->rows = lay_out(table, states, 0, target, laid_out_);
   if (laid_out_.size() > elements_)
-    fail(UP_INTERNAL, "send row table", table.rows(), " rows of ", table.groups.size(), " groups do not fit");
+    up::fail(UP_INTERNAL, "send row table", table.rows(), " rows of ", table.groups.size(), " groups do not fit");
   ring.upload_to(target, std::span<const int32_t>(laid_out_), "send row table");
   oldest->content = table;
   oldest->states = std::move(states);

@@ -27,6 +27,18 @@ struct DeviceRows {
   const int32_t *all_starts = nullptr;     // [all groups + 1], the decode rows' first
   const int32_t *states = nullptr;         // [all groups] state slots, −1: none
   std::vector<int32_t> host_starts;        // all_starts
+  // Of rows that leave out keys, of prefill groups that have any; empty: all read all keys.
+  struct SparseGroup {
+    int first;   // row of the step
+    int place;   // of that row
+    int blocks;  // of 128 rows
+    int first_bitmap;
+    const int32_t *lengths;  // [blocks / 16, rounded up] keys that the last row of every 16 blocks sees
+    const int32_t *slots;    // the same number of times its slot
+  };
+  std::vector<SparseGroup> sparse;
+  int bitmaps = 0;                         // blocks of 128 rows of all prefill groups, each counted from its group's first
+  const int32_t *bitmap_starts = nullptr;  // [prefill groups]
 };
 
 // Elements that a table of these capacities takes.

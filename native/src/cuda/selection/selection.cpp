@@ -43,7 +43,7 @@ up_status selection_workspace(const up_selection *p, size_t *bytes, up_backend_e
   return UP_OK;
 }
 
-up_status select_masses(const up_selection &p, void *workspace, size_t workspace_bytes, SelectionScratch *parts, void *stream,
+up_status score_samples(const up_selection &p, void *workspace, size_t workspace_bytes, int every, SelectionScratch *parts, void *stream,
                         up_backend_error *error) {
   if (up_status s = supported(p, error); s != UP_OK) return s;
   const Layout l = layout(p);
@@ -55,8 +55,14 @@ up_status select_masses(const up_selection &p, void *workspace, size_t workspace
             p.masses != nullptr ? p.masses : reinterpret_cast<uint64_t *>(base + l.masses)};
   if (p.requests == 0) return UP_OK;
   const auto queue = static_cast<cudaStream_t>(stream);
-  if (up_status s = launch_selection_score(p, *parts, queue, error); s != UP_OK) return s;
-  return launch_selection_mass(p, *parts, queue, error);
+  if (up_status s = launch_selection_score(p, every, *parts, queue, error); s != UP_OK) return s;
+  return launch_selection_normalise(p, *parts, queue, error);
+}
+
+up_status select_masses(const up_selection &p, void *workspace, size_t workspace_bytes, SelectionScratch *parts, void *stream,
+                        up_backend_error *error) {
+  if (up_status s = score_samples(p, workspace, workspace_bytes, 1, parts, stream, error); s != UP_OK || p.requests == 0) return s;
+  return launch_selection_mass(p, *parts, static_cast<cudaStream_t>(stream), error);
 }
 
 up_status select_cut(const up_selection &p, uint64_t *masses, const int32_t *broken, void *stream, up_backend_error *error) {

@@ -45,8 +45,11 @@ __device__ __forceinline__ SelectionRows selection_rows(const SelectionShape &sh
 }
 #endif
 
-up_status launch_selection_score(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream,
+// `every`: rows from one query to the next; 1 of a selection, whose queries are the request's last rows.
+up_status launch_selection_score(const up_selection &p, int every, const SelectionScratch &scratch, cudaStream_t stream,
                                  up_backend_error *error);
+up_status launch_selection_normalise(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream,
+                                     up_backend_error *error);
 up_status launch_selection_mass(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream,
                                 up_backend_error *error);
 up_status launch_selection_cut(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream,
@@ -54,6 +57,9 @@ up_status launch_selection_cut(const up_selection &p, const SelectionScratch &sc
 
 // Score, normalise and mass alone, for masses that are summed over ranks before they are cut. `parts`: where it left masses and broken.
 up_status select_masses(const up_selection &p, void *workspace, size_t workspace_bytes, SelectionScratch *parts, void *stream,
+                        up_backend_error *error);
+// Score and normalise alone, of queries that are the request's last row and every so many before it.
+up_status score_samples(const up_selection &p, void *workspace, size_t workspace_bytes, int every, SelectionScratch *parts, void *stream,
                         up_backend_error *error);
 // Cut and compact alone. `broken`: as in SelectionScratch. Writes over the masses of a request that is broken.
 up_status select_cut(const up_selection &p, uint64_t *masses, const int32_t *broken, void *stream, up_backend_error *error);

@@ -91,12 +91,17 @@ __global__ void __launch_bounds__(kMassThreads)
 
 }  // namespace
 
-up_status launch_selection_mass(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream,
-                                up_backend_error *error) {
+up_status launch_selection_normalise(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream,
+                                     up_backend_error *error) {
   const SelectionShape shape = selection_shape(p);
   selection_normalise<<<dim3(kSelectionQueries / 32, p.heads, p.requests), kNormaliseThreads, 0, stream>>>(shape, p.lengths,
                                                                                                           scratch);
-  if (up_status s = check_launch("launch selection normalise", error); s != UP_OK) return s;
+  return check_launch("launch selection normalise", error);
+}
+
+up_status launch_selection_mass(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream,
+                                up_backend_error *error) {
+  const SelectionShape shape = selection_shape(p);
   const dim3 grid(static_cast<unsigned>(ceil_div(shape.blocks, kMassBlocks)), p.heads, p.requests);
   selection_mass<<<grid, kMassThreads, 0, stream>>>(shape, p.lengths, scratch);
   return check_launch("launch selection mass", error);

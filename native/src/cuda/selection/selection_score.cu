@@ -1,5 +1,7 @@
 // The one pass over the keys: for every head, query and block of 64 keys, log2 Σ 2^(score · log2 e).
 //
+// Queries are rows of the request: its last ones, or every so many of them.
+//
 // A block of threads holds the 128 queries of up to four heads that share a KV head (two at head_dim 256) in shared memory,
 // 128 KB, and streams its share of the keys through a ring of tiles beside them. Two warpgroups own 64 queries each; every tile
 // is multiplied by each head in turn, and while one product runs the previous one's exponentials are summed, so the tensor
@@ -39,6 +41,7 @@ struct Arguments {
   float *sums;
   float scale, soft_cap;
   int splits, group, subgroups;
+  int every;  // rows from one query to the next
 };
 
 constexpr int kThreads = 384;
@@ -60,7 +63,7 @@ __device__ __forceinline__ Sum exchange(Sum a, int mask) {
 }
 
 struct Step {
-  int first_key, first_query, rows;  // rows: keys of the request; first_query: this warp's first, as a row of the request
+  int first_key, first_query, every;  // first_query: this warp's first, as a row of the request; every: rows to the next one
   bool masked;
   float factor, scale, cap, cap_factor;
 };
@@ -75,7 +78,7 @@ __device__ __forceinline__ void sum_parts(float (&s)[Blocks * 32], Sum (&part)[B
 #pragma unroll
     for (int i = 0; i < Blocks * 32; ++i) {
       const int half = i / 2 % 2;
-      const bool visible = key + i / 4 * 8 + i % 2 <= query + 8 * half;
+      const bool visible = key + i / 4 * 8 + i % 2 <= query + 8 * step.every * half;
       value[i / 32][half][i % 2] = visible ? fmaf(s[i], 0.0f, value[i / 32][half][i % 2]) : value[i / 32][half][i % 2];
       s[i] = visible ? s[i] : negative_infinity();
     }
@@ -113,7 +116,7 @@ __device__ __forceinline__ void write_sums(float (&s)[Blocks * 32], const Step &
   const int lane = threadIdx.x % 32, quad = lane % 4, row = lane / 4;
   const int key = step.first_key + 2 * quad;
   Sum part[Blocks][2];
-  sum_parts<Blocks>(s, part, step, key, step.first_query + row);
+  sum_parts<Blocks>(s, part, step, key, step.first_query + step.every * row);
   const bool upper = quad & 1;
   Sum kept[Blocks];
 #pragma unroll
@@ -190,7 +193,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int half = warpgroup - 1, lane = threadIdx.x % 32;
   const int warp_query = 64 * half + 16 * (threadIdx.x / 32 % 4);
   const float cap = a.soft_cap;
-  Step step{0, rows.rows - rows.queries + warp_query, rows.rows, false, (cap > 0 ? 1.0f : a.scale) * kLog2E, a.scale, cap,
+  const int first_query = rows.rows - 1 - (rows.queries - 1) * a.every;
+  Step step{0, first_query + warp_query * a.every, a.every, false, (cap > 0 ? 1.0f : a.scale) * kLog2E, a.scale, cap,
             cap > 0 ? 2.0f * kLog2E / cap : 0.0f};
   const int steps = (end - begin) * heads;
   float even[Shape::kKeys / 2], odd[Shape::kKeys / 2];
@@ -228,7 +232,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       release_stage.advance();
     }
     step.first_key = tile * Shape::kKeys;
-    step.masked = step.first_key + Shape::kKeys > rows.rows - rows.queries;
+    step.masked = step.first_key + Shape::kKeys > first_query;
     float *out = a.sums +
                  (static_cast<int64_t>(request) * a.shape.heads + first_head + head) * a.shape.blocks * kSelectionQueries +
                  warp_query;
@@ -278,7 +282,7 @@ int choose_splits(int64_t blocks, int64_t tiles) {
 }
 
 template <class T, int D>
-up_status launch(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream, up_backend_error *error) {
+up_status launch(const up_selection &p, int every, const SelectionScratch &scratch, cudaStream_t stream, up_backend_error *error) {
   using Shape = Tile<D>;
   constexpr const char *phase = "launch selection score";
   CUtensorMap query_map, key_map;
@@ -295,28 +299,29 @@ up_status launch(const up_selection &p, const SelectionScratch &scratch, cudaStr
   const int subgroups = static_cast<int>(ceil_div(group, Shape::kHeads));
   const int splits = choose_splits(int64_t{p.requests} * p.kv_heads * subgroups, ceil_div(p.max_rows, Shape::kKeys));
   const Arguments arguments{selection_shape(p), kv_table(p.keys, Shape::kKeys), p.lengths, scratch.sums, p.scale, p.soft_cap,
-                            splits,             group,                          subgroups};
+                            splits,             group,                          subgroups, every};
   kernel<<<dim3(splits, p.kv_heads * subgroups, p.requests), kThreads, bytes, stream>>>(arguments, query_map, key_map);
   return check_launch(phase, error);
 }
 
 template <class T>
-up_status launch(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream, up_backend_error *error) {
+up_status launch(const up_selection &p, int every, const SelectionScratch &scratch, cudaStream_t stream, up_backend_error *error) {
   switch (p.head_dim) {
     case 64:
-      return launch<T, 64>(p, scratch, stream, error);
+      return launch<T, 64>(p, every, scratch, stream, error);
     case 128:
-      return launch<T, 128>(p, scratch, stream, error);
+      return launch<T, 128>(p, every, scratch, stream, error);
     default:
-      return launch<T, 256>(p, scratch, stream, error);
+      return launch<T, 256>(p, every, scratch, stream, error);
   }
 }
 
 }  // namespace
 
-up_status launch_selection_score(const up_selection &p, const SelectionScratch &scratch, cudaStream_t stream,
+up_status launch_selection_score(const up_selection &p, int every, const SelectionScratch &scratch, cudaStream_t stream,
                                  up_backend_error *error) {
-  return p.dtype == UP_BF16 ? launch<__nv_bfloat16>(p, scratch, stream, error) : launch<__half>(p, scratch, stream, error);
+  return p.dtype == UP_BF16 ? launch<__nv_bfloat16>(p, every, scratch, stream, error)
+                            : launch<__half>(p, every, scratch, stream, error);
 }
 
 }  // namespace up::cuda
