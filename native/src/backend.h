@@ -114,6 +114,12 @@ struct LogprobTask {
   int count;  // the most likely ones besides
 };
 
+// Of rows that leave out keys, blocks of 64 keys over all layers, KV heads and blocks of 128 rows since the backend was made.
+struct KeyBlocks {
+  int64_t read = 0;
+  int64_t seen = 0;  // had none been left out
+};
+
 // What a step put out.
 struct Outputs {
   struct Sampled {
@@ -133,6 +139,7 @@ struct Outputs {
   std::vector<Logits> logits;
   std::vector<PromptLogprobs> prompt_logprobs;
   int64_t device_micros = 0;
+  KeyBlocks key_blocks;
 };
 
 // Outputs of a step that a device may still be at work on.

@@ -1,7 +1,10 @@
 // Time to the first token and time per decode step of models shaped like published ones on the CUDA backend, through the runner and
 // its plans: random weights, keeps as given (synthetic), selections scored and their scores ignored.
 //
-//   steps_bench [--model NAME] [--layers N] [--ranks N] [--rows ROWS_PER_STEP] [--batch PROMPTS] [--fp8] [--no-decode] [LENGTH ...]
+//   steps_bench [--model NAME] [--layers N] [--ranks N] [--rows ROWS_PER_STEP] [--batch PROMPTS] [--fp8] [--prefill-p SHARE] [--no-decode] [LENGTH ...]
+//
+// With --prefill-p prompts leave out keys below the first drop layer; as random weights attend to all keys nearly alike, about that
+// share of them is read.
 //
 // With --batch so many prompts of each length are computed together, segment by segment in steps that are as full as may be, and what is
 // timed is the last first token.
@@ -9,6 +12,7 @@
 #include <atomic>
 #include <bit>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -61,7 +65,7 @@ struct Bench {
   int32_t next_content = 1;
   static constexpr int page_size = 64;
 
-  Bench(const std::shared_ptr<const up::Checkpoint> &checkpoint, const ModelShape &shape, int ranks, int slots, int max_rows, int max_tokens)
+  Bench(const std::shared_ptr<const up::Checkpoint> &checkpoint, const ModelShape &shape, int ranks, int slots, int max_rows, int max_tokens, double prefill_p)
       : shape(shape),
         drop_layers(shape.drop_layers.begin(), shape.drop_layers.end()),
         layout(synthetic_layout(shape, ranks, page_size)),
@@ -80,6 +84,7 @@ struct Bench {
     options.max_tokens = max_tokens;
     options.memory_fraction = 0.92;
     options.tensor_parallel_size = ranks;
+    options.prefill_p_q32 = static_cast<uint64_t>(std::ldexp(prefill_p, 32));
     const auto start = Clock::now();
     runner = std::make_unique<up::Runner>(checkpoint, options);
     up_runner_info info{};
@@ -333,6 +338,7 @@ int main(int argc, char **argv) {
   ModelShape shape = known.front();
   int rows = 16384, layers = 0, ranks = 1, batch = 1;
   bool decode = true, fp8 = false;
+  double prefill_p = 0;
   std::vector<int> lengths;
   for (int i = 1; i < argc; i++) {
     if (std::strcmp(argv[i], "--model") == 0 && i + 1 < argc) {
@@ -347,6 +353,7 @@ int main(int argc, char **argv) {
     else if (std::strcmp(argv[i], "--ranks") == 0 && i + 1 < argc) ranks = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--rows") == 0 && i + 1 < argc) rows = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--batch") == 0 && i + 1 < argc) batch = std::atoi(argv[++i]);
+    else if (std::strcmp(argv[i], "--prefill-p") == 0 && i + 1 < argc) prefill_p = std::atof(argv[++i]);
     else if (std::strcmp(argv[i], "--fp8") == 0) fp8 = true;
     else if (std::strcmp(argv[i], "--no-decode") == 0) decode = false;
     else lengths.push_back(std::atoi(argv[i]));
@@ -363,7 +370,7 @@ int main(int argc, char **argv) {
     const SyntheticModel model(shape, "/dev/shm/uniprefill-synthetic.safetensors");
     const auto checkpoint = model.open();
     std::printf("%s, %d layers%s: written in %.1f s\n", shape.name.c_str(), shape.table.layer_count(), fp8 ? " in e4m3" : "", ms_since(start) / 1000);
-    Bench bench(checkpoint, shape, ranks, decode ? 64 : batch, rows, std::max(most, 4096));
+    Bench bench(checkpoint, shape, ranks, decode ? 64 : batch, rows, std::max(most, 4096), prefill_p);
     const auto repeats = [batch](int length) { return batch > 1 ? 1 : length > 60000 ? 2 : 4; };
     std::map<int, double> dense;
     for (const int length : lengths) {
@@ -378,6 +385,12 @@ int main(int argc, char **argv) {
       const ScheduleLimit limit(shape, fitted.begin()->first, fitted.begin()->second, fitted.rbegin()->first, fitted.rbegin()->second);
       for (const auto &[length, ms] : fitted)
         std::printf("%-10s %7d tokens: %.3f\n", "limit", length, limit.gain(length, keeps_of(length, shape.drop_layers.size())));
+    }
+    if (prefill_p > 0) {
+      up_runner_info info{};
+      bench.runner->describe(info);
+      std::printf("%-10s %.3f of the blocks that prompts see below the first drop layer, for a share of %g\n", "keys read",
+                  static_cast<double>(info.key_blocks_read) / static_cast<double>(info.key_blocks_seen), prefill_p);
     }
     if (decode) {
       bench.time_decode(1, 2048, 100);

@@ -97,6 +97,9 @@ typedef struct up_runner_info {
   int64_t weight_bytes;    /* on the device; of rank 0, as what follows */
   int64_t workspace_bytes; /* activations and buffers of the operators */
   int64_t free_bytes;      /* CUDA: of the device's memory, once everything is allocated */
+  /* With prefill_p_q32, over the steps waited for: blocks of 64 keys that blocks of 128 rows have read, and those they would have. */
+  int64_t key_blocks_read;
+  int64_t key_blocks_seen;
 } up_runner_info;
 
 UP_API up_status up_runner_describe(const up_runner *runner, up_runner_info *out);

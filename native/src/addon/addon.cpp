@@ -112,6 +112,8 @@ class Runner : public Napi::ObjectWrap<Runner> {
     out.Set("weightBytes", static_cast<double>(native.weight_bytes));
     out.Set("workspaceBytes", static_cast<double>(native.workspace_bytes));
     out.Set("freeBytes", static_cast<double>(native.free_bytes));
+    out.Set("keyBlocksRead", static_cast<double>(native.key_blocks_read));
+    out.Set("keyBlocksSeen", static_cast<double>(native.key_blocks_seen));
     return out;
   }
 

@@ -74,6 +74,9 @@ void CpuBackend::attend(int layer, const RowTable &rows) {
     kernels_.sparse_keys(sparse.queries, place, sparse.sparse_blocks, sparse.kv, attention_shape(a), options_.prefill_p_q32,
                          bitmaps_.back().data());
     sparse.bitmaps = bitmaps_.back().data();
+    key_blocks_.read += count_key_blocks(bitmaps_.back());
+    for (int block = 0; block < sparse.sparse_blocks; block++)
+      key_blocks_.seen += int64_t{a.kv_heads} * (place + (block + 1) * sparse_query_rows) / sparse_key_rows;
   }
   kernels_.attend(attention_.data(), static_cast<int>(attention_.size()), attention_shape(a));
 }

@@ -333,7 +333,7 @@ void CpuBackend::logprobs(std::span<const LogprobTask> tasks) {
 
 std::unique_ptr<PendingOutputs> CpuBackend::finish() {
   const auto taken = std::chrono::steady_clock::now() - started_;
-  return sampling_.finish(std::chrono::duration_cast<std::chrono::microseconds>(taken).count());
+  return sampling_.finish(std::chrono::duration_cast<std::chrono::microseconds>(taken).count(), key_blocks_);
 }
 
 }  // namespace up::cpu

@@ -100,6 +100,7 @@ class CpuBackend : public Backend {
   AlignedArray<float> logits_;  // [logits rows, vocab]
   ExpertRows experts_;
   std::vector<Attention> attention_;
+  KeyBlocks key_blocks_;
   std::vector<std::vector<uint32_t>> bitmaps_;  // of those that leave out keys
   std::vector<uint64_t> masses_;
 };

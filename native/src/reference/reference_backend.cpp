@@ -143,7 +143,7 @@ class ReferenceBackend : public Backend {
 
   std::unique_ptr<PendingOutputs> finish() override {
     const auto taken = std::chrono::steady_clock::now() - started_;
-    return sampling_.finish(std::chrono::duration_cast<std::chrono::microseconds>(taken).count());
+    return sampling_.finish(std::chrono::duration_cast<std::chrono::microseconds>(taken).count(), key_blocks_);
   }
 
  private:
@@ -213,6 +213,7 @@ class ReferenceBackend : public Backend {
   HostSampling sampling_;
   std::vector<std::vector<double>> frequencies_;  // [layers] of rotation
   std::chrono::steady_clock::time_point started_;
+  KeyBlocks key_blocks_;
   std::vector<Vector> residual_, queries_, gates_, attended_;  // [rows of a step]
   Vector normed_, projected_, gated_, inner_, mixed_;          // of a tile, row after row
   std::vector<float> logits_;
@@ -316,6 +317,8 @@ std::vector<std::vector<uint32_t>> ReferenceBackend::sparse_keys(const Attention
       } else {
         keep_key_blocks(blocks, out.back().data());
       }
+      key_blocks_.seen += blocks;
+      key_blocks_.read += count_key_blocks(out.back());
     }
   }
   return out;

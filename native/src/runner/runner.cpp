@@ -81,6 +81,8 @@ void Runner::describe(up_runner_info &out) const {
   out.weight_bytes = memory.weights;
   out.workspace_bytes = memory.workspace;
   out.free_bytes = memory.free;
+  out.key_blocks_read = key_blocks_read_;
+  out.key_blocks_seen = key_blocks_seen_;
 }
 
 void Runner::put_content(int32_t id, const up_content &content) {
@@ -113,7 +115,10 @@ const std::vector<int32_t> &Runner::wait() {
   }
   if (step.failure) std::rethrow_exception(step.failure);
   try {
-    result_ = encode(step, wait_for_ranks(step));
+    const Outputs outputs = wait_for_ranks(step);
+    key_blocks_read_ = outputs.key_blocks.read;
+    key_blocks_seen_ = outputs.key_blocks.seen;
+    result_ = encode(step, outputs);
   } catch (...) {
     const std::exception_ptr failure = std::current_exception();
     // Not while the next step is applied and computed.

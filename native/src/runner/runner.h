@@ -7,6 +7,7 @@
 // the next plan is applied: a step's result is waited for apart, by whoever asks for it.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -83,6 +84,7 @@ class Runner {
   uint64_t fails_until_ = 0;        // steps up to this number fail with it
   bool stop_ = false;
   std::vector<int32_t> result_;
+  std::atomic<int64_t> key_blocks_read_ = 0, key_blocks_seen_ = 0;
   std::thread thread_;
 };
 

@@ -67,8 +67,9 @@ void HostSampling::logprobs(std::span<const LogprobTask> tasks, std::span<const 
   }
 }
 
-std::unique_ptr<PendingOutputs> HostSampling::finish(int64_t micros) {
+std::unique_ptr<PendingOutputs> HostSampling::finish(int64_t micros, const KeyBlocks &key_blocks) {
   outputs_.device_micros = micros;
+  outputs_.key_blocks = key_blocks;
   return std::make_unique<Ready>(std::exchange(outputs_, {}));
 }
 

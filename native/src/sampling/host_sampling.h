@@ -22,7 +22,7 @@ class HostSampling {
   void logprobs(std::span<const LogprobTask> tasks, std::span<const float> logits);
   int32_t last_token(int slot) const { return slots_[static_cast<size_t>(slot)].last_token; }
   // What the step has put out; at once, since all of it is there.
-  std::unique_ptr<PendingOutputs> finish(int64_t micros);
+  std::unique_ptr<PendingOutputs> finish(int64_t micros, const KeyBlocks &key_blocks = {});
 
  private:
   // Tokens sampled for a sequence that the tasks' own list need not hold yet: output tokens from index `first` on.

@@ -1,6 +1,7 @@
 #include "selection/sparsity.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace up {
 
@@ -28,6 +29,12 @@ void choose_key_blocks(std::span<const uint32_t> masses, uint64_t p_q32, uint32_
 
 void keep_key_blocks(int blocks, uint32_t *bitmap) {
   for (int word = 0; 32 * word < blocks; word++) bitmap[word] = blocks - 32 * word >= 32 ? UINT32_MAX : (1u << (blocks - 32 * word)) - 1;
+}
+
+int64_t count_key_blocks(std::span<const uint32_t> bitmaps) {
+  int64_t count = 0;
+  for (const uint32_t word : bitmaps) count += std::popcount(word);
+  return count;
 }
 
 }  // namespace up

@@ -27,5 +27,6 @@ constexpr int sparse_words(int key_rows) { return (key_rows + 32 * sparse_key_ro
 void choose_key_blocks(std::span<const uint32_t> masses, uint64_t p_q32, uint32_t *bitmap);
 // Sets the bits of all of `blocks`.
 void keep_key_blocks(int blocks, uint32_t *bitmap);
+int64_t count_key_blocks(std::span<const uint32_t> bitmaps);
 
 }  // namespace up

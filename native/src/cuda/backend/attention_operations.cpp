@@ -161,7 +161,8 @@ void LayerOperations::attend_sparse(int layer, const DeviceRows &rows, const up_
       sampled.keys = pool_.keys(layer, group.slots + first_request);
       sampled.lengths = group.lengths + first_request;
       const SparseKeys keys{sampled, group.place / sparse_query_rows + block, prefill_p_q32_,
-                            bitmaps + static_cast<size_t>(group.first_bitmap + block) * static_cast<size_t>(words), rows.bitmaps, words};
+                            bitmaps + static_cast<size_t>(group.first_bitmap + block) * static_cast<size_t>(words), rows.bitmaps, words,
+                            key_blocks_.as<unsigned long long>()};
       device_.run(choose_sparse_keys, keys, workspace, workspace_bytes);
       block += sampled.requests * sampled.last_q / sparse_samples;
     }

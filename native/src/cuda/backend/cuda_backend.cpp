@@ -81,6 +81,11 @@ void CudaBackend::begin(const MemoryChanges &changes) {
 std::unique_ptr<PendingOutputs> CudaBackend::finish() {
   end_tape(true);
   if (peers_) layers_->end();
+  if (options_.prefill_p_q32 > 0) {
+    auto *const key_blocks = buffers_->take<KeyBlocks>(*device_, 1);
+    device_->copy_out(key_blocks, layers_->key_blocks(), sizeof *key_blocks, "return key blocks");
+    buffers_->key_blocks = key_blocks;
+  }
   device_->check(cudaEventRecord(buffers_->end.get(), device_->stream()), "end step");
   return make_pending_outputs(device_, buffer_pool_, std::move(buffers_));
 }

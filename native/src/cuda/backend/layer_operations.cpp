@@ -84,6 +84,7 @@ LayerOperations::LayerOperations(Device &device, const ModelTable &model, const 
       weights_(weights),
       activations_(activations),
       pool_(pool),
+      key_blocks_(device, options.prefill_p_q32 > 0 ? sizeof(KeyBlocks) : 0, "the count of keys"),
       matmul_(device, activations.rounded.as()),
       peers_(peers) {
   if (peers_ != nullptr) {
@@ -92,6 +93,8 @@ LayerOperations::LayerOperations(Device &device, const ModelTable &model, const 
     normeds_ = peers_->share(activations_.normed.as());
   }
   for (const RopeSpec &rope : distinct_ropes(model)) add_angles(rope);
+  if (prefill_p_q32_ > 0)
+    device_.check(cudaMemsetAsync(key_blocks_.as(), 0, key_blocks_.bytes(), device_.stream()), "count keys");
 }
 
 void LayerOperations::add_angles(const RopeSpec &rope) {

@@ -62,6 +62,8 @@ class LayerOperations {
   void select_cut(int layer, int slot, const up::SelectionShape &shape, int query_rows, up_rule rule, const int32_t *length,
                   const uint64_t *p_q32, uint64_t *masses, uint32_t *bitmap, int32_t *kept_length, int32_t *fallback);
 
+  // What rows have left out since it was made; where they do.
+  const KeyBlocks *key_blocks() const { return key_blocks_.as<const KeyBlocks>(); }
   const float *logits() const { return activations_.scratch.as<const float>(); }
 
  private:
@@ -128,6 +130,7 @@ class LayerOperations {
   const DeviceWeights &weights_;
   const Activations &activations_;
   const KvPool &pool_;
+  DeviceBuffer key_blocks_;
   Matmul matmul_;
   std::vector<Angles> angles_;
   Peers *const peers_;

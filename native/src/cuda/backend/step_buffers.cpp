@@ -25,6 +25,7 @@ class DeviceOutputs : public PendingOutputs {
     float milliseconds = 0;
     device_->check(cudaEventElapsedTime(&milliseconds, buffers_->begin.get(), buffers_->end.get()), "time step");
     out.device_micros = static_cast<int64_t>(milliseconds * 1000);
+    if (buffers_->key_blocks != nullptr) out.key_blocks = *buffers_->key_blocks;
     for (const StepBuffers::Samples &samples : buffers_->samples) {
       for (size_t i = 0; i < samples.slots.size(); i++) {
         Sample sample;
@@ -67,6 +68,7 @@ void StepBuffers::clear() {
   logprobs.clear();
   logits.clear();
   sampled = 0;
+  key_blocks = nullptr;
   block_ = used_ = 0;
 }
 

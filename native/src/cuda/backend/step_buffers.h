@@ -46,6 +46,7 @@ class StepBuffers {
   std::vector<Logprobs> logprobs;
   std::vector<Logits> logits;
   int sampled = 0;  // tokens over all calls
+  const KeyBlocks *key_blocks = nullptr;  // where rows leave out keys
   Event begin, end;
 
  private:

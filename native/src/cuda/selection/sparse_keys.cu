@@ -19,6 +19,7 @@ struct Arguments {
   int first_block, query_blocks, words;
   uint64_t p_q32;
   uint32_t *bitmaps;
+  unsigned long long *counts;
 };
 
 // Over the block's threads; every thread gets the sum, which stays below 2³².
@@ -85,11 +86,20 @@ __global__ void __launch_bounds__(kThreads) sparse_choose(const Arguments a) {
   }
 
   uint32_t *bitmap = a.bitmaps + (static_cast<int64_t>(kv_head) * a.query_blocks + in_bitmaps) * a.words;
+  uint32_t read = 0;
   for (int word = threadIdx.x / 32; word < a.words; word += kWarps) {
     const int block = 32 * word + threadIdx.x % 32;
     const bool always = broken || block < sparse_sink_blocks || block >= blocks - sparse_own_blocks;
     const uint32_t bits = __ballot_sync(~0u, block < blocks && (always || masses[block] >= least));
-    if (threadIdx.x % 32 == 0) bitmap[word] = bits;
+    if (threadIdx.x % 32 != 0) continue;
+    bitmap[word] = bits;
+    read += __popc(bits);
+  }
+  __syncwarp();
+  read = sum_of(read, parts);
+  if (threadIdx.x == 0) {
+    atomicAdd(a.counts, read);
+    atomicAdd(a.counts + 1, blocks);
   }
 }
 
@@ -101,7 +111,7 @@ up_status choose_sparse_keys(const SparseKeys &p, void *workspace, size_t worksp
   if (up_status s = score_samples(p.sampled, workspace, workspace_bytes, sparse_sample_every, &scratch, stream, error); s != UP_OK) return s;
   if (p.sampled.requests == 0) return UP_OK;
   const Arguments arguments{selection_shape(p.sampled), p.sampled.lengths, scratch.sums, scratch.wholes,
-                            p.sampled.heads / p.sampled.kv_heads, p.first_block, p.query_blocks, p.words, p.p_q32, p.bitmaps};
+                            p.sampled.heads / p.sampled.kv_heads, p.first_block, p.query_blocks, p.words, p.p_q32, p.bitmaps, p.counts};
   const auto most = static_cast<int>(kSparseKeyBlocks * sizeof(uint32_t));
   if (up_status s = allow_shared_memory(reinterpret_cast<const void *>(sparse_choose), most, phase, error); s != UP_OK) return s;
   const dim3 grid(static_cast<unsigned>(p.sampled.last_q / sparse_samples), static_cast<unsigned>(p.sampled.kv_heads),

@@ -17,6 +17,7 @@ struct SparseKeys {
   uint64_t p_q32;
   uint32_t *bitmaps;  // [kv_heads, query_blocks, words]; those of the first request's first block for its first KV head
   int query_blocks, words;
+  unsigned long long *counts;  // blocks of keys that are read, and that are seen: added to
 };
 
 // Workspace as of a selection.
