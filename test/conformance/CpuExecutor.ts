@@ -19,6 +19,7 @@ export interface CpuExecutorOptions {
   readonly slots?: number
   readonly stateSlots?: number
   readonly maxTokens?: number
+  readonly prefillSparsity?: number
 }
 
 /** Runs `use` with a CPU executor on the model in `directory`. */

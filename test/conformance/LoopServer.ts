@@ -85,6 +85,7 @@ export const serve = async (
     slabs: info.slabs,
     slots: info.slots,
     stateSlots: info.stateSlots,
+    chunkRows: info.chunkRows,
     maxRowsPerStep: info.maxRowsPerStep,
     costModel: rowCost,
     policy: fcfs,

@@ -252,10 +252,11 @@ export class LoopChecks {
   }
 
   private checkItems(plan: StepPlan): void {
+    const { chunkRows = 64 } = this.config
     for (const { slot, firstRow, rows, firstSegment } of itemsOf(plan)) {
       const all = this.rowsOf(this.slots.get(slot)!, firstSegment)
       const end = firstRow + rows
-      if (firstRow % 64 !== 0 || (end % 64 !== 0 && end !== all)) {
+      if (firstRow % chunkRows !== 0 || (end % chunkRows !== 0 && end !== all)) {
         broken("chunks are multiples of 64 rows", `rows ${firstRow} to ${end} of ${all}`)
       }
     }

@@ -107,6 +107,7 @@ const make = (
       slabs: info.slabs,
       slots: info.slots,
       stateSlots: info.stateSlots,
+      chunkRows: info.chunkRows,
       maxRowsPerStep: info.maxRowsPerStep,
       costModel: config.costModel,
       policy: config.policy ?? fcfs,

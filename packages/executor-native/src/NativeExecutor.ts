@@ -1,6 +1,6 @@
 import { Executor, ExecutorError, type ExecutorInfo } from "@uniprefill/executor/contract/Executor"
 import { executorLayout } from "@uniprefill/executor/contract/ExecutorLayout"
-import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import { type DropSchedule, pToQ32 } from "@uniprefill/model/DropSchedule"
 import { type KvLayout, layoutJson } from "@uniprefill/model/KvLayout"
 import type { ModelDirectory } from "@uniprefill/model/ModelDirectory"
 import { modelTable, type Quantization } from "@uniprefill/model/ModelTable"
@@ -8,7 +8,13 @@ import { decodeResult, Encoder } from "@uniprefill/scheduler/Codec"
 import { Deferred, Effect, Layer, type Scope } from "effect"
 import type { KeepProfile } from "./KeepProfile.ts"
 import { toNativeContent } from "./NativeContent.ts"
-import { loadLibrary, type NativeDevice, type NativeKernels, type NativeModel } from "./NativeLibrary.ts"
+import {
+  loadLibrary,
+  type NativeDevice,
+  type NativeKernels,
+  type NativeModel,
+  type NativeRunner,
+} from "./NativeLibrary.ts"
 import { toExecutorError } from "./NativeReason.ts"
 
 export interface NativeOptions {
@@ -33,7 +39,16 @@ export interface NativeOptions {
   readonly tensorParallel?: number | undefined
   /** `none` by default. With `fp8`, the CPU computes what a device would: rounded values, no faster. */
   readonly quantization?: Quantization | undefined
+  /**
+   * The share, between 0 and 1, of their attention that rows of prompts read keys for, in layers of full attention below the first
+   * drop layer: 128 rows read the blocks of 64 keys that every 16th of them attends to most. All keys where nothing is said.
+   * Pages are of a multiple of 128 rows then.
+   */
+  readonly prefillSparsity?: number | undefined
 }
+
+/** Rows that read the same blocks of keys. */
+const sparseRows = 128
 
 export interface CpuOptions extends NativeOptions {
   /** Memory for K, V and carry rows, of all ranks: as many slabs as fit. Committed by the system as it is touched. */
@@ -104,7 +119,8 @@ const make = (
     const layout = yield* attempt(starting, () =>
       executorLayout(source.spec, schedule, tensorParallel, { pageSize, ...elements }),
     )
-    const { memoryBytes } = options
+    const { memoryBytes, prefillSparsity } = options
+    yield* checkSparsity(prefillSparsity, pageSize)
     const slabs = memoryBytes === undefined ? 0 : slabsIn(memoryBytes / tensorParallel, layout)
     const stateSlots = layout.stateSlotBytes === 0 ? 0 : (options.stateSlots ?? 2 * slots)
 
@@ -130,10 +146,12 @@ const make = (
           memoryFraction: given.memoryFraction,
           deviceIndex: given.deviceIndex,
           tensorParallelSize: tensorParallel,
+          prefillPQ32: prefillSparsity === undefined ? 0n : pToQ32(prefillSparsity),
         }),
       ),
       (created) => Effect.sync(() => created.close()),
     )
+    if (prefillSparsity !== undefined) yield* Effect.addFinalizer(() => logKeysRead(runner))
     const described = runner.describe()
     const info: ExecutorInfo = {
       device: described.device,
@@ -141,6 +159,7 @@ const make = (
       slabs: described.slabs,
       stateSlots,
       slots,
+      ...(prefillSparsity === undefined ? {} : { chunkRows: sparseRows }),
       maxRowsPerStep,
       maxTokens,
       maxStepsInFlight: 2,
@@ -196,6 +215,26 @@ const defined = <A extends object>(options: A): { [K in keyof A]?: Exclude<A[K],
   Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
     [K in keyof A]?: Exclude<A[K], undefined>
   }
+
+/** A share of 1 leaves nothing out: that is what saying nothing does. */
+const checkSparsity = (share: number | undefined, pageSize: number): Effect.Effect<void, ExecutorError> => {
+  if (share === undefined) return Effect.void
+  const operation = "check prefill sparsity"
+  if (!(share > 0 && pToQ32(share) > 0n && share < 1 && pToQ32(share) < 0x1_0000_0000n))
+    return Effect.fail(invalid(operation, `the share of attention is ${share}, between 0 and 1 was expected`))
+  if (pageSize % sparseRows !== 0)
+    return Effect.fail(invalid(operation, `a page has ${pageSize} rows, a multiple of ${sparseRows} was expected`))
+  return Effect.void
+}
+
+const logKeysRead = (runner: NativeRunner) =>
+  Effect.suspend(() => {
+    const { keyBlocksRead, keyBlocksSeen } = runner.describe()
+    if (keyBlocksSeen === 0) return Effect.void
+    return Effect.logInfo("prefill read a share of the keys below the first drop layer").pipe(
+      Effect.annotateLogs({ share: (keyBlocksRead / keyBlocksSeen).toFixed(3) }),
+    )
+  })
 
 const invalid = (operation: string, detail: string) =>
   new ExecutorError({ reason: "InvalidArgument", operation, detail })

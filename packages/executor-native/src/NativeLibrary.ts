@@ -56,6 +56,8 @@ export interface NativeRunnerOptions {
   readonly deviceIndex: number
   /** Ranks that share the model; `layout` and `slabs` are of one of them. */
   readonly tensorParallelSize: number
+  /** Share of their attention that rows of prompts read keys for, Q32; 0n: all keys. */
+  readonly prefillPQ32: bigint
 }
 
 /** Steps run on a thread of the runner's own, in the order in which they are enqueued. */
@@ -79,6 +81,9 @@ export interface NativeRunnerInfo {
   readonly weightBytes: number
   readonly workspaceBytes: number
   readonly freeBytes: number
+  /** Blocks of keys that rows of prompts have read where they leave out some, and would have read. */
+  readonly keyBlocksRead: number
+  readonly keyBlocksSeen: number
 }
 
 export interface NativeContent {

@@ -95,7 +95,7 @@ export const recordingHeader = (config: DriverConfig, spec: ModelSpec, code: str
 
 /** The numbers of a configuration, whatever else the object carries. */
 const pick = (limits: RecordedLimits): RecordedLimits => {
-  const { slabs, slots, stateSlots, resumeEvery, maxRowsPerStep, sloP } = limits
+  const { slabs, slots, stateSlots, resumeEvery, chunkRows, maxRowsPerStep, sloP } = limits
   const { stepBudgetMicros, idleStepBudgetMicros, maxPrefillWaitMicros } = limits
   const { protectAfter, protectAfterMicros, maxStepsInFlight, maxModelLen, maxWaiting, maxWaitingTokens } = limits
   const { prefillFloor, headroomTokens, tenantShare } = { ...servingDefaults, ...defined(limits) }
@@ -104,6 +104,7 @@ const pick = (limits: RecordedLimits): RecordedLimits => {
     slots,
     stateSlots,
     ...(resumeEvery === undefined ? {} : { resumeEvery }),
+    ...(chunkRows === undefined ? {} : { chunkRows }),
     ...(sloP === undefined ? {} : { sloP }),
     maxRowsPerStep,
     stepBudgetMicros,

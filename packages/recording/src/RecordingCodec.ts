@@ -84,6 +84,7 @@ const Limits = Schema.Struct({
   slots: Count,
   stateSlots: Count,
   resumeEvery: Schema.optional(Count),
+  chunkRows: Schema.optional(Count),
   sloP: Schema.optional(Schema.Finite),
   maxRowsPerStep: Count,
   stepBudgetMicros: Count,

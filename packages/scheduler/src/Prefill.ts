@@ -5,8 +5,8 @@ import type { Request } from "./Request.ts"
 import { completesSegment, lastSegmentTogether } from "./Span.ts"
 import type { StepLoad } from "./StepLoad.ts"
 
-/** Rows are cut at multiples of this from a segment's first row, whatever the budget. */
-export const chunkRows = 64
+/** Rows are cut at multiples of this from a segment's first row, whatever the budget, where the configuration says nothing. */
+export const defaultChunkRows = 64
 
 /** A piece of prefill that fits a step. */
 export interface PrefillChunk {
@@ -21,6 +21,8 @@ export interface ChunkLimits {
   readonly most: number
   /** Prefill rows that each segment may have in the step. */
   readonly rowsPerSegment: number
+  /** Rows are cut at multiples of this. */
+  readonly chunkRows: number
   /** Rows after which the chunk is cut, whatever fits: where prefill can resume. */
   readonly cut: number
   /** Whether an item of so many rows that runs on to a segment finds its memory. */
@@ -44,7 +46,7 @@ export const largestChunk = (
   const remaining = progress.prefillRows(progress.segment) - progress.computedRows
   const wanted = Math.min(remaining, limits.cut)
   const left = rowsLeft(request, layout, load, limits.rowsPerSegment)
-  const most = wanted <= left ? wanted : roundDown(left, chunkRows)
+  const most = wanted <= left ? wanted : roundDown(left, limits.chunkRows)
   if (most <= 0 && remaining > 0) return null
   const rows = mostRowsWithin(request, layout, load, most, limits)
   if (rows < 0 || (rows === 0 && remaining > 0)) return null
@@ -56,7 +58,7 @@ export const smallestChunk = (
   request: Request,
   layout: KvLayout,
   load: StepLoad,
-  rowsPerSegment: number,
+  { rowsPerSegment, chunkRows }: Pick<ChunkLimits, "rowsPerSegment" | "chunkRows">,
 ): PrefillChunk | null => {
   const { progress } = request
   const smallest = Math.min(chunkRows, progress.prefillRows(progress.segment) - progress.computedRows)
@@ -153,7 +155,7 @@ const mostRowsWithin = (
   most: number,
   limits: ChunkLimits,
 ): number => {
-  const { most: limit, measure } = limits
+  const { most: limit, measure, chunkRows } = limits
   let above = costWith(request, layout, load, most, limits)
   if (above <= limit) return most
   // Whole chunks of which `low` fit and `high` do not; costs are nearly straight lines, so the guess is close.

@@ -1,5 +1,12 @@
 import type { ActionList } from "./Actions.ts"
-import { addChunk, type ChunkLimits, largestChunk, type PrefillChunk, smallestChunk } from "./Prefill.ts"
+import {
+  addChunk,
+  type ChunkLimits,
+  defaultChunkRows,
+  largestChunk,
+  type PrefillChunk,
+  smallestChunk,
+} from "./Prefill.ts"
 import { removeFrom, type Request } from "./Request.ts"
 import type { ServingState } from "./ServingState.ts"
 import { completesSegment } from "./Span.ts"
@@ -40,6 +47,7 @@ export class PrefillStage {
       measure: state.budget.measure,
       most: 0,
       rowsPerSegment: 0,
+      chunkRows: state.config.chunkRows ?? defaultChunkRows,
       cut: 0,
       hasMemory: (request, rows, lastSegment) => state.memory.canRun(request, rows, lastSegment),
     }
@@ -147,7 +155,7 @@ export class PrefillStage {
    */
   private forced(request: Request, nowMicros: number): PrefillChunk | null {
     const { config, load, budget } = this.state
-    const chunk = smallestChunk(request, config.layout, load, this.rowsPerSegment)
+    const chunk = smallestChunk(request, config.layout, load, this.limitsFor(request))
     if (chunk === null || load.decodeRows === 0) return chunk
     addChunk(request, config.layout, load, chunk)
     const pays = budget.pays(load)

@@ -2,7 +2,7 @@ import type { ActionList } from "./Actions.ts"
 import { Commit } from "./Commit.ts"
 import { Departures } from "./Departures.ts"
 import type { Memory } from "./Memory.ts"
-import { addDone } from "./Prefill.ts"
+import { addDone, defaultChunkRows } from "./Prefill.ts"
 import { PrefillStage } from "./PrefillStage.ts"
 import { Relief } from "./Relief.ts"
 import type { Request } from "./Request.ts"
@@ -33,9 +33,11 @@ export class Scheduler {
   private readonly loads: ReadonlyArray<StepLoad>
 
   constructor(config: SchedulerConfig, maxStepsInFlight: number) {
-    if (config.maxRowsPerStep < config.slots + 64) {
+    const { chunkRows = defaultChunkRows } = config
+    if (config.maxRowsPerStep < config.slots + chunkRows) {
+      const least = config.slots + chunkRows
       throw new RangeError(
-        `maxRowsPerStep must be at least slots + 64 = ${config.slots + 64}, got ${config.maxRowsPerStep}`,
+        `maxRowsPerStep must be at least slots + ${chunkRows} = ${least}, got ${config.maxRowsPerStep}`,
       )
     }
     const { layout } = config

@@ -17,7 +17,12 @@ export interface SchedulerConfig {
    * last full page; 4,096 where nothing is said. Copies of states take state slots beyond one for each slot.
    */
   readonly resumeEvery?: number | undefined
-  /** Prefill and decode rows of one step; at least slots + 64. */
+  /**
+   * Rows of prompts are cut at multiples of this, which is a multiple of 64 and divides a page where prefixes are cached; 64 where
+   * nothing is said.
+   */
+  readonly chunkRows?: number | undefined
+  /** Prefill and decode rows of one step; at least slots + chunkRows. */
   readonly maxRowsPerStep: number
   readonly costModel: CostModel
   readonly policy: Policy

@@ -35,6 +35,10 @@ interface OperationRow {
  */
 export const benchOps = (settings: BenchOpsSettings, json: boolean) =>
   Effect.gen(function* () {
+    if (settings["prefill-sparsity"] !== undefined) {
+      const message = "--prefill-sparsity: a calibration is of steps that read all keys; bench prefill times the others"
+      return yield* new UsageError({ message })
+    }
     const directory = settings.model ?? embeddedModel()
     const model = yield* loadModelDirectory(directory, { dropSchedule: settings["drop-schedule"] })
     const services = yield* showing("loading the model …", Layer.build(executorLive(model, settings)))

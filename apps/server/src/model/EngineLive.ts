@@ -70,10 +70,12 @@ export const layer = (
         Effect.annotateLogs({
           directory,
           quantization: settings.quantization,
+          prefill_sparsity: settings["prefill-sparsity"] ?? "off",
           drop_schedule: model.scheduleSource,
           drop_layers: model.schedule.dropLayers.map((drop) => `${drop.layer}:${drop.p}`).join(",") || "none",
         }),
       )
+      yield* checkPrefillSparsity(settings)
       yield* checkMaxModelLen(settings, model)
       yield* checkTensorParallel(settings, model)
       yield* checkSloP(serving.sloP, model)
@@ -85,6 +87,17 @@ export const layer = (
       )
     }).pipe(Effect.provide(NodeServices.layer)),
   )
+
+/** Before any executor is tried: the simulated one computes no attention to leave out. */
+const checkPrefillSparsity = (settings: ModelSettings) => {
+  const { "prefill-sparsity": share, "page-size": pageSize, executor } = settings
+  if (share === undefined) return Effect.void
+  if (executor === "sim")
+    return Effect.fail(new UsageError({ message: "--prefill-sparsity: --executor sim computes no attention" }))
+  if (pageSize % 128 === 0) return Effect.void
+  const message = `--prefill-sparsity: pages are of a multiple of 128 rows, --page-size is ${pageSize}`
+  return Effect.fail(new UsageError({ message }))
+}
 
 /** Before the executor is made, which knows the limit but not the option. */
 const checkMaxModelLen = ({ "max-model-len": asked }: ModelSettings, { spec }: ModelDirectory) => {

@@ -22,8 +22,8 @@ export const executorWith =
       maxTokens: settings["max-model-len"],
       tensorParallel: settings["tensor-parallel-size"],
     }
-    const { quantization } = settings
-    const native = { ...common, model, scheduleFingerprint, keepProfile, quantization }
+    const { quantization, "prefill-sparsity": prefillSparsity } = settings
+    const native = { ...common, model, scheduleFingerprint, keepProfile, quantization, prefillSparsity }
     const memoryBytes = settings["kv-memory"]
     const cpu = layerCpu({ ...native, memoryBytes, threads })
     const cuda = layerCuda({ ...native, memoryFraction: settings["gpu-memory-fraction"] })

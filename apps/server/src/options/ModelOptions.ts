@@ -90,6 +90,15 @@ export const modelOptions = {
     choices: ["none", "fp8"],
     defaultValue: "none",
   }),
+  "prefill-sparsity": Kind.optionalNumber({
+    metavar: "SHARE",
+    description:
+      "In layers below the first drop layer, rows of prompts read only the blocks of keys that hold this share of their " +
+      "attention, by a sample: 0.95 is cautious. Faster long prompts, answers that may differ",
+    shownDefault: "all keys are read",
+    minimum: 0.01,
+    maximum: 0.999,
+  }),
   policy: Kind.text({
     metavar: "NAME|FILE",
     description:

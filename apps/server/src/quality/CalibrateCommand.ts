@@ -28,10 +28,22 @@ export type CalibrateSettings = OptionValues<typeof calibrateOptions>
 /** All that measured values depend on: a run that was cut short goes on only where this is the same. */
 export const measurementOf = (
   fingerprint: string,
-  settings: Pick<CalibrateSettings, "tokens" | "seed" | "tasks" | "prompts" | "haystack" | "quantization">,
+  settings: Pick<
+    CalibrateSettings,
+    "tokens" | "seed" | "tasks" | "prompts" | "haystack" | "quantization" | "prefill-sparsity"
+  >,
 ): string => {
-  const { tokens, seed, tasks, prompts, haystack = "", quantization } = settings
-  return JSON.stringify([fingerprint, tokens, seed, tasks, prompts, haystack, quantization])
+  const { tokens, seed, tasks, prompts, haystack = "", quantization, "prefill-sparsity": sparsity } = settings
+  return JSON.stringify([
+    fingerprint,
+    tokens,
+    seed,
+    tasks,
+    prompts,
+    haystack,
+    quantization,
+    ...(sparsity === undefined ? [] : [sparsity]),
+  ])
 }
 
 /** Finds where a model may drop tokens, and writes the schedule. */

@@ -45,6 +45,8 @@ export interface ExecutorInfo {
   readonly slabs: number
   readonly stateSlots: number
   readonly slots: number
+  /** Rows of prompts are cut at multiples of this; 64 where nothing is said. */
+  readonly chunkRows?: number | undefined
   /** Prefill and decode rows of one step. */
   readonly maxRowsPerStep: number
   /** Longest prompt + output of a slot, in tokens. */

@@ -1,4 +1,4 @@
-import { chunkRows } from "../Prefill.ts"
+import { defaultChunkRows as chunkRows } from "../Prefill.ts"
 import type { Policy, TokenBudget } from "../Policy.ts"
 
 /**
