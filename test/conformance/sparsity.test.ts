@@ -89,7 +89,7 @@ describe.each(tinyModels)("%s", (name) => {
         return Math.max(...requests.map((of) => worstCase(driver, of)))
       })
       let hits = 0
-      for (const slabs of [4000, ...[1, 1.2, 1.4].map((times) => Math.ceil(least * times))]) {
+      for (const slabs of [4000, ...[1, 1.4].map((times) => Math.ceil(least * times))]) {
         const { answers, driver } = await serving(slabs, (executor) =>
           serve(executor, schedule, requests, {
             stepBudgetMicros: 200,

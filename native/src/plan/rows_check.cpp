@@ -180,10 +180,10 @@ void RowsCheck::dropping_item(const Slot &slot, const Item &item) {
 
 // Where rows leave out keys, which ones must not depend on where a prompt is cut.
 void RowsCheck::whole_blocks(const Slot &slot, const Item &item) const {
-  if (!books_.limits.sparse_prefill || item.first_segment != 0) return;
+  if (!books_.limits.sparse_prefill) return;
   const int end = item.first_row + item.rows;
-  if (item.first_row % sparse_query_rows != 0 || (end % sparse_query_rows != 0 && end != slot.rows(0))) {
-    refuse("rows ", item.first_row, " to ", end, " of ", slot.rows(0), ": with prefill sparsity prompts are cut at multiples of ",
+  if (item.first_row % sparse_query_rows != 0 || (end % sparse_query_rows != 0 && end != slot.rows(item.first_segment))) {
+    refuse("rows ", item.first_row, " to ", end, " of ", slot.rows(item.first_segment), ": with prefill sparsity prompts are cut at multiples of ",
            sparse_query_rows);
   }
 }

@@ -29,9 +29,9 @@ RowTable RowGroups::table(int segment) const { return make_table(segment, false)
 RowTable RowGroups::entry_table(int segment) const { return make_table(segment, true); }
 
 // Whole blocks of prompt rows. What is left of a prompt reads all keys, and so does output that was decoded, when it is computed again.
-int RowGroups::sparse_blocks(const Group &group, const Slot &slot) {
+int RowGroups::sparse_blocks(const Group &group, int prompt_rows) {
   if (group.kind == Group::Kind::decode || group.begin % sparse_query_rows != 0) return 0;
-  return std::max(0, std::min(group.end(), slot.set_rows(0)) - group.begin) / sparse_query_rows;
+  return std::max(0, std::min(group.end(), prompt_rows) - group.begin) / sparse_query_rows;
 }
 
 RowTable RowGroups::make_table(int segment, bool entering) const {
@@ -52,7 +52,7 @@ RowTable RowGroups::make_table(int segment, bool entering) const {
     if (group.rows == 0) continue;
     const Slot &slot = books_.slot(group.slot);
     out.groups.push_back({group.slot, out.rows(), group.rows});
-    if (books_.limits.sparse_prefill && segment == 0 && !entering) out.sparse_blocks.push_back(sparse_blocks(group, slot));
+    if (books_.limits.sparse_prefill && !entering) out.sparse_blocks.push_back(sparse_blocks(group, slot.set_rows(segment)));
     if (group.kind == Group::Kind::decode) {
       add(slot, slot.length(0), slot.length(segment));
       out.decode_rows++;

@@ -45,7 +45,7 @@ class RowGroups {
   RowTable entry_table(int segment) const;
 
  private:
-  static int sparse_blocks(const Group &group, const Slot &slot);
+  static int sparse_blocks(const Group &group, int prompt_rows);
   RowTable make_table(int segment, bool entering) const;
 
   const Books &books_;

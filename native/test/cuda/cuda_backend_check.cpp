@@ -191,23 +191,25 @@ void check_selection(uint64_t seed) {
 void check_sparse(int head_dim, uint64_t seed) {
   const TemporaryDirectory directory;
   up::ModelTable model = plain_model(1, head_dim, seed);
-  model.layers[0].attention.scale = 8 / std::sqrt(static_cast<float>(head_dim));  // so that keys differ in what they are worth
+  model.layers[0].attention.scale = 4 / std::sqrt(static_cast<float>(head_dim));  // so that keys differ in what they are worth
   model.embedding_scale = 0.1f;                                                   // and attention is much of what comes out
   const auto checkpoint = random_checkpoint(directory, model, seed);
   const HarnessLimits limits{5000, 8192, 0.6}, all{5000, 8192, 0};
   const Steps whole{{{0, 0, 4500}}, {{1, 0, 300}, {2, 0, 2100}, {3, 0, 90}}};
   const Steps cut{{{0, 0, 2176}}, {{1, 0, 256}, {0, 2176, 2324}}, {{1, 256, 44}, {2, 0, 128}, {3, 0, 90}}, {{2, 128, 1972}}};
-  BackendHarness reference(checkpoint, {}, seed, false, make_reference, {}, limits);
-  const Rows expected = run(reference, whole);
+  BackendHarness reference(checkpoint, {}, seed, false, make_reference, {}, limits), plain(checkpoint, {}, seed, false, make_reference, {}, all);
+  const Rows expected = run(reference, whole), expected_dense = run(plain, whole);
   BackendHarness dense(checkpoint, {}, seed, false, make_cuda, cuda_elements, all);
   BackendHarness cuda(checkpoint, {}, seed + 1, false, make_cuda, cuda_elements, limits);
   BackendHarness other(checkpoint, {}, seed + 2, true, make_cuda, cuda_elements, limits);
-  const Rows got = run(cuda, whole);
-  const double error = worst_error(got, expected, 0.95), cut_error = worst_error(run(other, cut), expected, 0.95);
-  const double left_out = worst_error(run(dense, whole), expected, 0.5);
-  CHECK(error <= 0.03 && cut_error <= 0.03 && left_out > 0.03, "head_dim %d: %g of whole prompts, %g of cut ones, %g of all keys", head_dim,
-        error, cut_error, left_out);
-  std::printf("ok sparse d %d: %.4f whole, %.4f cut, %.4f with all keys\n", head_dim, error, cut_error, left_out);
+  const Rows got = run(cuda, whole), got_dense = run(dense, whole);
+  const double error = worst_error(got, expected, 0.9), cut_error = worst_error(run(other, cut), expected, 0.9);
+  // Sharp scores of rows in bf16 are off by this much where no keys are left out.
+  const double usual = worst_error(got_dense, expected_dense, 0.9), left_out = worst_error(got_dense, expected, 0.5);
+  CHECK(error <= 1.5 * usual + 0.01 && cut_error <= 1.5 * usual + 0.01 && left_out > 4 * usual + 0.05,
+        "head_dim %d: %g of whole prompts, %g of cut ones, %g of prompts that leave out no keys, %g between these", head_dim, error, cut_error,
+        usual, left_out);
+  std::printf("ok sparse d %d: %.4f whole, %.4f cut, %.4f dense, %.4f apart\n", head_dim, error, cut_error, usual, left_out);
 }
 
 // Tokens as the host's sampler draws them from the same logits, and its log probabilities.
