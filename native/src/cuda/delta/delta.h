@@ -14,6 +14,8 @@
 // read twice: 1.44 GB, 0.33 ms. A third limit is the chain from state to state, 512 long: four dependent products of 128 to 256 cycles
 // and what lies between them, about 1,150 cycles a chunk, 0.34 ms at 1.75 GHz, whatever the number of heads.
 //
+// One launch for both was tried, and is slower: docs/decisions/delta-in-two-launches.md.
+//
 // T's entries are at most 1 where keys are at most that long and β ≤ 1, however much keys resemble each other: rows of T are what
 // a product of contractions does to a key. Powers of A do not have that bound, so T comes from substitution by blocks of 16.
 #pragma once

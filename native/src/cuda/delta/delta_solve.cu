@@ -59,7 +59,7 @@ struct Block {
   }
 };
 
-// Right operands, 16 × 16, high and low part, from tiles of 128-byte rows or of 32-byte rows.
+// Right operands, 16 × 16, high and low part.
 struct Right {
   uint32_t high[4], low[4];
 };
@@ -73,25 +73,32 @@ __device__ __forceinline__ Right load_right(uint32_t tile, int row, int column) 
   return r;
 }
 
-__device__ __forceinline__ uint32_t small_address(uint32_t block, int half) {
+// A diagonal block's inverse, its high (half 0) or low part, which lies by columns: transposed it is a left operand.
+__device__ __forceinline__ uint32_t inverse_address(uint32_t block, int half) {
   const int lane = threadIdx.x % 32;
-  return block + half * kBlock * kBlock * 2 + lane % 16 * 32 + lane / 16 * 16;
+  return block + half * kBlock * kBlock * 2 + (lane % 8 + lane / 16 * 8) * 32 + lane / 8 % 2 * 16;
 }
 
-__device__ __forceinline__ void multiply(float (&d)[8], const Block &a, const Right &b) {
-  uint32_t high[4], low[4];
+// A sum of products, by the parts that they are of: three chains, none of which waits for another.
+struct Sums {
+  float d[3][8] = {};
+
+  __device__ __forceinline__ void add(const Block &a, const Right &b) {
+    uint32_t high[4], low[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    high[i] = a.part[i].high;
-    low[i] = a.part[i].low;
-  }
+    for (int i = 0; i < 4; ++i) {
+      high[i] = a.part[i].high;
+      low[i] = a.part[i].low;
+    }
 #pragma unroll
-  for (int n = 0; n < 2; ++n) {
-    mma16<__half>(d + 4 * n, low, b.high[2 * n], b.high[2 * n + 1]);
-    mma16<__half>(d + 4 * n, high, b.low[2 * n], b.low[2 * n + 1]);
-    mma16<__half>(d + 4 * n, high, b.high[2 * n], b.high[2 * n + 1]);
+    for (int n = 0; n < 2; ++n) {
+      mma16<__half>(d[0] + 4 * n, high, b.high[2 * n], b.high[2 * n + 1]);
+      mma16<__half>(d[1] + 4 * n, high, b.low[2 * n], b.low[2 * n + 1]);
+      mma16<__half>(d[2] + 4 * n, low, b.high[2 * n], b.high[2 * n + 1]);
+    }
   }
-}
+  __device__ __forceinline__ float total(int i) const { return d[0][i] + (d[1][i] + d[2][i]); }
+};
 
 // Pieces of 8 columns first … first + 3 of the warp's rows `row` and row + 8 of a triangle.
 template <class T>
@@ -127,12 +134,18 @@ __device__ __forceinline__ void invert_diagonal(float *block) {
     }
   }
   __syncwarp();
-  auto *parts = reinterpret_cast<__half *>(block);
+  uint32_t high[kBlock / 2], low[kBlock / 2];
 #pragma unroll
-  for (int i = 0; i < kBlock; ++i) {
-    const __half high = __float2half_rn(x[i]);
-    parts[i * kBlock + column] = high;
-    parts[kBlock * kBlock + i * kBlock + column] = __float2half_rn(x[i] - __half2float(high));
+  for (int i = 0; i < kBlock / 2; ++i) {
+    const Split parts = split(x[2 * i], x[2 * i + 1]);
+    high[i] = parts.high;
+    low[i] = parts.low;
+  }
+  auto *target = reinterpret_cast<uint4 *>(block) + 2 * column;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    target[half] = make_uint4(high[4 * half], high[4 * half + 1], high[4 * half + 2], high[4 * half + 3]);
+    target[2 * kBlock + half] = make_uint4(low[4 * half], low[4 * half + 1], low[4 * half + 2], low[4 * half + 3]);
   }
 }
 
@@ -145,8 +158,8 @@ __device__ __forceinline__ void solve_rows(uint32_t a, uint32_t diagonal, const 
   float y[4][8] = {};
   {
     uint32_t high[4], low[4];
-    load_matrices(high, small_address(diagonal + I * kStride, 0));
-    load_matrices(low, small_address(diagonal + I * kStride, 1));
+    load_matrices_transposed(high, inverse_address(diagonal + I * kStride, 0));
+    load_matrices_transposed(low, inverse_address(diagonal + I * kStride, 1));
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       x[I].part[i] = {high[i], low[i]};
@@ -157,18 +170,21 @@ __device__ __forceinline__ void solve_rows(uint32_t a, uint32_t diagonal, const 
   }
 #pragma unroll
   for (int j = I - 1; j >= 0; --j) {
-    float sum[8] = {};
+    Sums sums;
 #pragma unroll
-    for (int k = j + 1; k <= I; ++k) multiply(sum, x[k], load_right(a, kBlock * k, kBlock * j));
+    for (int k = j + 1; k <= I; ++k) sums.add(x[k], load_right(a, kBlock * k, kBlock * j));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) y[j][i] = sums.total(i);
     Block left;
-    left.set(sum);
+    left.set(y[j]);
     Right inverse;
-    load_matrices_transposed(inverse.high, small_address(diagonal + j * kStride, 0));
-    load_matrices_transposed(inverse.low, small_address(diagonal + j * kStride, 1));
-    multiply(y[j], left, inverse);
+    load_matrices(inverse.high, inverse_address(diagonal + j * kStride, 0));
+    load_matrices(inverse.low, inverse_address(diagonal + j * kStride, 1));
+    Sums product;
+    product.add(left, inverse);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) y[j][i] = -y[j][i];
-    x[j].set(y[j]);
+    for (int i = 0; i < 8; ++i) y[j][i] = -product.total(i);
+    if (j > 0) x[j].set(y[j]);
   }
 #pragma unroll
   for (int pair = 0; pair < 2; ++pair) {
@@ -183,16 +199,23 @@ __device__ __forceinline__ void solve_rows(uint32_t a, uint32_t diagonal, const 
   }
 }
 
+// Decay and β of a row and value head. Nothing is done with them where they are read: they come while something else is under way.
+struct Gates {
+  float decay, beta;
+
+  __device__ __forceinline__ void read(const Arguments &a, int row, int head) {
+    const int64_t at = static_cast<int64_t>(row) * a.value_heads + head;
+    decay = __ldg(a.decay + at);
+    beta = __ldg(a.beta + at);
+  }
+};
+
 // Sums of decays and β of the chunk's rows for two value heads, and the factors that follow from them.
-__device__ __forceinline__ void begin_heads(Shared &shared, const Arguments &a, int first_row, int rows, int head, bool wanted,
+__device__ __forceinline__ void begin_heads(Shared &shared, const Arguments &a, const Gates &gates, int rows, bool wanted,
                                             uint8_t *record) {
   const int which = threadIdx.x / 64, row = threadIdx.x % 64, lane = threadIdx.x % 32;
-  float sum = 0.0f, beta = 0.0f;
-  if (wanted && row < rows) {
-    const int64_t at = static_cast<int64_t>(first_row + row) * a.value_heads + head;
-    sum = a.decay[at];
-    beta = a.beta[at];
-  }
+  float sum = row < rows ? gates.decay : 0.0f;
+  const float beta = row < rows ? gates.beta : 0.0f;
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
     const float other = __shfl_up_sync(~0u, sum, step);
@@ -230,31 +253,33 @@ __device__ __forceinline__ void weigh(Shared &shared, const Arguments &a, int wh
   }
 #pragma unroll
   for (int group = 0; group < 2; ++group) {
-    float pieces[4][4];
+    if (4 * group > 2 * warp + 1) break;  // all of it lies above the diagonal
+    // First all numbers, then what is stored: exponentials of one block do not wait for stores of another.
+    float x[4][4], pieces[4][4];
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       const int block = 4 * group + b, j = 8 * block + 2 * quad;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) pieces[b][e] = 0.0f;
-      if (block > 2 * warp + 1) continue;  // above the diagonal
       const float2 other = *reinterpret_cast<const float2 *>(&shared.sums[which][j]);
       const float2 norm = *reinterpret_cast<const float2 *>(&shared.inverse_norms[0][j]);
-      float x[4];
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int half = e / 2, i = top + 8 * half, column = j + e % 2;
         const float factor = exp2_fast(sum[half] - (e % 2 ? other.y : other.x) * kLog2E) * (e % 2 ? norm.y : norm.x);
-        x[e] = column < i && i < rows ? left[half] * factor * kk[4 * block + e] : 0.0f;
+        x[b][e] = column < i && i < rows ? left[half] * factor * kk[4 * block + e] : 0.0f;
         pieces[b][e] = column <= i && i < rows ? scaled[half] * factor * qk[4 * block + e] : 0.0f;
       }
+    }
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      const int block = 4 * group + b;
       if (block / 2 == warp) {
         float *diagonal = shared.diagonal[which][warp];
 #pragma unroll
-        for (int e = 0; e < 4; ++e) diagonal[(j + e % 2 - 16 * warp) * kBlock + lane / 4 + 8 * (e / 2)] = x[e];
-      } else {
+        for (int e = 0; e < 4; ++e) diagonal[(8 * (b % 2) + 2 * quad + e % 2) * kBlock + lane / 4 + 8 * (e / 2)] = x[b][e];
+      } else if (block / 2 < warp) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const Split s = split(x[2 * half], x[2 * half + 1]);
+          const Split s = split(x[b][2 * half], x[b][2 * half + 1]);
           const uint32_t at = swizzled(tile, top + 8 * half, block) + 4 * quad;
           asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(s.high) : "memory");
           asm volatile("st.shared.b32 [%0], %1;" ::"r"(at + kDeltaTileBytes), "r"(s.low) : "memory");
@@ -265,8 +290,9 @@ __device__ __forceinline__ void weigh(Shared &shared, const Arguments &a, int wh
   }
 }
 
+// Three blocks a multiprocessor: with a fourth, threads would have to spill.
 template <class T, int DK>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, 3)
     delta_solve(const __grid_constant__ Arguments a, const __grid_constant__ CUtensorMap query_map,
                 const __grid_constant__ CUtensorMap key_map) {
   extern __shared__ __align__(1024) uint8_t memory[];
@@ -288,6 +314,14 @@ __global__ void __launch_bounds__(kThreads, 4)
   const int rows = min(kChunk, range.end - first_row);
   if (first_row < range.begin || rows <= 0) return;
 
+  // The thread's value head among the key head's, of each two; the last row and head where there is no such one.
+  const int group = a.value_heads / a.key_heads, mine = threadIdx.x / 64;
+  Gates gates;
+  const auto read_gates = [&](int first) {
+    gates.read(a, first_row + min(static_cast<int>(threadIdx.x % 64), rows - 1),
+               key_head * group + min(first + mine, group - 1));
+  };
+  read_gates(0);
   constexpr int kPanels = DK / 64;
   if (threadIdx.x == 0) {
     barrier_expect(&shared.full, 2 * kChunk * DK * 2);
@@ -299,17 +333,19 @@ __global__ void __launch_bounds__(kThreads, 4)
   barrier_wait(&shared.full, 0);
   {
     const int which = threadIdx.x / 64, row = threadIdx.x % 64;
-    float squares = 0.0f;
+    float squares[4] = {};
+#pragma unroll 4
     for (int piece = 0; piece < DK / 8; ++piece) {
       const uint4 v = *reinterpret_cast<const uint4 *>(shared.tiles[which][piece / 8] + row * 128 + ((piece % 8 ^ (row & 7)) << 4));
       const uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float2 x = Element<T>::unpack(words[i]);
-        squares = fmaf(x.x, x.x, fmaf(x.y, x.y, squares));
+        squares[i] = fmaf(x.x, x.x, fmaf(x.y, x.y, squares[i]));
       }
     }
-    shared.inverse_norms[which][row] = a.normalise ? rsqrtf(squares + a.norm_eps) : 1.0f;
+    shared.inverse_norms[which][row] =
+        a.normalise ? rsqrtf((squares[0] + squares[1]) + (squares[2] + squares[3]) + a.norm_eps) : 1.0f;
   }
   float kk[32], qk[32];
   const uint32_t keys = k_major(shared_address(shared.tiles[0])), queries = k_major(shared_address(shared.tiles[1]));
@@ -328,13 +364,12 @@ __global__ void __launch_bounds__(kThreads, 4)
   mma_pin(qk);
   __syncthreads();
 
-  const int group = a.value_heads / a.key_heads;
   for (int first = 0; first < group; first += 2) {
     const auto record = [&](int which) {
       return a.records + (static_cast<int64_t>(slot) * a.value_heads + key_head * group + first + which) * kDeltaRecordBytes;
     };
-    const int mine = threadIdx.x / 64;
-    begin_heads(shared, a, first_row, rows, key_head * group + first + mine, first + mine < group, record(mine));
+    begin_heads(shared, a, gates, rows, first + mine < group, record(mine));
+    if (first + 2 < group) read_gates(first + 2);
     for (int which = 0; which < 2 && first + which < group; ++which) weigh<T>(shared, a, which, rows, kk, qk, record(which));
     __syncthreads();
     if (first + mine < group) {
