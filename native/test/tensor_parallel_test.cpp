@@ -8,13 +8,13 @@
 
 namespace {
 
-// Head counts times `factor`, so that as many ranks can share them; a layer of one key/value head keeps it.
+// Head counts times `factor`, so that as many ranks can share them; a layer of one key/value head, or of one key head, keeps it.
 Case widened(Case c, int factor) {
   for (up::LayerSpec &layer : c.model.layers) {
     up::AttentionSpec &a = layer.attention;
     a.heads *= factor;
     if (a.kv_heads > 1) a.kv_heads *= factor;
-    layer.delta.key_heads *= factor;
+    if (layer.delta.key_heads > 1) layer.delta.key_heads *= factor;
     layer.delta.value_heads *= factor;
   }
   return c;
@@ -27,6 +27,15 @@ std::vector<Case> models() {
   Case grouped = widened(cases::llama(), 1);
   grouped.name = "Llama with two key/value heads";
   out.push_back(grouped);
+  // Key heads of linear layers that ranks hold in common: two and one on four, in both layouts of checkpoints.
+  for (const int key_heads : {2, 1}) {
+    for (const bool by_key_head : {false, true}) {
+      Case shared = widened(cases::qwen(by_key_head, by_key_head), 4);
+      for (up::LayerSpec &layer : shared.model.layers) layer.delta.key_heads = std::min(layer.delta.key_heads, key_heads);
+      shared.name += up::text(" with ", key_heads, " key head(s)");
+      out.push_back(shared);
+    }
+  }
   return out;
 }
 
@@ -251,5 +260,10 @@ int main() {
   Case odd = widened(cases::llama(), 2);
   odd.model.layers[2].mlp.inner = 98;
   check_refused("one layer's inner width", odd, 4, {"layers[2].mlp.inner is 98", "4 ranks"});
+  Case keys = widened(cases::qwen(false, false), 3);
+  check_refused("key heads of linear layers", keys, 4, {"layers[0].mixer.keyHeads is 6", "4 ranks"});
+  keys = widened(cases::qwen(false, false), 2);
+  for (up::LayerSpec &layer : keys.model.layers) layer.delta.key_heads = std::min(layer.delta.key_heads, 1);
+  check_refused("value heads of linear layers", keys, 16, {"layers[0].mixer.valueHeads is 8", "16 ranks"});
   return check_result();
 }

@@ -1,5 +1,7 @@
 #include "weights/matrices.h"
 
+#include <algorithm>
+
 namespace up {
 namespace {
 
@@ -80,9 +82,14 @@ void add_queries(Builder &to, const AttentionSpec &whole, const Shard &shard) {
   }
 }
 
+// Key heads of a rank: one that others hold as well where there are fewer than ranks.
+Part key_heads_of(const DeltaSpec &whole, const Shard &shard) {
+  return {first_key_head(whole, shard), std::max(1, whole.key_heads / shard.size)};
+}
+
 // [q | k | v] of a tensor that has them one after another.
 void add_delta_channels(Builder &to, const std::string &role, const DeltaSpec &whole, const Shard &shard) {
-  const Part keys = rows_of(share_of(whole.key_heads, shard), whole.key_dim);
+  const Part keys = rows_of(key_heads_of(whole, shard), whole.key_dim);
   const Part values = rows_of(share_of(whole.value_heads, shard), whole.value_dim);
   to.rows(role, keys).rows(role, whole.key_width() + keys.begin, keys.count);
   to.rows(role, 2 * whole.key_width() + values.begin, values.count);
@@ -93,13 +100,20 @@ void add_grouped_delta(Builder &to, const DeltaSpec &whole, const Shard &shard) 
   const int share = whole.value_heads / whole.key_heads;  // value heads of a key head
   const int values = share * whole.value_dim;
   const int group = 2 * whole.key_dim + 2 * values;
-  const Part heads = share_of(whole.key_heads, shard);
-  const Part parts[] = {{0, whole.key_dim}, {whole.key_dim, whole.key_dim}, {2 * whole.key_dim, values}, {2 * whole.key_dim + values, values}};
+  const Part heads = key_heads_of(whole, shard);
+  // Of each group: all of it, or the part of a head that others hold as well.
+  const Part own{shard.begin(whole.value_heads) % share, std::min(share, shard.count(whole.value_heads))};
+  const Part own_values = rows_of(own, whole.value_dim);
+  const Part parts[] = {{0, whole.key_dim},
+                        {whole.key_dim, whole.key_dim},
+                        {2 * whole.key_dim + own_values.begin, own_values.count},
+                        {2 * whole.key_dim + values + own_values.begin, own_values.count}};
   for (const auto &[offset, rows] : parts) {
     for (int head = heads.begin; head < heads.begin + heads.count; head++) to.rows("qkvz", head * group + offset, rows);
   }
   for (const int part : {0, 1}) {
-    for (int head = heads.begin; head < heads.begin + heads.count; head++) to.rows("ba", (2 * head + part) * share, share);
+    for (int head = heads.begin; head < heads.begin + heads.count; head++)
+      to.rows("ba", (2 * head + part) * share + own.begin, own.count);
   }
 }
 

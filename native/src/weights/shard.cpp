@@ -13,15 +13,14 @@ void divide(int &value, int ranks, const Where &...where) {
   value /= ranks;
 }
 
-void shard_attention(AttentionSpec &a, int ranks, const std::string &where) {
-  divide(a.heads, ranks, where, ".mixer.heads");
-  if (a.kv_heads >= ranks) {
-    divide(a.kv_heads, ranks, where, ".mixer.kvHeads");
-  } else if (ranks % a.kv_heads == 0) {
-    a.kv_heads = 1;
+// Of heads that others are grouped by: one each, held in common, where there are fewer than ranks.
+void divide_shared(int &heads, int ranks, const std::string &where, const char *field) {
+  if (heads >= ranks) {
+    divide(heads, ranks, where, field);
+  } else if (ranks % heads == 0) {
+    heads = 1;
   } else {
-    fail(UP_UNSUPPORTED_MODEL, "divide model among ranks", where, ".mixer.kvHeads is ", a.kv_heads, ", of which ", ranks,
-         " ranks cannot have one each");
+    fail(UP_UNSUPPORTED_MODEL, "divide model among ranks", where, field, " is ", heads, ", of which ", ranks, " ranks cannot have one each");
   }
 }
 
@@ -37,10 +36,11 @@ ModelTable shard_table(const ModelTable &whole, const Shard &shard) {
     LayerSpec &layer = out.layers[static_cast<size_t>(i)];
     const std::string where = text("layers[", i, "]");
     if (layer.is_attention()) {
-      shard_attention(layer.attention, shard.size, where);
+      divide(layer.attention.heads, shard.size, where, ".mixer.heads");
+      divide_shared(layer.attention.kv_heads, shard.size, where, ".mixer.kvHeads");
     } else {
-      divide(layer.delta.key_heads, shard.size, where, ".mixer.keyHeads");
       divide(layer.delta.value_heads, shard.size, where, ".mixer.valueHeads");
+      divide_shared(layer.delta.key_heads, shard.size, where, ".mixer.keyHeads");
     }
     divide(layer.mlp.inner, shard.size, where, ".mlp.inner");
     divide(layer.mlp.shared_inner, shard.size, where, ".mlp.sharedInner");
@@ -51,6 +51,11 @@ ModelTable shard_table(const ModelTable &whole, const Shard &shard) {
 int first_kv_head(const AttentionSpec &whole, const Shard &shard) {
   const int group = whole.heads / whole.kv_heads;
   return shard.begin(whole.heads) / group;
+}
+
+int first_key_head(const DeltaSpec &whole, const Shard &shard) {
+  const int group = whole.value_heads / whole.key_heads;
+  return shard.begin(whole.value_heads) / group;
 }
 
 }  // namespace up

@@ -62,7 +62,7 @@ export interface OperationWork {
   readonly reductionRowBytes: number
 }
 
-/** `ranks`: devices of the tensor-parallel group. K/V heads are replicated where there are fewer of them than ranks. */
+/** `ranks`: devices of the tensor-parallel group. K/V heads and a linear layer's key heads are replicated where fewer than ranks. */
 export const operationWork = (shape: ModelShape, layout: KvLayout, ranks: number): ReadonlyArray<OperationWork> => {
   const { spec } = shape
   const finalLayer = spec.layers.length - 1
@@ -152,8 +152,8 @@ interface LayerWork {
 
 const layerWork = (shape: ModelShape, layer: LayerSpec, ranks: number): LayerWork => {
   const { spec } = shape
-  const { kv, mixer, mlp, expert, topK } = layerParameters(spec, layer)
-  const rest = (mixer + mlp) / ranks
+  const { kv, mixer, keys, mlp, expert, topK } = layerParameters(spec, layer)
+  const rest = (mixer - keys + mlp) / ranks
   const base = {
     rest,
     expert: expert / ranks,
@@ -162,8 +162,18 @@ const layerWork = (shape: ModelShape, layer: LayerSpec, ranks: number): LayerWor
   }
   const none = { pair: 0, keyBytes: 0, windowPair: 0, windowKeyBytes: 0, recurrence: 0, decodeRowBytes: 0 }
   if (layer.mixer.kind === "delta") {
-    const recurrence = recurrenceFlops(layer.mixer) / ranks
-    return { ...base, ...none, kv: 0, recurrence, decodeRowBytes: (2 * deltaStateBytes(layer.mixer, 2)) / ranks }
+    const { keyHeads, valueHeads } = layer.mixer
+    const share = 1 / Math.min(ranks, keyHeads)
+    const own = { ...layer.mixer, keyHeads: keyHeads * share, valueHeads: valueHeads / ranks }
+    const recurrence = recurrenceFlops(own)
+    return {
+      ...base,
+      ...none,
+      rest: rest + keys * share,
+      kv: 0,
+      recurrence,
+      decodeRowBytes: 2 * deltaStateBytes(own, 2),
+    }
   }
   const attention = layer.mixer
   const share = 1 / Math.min(ranks, attention.kvHeads)

@@ -85,4 +85,16 @@ describe("the work of every family", () => {
       expect(two!.decodeReductions).toBe(2 * spec.layers.length)
     },
   )
+
+  it("of a linear layer whose key head ranks share has q and k on each", () => {
+    const spec = specOf("qwen3.5-tied")
+    const [[one], [four]] = [workOf(spec), workOf(spec, denseSchedule, 4)]
+    const head = spec.hiddenSize * spec.vocabSize
+    // Two key heads of 16 in three layers, and two KV heads of 32 in two: half of either on each of four.
+    const shared = 3 * 2 * 2 * 16 * spec.hiddenSize + 2 * 2 * 2 * 32 * spec.hiddenSize
+    expect(four!.decodeRowFlops).toBe((one!.decodeRowFlops - 2 * head - 2 * shared) / 4 + 2 * head + shared)
+    // One state of 16 × 16 and three columns of 48.
+    expect(four!.decodeRowBytes).toBe(3 * 2 * (1024 + 512))
+    expect(four!.recurrenceRowFlops).toBe(one!.recurrenceRowFlops / 4)
+  })
 })

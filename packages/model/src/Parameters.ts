@@ -6,6 +6,8 @@ export interface LayerParameters {
   readonly kv: number
   /** The rest of the mixer. */
   readonly mixer: number
+  /** Of it, q and k of a recurrent layer, which are projected by key heads; 0 in an attention layer. */
+  readonly keys: number
   /** What every row passes of the MLP: all of a dense one; router and shared expert otherwise. */
   readonly mlp: number
   /** One expert; 0 without experts. */
@@ -17,11 +19,12 @@ export interface LayerParameters {
 }
 
 export const layerParameters = ({ hiddenSize }: Pick<ModelSpec, "hiddenSize">, layer: LayerSpec): LayerParameters => {
-  const { kv, rest, small } = mixerParameters(hiddenSize, layer.mixer)
+  const { kv, rest, keys, small } = mixerParameters(hiddenSize, layer.mixer)
   const norms = (layer.postNorms ? 4 : 2) * hiddenSize
   return {
     kv,
     mixer: rest,
+    keys,
     ...mlpParameters(hiddenSize, layer.mlp),
     small: small + norms + mlpBiases(hiddenSize, layer.mlp),
   }
@@ -45,17 +48,18 @@ const mixerParameters = (hiddenSize: number, mixer: MixerSpec) => {
   if (mixer.kind === "delta") {
     const { keyHeads, valueHeads, keyDim, valueDim, convKernel } = mixer
     // q, k, v and z; b and a; the output projection.
-    const inputs = 2 * keyHeads * keyDim + 2 * valueHeads * valueDim + 2 * valueHeads
-    const rest = hiddenSize * (inputs + valueHeads * valueDim)
-    return { kv: 0, rest, small: convKernel * convWidth(mixer) + 2 * valueHeads + valueDim }
+    const keys = hiddenSize * 2 * keyHeads * keyDim
+    const rest = keys + hiddenSize * (3 * valueHeads * valueDim + 2 * valueHeads)
+    return { kv: 0, rest, keys, small: convKernel * convWidth(mixer) + 2 * valueHeads + valueDim }
   }
   const { heads, kvHeads, headDim, outputGate, qkNorm, bias } = mixer
   const queries = heads * headDim * (outputGate ? 2 : 1)
-  const keys = kvHeads * headDim
-  const biases = bias === "none" ? 0 : queries + 2 * keys + (bias === "qkvo" ? hiddenSize : 0)
+  const keyWidth = kvHeads * headDim
+  const biases = bias === "none" ? 0 : queries + 2 * keyWidth + (bias === "qkvo" ? hiddenSize : 0)
   return {
-    kv: 2 * hiddenSize * keys,
+    kv: 2 * hiddenSize * keyWidth,
     rest: hiddenSize * (queries + heads * headDim),
+    keys: 0,
     small: biases + normParameters(qkNorm, 2 * headDim),
   }
 }

@@ -1,6 +1,8 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { eightBitMatrices } from "@uniprefill/model/EightBitMatrices"
 import { attentionOf, convWidth, type LayerSpec, type ModelSpec } from "@uniprefill/model/ModelSpec"
+import type { Quantization } from "@uniprefill/model/ModelTable"
 import { embeddingParameters, layerParameters } from "@uniprefill/model/Parameters"
 import { rankLayout } from "./RankLayout.ts"
 import { rankSpec } from "./Shards.ts"
@@ -8,10 +10,12 @@ import { rankSpec } from "./Shards.ts"
 export interface RankMemoryOptions {
   readonly spec: ModelSpec
   readonly schedule: DropSchedule
-  /** Bytes of all weights of the model, as they are kept on the device. */
+  /** Bytes of all weights of the model as they are kept on the device, before any is rounded to eight bits. */
   readonly weightBytes: number
   /** Bytes of one weight. */
   readonly weightElementBytes: number
+  /** `none` by default. */
+  readonly quantization?: Quantization | undefined
   readonly pageSize: number
   readonly kvElementBytes: number
   readonly carryElementBytes: number
@@ -43,7 +47,7 @@ export const rankMemory = (options: RankMemoryOptions, ranks: number): RankMemor
   const layout = rankLayout(spec, ranks, schedule, options)
 
   // The residual stream and its sum are whole on every rank, as the logits are; the rest is split. All in 16 bits.
-  const rowElements = 2 * hiddenSize + Math.max(...spec.layers.map(rowWidth)) / ranks
+  const rowElements = 2 * hiddenSize + Math.max(...rank.layers.map(rowWidth))
   const activations = maxRowsPerStep * rowElements * 2
   const logits = slots * vocabSize * 4
   const blocks = Math.ceil(maxModelLen / schedule.block)
@@ -58,18 +62,36 @@ export const rankMemory = (options: RankMemoryOptions, ranks: number): RankMemor
 }
 
 /**
- * Weights on one rank. Requires: the model can be split into `ranks`. The layers are split evenly, but for the K and V
- * projections of heads that several ranks hold; embedding and lm_head are whole on each.
+ * Weights on one rank. Requires: the model can be split into `ranks`. The layers are split evenly, but for the projections of KV
+ * heads and of linear layers' key heads that several ranks hold; embedding and lm_head are whole on each.
  */
 export const rankWeightBytes = (
-  options: Pick<RankMemoryOptions, "spec" | "weightBytes" | "weightElementBytes">,
+  options: Pick<RankMemoryOptions, "spec" | "weightBytes" | "weightElementBytes" | "quantization">,
   ranks: number,
 ): number => {
-  const { spec, weightBytes, weightElementBytes } = options
-  const kv = ({ layers }: ModelSpec) =>
-    layers.reduce((sum, layer) => sum + layerParameters(spec, layer).kv, 0) * weightElementBytes
+  const { spec, weightBytes, weightElementBytes, quantization } = options
+  const rank = rankSpec(spec, ranks)
+  const shared = ({ layers }: ModelSpec) => {
+    let parameters = 0
+    for (const layer of layers) {
+      const { kv, keys } = layerParameters(spec, layer)
+      parameters += kv + keys
+    }
+    return parameters * weightElementBytes
+  }
   const whole = embeddingParameters(spec) * weightElementBytes
-  return Math.ceil((weightBytes - whole - kv(spec)) / ranks + whole + kv(rankSpec(spec, ranks)))
+  const bytes = Math.ceil((weightBytes - whole - shared(spec)) / ranks + whole + shared(rank))
+  return quantization === "fp8" ? bytes - savedByEightBits(rank, weightElementBytes) : bytes
+}
+
+/** A matrix in eight bits has a scale in 32 for every row. */
+const savedByEightBits = (rank: ModelSpec, weightElementBytes: number): number => {
+  let saved = 0
+  for (const layer of rank.layers) {
+    for (const [rows, columns] of eightBitMatrices(rank, layer))
+      saved += rows * (columns * (weightElementBytes - 1) - 4)
+  }
+  return saved
 }
 
 /** Elements of a row between a layer's projections: q, k and v, then the MLP's inner layer. */

@@ -22,10 +22,7 @@ export interface Splittable {
 
 /** Why a layer cannot be split into `ranks` equal parts; null when it can. */
 export const splitFault = ({ heads, kvHeads, inner, hiddenSize }: Splittable, ranks: number): string | null =>
-  unevenFault({ heads, inner, hiddenSize }, ranks) ??
-  (kvHeads % ranks !== 0 && ranks % kvHeads !== 0
-    ? `kvHeads ${kvHeads} can neither be split into ${ranks} equal parts nor repeated evenly on ${ranks} ranks`
-    : null)
+  unevenFault({ heads, inner, hiddenSize }, ranks) ?? sharedFault("kvHeads", kvHeads, ranks)
 
 /** Why a model cannot be split into `ranks` equal parts; null when it can. */
 export const modelSplitFault = (spec: ModelSpec, ranks: number): string | null => {
@@ -42,8 +39,13 @@ const layerSplitFault = (hiddenSize: number, { mixer, mlp }: LayerSpec, ranks: n
   if (shared !== null) return shared
   if (mixer.kind !== "delta") return splitFault({ ...mixer, inner, hiddenSize }, ranks)
   const { keyHeads, valueHeads } = mixer
-  return unevenFault({ keyHeads, valueHeads, inner, hiddenSize }, ranks)
+  return unevenFault({ valueHeads, inner, hiddenSize }, ranks) ?? sharedFault("keyHeads", keyHeads, ranks)
 }
+
+const sharedFault = (name: string, count: number, ranks: number): string | null =>
+  count % ranks !== 0 && ranks % count !== 0
+    ? `${name} ${count} can neither be split into ${ranks} equal parts nor repeated evenly on ${ranks} ranks`
+    : null
 
 const unevenFault = (counts: Readonly<Record<string, number>>, ranks: number): string | null => {
   for (const [name, count] of Object.entries(counts)) {
@@ -93,7 +95,7 @@ export const rankSpec = (spec: ModelSpec, ranks: number): ModelSpec => ({
 
 const rankMixer = (mixer: MixerSpec, ranks: number): AttentionSpec | DeltaSpec =>
   mixer.kind === "delta"
-    ? { ...mixer, keyHeads: mixer.keyHeads / ranks, valueHeads: mixer.valueHeads / ranks }
+    ? { ...mixer, keyHeads: Math.max(1, mixer.keyHeads / ranks), valueHeads: mixer.valueHeads / ranks }
     : { ...mixer, heads: mixer.heads / ranks, kvHeads: kvHeadsPerRank(mixer, ranks) }
 
 const rankMlp = (mlp: MlpSpec, ranks: number): MlpSpec =>

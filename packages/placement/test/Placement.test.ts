@@ -3,9 +3,10 @@ import { readModelConfig } from "@uniprefill/model/ModelConfig"
 import type { AttentionSpec, LayerSpec, ModelSpec } from "@uniprefill/model/ModelSpec"
 import { parameterCount } from "@uniprefill/model/Parameters"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
+import { rankWeightBytes } from "@uniprefill/placement/RankMemory"
 import { footprintOf } from "@uniprefill/placement/Footprint"
 import { type Latencies, type Layout, layoutsOf, type PlacementRequest } from "@uniprefill/placement/Placement"
-import { modelSplitFault, shardsOf, splittablesOf } from "@uniprefill/placement/Shards"
+import { modelSplitFault, rankSpec, shardsOf, splittablesOf } from "@uniprefill/placement/Shards"
 import { describe, expect, it } from "vitest"
 
 interface Sizes {
@@ -36,6 +37,24 @@ const large = llama(sizesOfLarge)
 const schedule = { ...denseSchedule, dropLayers: [7, 11, 15, 19, 23, 27].map((layer) => ({ layer, p: 0.99 })) }
 
 const weightBytes = (spec: ModelSpec): number => 2 * parameterCount(spec)
+
+const weightsOf = (spec: ModelSpec) => ({ spec, weightBytes: weightBytes(spec), weightElementBytes: 2 })
+
+/** One layer of Gated DeltaNet. */
+const linear = (keyHeads: number, valueHeads: number): ModelSpec => {
+  const mixer = {
+    kind: "delta",
+    keyHeads,
+    valueHeads,
+    keyDim: 128,
+    valueDim: 128,
+    convKernel: 4,
+    grouped: false,
+    normaliseInput: "float",
+    normEps: 1e-6,
+  } as const
+  return { ...small, layers: [{ ...small.layers[0]!, mixer }] }
+}
 
 const GB = 1e9
 const request = (over: Partial<PlacementRequest> = {}): PlacementRequest => {
@@ -199,6 +218,36 @@ describe("shards", () => {
     })
     expect(bytesOf[0]! / bytesOf[1]!).toBe(2)
     expect(bytesOf[3]).toBe(bytesOf[1])
+  })
+
+  it("of a linear layer repeat its key heads where there are fewer than ranks", () => {
+    const spec = linear(2, 8)
+    expect([1, 2, 4, 8].map((ranks) => modelSplitFault(spec, ranks))).toEqual([null, null, null, null])
+    expect(rankSpec(spec, 2).layers[0]!.mixer).toMatchObject({ keyHeads: 1, valueHeads: 4 })
+    expect(rankSpec(spec, 8).layers[0]!.mixer).toMatchObject({ keyHeads: 1, valueHeads: 1 })
+    expect(modelSplitFault(spec, 16)).toBe("valueHeads 8 cannot be split into 16 equal parts")
+    expect(modelSplitFault(linear(6, 24), 4)).toBe(
+      "keyHeads 6 can neither be split into 4 equal parts nor repeated evenly on 4 ranks",
+    )
+    // q and k of the one head are whole on both ranks of two.
+    const bytes = [1, 2].map((ranks) => rankWeightBytes(weightsOf(linear(1, 2)), ranks))
+    const embeddings = 2 * 2 * 4096 * 128_256
+    const keys = 2 * 2 * 128 * 4096
+    expect(bytes[1]).toBe((bytes[0]! - embeddings - keys) / 2 + embeddings + keys)
+  })
+
+  it("in eight bits weigh a byte a parameter and a scale a row in the layers' matrices", () => {
+    const spec = llama({ layers: 2 })
+    const bytes = (ranks: number, quantization: "none" | "fp8") =>
+      rankWeightBytes({ ...weightsOf(spec), quantization }, ranks)
+    const saved = (qkv: number, o: number, gateUp: number, inner: number) =>
+      2 * (qkv * 4092 + 4096 * (o - 4) + gateUp * 4092 + 4096 * (inner - 4))
+    expect(bytes(1, "none") - bytes(1, "fp8")).toBe(saved(6144, 4096, 28_672, 14_336))
+    expect(bytes(2, "none") - bytes(2, "fp8")).toBe(saved(3072, 2048, 14_336, 7168))
+    // 772 rows of q, k, v, z, b and a are no multiple of 16: they stay as they are.
+    const odd = { ...weightsOf(linear(1, 2)), quantization: "fp8" } as const
+    const mlp = 28_672 * 4092 + 4096 * (14_336 - 4)
+    expect(rankWeightBytes(weightsOf(odd.spec), 1) - rankWeightBytes(odd, 1)).toBe(4096 * (2 * 128 - 4) + mlp)
   })
 
   it("are refused where they would be uneven", () => {

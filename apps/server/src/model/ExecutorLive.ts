@@ -40,6 +40,7 @@ export const executorWith =
             layerSim({
               ...common,
               spec,
+              quantization,
               memoryBytes,
               costModel: (layout) => {
                 const { maxRowsPerStep } = simulatedDefaults

@@ -1,6 +1,7 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
+import type { Quantization } from "@uniprefill/model/ModelTable"
 import { parameterCount } from "@uniprefill/model/Parameters"
 import { rankWeightBytes } from "@uniprefill/placement/RankMemory"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
@@ -26,6 +27,8 @@ export interface SimulatedExecutorOptions {
   readonly schedule: DropSchedule
   /** Ranks that share the model; 1 by default. */
   readonly tensorParallel?: number | undefined
+  /** Of the weights whose bytes it tells; `none` by default. How long steps take is the cost model's matter. */
+  readonly quantization?: Quantization | undefined
   /** How long a step takes, from the work that it does; made once the layout of a rank is known. */
   readonly costModel: (layout: KvLayout) => CostModel
   /** Seconds of the clock per second of the cost model: 1 is real time, 0.1 ten times as fast, 0 no waiting at all. */
@@ -321,9 +324,13 @@ class SimulatedMachine {
 const float = new Float32Array(1)
 const bits = new Int32Array(float.buffer)
 
-/** A rank's weights, in 16 bits. */
-const weightsOf = ({ spec, tensorParallel }: SimulatedExecutorOptions & typeof simulatedDefaults): number =>
-  rankWeightBytes({ spec, weightBytes: 2 * parameterCount(spec), weightElementBytes: 2 }, tensorParallel)
+/** A rank's weights: 16 bits each, but for those that are rounded to eight. */
+const weightsOf = ({
+  spec,
+  tensorParallel,
+  quantization,
+}: SimulatedExecutorOptions & typeof simulatedDefaults): number =>
+  rankWeightBytes({ spec, weightBytes: 2 * parameterCount(spec), weightElementBytes: 2, quantization }, tensorParallel)
 
 /** A 32-bit hash of integers. */
 const hash = (...words: ReadonlyArray<number>): number => {

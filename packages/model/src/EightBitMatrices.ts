@@ -1,0 +1,40 @@
+import type { LayerSpec, ModelSpec } from "./ModelSpec.ts"
+
+/** Rows and columns of a matrix. */
+export type MatrixSize = readonly [outputs: number, inputs: number]
+
+/**
+ * The matrices of a layer that `--quantization fp8` has in eight bits, as they are multiplied (`native/src/weights/quantization.cpp`): not
+ * routers and the experts they choose, nor a matrix whose sides are no multiples of 16.
+ */
+export const eightBitMatrices = (
+  { hiddenSize }: Pick<ModelSpec, "hiddenSize">,
+  layer: LayerSpec,
+): ReadonlyArray<MatrixSize> =>
+  [...mixerMatrices(hiddenSize, layer), ...mlpMatrices(hiddenSize, layer)].filter(
+    ([outputs, inputs]) => outputs > 0 && inputs > 0 && outputs % 16 === 0 && inputs % 16 === 0,
+  )
+
+const mixerMatrices = (hidden: number, { mixer }: LayerSpec): ReadonlyArray<MatrixSize> => {
+  if (mixer.kind === "delta") {
+    const values = mixer.valueHeads * mixer.valueDim
+    const inputs = 2 * mixer.keyHeads * mixer.keyDim + 2 * values + 2 * mixer.valueHeads
+    return [
+      [inputs, hidden],
+      [hidden, values],
+    ]
+  }
+  const { heads, kvHeads, headDim, outputGate } = mixer
+  return [
+    [((outputGate ? 2 : 1) * heads + 2 * kvHeads) * headDim, hidden],
+    [hidden, heads * headDim],
+  ]
+}
+
+const mlpMatrices = (hidden: number, { mlp }: LayerSpec): ReadonlyArray<MatrixSize> => {
+  const inner = mlp.kind === "moe" ? mlp.sharedInner : mlp.inner
+  return [
+    [2 * inner, hidden],
+    [hidden, inner],
+  ]
+}
