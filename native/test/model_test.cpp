@@ -90,7 +90,7 @@ void check_tables() {
   refused("\"hiddenSize\":64,", "", "model.hiddenSize is missing");
   refused("\"vocabSize\":160", "\"vocabSize\":99999999", "model.vocabSize is 99999999, an integer from 1 to 16777216");
   refused("\"embeddingScale\":1", "\"embeddingScale\":0", "model.embeddingScale is 0, a number above 0");
-  refused("\"logitSoftCap\":0", "\"quantization\":\"int4\",\"logitSoftCap\":0", "model.quantization is \"int4\"");
+  refused("\"quantization\":\"none\"", "\"quantization\":\"int4\"", "model.quantization is \"int4\"");
   refused("\"logitSoftCap\":0", "\"logitSoftCap\":null", "model.logitSoftCap is null, a number was expected");
   refused("\"eps\":", "\"eps\":-", "model.finalNorm.eps is -");
   refused("\"files\":[\"", "\"files\":[7,\"", "model.files holds 7, strings were expected");

@@ -22,6 +22,7 @@ struct RandomModel {
   int max_positions = 4096;
   bool tied = true;
   bool biases = false;        // of attention and dense MLPs
+  bool fp8 = false;           // matrices of layers in eight bits
   bool fused_experts = true;  // one tensor for all experts of a layer, not one for each
   float embedding_scale = 1;
   float logit_soft_cap = 0;
@@ -275,6 +276,7 @@ inline std::string model_table_json(const RandomModel &m, const std::string &dir
   out << "{\"format\":\"uniprefill-model\",\"version\":1,\"architecture\":\"RandomForCausalLM\",\"identity\":\"00000000deadbeef\""
       << ",\"hiddenSize\":" << m.hidden << ",\"vocabSize\":" << m.vocab << ",\"maxPositions\":" << m.max_positions
       << ",\"embeddingScale\":" << m.embedding_scale << ",\"logitSoftCap\":" << m.logit_soft_cap
+      << ",\"quantization\":\"" << (m.fp8 ? "fp8" : "none") << '"'
       << ",\"finalNorm\":" << model_json::norm(m.norm) << ",\"files\":[";
   const std::vector<std::string> shards = shard_names(m);
   for (size_t i = 0; i < shards.size(); i++) out << (i ? ",\"" : "\"") << directory << '/' << shards[i] << '"';

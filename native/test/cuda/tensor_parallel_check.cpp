@@ -58,9 +58,15 @@ std::vector<Case> models() {
     out.push_back(of(moe ? "Qwen MoE" : "Qwen", qwen, {1}));
     out.back().model.norm = {1e-6f, 1};
   }
+  // One key head, which all ranks hold; on eight each has one of its value heads.
+  std::vector<up::LayerSpec> shared(6, delta_layer(1, 8, 128, 128));
+  shared[1] = shared[4] = cases::gated_attention(8, 1, 256);
+  out.push_back(of("Qwen with one key head", shared, {1}));
+  out.back().model.norm = {1e-6f, 1};
   return out;
 }
 
+// Relative to `a`.
 double distance(const std::vector<float> &a, const std::vector<float> &b) {
   double apart = 0, size = 0;
   for (size_t i = 0; i < a.size(); i++) {
@@ -140,6 +146,40 @@ void check_model(const Case &of, int ranks) {
   CHECK(found.empty(), "%s, the same again: %s", c.name.c_str(), found.c_str());
 }
 
+// Outputs are compared until a token differs.
+double worst_distance(const Trace &expected, const Trace &got) {
+  double worst = 0;
+  for (size_t i = 0; i < expected.logits.size() && i < got.logits.size(); i++) {
+    worst = std::max(worst, distance(expected.logits[i], got.logits[i]));
+    if (expected.tokens[i] != got.tokens[i]) break;
+  }
+  return worst;
+}
+
+// Matrices in eight bits, a scale for each rank's part of a row: nearer to the CPU's ranks, which round alike, than those are to 16 bits.
+void check_fp8(int ranks) {
+  Case c = models().front();
+  Equality plain(c);
+  const SlotSpec dropping = greedy(plain, c.prompt, true), dense = greedy(plain, c.prompt, false);
+  c.model.fp8 = true;
+  const TestModel model(c.model);
+  HostOptions options = c.host;
+  options.ranks = ranks;
+  Host cpu_16_bits(plain.model, options), cpu(model, options);
+  options.device = UP_DEVICE_CUDA;
+  Host host(model, options), again(model, options);
+  const Trace expected = serve(cpu, 0, dense, c.outputs);
+  const double in_16_bits = worst_distance(expected, serve(cpu_16_bits, 0, dense, c.outputs));
+  const double off = worst_distance(expected, serve(host, 0, dense, c.outputs));
+  CHECK(off < 0.8 * in_16_bits, "in eight bits, dense: logits are %.4f apart, those of 16 bits %.4f", off, in_16_bits);
+  const Trace got = serve(host, 1, dropping, c.outputs);
+  const int apart = blocks_apart(serve(cpu, 1, dropping, c.outputs), got);
+  CHECK(apart <= 4, "in eight bits, dropping: %d blocks differ", apart);
+  const std::string found = difference(got, serve(again, 1, dropping, c.outputs));
+  CHECK(found.empty(), "in eight bits, the same again: %s", found.c_str());
+  std::printf("ok in eight bits: at most %.4f apart, 16 bits %.4f, %d blocks differ\n", off, in_16_bits, apart);
+}
+
 int check_fault(int ranks) {
   Case c = models().front();
   Equality e(c);
@@ -170,5 +210,6 @@ int main(int argc, char **argv) {
   const int ranks = argc > 1 ? std::atoi(argv[1]) : 2;
   if (argc > 2 && std::strcmp(argv[2], "fault") == 0) return check_fault(ranks);
   for (const Case &c : models()) check_model(c, ranks);
+  check_fp8(ranks);
   return check_result();
 }

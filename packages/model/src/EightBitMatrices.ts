@@ -1,5 +1,11 @@
 import type { LayerSpec, ModelSpec } from "./ModelSpec.ts"
 
+/**
+ * How the weights of layers and what they are multiplied with are rounded: `fp8` is e4m3, 8 bits, with a scale for every row. The
+ * embedding, lm_head, routers and the experts that they choose stay in 16 bits.
+ */
+export type Quantization = "none" | "fp8"
+
 /** Rows and columns of a matrix. */
 export type MatrixSize = readonly [outputs: number, inputs: number]
 

@@ -1,11 +1,6 @@
+import type { Quantization } from "./EightBitMatrices.ts"
 import type { ModelDirectory } from "./ModelDirectory.ts"
 import type { LayerSpec, MixerSpec, MlpSpec } from "./ModelSpec.ts"
-
-/**
- * How the weights of layers and what they are multiplied with are rounded: `fp8` is e4m3, 8 bits, with a scale for every row. The
- * embedding, lm_head, routers and the experts that they choose stay in 16 bits.
- */
-export type Quantization = "none" | "fp8"
 
 /**
  * The model as the native library gets it, which reads no config.json: the table of layers, what each layer's tensors are

@@ -1,7 +1,7 @@
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
+import type { Quantization } from "@uniprefill/model/EightBitMatrices"
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { ModelSpec } from "@uniprefill/model/ModelSpec"
-import type { Quantization } from "@uniprefill/model/ModelTable"
 import { parameterCount } from "@uniprefill/model/Parameters"
 import { rankWeightBytes } from "@uniprefill/placement/RankMemory"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
