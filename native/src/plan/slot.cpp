@@ -1,8 +1,25 @@
 #include "plan/slot.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace up {
+namespace {
+
+void add_counting(int begin, int end, std::vector<int32_t> &to) {
+  const size_t at = to.size();
+  to.resize(at + static_cast<size_t>(std::max(0, end - begin)));
+  std::iota(to.begin() + static_cast<std::ptrdiff_t>(at), to.end(), begin);
+}
+
+// values[begin, end), and counting on from `after` behind them.
+void add_values(const std::vector<int32_t> &values, int begin, int end, int after, std::vector<int32_t> &to) {
+  const int size = static_cast<int>(values.size()), first = std::min(begin, size);
+  to.insert(to.end(), values.begin() + first, values.begin() + std::clamp(end, first, size));
+  add_counting(after + std::max(begin, size) - size, after + std::max(end, size) - size, to);
+}
+
+}  // namespace
 
 int Slot::set_rows(int i) const {
   while (!segment(i).is_known()) i--;
@@ -23,6 +40,17 @@ int Slot::parent(int i, int row) const {
   const SegmentState &state = segment(i);
   if (row >= state.set_rows) return segment(i - 1).set_rows + row - state.set_rows;
   return state.kept[static_cast<size_t>(row)];
+}
+
+void Slot::add_positions(int i, int begin, int end, std::vector<int32_t> &to) const {
+  const std::vector<int32_t> &positions = segment(i).positions;
+  // A set of all rows is of the whole prompt.
+  if (positions.empty()) add_counting(begin, end, to);
+  else add_values(positions, begin, end, content->prompt_length, to);
+}
+
+void Slot::add_parents(int i, int begin, int end, std::vector<int32_t> &to) const {
+  add_values(segment(i).kept, begin, end, segment(i - 1).set_rows, to);
 }
 
 int Slot::first_visible(int i, int row, int window, bool by_original) const {
@@ -56,9 +84,11 @@ const char *Slot::adoption_fault(const Slot &source) const {
 void Slot::apply_bitmap(int i, std::span<const uint32_t> bitmap, const Schedule &schedule) {
   SegmentState &next = segment(i + 1);
   next.kept = kept_indices(bitmap, schedule.shape(segment(i).set_rows));
-  next.positions.clear();
-  next.positions.reserve(next.kept.size());
-  for (const int32_t row : next.kept) next.positions.push_back(position(i, row));
+  const std::vector<int32_t> &positions = segment(i).positions;
+  next.positions = next.kept;
+  if (!positions.empty()) {
+    for (int32_t &row : next.positions) row = positions[static_cast<size_t>(row)];
+  }
   next.set_rows = static_cast<int>(next.kept.size());
 }
 

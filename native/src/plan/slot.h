@@ -50,6 +50,9 @@ struct Slot {
   // Row r of segment i as a position in the request, and as a row of segment i − 1.
   int position(int i, int row) const;
   int parent(int i, int row) const;
+  // The same of rows [begin, end), behind what `to` has.
+  void add_positions(int i, int begin, int end, std::vector<int32_t> &to) const;
+  void add_parents(int i, int begin, int end, std::vector<int32_t> &to) const;
   // The first row of segment i that a sliding layer's row sees.
   int first_visible(int i, int row, int window, bool by_original) const;
 

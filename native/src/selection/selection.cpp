@@ -53,12 +53,23 @@ std::vector<uint32_t> select_blocks(std::span<const uint64_t> masses, uint64_t p
 }
 
 std::vector<int32_t> kept_indices(std::span<const uint32_t> bitmap, const SelectionShape &shape) {
-  std::vector<int32_t> kept;
-  for (int row = 0; row < shape.rows; row++) {
-    const int block = row / shape.block;
-    const bool set = (bitmap[static_cast<size_t>(block) / 32] >> (block % 32) & 1) != 0;
-    if (set || row < shape.sink || row >= shape.rows - shape.last_q) kept.push_back(row);
+  // A device waits for it: block by block.
+  std::vector<int32_t> kept(static_cast<size_t>(shape.rows));
+  auto to = kept.begin();
+  const auto add = [&](int begin, int end) {
+    for (int row = begin; row < end; row++) *to++ = row;
+  };
+  for (int block = 0; block < shape.blocks(); block++) {
+    const int first = block * shape.block, end = std::min(first + shape.block, shape.rows);
+    if ((bitmap[static_cast<size_t>(block) / 32] >> (block % 32) & 1) != 0) {
+      add(first, end);
+      continue;
+    }
+    const int sink_end = std::clamp(shape.sink, first, end);
+    add(first, sink_end);
+    add(std::clamp(shape.rows - shape.last_q, sink_end, end), end);
   }
+  kept.erase(to, kept.end());
   return kept;
 }
 

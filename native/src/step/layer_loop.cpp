@@ -175,10 +175,8 @@ void LayerLoop::drop(int layer, int segment) {
   CarryRows carry{segment, {}, {}};
   for (const Group &group : groups_.groups()) {
     if (group.kind != Kind::dropping) continue;
-    for (int row = group.begin; row < group.end(); row++) {
-      carry.slots.push_back(group.slot);
-      carry.rows.push_back(books_.slot(group.slot).parent(segment + 1, row));
-    }
+    carry.slots.insert(carry.slots.end(), static_cast<size_t>(group.rows), group.slot);
+    books_.slot(group.slot).add_parents(segment + 1, group.begin, group.end(), carry.rows);
   }
   if (!carry.slots.empty()) backend_.read_carry({through, static_cast<int>(carry.slots.size())}, carry);
 }

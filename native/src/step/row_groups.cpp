@@ -1,6 +1,7 @@
 #include "step/row_groups.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "selection/sparsity.h"
 
@@ -41,11 +42,9 @@ RowTable RowGroups::make_table(int segment, bool entering) const {
   const auto rows = static_cast<size_t>(this->rows());
   out.positions.reserve(rows);
   out.places.reserve(rows);
-  const auto add = [&](const Slot &slot, int position, int place) {
-    out.positions.push_back(position);
-    out.places.push_back(place);
-    if (window > 0 && !entering) {
-      out.first_visible.push_back(slot.first_visible(segment, place, window, books_.schedule.window_by_original));
+  const auto add_visible = [&](const Slot &slot, int begin, int end) {
+    for (int row = begin; window > 0 && !entering && row < end; row++) {
+      out.first_visible.push_back(slot.first_visible(segment, row, window, books_.schedule.window_by_original));
     }
   };
   for (const Group &group : groups_) {
@@ -54,12 +53,19 @@ RowTable RowGroups::make_table(int segment, bool entering) const {
     out.groups.push_back({group.slot, out.rows(), group.rows});
     if (books_.limits.sparse_prefill && !entering) out.sparse_blocks.push_back(sparse_blocks(group, slot.set_rows(segment)));
     if (group.kind == Group::Kind::decode) {
-      add(slot, slot.length(0), slot.length(segment));
+      out.positions.push_back(slot.length(0));
+      out.places.push_back(slot.length(segment));
+      add_visible(slot, out.places.back(), out.places.back() + 1);
       out.decode_rows++;
     } else if (entering && group.kind == Group::Kind::dropping) {
-      for (int row = group.begin; row < group.end(); row++) add(slot, slot.position(segment + 1, row), slot.parent(segment + 1, row));
+      slot.add_positions(segment + 1, group.begin, group.end(), out.positions);
+      slot.add_parents(segment + 1, group.begin, group.end(), out.places);
     } else {
-      for (int row = group.begin; row < group.end(); row++) add(slot, slot.position(segment, row), row);
+      slot.add_positions(segment, group.begin, group.end(), out.positions);
+      const size_t at = out.places.size();
+      out.places.resize(at + static_cast<size_t>(group.rows));
+      std::iota(out.places.begin() + static_cast<std::ptrdiff_t>(at), out.places.end(), group.begin);
+      add_visible(slot, group.begin, group.end());
     }
   }
   return out;
