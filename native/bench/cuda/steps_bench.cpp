@@ -1,10 +1,10 @@
 // Time to the first token and time per decode step of models shaped like published ones on the CUDA backend, through the runner and
 // its plans: random weights, keeps as given (synthetic), selections scored and their scores ignored.
 //
-//   steps_bench [--model NAME] [--layers N] [--ranks N] [--rows ROWS_PER_STEP] [--batch PROMPTS] [--fp8] [--prefill-p SHARE] [--no-decode] [LENGTH ...]
+//   steps_bench [--model NAME] [--layers N] [--ranks N] [--rows ROWS_PER_STEP] [--batch PROMPTS] [--repeats N] [--fp8]
+//               [--prefill-p SHARE] [--no-decode] [LENGTH ...]
 //
-// With --prefill-p prompts leave out keys below the first drop layer; as random weights attend to all keys nearly alike, about that
-// share of them is read.
+// With --prefill-p prompts leave out keys; as random weights attend to all keys nearly alike, about that share of them is read.
 //
 // With --batch so many prompts of each length are computed together, segment by segment in steps that are as full as may be, and what is
 // timed is the last first token.
@@ -336,7 +336,7 @@ struct Bench {
 int main(int argc, char **argv) {
   std::vector<ModelShape> known = model_shapes();
   ModelShape shape = known.front();
-  int rows = 16384, layers = 0, ranks = 1, batch = 1;
+  int rows = 16384, layers = 0, ranks = 1, batch = 1, times = 0;
   bool decode = true, fp8 = false;
   double prefill_p = 0;
   std::vector<int> lengths;
@@ -354,6 +354,7 @@ int main(int argc, char **argv) {
     else if (std::strcmp(argv[i], "--rows") == 0 && i + 1 < argc) rows = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--batch") == 0 && i + 1 < argc) batch = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--prefill-p") == 0 && i + 1 < argc) prefill_p = std::atof(argv[++i]);
+    else if (std::strcmp(argv[i], "--repeats") == 0 && i + 1 < argc) times = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--fp8") == 0) fp8 = true;
     else if (std::strcmp(argv[i], "--no-decode") == 0) decode = false;
     else lengths.push_back(std::atoi(argv[i]));
@@ -371,7 +372,7 @@ int main(int argc, char **argv) {
     const auto checkpoint = model.open();
     std::printf("%s, %d layers%s: written in %.1f s\n", shape.name.c_str(), shape.table.layer_count(), fp8 ? " in e4m3" : "", ms_since(start) / 1000);
     Bench bench(checkpoint, shape, ranks, decode ? 64 : batch, rows, std::max(most, 4096), prefill_p);
-    const auto repeats = [batch](int length) { return batch > 1 ? 1 : length > 60000 ? 2 : 4; };
+    const auto repeats = [batch, times](int length) { return times > 0 ? times : batch > 1 ? 1 : length > 60000 ? 2 : 4; };
     std::map<int, double> dense;
     for (const int length : lengths) {
       dense[length] = bench.time_prefill("dense", batch, length, {}, repeats(length));
@@ -389,7 +390,7 @@ int main(int argc, char **argv) {
     if (prefill_p > 0) {
       up_runner_info info{};
       bench.runner->describe(info);
-      std::printf("%-10s %.3f of the blocks that prompts see below the first drop layer, for a share of %g\n", "keys read",
+      std::printf("%-10s %.3f of the blocks that prompts see, for a share of %g\n", "keys read",
                   static_cast<double>(info.key_blocks_read) / static_cast<double>(info.key_blocks_seen), prefill_p);
     }
     if (decode) {

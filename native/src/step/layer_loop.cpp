@@ -60,14 +60,20 @@ void LayerLoop::enter(const StepWork &work) {
 }
 
 void LayerLoop::for_tiles(const std::function<void(Rows)> &visit) {
-  const int rows = groups_.rows();
-  // Two halves, so that the sum over ranks of one is under way while the other is computed. Products of a multiple of
-  // 1,024 rows fill a device to their end; a few rows more leave most of it idle there.
-  constexpr int worth_halving = 1024, full = 1024;
-  const bool halves = backend_.overlaps_sums() && rows > worth_halving;
-  const int step = rows > 4 * full ? full : 128;
-  const int most = halves ? std::min(backend_.tile_rows(), (rows / 2 + step - 1) / step * step) : backend_.tile_rows();
-  for (int begin = 0; begin < rows; begin += most) visit({begin, std::min(most, rows - begin)});
+  const int rows = groups_.rows(), room = backend_.tile_rows();
+  // Parts, so that the sum over ranks of one is under way while others are computed: three, since what a sum launches between its copies
+  // has to wait for the end of a product. Products of a multiple of 1,024 rows fill a device to their end; a few rows more leave
+  // most of it idle there, and a few by themselves all of it.
+  constexpr int worth_sharing = 1024, full = 1024, worth_three = 4 * full, few = 512;
+  const bool shares = backend_.overlaps_sums() && rows > worth_sharing;
+  const int parts = rows > worth_three ? 3 : 2, step = rows > worth_three ? full : 128;
+  const int most = shares ? std::min(room, (rows + parts * step - 1) / (parts * step) * step) : room;
+  for (int begin = 0; begin < rows;) {
+    const int left = rows - begin;
+    const int count = left <= most || (shares && left <= std::min(room, most + few)) ? left : most;
+    visit({begin, count});
+    begin += count;
+  }
 }
 
 void LayerLoop::attention_layer(int layer) {
