@@ -255,6 +255,8 @@ export const widened = ({ config, ...rest }: TinyConfig, ranks = 1): TinyConfig 
     if ("linear_key_head_dim" in fields) wide["linear_key_head_dim"] = 64
     if ("linear_value_head_dim" in fields) wide["linear_value_head_dim"] = fields["linear_value_head_dim"] === 32 ? 128 : 64
     if ("moe_intermediate_size" in fields) wide["moe_intermediate_size"] = 64 * ranks
+    const shared = fields["shared_expert_intermediate_size"]
+    if (typeof shared === "number") wide["shared_expert_intermediate_size"] = Math.ceil(shared / (8 * ranks)) * 8 * ranks
     if ("text_config" in fields) wide["text_config"] = widen(fields["text_config"] as Record<string, unknown>)
     return wide
   }

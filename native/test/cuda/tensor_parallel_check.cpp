@@ -180,6 +180,34 @@ void check_fp8(int ranks) {
   std::printf("ok in eight bits: at most %.4f apart, 16 bits %.4f, %d blocks differ\n", off, in_16_bits, apart);
 }
 
+// Random prompts, several at a time: every rank keeps the same rows, or the step would fail.
+void check_selections(int ranks) {
+  constexpr size_t wanted = 10'000;
+  constexpr int slots = 8;
+  Case c = of("selections", std::vector<up::LayerSpec>(3, attention_layer(8, 8, 64)), {0, 1});
+  c.host.slots = slots;
+  c.host.max_rows = 8192;
+  c.host.device = UP_DEVICE_CUDA;
+  c.host.ranks = ranks;
+  Equality e(c);
+  Host host(e.model, c.host);
+  size_t selections = 0, kept = 0, all = 0;
+  while (selections < wanted) {
+    for (int slot = 0; slot < slots; slot++) {
+      host.open(slot, greedy(e, e.dice.between(300, 1000), true));
+      host.prefill(slot, 1 << 20);
+    }
+    for (const StepOutput::Selection &each : host.step().selections) {
+      selections++;
+      all += each.bitmap.size() * 32;
+      for (const uint32_t word : each.bitmap) kept += static_cast<size_t>(__builtin_popcount(word));
+    }
+    for (int slot = 0; slot < slots; slot++) host.close(slot);
+  }
+  CHECK(kept < all, "%zu of %zu", kept, all);
+  std::printf("ok selections: %zu of random prompts, the same rows kept on %d ranks\n", selections, ranks);
+}
+
 int check_fault(int ranks) {
   Case c = models().front();
   Equality e(c);
@@ -211,5 +239,6 @@ int main(int argc, char **argv) {
   if (argc > 2 && std::strcmp(argv[2], "fault") == 0) return check_fault(ranks);
   for (const Case &c : models()) check_model(c, ranks);
   check_fp8(ranks);
+  check_selections(ranks);
   return check_result();
 }
