@@ -22,6 +22,8 @@ export class Holdings {
   readonly cached: Array<CachedPage> = []
   /** Carry 0 is kept and grows with the output, so that pages with output can be cached. */
   keepsCarry = false
+  /** Another answer to its prompt has, or had, pages of its tables. */
+  isForked = false
   /** Slabs set aside for the rest of this request. */
   reservedSlabs = 0
   /** While it waits: slabs that its prefill may need, −1 until that is asked. */

@@ -342,6 +342,7 @@ export class Memory {
    */
   fork(leader: Request, fork: Request, plan: StepPlan): void {
     const { layout, pool, cache } = this
+    leader.holdings.isForked = fork.holdings.isForked = true
     for (const page of leader.holdings.cached) {
       cache.acquire(page)
       fork.holdings.cached.push(page)
@@ -387,10 +388,12 @@ export class Memory {
 
   /** Gives back all that the request owns. No planned step may still touch it. */
   release(request: Request): void {
-    for (const table of request.holdings.tables) {
-      this.pool.release(table.data, 0, table.length, request.flight.lastStep)
-      table.clear()
+    const { tables } = request.holdings
+    for (let t = 0; t < tables.length; t++) {
+      this.giveBack(request, t, 0, tables[t]!.length)
+      tables[t]!.clear()
     }
+    request.holdings.isForked = false
     // The last page first: what is evicted first has none behind it.
     for (let p = request.holdings.cached.length - 1; p >= 0; p--) this.cache.release(request.holdings.cached[p]!)
     request.holdings.cached.length = 0
@@ -433,7 +436,7 @@ export class Memory {
     const slabs = request.holdings.tables[tableIndex]!
     const keep = pages - request.holdings.freedPages[tableIndex]!
     if (slabs.length <= keep * slabsPerPage) return
-    this.pool.release(slabs.data, keep * slabsPerPage, slabs.length, request.flight.lastStep)
+    this.giveBack(request, tableIndex, keep * slabsPerPage, slabs.length)
     slabs.length = keep * slabsPerPage
     this.pendingTrims.push3(request.slot, tableIndex, keep)
   }
@@ -449,13 +452,25 @@ export class Memory {
     const count = pages * table.slabsPerPage
     let own = 0
     for (let i = 0; i < count; i++) if (!this.pool.isCached(slabs.data[i]!)) own++
-    this.pool.release(slabs.data, 0, count, request.flight.lastStep)
+    this.giveBack(request, tableIndex, 0, count)
     slabs.data.copyWithin(0, count, slabs.length)
     slabs.length -= count
     request.holdings.freedPages[tableIndex]! += pages
     frees.push3(request.slot, tableIndex, pages)
     // The window moves on: pages will be needed at its other end.
     if (request.phase !== "decode") this.reserve(request, this.demand.ofMovedWindow(request, tableIndex, own))
+  }
+
+  /**
+   * Gives slabs first … end − 1 of a table up. Others can hold those of its cached pages, and any of a table that answers to
+   * one prompt have shared.
+   */
+  private giveBack({ drops, holdings, flight }: Request, tableIndex: number, first: number, end: number): void {
+    const { segment, slabsPerPage } = this.layout.tables[tableIndex]!
+    let own = 0
+    if (holdings.isForked) own = end
+    else if (segment === 0 || !drops) own = (holdings.cached.length - holdings.freedPages[tableIndex]!) * slabsPerPage
+    this.pool.release(holdings.tables[tableIndex]!.data, first, end, flight.lastStep, own)
   }
 
   private evict(plan: StepPlan): void {

@@ -7,10 +7,16 @@ interface Draining {
   readonly slabs: IntList
 }
 
+/** In the books of a slab: the cache is among its holders, and the slab read-only. */
+const cachedBit = 0x8000
+
 /**
- * The one pool of equal slabs, and how many hold each: page tables, and the prefix cache once. A slab that its last holder
- * gives up becomes free once no planned step can still touch it: at once when the last step that did has committed,
+ * The one pool of equal slabs, and who holds each beside one: page tables, and the prefix cache once. A slab that its last
+ * holder gives up becomes free once no planned step can still touch it: at once when the last step that did has committed,
  * otherwise at its commit.
+ *
+ * Most slabs have one holder from grant to release. They have no entry in the books, and are given back as a run: what is
+ * given back twice is found when there are more slabs free than there are, or by `checkIntegrity`.
  */
 export class SlabPool {
   // Lists of slabs are typed arrays in page tables and plain ones in cached pages. No method takes both: loops over one kind
@@ -18,12 +24,10 @@ export class SlabPool {
   readonly total: number
   private readonly stack: Int32Array
   private freeCount: number
-  /** Tables and the cache that hold each slab; 0 while it is free or waits for a step. */
-  private readonly holders: Uint16Array
+  /** Holders of each slab beyond the first one, with {@link cachedBit}; 0 for a free one, and one that waits for a step. */
+  private readonly others: Uint16Array
   /** Slabs that a holder gave up which is not the last: the step in flight that may touch them for it. */
   private readonly lastUse = new Map<number, number>()
-  /** 1 while the cache is among the holders: the slab is read-only. */
-  private readonly cached: Uint8Array
   /** Slabs that wait for steps in flight, in the order of those steps; and lists that are used again. */
   private readonly waiting: Array<Draining> = []
   private readonly spare: Array<Draining> = []
@@ -33,8 +37,7 @@ export class SlabPool {
   constructor(total: number) {
     this.total = total
     this.stack = new Int32Array(total)
-    this.holders = new Uint16Array(total)
-    this.cached = new Uint8Array(total)
+    this.others = new Uint16Array(total)
     for (let i = 0; i < total; i++) this.stack[i] = total - 1 - i
     this.freeCount = total
   }
@@ -55,105 +58,124 @@ export class SlabPool {
 
   /** Puts `count` free slabs, held once each, into `out` from `at` on. */
   take(out: Int32Array, at: number, count: number): void {
-    const { stack, holders } = this
+    const { stack } = this
     if (this.freeCount < count) {
       throw new InvariantViolation("slabs are granted only when they are free", { count, free: this.freeCount })
     }
     let top = this.freeCount
-    for (let i = at; i < at + count; i++) {
-      const slab = stack[--top]!
-      out[i] = slab
-      holders[slab] = 1
-    }
+    for (let i = at; i < at + count; i++) out[i] = stack[--top]!
     this.freeCount = top
   }
 
-  /** One more holds each of the slabs. */
+  /** One more holds each of the slabs. Requires that somebody does. */
   share(slabs: ReadonlyArray<number>): void {
-    for (let i = 0; i < slabs.length; i++) {
-      const slab = slabs[i]!
-      if (this.holders[slab] === 0) throw new InvariantViolation("only a held slab is shared", { slab })
-      this.holders[slab]!++
-    }
+    for (let i = 0; i < slabs.length; i++) this.others[slabs[i]!]!++
   }
 
-  /** The cache holds the slabs too. */
+  /** The cache holds the slabs too. Requires that somebody does. */
   retain(slabs: ReadonlyArray<number>): void {
-    const { holders, cached } = this
+    const { others } = this
     for (let i = 0; i < slabs.length; i++) {
       const slab = slabs[i]!
-      if (cached[slab] === 1) throw new InvariantViolation("the cache holds a slab once", { slab })
-      if (holders[slab] === 0) throw new InvariantViolation("only a held slab is shared", { slab })
-      cached[slab] = 1
-      holders[slab]!++
+      const held = others[slab]!
+      if ((held & cachedBit) !== 0) throw new InvariantViolation("the cache holds a slab once", { slab })
+      others[slab] = (held + 1) | cachedBit
     }
   }
 
   /** The cache gives the slabs up. */
   drop(slabs: ReadonlyArray<number>): void {
-    const { stack, holders, cached } = this
+    const { stack, others } = this
     for (let i = 0; i < slabs.length; i++) {
       const slab = slabs[i]!
-      if (cached[slab] === 0) throw new InvariantViolation("the cache gives up what it holds", { slab })
-      cached[slab] = 0
-      if (--holders[slab]! === 0 && this.lastUse.size === 0) stack[this.freeCount++] = slab
-      else this.releaseInFlight(slab, holders[slab]!, 0)
+      const held = others[slab]!
+      if ((held & cachedBit) === 0) throw new InvariantViolation("the cache gives up what it holds", { slab })
+      const left = held & ~cachedBit
+      others[slab] = Math.max(0, left - 1)
+      if (left === 0 && this.lastUse.size === 0) stack[this.freeCount++] = slab
+      else this.releaseInFlight(slab, left, 0)
     }
   }
 
   isCached(slab: number): boolean {
-    return this.cached[slab] === 1
+    return (this.others[slab]! & cachedBit) !== 0
   }
 
+  /** Of a slab that is neither free nor waits for a step. */
   holdersOf(slab: number): number {
-    return this.holders[slab]!
+    return 1 + (this.others[slab]! & ~cachedBit)
   }
 
-  /** One holder gives up slabs first … end − 1 of a list; its steps up to `afterStep` may touch them. */
-  release(slabs: Int32Array, first: number, end: number, afterStep: number): void {
-    if (this.lastUse.size > 0) this.releaseShared(slabs, first, end, afterStep)
-    else if (afterStep <= this.committedStep) this.releaseNow(slabs, first, end)
-    else this.releaseLater(slabs, first, end, afterStep)
+  /**
+   * One holder gives up slabs first … end − 1 of a list; its steps up to `afterStep` may touch them. Those from `own` on have
+   * had no holder but this one.
+   */
+  release(slabs: Int32Array, first: number, end: number, afterStep: number, own = end): void {
+    const from = Math.max(first, Math.min(own, end))
+    if (first < from) {
+      if (this.lastUse.size > 0) this.releaseShared(slabs, first, from, afterStep)
+      else if (afterStep <= this.committedStep) this.releaseNow(slabs, first, from)
+      else this.releaseLater(slabs, first, from, afterStep)
+    }
+    if (from < end) this.releaseOwn(slabs, from, end, afterStep)
+    if (this.freeCount + this.waitingCount > this.total) {
+      const { free, draining, total } = this
+      throw new InvariantViolation("a slab is released once", { free, draining, total })
+    }
+  }
+
+  /** Nobody else can hold them, so nobody looks: a copy of the list. */
+  private releaseOwn(slabs: Int32Array, first: number, end: number, afterStep: number): void {
+    const count = end - first
+    if (afterStep <= this.committedStep) {
+      copyRun(slabs, first, end, this.stack, this.freeCount)
+      this.freeCount += count
+      return
+    }
+    const drained = this.drainingAfter(afterStep)
+    const at = drained.extend(count)
+    copyRun(slabs, first, end, drained.data, at)
+    this.waitingCount += count
   }
 
   private releaseNow(slabs: Int32Array, first: number, end: number): void {
-    const { stack, holders } = this
+    const { stack, others } = this
     let top = this.freeCount
     for (let i = first; i < end; i++) {
       const slab = slabs[i]!
-      const held = holders[slab]!
-      if (held === 0) throw new InvariantViolation("a slab is released once", { slab })
-      holders[slab] = held - 1
-      if (held === 1) stack[top++] = slab
+      const held = others[slab]!
+      if (held === 0) stack[top++] = slab
+      else others[slab] = fewer(held, slab)
     }
     this.freeCount = top
   }
 
   private releaseLater(slabs: Int32Array, first: number, end: number, afterStep: number): void {
-    const { holders } = this
+    const { others } = this
     const drained = this.drainingAfter(afterStep)
     const before = drained.length
     let at = drained.extend(end - first)
     for (let i = first; i < end; i++) {
       const slab = slabs[i]!
-      const held = holders[slab]!
-      if (held === 0) throw new InvariantViolation("a slab is released once", { slab })
-      holders[slab] = held - 1
-      if (held === 1) drained.data[at++] = slab
-      else this.lastUse.set(slab, afterStep)
+      const held = others[slab]!
+      if (held === 0) {
+        drained.data[at++] = slab
+        continue
+      }
+      others[slab] = fewer(held, slab)
+      this.lastUse.set(slab, afterStep)
     }
     drained.length = at
     this.waitingCount += at - before
   }
 
   private releaseShared(slabs: Int32Array, first: number, end: number, afterStep: number): void {
-    const { holders } = this
+    const { others } = this
     for (let i = first; i < end; i++) {
       const slab = slabs[i]!
-      const held = holders[slab]!
-      if (held === 0) throw new InvariantViolation("a slab is released once", { slab })
-      holders[slab] = held - 1
-      this.releaseInFlight(slab, held - 1, afterStep)
+      const held = others[slab]!
+      if (held > 0) others[slab] = fewer(held, slab)
+      this.releaseInFlight(slab, held & ~cachedBit, afterStep)
     }
   }
 
@@ -200,4 +222,16 @@ export class SlabPool {
     waiting.sort((a, b) => a.afterStep - b.afterStep)
     return one.slabs
   }
+}
+
+/** The books of a slab once a table has given it up that has others beside it. */
+const fewer = (held: number, slab: number): number => {
+  if (held === cachedBit) throw new InvariantViolation("a slab is released once", { slab })
+  return held - 1
+}
+
+/** Calls cost more than a loop where there are few. */
+const copyRun = (from: Int32Array, first: number, end: number, to: Int32Array, at: number): void => {
+  if (end - first > 64) to.set(from.subarray(first, end), at)
+  else for (let i = first; i < end; i++) to[at + i - first] = from[i]!
 }

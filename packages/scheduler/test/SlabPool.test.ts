@@ -55,10 +55,28 @@ it("the cache holds a slab once, beside its tables", () => {
   expect(() => pool.drop([slabs[0]!])).toThrow("the cache gives up what it holds")
 })
 
-it("finds what is given back twice, or shared when it is nobody's", () => {
-  const pool = new SlabPool(1)
+it("gives slabs that had one holder back as they are, at once or with their step", () => {
+  const pool = new SlabPool(8)
+  const slabs = take(pool, 8)
+  pool.retain([slabs[0]!, slabs[1]!])
+  pool.committed(1)
+  pool.release(slabs, 0, 5, 1, 2)
+  expect([pool.free, pool.draining, pool.holdersOf(slabs[0]!)]).toEqual([3, 0, 1])
+  pool.release(slabs, 5, 8, 2, 2)
+  expect([pool.free, pool.draining]).toEqual([3, 3])
+  pool.committed(2)
+  pool.drop([slabs[0]!, slabs[1]!])
+  expect(take(pool, 8).toSorted()).toEqual(slabs.toSorted())
+})
+
+it("finds what is given back twice, by a table or by the cache", () => {
+  const pool = new SlabPool(2)
   const slabs = take(pool, 1)
   pool.release(slabs, 0, 1, 0)
-  expect(() => pool.release(slabs, 0, 1, 0)).toThrow("a slab is released once (slab=0)")
-  expect(() => pool.share([0])).toThrow("only a held slab is shared (slab=0)")
+  expect(() => pool.release(slabs, 0, 1, 0)).toThrow("a slab is released once (free=3, draining=0, total=2)")
+  const other = new SlabPool(1)
+  const [slab] = take(other, 1)
+  other.retain([slab!])
+  other.release(Int32Array.of(slab!), 0, 1, 0)
+  expect(() => other.release(Int32Array.of(slab!), 0, 1, 0)).toThrow("a slab is released once (slab=0)")
 })
