@@ -10,7 +10,7 @@ import { ReferenceRunner } from "@uniprefill/executor/reference/ReferenceRunner"
 import { denseSchedule, pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import { Driver } from "@uniprefill/scheduler/Driver"
 import { Memory } from "@uniprefill/scheduler/Memory"
-import type { CachedPage } from "@uniprefill/scheduler/PrefixCache"
+import type { PageRun } from "@uniprefill/scheduler/PrefixCache"
 import { PrefixPages } from "@uniprefill/scheduler/PrefixPages"
 import type { Request, Submission } from "@uniprefill/scheduler/Request"
 import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
@@ -67,9 +67,9 @@ const inside = ReferenceCompute.prototype as unknown as Inside
 /** Where memory gives back the pages that a window has left. */
 /** What the prefix pages keep to themselves. */
 interface Prefixes {
-  ofDropping: { readonly root: CachedPage }
-  readonly ofDense: { readonly root: CachedPage }
-  find(request: Request): ReadonlyArray<CachedPage>
+  ofDropping: { readonly root: PageRun }
+  readonly ofDense: { readonly root: PageRun }
+  find(request: Request): number
 }
 
 interface Windows {

@@ -182,7 +182,7 @@ class SwarmRun {
       maxWaiting: 1000,
       maxWaitingTokens: 1_000_000,
     }
-    const probe = new Driver({ ...base, slabs: 1_000_000 })
+    const probe = new Driver({ ...base, slabs: 10_000 })
     let largest = 1
     for (const { promptLength, maxTokens, drops, answers } of scenario.requests) {
       const outcome = probe.submit({ promptLength, maxTokens, drops, answers: Math.min(answers, slots) }, 0)

@@ -63,7 +63,7 @@ const mutants: Readonly<Record<string, () => void>> = {
       this.grow = (request: Request, t: number) => {
         const source = leader.holdings.tables[t]
         for (let i = request.holdings.tables[t]!.length; i < source.length; i++) {
-          this.pool.share([source.data[i]])
+          this.pool.share(source.data, i, i + 1)
           request.holdings.tables[t]!.push(source.data[i])
           plan.maps.push3(fork.slot, t, source.data[i])
         }
@@ -274,6 +274,46 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "bypasses that nobody counts": /is passed over so often at most/,
 }
 
+/** A seed that shows each, tried first: only a mutant that the code has moved on from is searched for. */
+const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
+  "slabs released before the step in flight has ended": 1,
+  "a slab given back in a plan and granted again by the same one": 102,
+  "pages published before the step that computes them has committed": 11,
+  "a fork that shares the page that both write to: no copy-on-write": 4,
+  "a fork whose pages are given back with its leader's": 4,
+  "a prefix gone on from without its window or states": 34,
+  "a copy of states that belongs to the page before": 58,
+  "a segment that ends one row early": 1,
+  "selections made again on resume": 35,
+  "reservations not subtracted at admission": 1,
+  "an unfair victim: the oldest, protected or not": 33,
+  "a window freed by the wrong index": 19,
+  "a kept set applied one step late": 1,
+  "carries kept after they are read": 1,
+  "output pages of a prompt that drops, cached without their carry": 1,
+  "a cached page evicted while a request uses it": 5,
+  "a protected request that is not served first": 105,
+  "pages of the next decode row granted a row late": 2,
+  "a budget that ignores the decodes beside": 15,
+  "protection lost on preemption": 35,
+  "windows never given back while decoding": 41,
+  "windows given back one row early": 248,
+  "chunks that are no multiples of 64 rows": 1,
+  "a chunk that was refused, left in the load": 5,
+  "output that its tenant is not charged for": 1,
+  "of victims alike the first": 33,
+  "keys of one that leaves the decodes, still counted": 1,
+  "two steps in flight taken for one": 1,
+  "a prompt that runs on beyond the rows of a step": 1,
+  "an early decode whose kept rows are not counted when they are known": 1,
+  "an idle server's budget while first tokens are awaited": 75,
+  "a tenant charged again for a prompt that starts over": 1,
+  "slots that are never closed": 1,
+  "forks that do not know what their leader dropped": 26,
+  "no headroom at admission": 28,
+  "bypasses that nobody counts": 41,
+}
+
 it("without a mutant the same seeds hold", () => {
   for (let seed = 1; seed <= 20; seed++) expect(failureOf(drawScenario(seed))).toBeNull()
 })
@@ -282,8 +322,10 @@ it.each(Object.keys(mutants))("%s: is found by what it breaks, and shown in a sm
   mutants[name]!()
   const violation = violations[name]!
   const large: Array<number> = []
+  const known = shownBy[name]!
   // Some seeds cannot be cut down far, or break something else on the way: the next one that fails can.
-  for (let seed = 1; seed <= seeds && large.length < 8; seed++) {
+  for (const seed of [known, ...Array.from({ length: seeds }, (_, i) => i + 1)]) {
+    if (large.length === 8) break
     if (!violation.test(failureOf(drawScenario(seed)) ?? "")) continue
     const { scenario, message } = shrink(drawScenario(seed))
     if (scenario.requests.length > most || !violation.test(message)) {
@@ -291,6 +333,7 @@ it.each(Object.keys(mutants))("%s: is found by what it breaks, and shown in a sm
       continue
     }
     expect(() => runScenario(scenario)).toThrow(violation)
+    if (seed !== known) console.log(`"${name}" is shown by seed ${seed}, no longer by ${known}`)
     return
   }
   expect.fail(large.length === 0 ? `not found in ${seeds} seeds` : `seeds ${large.join(", ")} stay large`)

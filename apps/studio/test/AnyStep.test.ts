@@ -240,7 +240,7 @@ const heldBy = ({ open, scheduler: { memory }, waiting }: Driver) => ({
     computedRows: progress.computedRows,
     keptRows: [...keptRows],
     slabs: holdings.tables.reduce((sum, table) => sum + table.length, 0),
-    cachedPages: holdings.cached.length,
+    cachedPages: holdings.cachedPages,
   })),
 })
 

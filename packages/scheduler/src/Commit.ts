@@ -63,7 +63,7 @@ export class Commit {
       if (request === null) continue
       const { holdings, flight } = request
       // A plan that closes the slot has given its slabs up: what nobody holds any more cannot be retained.
-      const mayPublish = !flight.closed && holdings.pageKeys.length > holdings.cached.length
+      const mayPublish = !flight.closed && holdings.pageKeys.length > holdings.cachedPages
       if (mayPublish && data[i + ItemField.firstSegment] === 0) {
         memory.publish(request, data[i + ItemField.firstRow]! + data[i + ItemField.rows]!)
       }

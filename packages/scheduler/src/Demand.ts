@@ -1,7 +1,7 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { pagesFor } from "@uniprefill/units/Units"
+import type { PrefixPages } from "./PrefixPages.ts"
 import type { Request } from "./Request.ts"
-import type { SlabPool } from "./SlabPool.ts"
 
 /**
  * How many slabs requests hold and may come to hold: every row of the last known set kept (sets are nested, so each
@@ -9,12 +9,12 @@ import type { SlabPool } from "./SlabPool.ts"
  */
 export class Demand {
   private readonly layout: KvLayout
-  private readonly pool: SlabPool
+  private readonly prefixes: PrefixPages
   private readonly maxRowsPerStep: number
 
-  constructor(layout: KvLayout, pool: SlabPool, maxRowsPerStep: number) {
+  constructor(layout: KvLayout, prefixes: PrefixPages, maxRowsPerStep: number) {
     this.layout = layout
-    this.pool = pool
+    this.prefixes = prefixes
     this.maxRowsPerStep = maxRowsPerStep
   }
 
@@ -97,7 +97,7 @@ export class Demand {
       ? pagesFor(request.progress.rowsOf(0) + outputRows, pageSize)
       : request.progress.segment === 0 && request.phase !== "decode"
         ? Math.floor((request.progress.rowsOf(0) + replayed) / pageSize)
-        : request.holdings.cached.length
+        : request.holdings.cachedPages
     return pages * tables[carry]!.slabsPerPage
   }
 
@@ -117,9 +117,7 @@ export class Demand {
   private heldIn(request: Request, t: number): number {
     const table = request.holdings.tables[t]!
     if (this.layout.tables[t]!.kind !== "sliding" || request.phase === "decode") return table.length
-    let own = 0
-    for (let i = 0; i < table.length; i++) if (!this.pool.isCached(table.data[i]!)) own++
-    return own
+    return this.prefixes.owned(request, t)
   }
 
   private carrySlabs(request: Request, segment: number, replayed: number): number {

@@ -1,6 +1,6 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
-import type { CachedPage, PageKey, PageKeyList } from "./PrefixCache.ts"
+import type { PageKey, PageKeyList, PageRun } from "./PrefixCache.ts"
 
 /** A slot's page tables. */
 export interface PageTables {
@@ -18,8 +18,12 @@ export class Holdings {
   pages: PageTables
   /** Keys of the full pages known so far; those of generated tokens follow those of the prompt. */
   pageKeys: PageKeyList
-  /** The cached pages of its prefix, from the first one on. Its tables hold their slabs, or a copy made at the same time. */
-  readonly cached: Array<CachedPage> = []
+  /**
+   * The last run of cached pages of its prefix, which uses it and those before it whole; and their pages, from the first one
+   * on. Its tables hold their slabs, or a copy made at the same time.
+   */
+  lastRun: PageRun | null = null
+  cachedPages = 0
   /** Carry 0 is kept and grows with the output, so that pages with output can be cached. */
   keepsCarry = false
   /** Another answer to its prompt has, or had, pages of its tables. */

@@ -2,6 +2,8 @@ import type { Scheduler } from "./Scheduler.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { pagesFor } from "@uniprefill/units/Units"
 import { InvariantViolation } from "./InvariantViolation.ts"
+import type { Holdings } from "./Holdings.ts"
+import type { PageRun } from "./PrefixCache.ts"
 import type { Request } from "./Request.ts"
 
 /**
@@ -22,39 +24,52 @@ export const checkIntegrity = (
   const hold = (slab: number) => holders.set(slab, (holders.get(slab) ?? 0) + 1)
   let cached = 0
   let idle = 0
-  for (const page of cache.values()) {
-    for (const slabs of [page.slabs, ...page.windows]) {
-      for (const slab of slabs ?? []) {
-        require(!holders.has(slab) && pool.isCached(slab), "a cached slab belongs to one page", { key: page.key, slab })
-        hold(slab)
-      }
+  const users = new Map<PageRun, number>()
+  for (const { id, holdings } of requests) {
+    let pages = 0
+    for (const run of prefixOf(holdings)) {
+      users.set(run, (users.get(run) ?? 0) + 1)
+      pages += run.pages
     }
-    cached += page.slabCount
-    if (page.users === 0) idle += page.slabCount
-    const users = requests.filter((request) => request.holdings.cached.includes(page)).length
-    require(users === page.users, "users of a cached page are counted", { key: page.key, users, counted: page.users })
-    require(page.parent!.parent === null || page.parent!.users >= page.users, "a page is used with all before it", {
-      key: page.key,
+    require(pages === holdings.cachedPages, "a request uses whole runs of pages", {
+      id,
+      pages,
+      of: holdings.cachedPages,
     })
+  }
+  for (const run of cache.values()) {
+    const key = run.keys[0]
+    for (const slab of slabsOf(run)) {
+      require(!holders.has(slab), "a cached slab belongs to one page", { key, slab })
+      hold(slab)
+      cached++
+    }
+    if (run.users === 0) idle += run.slabCount
+    const counted = run.users
+    require((users.get(run) ?? 0) === counted, "users of a cached page are counted", {
+      key,
+      users: users.get(run) ?? 0,
+      counted,
+    })
+    require(run.parent!.parent === null || run.parent!.users >= counted, "a page is used with all before it", { key })
   }
   require(cached === cache.slabs && cached === holders.size, "cached slabs are counted once", {
     cached,
     counted: cache.slabs,
   })
   require(idle === cache.idleSlabs, "idle slabs are counted", { idle, counted: cache.idleSlabs })
+  const cachedSlabs = new Set(holders.keys())
   let reserved = 0
   let slots = 0
   for (const request of requests) {
     const { id } = request
     let own = 0
-    const prefix = new Set(
-      request.holdings.cached.flatMap((page) => [page.slabs, ...page.windows].flatMap((list) => list ?? [])),
-    )
+    const prefix = new Set(prefixOf(request.holdings).flatMap(slabsOf))
     for (const table of request.holdings.tables) {
       for (let i = 0; i < table.length; i++) {
         const slab = table.data[i]!
         hold(slab)
-        if (!pool.isCached(slab)) own++
+        if (!cachedSlabs.has(slab)) own++
         else require(prefix.has(slab), "a cached slab is read by those whose prefix it is", { slab, id })
       }
     }
@@ -76,11 +91,12 @@ export const checkIntegrity = (
     checkTables(request, scheduler, config)
   }
   for (const [slab, count] of holders) {
-    require(pool.holdersOf(slab) === count, "holders of a slab are counted", {
-      slab,
-      holders: count,
-      counted: pool.holdersOf(slab),
-    })
+    if (!cachedSlabs.has(slab))
+      require(pool.holdersOf(slab) === count, "holders of a slab are counted", {
+        slab,
+        holders: count,
+        counted: pool.holdersOf(slab),
+      })
   }
   require(pool.free + pool.draining + holders.size === pool.total, "slabs are conserved", {
     cached,
@@ -98,6 +114,18 @@ export const checkIntegrity = (
   require(scheduler.memory.slotsFree + slots === config.slots, "slots are conserved", { slots })
   checkTenants(scheduler, requests)
 }
+
+/** The runs of pages of a request's prefix, the last one first. */
+const prefixOf = ({ lastRun }: Holdings): ReadonlyArray<PageRun> => {
+  const runs: Array<PageRun> = []
+  for (let run = lastRun; run !== null && run.parent !== null; run = run.parent) runs.push(run)
+  return runs
+}
+
+const slabsOf = ({ slabs, windows }: PageRun): ReadonlyArray<number> => [
+  ...slabs.toArray(),
+  ...windows.flatMap((list) => [...(list ?? [])]),
+]
 
 /** What each tenant has running and waiting adds up to what runs and waits. */
 const checkTenants = ({ state }: Scheduler, requests: ReadonlyArray<Request>): void => {
@@ -121,7 +149,7 @@ const checkTables = (request: Request, scheduler: Scheduler, config: SchedulerCo
     const grows = memory.holdsOutput(request, t)
     const rows = grows ? request.progress.prefillRows(table.segment) + request.progress.decodeRows : 0
     const exact = pagesFor(rows, config.layout.pageSize)
-    const atMost = grows ? pagesFor(rows + 1, config.layout.pageSize) : request.holdings.cached.length
+    const atMost = grows ? pagesFor(rows + 1, config.layout.pageSize) : request.holdings.cachedPages
     const slabs = request.holdings.tables[t]!
     if (grows && rows % config.layout.pageSize > 0 && !request.flight.forking) {
       const last = slabs.data[slabs.length - 1]!

@@ -63,7 +63,7 @@ export class Memory {
     this.pool = new SlabPool(config.slabs)
     this.prefixes = new PrefixPages(layout, this.pool, resumeEvery)
     this.cache = this.prefixes.cache
-    this.demand = new Demand(layout, this.pool, config.maxRowsPerStep)
+    this.demand = new Demand(layout, this.prefixes, config.maxRowsPerStep)
     this.hasStates = layout.stateSlotBytes > 0
     const tables = Array.from(layout.tables.keys())
     this.outputTables = tables.filter((t) => layout.tables[t]!.kind !== "carry" || layout.tables[t]!.segment === 0)
@@ -121,11 +121,10 @@ export class Memory {
     if (request.holdings.prefillSlabs < 0) request.holdings.prefillSlabs = this.demand.prefillCase(request)
     const need = request.holdings.prefillSlabs
     for (let found = this.prefixes.find(request); ; found = this.prefixes.shorten(request)) {
-      let more = 0
-      for (const page of found) more += (page.users === 0 ? page.slabCount : 0) - page.slabs.length
+      const more = this.prefixes.foundCost
       if (need + more + headroom <= this.unreserved) return true
       // A hit keeps every window on its way: more than it saves, perhaps, and then a shorter one will do.
-      if (more <= 0 || found.length === 0) return false
+      if (more <= 0 || found === 0) return false
     }
   }
 
@@ -139,7 +138,7 @@ export class Memory {
     for (const fork of request.forks) this.takeSlot(fork)
     const { prefixes } = this
     prefixes.adopt(request)
-    request.progress.computedRows = request.holdings.cached.length * this.layout.pageSize
+    request.progress.computedRows = request.holdings.cachedPages * this.layout.pageSize
     const hits = Math.min(request.progress.computedRows, request.promptLength)
     prefixes.queries += request.holdings.pageKeys.length > 0 ? request.promptLength : 0
     prefixes.hits += hits
@@ -293,7 +292,7 @@ export class Memory {
     if (segment > 0 && request.holdings.keepsCarry) {
       // Pages with output can follow only where every page before them is cached.
       const full = Math.floor(request.progress.prefillRows(0) / this.layout.pageSize)
-      if (request.holdings.cached.length < full) request.holdings.keepsCarry = false
+      if (request.holdings.cachedPages < full) request.holdings.keepsCarry = false
     }
     for (let t = 0; t < this.layout.tables.length; t++) {
       const table = this.layout.tables[t]!
@@ -302,7 +301,7 @@ export class Memory {
       const spent = table.kind === "carry" && table.segment < segment - 1
       let pages: number = pagesFor(rows, this.layout.pageSize)
       if (spent && !(table.segment === 0 && request.holdings.keepsCarry))
-        pages = table.segment === 0 ? request.holdings.cached.length : 0
+        pages = table.segment === 0 ? request.holdings.cachedPages : 0
       this.trim(request, t, pages)
       if (table.kind === "sliding") this.slide(request, t, rows, this.pendingWindowFrees)
     }
@@ -343,10 +342,9 @@ export class Memory {
   fork(leader: Request, fork: Request, plan: StepPlan): void {
     const { layout, pool, cache } = this
     leader.holdings.isForked = fork.holdings.isForked = true
-    for (const page of leader.holdings.cached) {
-      cache.acquire(page)
-      fork.holdings.cached.push(page)
-    }
+    fork.holdings.lastRun = leader.holdings.lastRun
+    fork.holdings.cachedPages = leader.holdings.cachedPages
+    for (let run = leader.holdings.lastRun; run !== null && run.parent !== null; run = run.parent) cache.acquire(run)
     this.reserve(fork, this.demand.ofForks(leader))
     if (this.hasStates) {
       plan.states.push3(fork.slot, StateOperation.zero, fork.holdings.stateSlot)
@@ -363,7 +361,8 @@ export class Memory {
       fork.holdings.freedPages[t] = freed
       if (freed > 0) plan.windowFrees.push3(fork.slot, t, freed)
       target.append(source, shared)
-      pool.share(source.toArray().slice(0, shared))
+      pool.share(source.data, Math.min(shared, this.prefixes.slabsOfPrefix(leader, t)), shared)
+      for (const [from, to] of this.prefixes.ownSlabs(leader, t, 0, shared)) pool.share(source.data, from, to)
       listSlabs(plan.maps, fork.slot, t, target, 0)
       if (partial === 0) continue
       this.grow(fork, t, rows, plan)
@@ -375,9 +374,7 @@ export class Memory {
   /** Slabs in a request's tables that the prefix cache does not hold. */
   ownedSlabs(request: Request): number {
     let owned = 0
-    for (const { data, length } of request.holdings.tables) {
-      for (let i = 0; i < length; i++) if (!this.pool.isCached(data[i]!)) owned++
-    }
+    for (let t = 0; t < this.layout.tables.length; t++) owned += this.prefixes.owned(request, t)
     return owned
   }
 
@@ -395,8 +392,10 @@ export class Memory {
     }
     request.holdings.isForked = false
     // The last page first: what is evicted first has none behind it.
-    for (let p = request.holdings.cached.length - 1; p >= 0; p--) this.cache.release(request.holdings.cached[p]!)
-    request.holdings.cached.length = 0
+    for (let run = request.holdings.lastRun; run !== null && run.parent !== null; run = run.parent)
+      this.cache.release(run)
+    request.holdings.lastRun = null
+    request.holdings.cachedPages = 0
     this.reserve(request, -request.holdings.reservedSlabs)
     if (request.slot >= 0) {
       this.closing(request.slot)
@@ -450,9 +449,7 @@ export class Memory {
     if (pages <= 0) return
     const slabs = request.holdings.tables[tableIndex]!
     const count = pages * table.slabsPerPage
-    let own = 0
-    for (let i = 0; i < count; i++) if (!this.pool.isCached(slabs.data[i]!)) own++
-    this.giveBack(request, tableIndex, 0, count)
+    const own = this.giveBack(request, tableIndex, 0, count)
     slabs.data.copyWithin(0, count, slabs.length)
     slabs.length -= count
     request.holdings.freedPages[tableIndex]! += pages
@@ -461,16 +458,21 @@ export class Memory {
     if (request.phase !== "decode") this.reserve(request, this.demand.ofMovedWindow(request, tableIndex, own))
   }
 
-  /**
-   * Gives slabs first … end − 1 of a table up. Others can hold those of its cached pages, and any of a table that answers to
-   * one prompt have shared.
-   */
-  private giveBack({ drops, holdings, flight }: Request, tableIndex: number, first: number, end: number): void {
-    const { segment, slabsPerPage } = this.layout.tables[tableIndex]!
-    let own = 0
-    if (holdings.isForked) own = end
-    else if (segment === 0 || !drops) own = (holdings.cached.length - holdings.freedPages[tableIndex]!) * slabsPerPage
-    this.pool.release(holdings.tables[tableIndex]!.data, first, end, flight.lastStep, own)
+  /** Gives slabs first … end − 1 of a table up, those that the cache has left out. Returns how many were given up. */
+  private giveBack(request: Request, tableIndex: number, first: number, end: number): number {
+    const { pool } = this
+    const { holdings, flight } = request
+    const { data } = holdings.tables[tableIndex]!
+    const cached = Math.max(first, Math.min(end, this.prefixes.slabsOfPrefix(request, tableIndex)))
+    let given = end - cached
+    if (first < cached) {
+      for (const [from, to] of this.prefixes.ownSlabs(request, tableIndex, first, cached)) {
+        given += to - from
+        pool.release(data, from, to, flight.lastStep, holdings.isForked ? to : from)
+      }
+    }
+    if (cached < end) pool.release(data, cached, end, flight.lastStep, holdings.isForked ? end : cached)
+    return given
   }
 
   private evict(plan: StepPlan): void {

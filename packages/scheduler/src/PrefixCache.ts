@@ -1,3 +1,4 @@
+import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 
 /** Names a full page of a prefix: equal keys mean that everything up to the page's end is equal. Opaque. */
@@ -10,53 +11,74 @@ export interface PageKeyList {
 }
 
 /**
- * A full page that any request with the same prefix may read: the slabs of all tables that depend on the prefix alone.
+ * Full pages, one behind the other, that the same requests use: what any request with the same prefix may read, the slabs of
+ * all tables that depend on the prefix alone.
  *
  * For requests that drop those are segment 0's K/V and its carry rows, as one unit: what comes above the first drop layer
  * depends on the prompt's last queries, and without the carry a hit would save almost nothing. For requests that do not
  * drop it is the K/V of every layer.
+ *
+ * Where windows or states belong to a page, it is a run of its own.
  */
-export class CachedPage {
-  readonly key: PageKey
-  /** The page before it; null for a root, which is no page. */
-  readonly parent: CachedPage | null
-  /** Slabs of full and carry tables, table by table. */
-  readonly slabs: ReadonlyArray<number>
+export class PageRun {
+  /** The run before it; null for a root, which has no pages. */
+  parent: PageRun | null
+  /** Of each page. */
+  keys: Array<PageKey> = []
+  /** Slabs of full and carry tables: page after page, as many each, table by table. */
+  slabs = new IntList(0)
   /** Slabs of each sliding table, null where they are not kept: a window is kept only where prefill may resume after it. */
-  readonly windows: Array<ReadonlyArray<number> | null>
-  /** Holds the recurrent states as they are after the page's last row; −1 without. */
+  readonly windows: Array<Int32Array | null>
+  /** Holds the recurrent states as they are after the last row; −1 without. */
   stateSlot = -1
   /** All slabs, those of windows included. */
-  slabCount: number
-  /** Requests whose prefix it is. */
+  slabCount = 0
+  /** Requests whose prefix goes through it, from its first page to its last. */
   users = 0
-  /** Neighbours among the pages that nobody uses, in order of when they were last used. */
-  older: CachedPage | null = null
-  newer: CachedPage | null = null
-  /** Pages behind it: the first one, and where prefixes part, the others. */
-  next: CachedPage | null = null
-  others: Map<PageKey, CachedPage> | null = null
+  /** Neighbours among the runs that nobody uses, in order of when they were last used. */
+  older: PageRun | null = null
+  newer: PageRun | null = null
+  /** Runs behind it: the first one, and where prefixes part, the others, by their first keys. */
+  next: PageRun | null = null
+  others: Map<PageKey, PageRun> | null = null
 
-  constructor(key: PageKey, parent: CachedPage | null, slabs: ReadonlyArray<number>, windows: number) {
-    this.key = key
+  constructor(parent: PageRun | null, windows: number) {
     this.parent = parent
-    this.slabs = slabs
-    this.slabCount = slabs.length
-    this.windows = windows === 0 ? none : new Array<ReadonlyArray<number> | null>(windows).fill(null)
+    this.windows = windows === 0 ? none : new Array<Int32Array | null>(windows).fill(null)
   }
 
-  /** The page behind this one that has `key`. */
-  find(key: PageKey): CachedPage | undefined {
-    return this.next !== null && this.next.key === key ? this.next : this.others?.get(key)
+  get pages(): number {
+    return this.keys.length
+  }
+
+  /** Index in `slabs` of a page's first one. */
+  slabsBefore(page: number): number {
+    return (this.slabs.length / this.keys.length) * page
+  }
+
+  /** The run behind this one that begins with `key`. */
+  find(key: PageKey): PageRun | undefined {
+    return this.next !== null && this.next.keys[0] === key ? this.next : this.others?.get(key)
+  }
+
+  /** How many of its pages, from the first one on, a prefix has from its page number `first` on: `most` at most. */
+  matches(keys: PageKeyList, first: number, most: number): number {
+    const end = Math.min(most, this.keys.length)
+    for (let page = 0; page < end; page++) if (this.keys[page] !== keys.at(first + page)) return page
+    return end
+  }
+
+  get isLeaf(): boolean {
+    return this.next === null && (this.others === null || this.others.size === 0)
   }
 }
 
 const none: Array<never> = []
 
 /**
- * Full pages as a tree: a page's children are the pages that follow it in some prefix. Those that nobody uses are evicted,
- * the least recently used first. A request uses every page of its prefix and gives the last one up first, so what is
- * evicted never has pages behind it.
+ * Full pages as a tree of runs: the runs behind one are those that follow it in some prefix. Pages of runs that nobody uses are
+ * evicted, those of the least recently used first, each run from its end. A request uses every run of its prefix and gives the
+ * last one up first, so what is evicted never has pages behind it.
  */
 export class PrefixCache {
   /** Slabs of all cached pages. */
@@ -65,105 +87,152 @@ export class PrefixCache {
   idleSlabs = 0
   /** Changes with everything that decides how much of a prefix is found. */
   version = 0
-  private readonly made: Array<CachedPage> = []
-  /** Ends of the list of pages without users. */
-  private oldest: CachedPage | null = null
-  private newest: CachedPage | null = null
+  private readonly made: Array<PageRun> = []
+  /** Ends of the list of runs without users. */
+  private oldest: PageRun | null = null
+  private newest: PageRun | null = null
 
   /** The start of a tree of its own, for pages that hold other tables than those of the other trees. */
-  root(): CachedPage {
-    const root = new CachedPage("", null, [], 0)
+  root(): PageRun {
+    const root = new PageRun(null, 0)
     this.made.push(root)
     return root
   }
 
   /** The starts of all trees. */
-  get roots(): ReadonlyArray<CachedPage> {
+  get roots(): ReadonlyArray<PageRun> {
     return this.made
   }
 
-  /** Adds a page that its maker goes on using. Requires: `parent` has no page with the key. */
-  publish(parent: CachedPage, key: PageKey, slabs: ReadonlyArray<number>, windows: number): CachedPage {
-    const page = new CachedPage(key, parent, slabs, windows)
-    page.users = 1
-    if (parent.next === null) parent.next = page
-    else (parent.others ??= new Map()).set(key, page)
+  /** Adds a page that its maker goes on using, as a run of its own. Requires: `parent` has no run that begins with the key. */
+  publish(parent: PageRun, key: PageKey, slabs: Int32Array, windows: number): PageRun {
+    const run = new PageRun(parent, windows)
+    run.users = 1
+    if (parent.next === null) parent.next = run
+    else (parent.others ??= new Map()).set(key, run)
+    this.append(run, key, slabs)
+    return run
+  }
+
+  /** Whether its only user may add pages to a run. */
+  canExtend(run: PageRun): boolean {
+    return run.users === 1 && run.isLeaf && run.windows.length === 0
+  }
+
+  /** Adds a page at the end of a run. Requires {@link canExtend}. */
+  append(run: PageRun, key: PageKey, slabs: Int32Array): void {
+    run.keys.push(key)
+    run.slabs.pushRun(slabs, 0, slabs.length)
+    run.slabCount += slabs.length
     this.slabs += slabs.length
     this.version++
-    return page
   }
 
-  /** Adds the slabs of a sliding table to a page in use that has none of it. */
-  addWindow(page: CachedPage, window: number, slabs: ReadonlyArray<number>): void {
-    if (page.users === 0) throw new InvariantViolation("a window is added by a user", { key: page.key })
-    page.windows[window] = slabs
-    page.slabCount += slabs.length
+  /** The first `pages` pages of a run become a run of their own, before the others: who uses the run uses both. */
+  split(run: PageRun, pages: number): PageRun {
+    const front = new PageRun(run.parent, 0)
+    const parent = run.parent!
+    const at = run.slabsBefore(pages)
+    front.keys = run.keys.slice(0, pages)
+    front.slabs.pushRun(run.slabs.data, 0, at)
+    front.slabCount = at
+    front.users = run.users
+    front.next = run
+    if (parent.next === run) parent.next = front
+    else parent.others!.set(front.keys[0]!, front)
+    const rest = new IntList(run.slabs.length - at)
+    rest.pushRun(run.slabs.data, at, run.slabs.length)
+    run.parent = front
+    run.keys = run.keys.slice(pages)
+    run.slabs = rest
+    run.slabCount -= at
+    // Given up after the pages behind it.
+    if (run.users === 0) this.linkAfter(front, run)
+    return front
+  }
+
+  /** Adds the slabs of a sliding table to a run of one page, in use, that has none of it. */
+  addWindow(run: PageRun, window: number, slabs: Int32Array): void {
+    if (run.users === 0) throw new InvariantViolation("a window is added by a user", { key: run.keys[0] })
+    run.windows[window] = slabs
+    run.slabCount += slabs.length
     this.slabs += slabs.length
     this.version++
   }
 
-  /** A copy of the recurrent states after a page's last row lies in `stateSlot`. */
-  addSnapshot(page: CachedPage, stateSlot: number): void {
-    page.stateSlot = stateSlot
+  /** A copy of the recurrent states after a run's last row lies in `stateSlot`. */
+  addSnapshot(run: PageRun, stateSlot: number): void {
+    run.stateSlot = stateSlot
     this.version++
   }
 
-  acquire(page: CachedPage): void {
-    if (page.users++ === 0) {
-      this.unlink(page)
-      this.idleSlabs -= page.slabCount
+  acquire(run: PageRun): void {
+    if (run.users++ === 0) {
+      this.unlink(run)
+      this.idleSlabs -= run.slabCount
     }
   }
 
-  release(page: CachedPage): void {
-    if (page.users === 0) throw new InvariantViolation("a page is given back by a user", { key: page.key })
-    if (--page.users === 0) {
-      page.older = this.newest
-      if (this.newest === null) this.oldest = page
-      else this.newest.newer = page
-      this.newest = page
-      this.idleSlabs += page.slabCount
+  release(run: PageRun): void {
+    if (run.users === 0) throw new InvariantViolation("a page is given back by a user", { key: run.keys[0] })
+    if (--run.users === 0) {
+      this.linkAfter(run, this.newest)
+      this.idleSlabs += run.slabCount
     }
   }
 
-  /** Forgets the page longest unused and returns it; undefined when every page has users. */
-  evict(): CachedPage | undefined {
-    const page = this.oldest
-    if (page === null) return undefined
-    if (page.next !== null || (page.others !== null && page.others.size > 0)) {
-      throw new InvariantViolation("a page is evicted after those behind it", { key: page.key })
-    }
-    this.unlink(page)
-    this.detach(page)
-    this.idleSlabs -= page.slabCount
-    this.slabs -= page.slabCount
+  /** The run that is evicted next, its last page first; null when every one has users. */
+  get leastRecent(): PageRun | null {
+    return this.oldest
+  }
+
+  /** Forgets the page longest unused: the last one of {@link leastRecent}. */
+  evict(): void {
+    const run = this.oldest!
+    if (!run.isLeaf) throw new InvariantViolation("a page is evicted after those behind it", { key: run.keys.at(-1) })
+    const at = run.slabsBefore(run.pages - 1)
+    const gone = run.pages === 1 ? run.slabCount : run.slabs.length - at
+    const key = run.keys.pop()!
+    run.slabs.length = at
+    run.slabCount -= gone
+    this.idleSlabs -= gone
+    this.slabs -= gone
     this.version++
-    return page
+    if (run.pages > 0) return
+    this.unlink(run)
+    const parent = run.parent!
+    if (parent.next === run) parent.next = null
+    else parent.others!.delete(key)
   }
 
-  /** Every page, each after the one before it. */
-  values(): Array<CachedPage> {
-    const pages: Array<CachedPage> = []
+  /** Every run, each after the one before it. */
+  values(): Array<PageRun> {
+    const runs: Array<PageRun> = []
     const open = [...this.roots]
-    for (let page = open.pop(); page !== undefined; page = open.pop()) {
-      if (page.parent !== null) pages.push(page)
-      if (page.next !== null) open.push(page.next)
-      if (page.others !== null) open.push(...page.others.values())
+    for (let run = open.pop(); run !== undefined; run = open.pop()) {
+      if (run.parent !== null) runs.push(run)
+      if (run.next !== null) open.push(run.next)
+      if (run.others !== null) open.push(...run.others.values())
     }
-    return pages
+    return runs
   }
 
-  private detach(page: CachedPage): void {
-    const parent = page.parent!
-    if (parent.next !== page) parent.others!.delete(page.key)
-    else parent.next = null
+  /** Puts a run among those without users, behind `older`; null: before all. */
+  private linkAfter(run: PageRun, older: PageRun | null): void {
+    const newer = older === null ? this.oldest : older.newer
+    run.older = older
+    run.newer = newer
+    if (older === null) this.oldest = run
+    else older.newer = run
+    if (newer === null) this.newest = run
+    else newer.older = run
   }
 
-  private unlink(page: CachedPage): void {
-    if (page.older === null) this.oldest = page.newer
-    else page.older.newer = page.newer
-    if (page.newer === null) this.newest = page.older
-    else page.newer.older = page.older
-    page.older = page.newer = null
+  private unlink(run: PageRun): void {
+    if (run.older === null) this.oldest = run.newer
+    else run.older.newer = run.newer
+    if (run.newer === null) this.newest = run.older
+    else run.newer.older = run.older
+    run.older = run.newer = null
   }
 }

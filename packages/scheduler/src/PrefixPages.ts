@@ -1,7 +1,8 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
-import { type CachedPage, type PageKey, PrefixCache } from "./PrefixCache.ts"
+import type { Holdings } from "./Holdings.ts"
+import { type PageKey, type PageRun, PrefixCache } from "./PrefixCache.ts"
 import type { Request } from "./Request.ts"
 import type { SlabPool } from "./SlabPool.ts"
 import { StateOperation, type StepPlan } from "./StepPlan.ts"
@@ -9,10 +10,14 @@ import { StateOperation, type StepPlan } from "./StepPlan.ts"
 /** Tables whose content depends on the prefix alone. */
 interface SharedTables {
   readonly whole: ReadonlyArray<number>
+  /** By table: where its slabs are among those of a page of the whole tables, or which of the sliding ones it is; −1 for others. */
+  readonly places: ReadonlyArray<number>
   readonly sliding: ReadonlyArray<number>
-  readonly root: CachedPage
+  readonly root: PageRun
+  /** Nothing belongs to single pages: a run may have many. */
+  readonly hasLongRuns: boolean
   /** Scratch: the slabs of one page of the whole tables. */
-  readonly page: Array<number>
+  readonly page: Int32Array
 }
 
 /** Hears what is cached and what no longer is, for those who route requests to where their prefixes are. */
@@ -58,8 +63,13 @@ export class PrefixPages {
   private readonly unsaved: Array<Request> = []
   private readonly plannedSnapshots: Array<PlannedSnapshot> = []
   /** Pages with a copy of states, the oldest first. */
-  private readonly snapshots: Array<CachedPage> = []
-  private readonly found: Array<CachedPage> = []
+  private readonly snapshots: Array<PageRun> = []
+  /** What was found last: runs, pages of the last of them, pages in all. */
+  private readonly found: Array<PageRun> = []
+  private foundInLast = 0
+  /** What `ownSlabs` answers, used again. */
+  private readonly own: Array<readonly [number, number]> = []
+  private foundPages = 0
 
   constructor(layout: KvLayout, pool: SlabPool, resumeEvery: number) {
     this.layout = layout
@@ -69,11 +79,16 @@ export class PrefixPages {
     const tables = layout.tables.map((_, t) => t)
     const pick = (belongs: (t: number) => boolean): SharedTables => {
       const whole = tables.filter((t) => layout.tables[t]!.kind !== "sliding" && belongs(t))
+      const sliding = tables.filter((t) => layout.tables[t]!.kind === "sliding" && belongs(t))
+      const before = (t: number) =>
+        whole.slice(0, whole.indexOf(t)).reduce((sum, one) => sum + layout.tables[one]!.slabsPerPage, 0)
       return {
         whole,
-        sliding: tables.filter((t) => layout.tables[t]!.kind === "sliding" && belongs(t)),
+        places: tables.map((t) => (whole.includes(t) ? before(t) : sliding.indexOf(t))),
+        sliding,
         root: this.cache.root(),
-        page: whole.flatMap((t) => new Array<number>(layout.tables[t]!.slabsPerPage).fill(-1)),
+        hasLongRuns: sliding.length === 0 && !this.hasStates,
+        page: new Int32Array(whole.reduce((sum, t) => sum + layout.tables[t]!.slabsPerPage, 0)),
       }
     }
     this.ofDropping = pick((t) => layout.tables[t]!.segment === 0)
@@ -81,71 +96,90 @@ export class PrefixPages {
   }
 
   /**
-   * Cached pages that a prompt can start from, first page first; valid until the next call. Where no selection follows, its
+   * How many cached pages a prompt can start from; which ones is known until the next call. Where no selection follows, its
    * last row is always computed.
    */
-  find(request: Request): ReadonlyArray<CachedPage> {
+  find(request: Request): number {
     const { found } = this
     found.length = 0
     const shared = this.sharedTables(request)
+    const { pageKeys } = request.holdings
     const rows = request.drops ? request.progress.prefillRows(0) : request.progress.prefillRows(0) - 1
-    const most = Math.min(request.holdings.pageKeys.length, Math.floor(rows / this.layout.pageSize))
-    let page: CachedPage | undefined = shared.root
-    for (let p = 0; p < most; p++) {
-      page = page.find(request.holdings.pageKeys.at(p)!)
-      if (page === undefined) break
-      found.push(page)
+    const most = Math.min(pageKeys.length, Math.floor(rows / this.layout.pageSize))
+    let pages = 0
+    for (let run: PageRun | undefined = shared.root; pages < most;) {
+      run = run.find(pageKeys.at(pages)!)
+      if (run === undefined) break
+      found.push(run)
+      this.foundInLast = run.matches(pageKeys, pages, most - pages)
+      pages += this.foundInLast
+      if (this.foundInLast < run.pages) break
     }
+    this.foundPages = pages
     this.roundDown(shared)
-    return found
+    return this.foundPages
   }
 
-  /** What `find` found, up to the resume point before its end. */
-  shorten(request: Request): ReadonlyArray<CachedPage> {
-    this.found.pop()
+  /** How many of the pages that `find` found there are up to the resume point before their end. */
+  shorten(request: Request): number {
+    this.dropLast()
     this.roundDown(this.sharedTables(request))
-    return this.found
+    return this.foundPages
+  }
+
+  /** Slabs that nobody uses now and that using what was found keeps from being reused, less those that it saves. */
+  get foundCost(): number {
+    const { found } = this
+    let more = 0
+    for (let i = 0; i < found.length; i++) {
+      const run = found[i]!
+      const slabs = run.slabsBefore(i === found.length - 1 ? this.foundInLast : run.pages)
+      more += (run.users > 0 ? 0 : slabs + run.slabCount - run.slabs.length) - slabs
+    }
+    return more
   }
 
   /** The pages that `find` or `shorten` has just returned become the front of the request's tables. */
   adopt(request: Request): void {
-    const { found, pool } = this
+    const { found, layout } = this
+    const { holdings } = request
+    if (found.length === 0) return
     const shared = this.sharedTables(request)
-    for (const page of found) {
-      this.cache.acquire(page)
-      request.holdings.cached.push(page)
-      pool.share(page.slabs)
-      let at = 0
+    const last = found.length - 1
+    if (this.foundInLast < found[last]!.pages) found[last] = this.cache.split(found[last]!, this.foundInLast)
+    for (let i = 0; i < found.length; i++) {
+      const run = found[i]!
+      const { data, length } = run.slabs
+      this.cache.acquire(run)
       for (const t of shared.whole) {
-        const { slabsPerPage } = this.layout.tables[t]!
-        request.holdings.tables[t]!.pushAll(page.slabs, at, at + slabsPerPage)
-        at += slabsPerPage
+        const { slabsPerPage } = layout.tables[t]!
+        const table = holdings.tables[t]!
+        for (let at = shared.places[t]!; at < length; at += shared.page.length)
+          table.pushRun(data, at, at + slabsPerPage)
       }
     }
-    if (found.length === 0) return
+    holdings.lastRun = found[last]!
+    holdings.cachedPages = this.foundPages
     for (const [w, t] of shared.sliding.entries()) {
       const first = this.firstPage(t, found.length)
-      request.holdings.freedPages[t] = first
+      holdings.freedPages[t] = first
       for (let p = first; p < found.length; p++) {
         const slabs = found[p]!.windows[w]!
-        pool.share(slabs)
-        request.holdings.tables[t]!.pushAll(slabs)
+        holdings.tables[t]!.pushRun(slabs, 0, slabs.length)
       }
     }
   }
 
   /** Tells the executor of what `adopt` found. The slot is open by then, with its states at zero. */
   map(request: Request, plan: StepPlan): void {
-    const pages = request.holdings.cached.length
-    if (pages === 0) return
+    if (request.holdings.cachedPages === 0) return
     const { whole, sliding } = this.sharedTables(request)
     for (const t of whole) listSlabs(plan.maps, request.slot, t, request.holdings.tables[t]!, 0)
     for (const t of sliding) {
       if (request.holdings.freedPages[t]! > 0) plan.windowFrees.push3(request.slot, t, request.holdings.freedPages[t]!)
       listSlabs(plan.maps, request.slot, t, request.holdings.tables[t]!, 0)
     }
-    if (this.hasStates)
-      plan.states.push3(request.slot, StateOperation.restore, request.holdings.cached[pages - 1]!.stateSlot)
+    if (this.hasStates) plan.states.push3(request.slot, StateOperation.restore, request.holdings.lastRun!.stateSlot)
   }
 
   /**
@@ -157,34 +191,44 @@ export class PrefixPages {
    */
   publish(request: Request, rows: number, spareSlabs: (request: Request) => number): number {
     const { pageSize } = this.layout
+    const { cache } = this
+    const { holdings } = request
+    const { pageKeys } = holdings
     const shared = this.sharedTables(request)
-    const pages = Math.min(Math.floor(rows / pageSize), request.holdings.pageKeys.length)
+    const pages = Math.min(Math.floor(rows / pageSize), pageKeys.length)
     let spare = -1
-    for (let p = request.holdings.cached.length; p < pages; p++) {
-      const parent = p === 0 ? shared.root : request.holdings.cached[p - 1]!
-      const key = request.holdings.pageKeys.at(p)!
-      const other = parent.find(key)
+    while (holdings.cachedPages < pages) {
+      const page = holdings.cachedPages
+      const before = holdings.lastRun ?? shared.root
+      const key = pageKeys.at(page)!
+      const other = before.find(key)
       if (other !== undefined) {
+        let used = other.matches(pageKeys, page, pages - page)
         if (other.users === 0) {
           if (spare < 0) spare = Math.max(0, spareSlabs(request))
-          if (other.slabCount > spare) return 0
-          spare -= other.slabCount
+          const each = other.slabCount / other.pages
+          used = Math.min(used, Math.floor(spare / each))
+          if (used === 0) return 0
+          spare -= used * each
         }
-        this.cache.acquire(other)
-        request.holdings.cached.push(other)
+        const run = used < other.pages ? cache.split(other, used) : other
+        cache.acquire(run)
+        holdings.lastRun = run
+        holdings.cachedPages += used
         continue
       }
       const slabs = shared.page
       let at = 0
-      for (let i = 0; i < shared.whole.length; i++) at = this.copyPage(request, shared.whole[i]!, p, slabs, at)
+      for (let i = 0; i < shared.whole.length; i++) at = this.copyPage(request, shared.whole[i]!, page, slabs, at)
       // Pages that forked requests share stay theirs: they do not all use what would be published.
       if (this.isShared(slabs)) return 0
-      this.retainSlabs(slabs)
-      request.holdings.cached.push(this.cache.publish(parent, key, slabs.slice(), shared.sliding.length))
-      this.listener?.stored(request, p, key, p === 0 ? null : parent.key)
+      this.pendingRetains.pushRun(slabs, 0, slabs.length)
+      if (shared.hasLongRuns && cache.canExtend(before) && this.reads(request, shared)) cache.append(before, key, slabs)
+      else holdings.lastRun = cache.publish(before, key, slabs, shared.sliding.length)
+      holdings.cachedPages++
+      this.listener?.stored(request, page, key, page === 0 ? null : pageKeys.at(page - 1)!)
     }
-    if (rows !== pages * pageSize || request.holdings.cached.length < pages || !this.isResumePoint(request, rows))
-      return 0
+    if (rows !== pages * pageSize || holdings.cachedPages < pages || !this.isResumePoint(request, rows)) return 0
     // Decode makes no copies of states, without which windows are of no use.
     if (shared.sliding.length === 0 || (this.hasStates && request.phase === "decode")) return 0
     return this.keepWindows(request, pages, shared, spare < 0 ? spareSlabs(request) : spare)
@@ -230,18 +274,18 @@ export class PrefixPages {
   savedStates(stepId: number, giveBack: (stateSlot: number) => void): void {
     while (this.plannedSnapshots.length > 0 && this.plannedSnapshots[0]!.step <= stepId) {
       const { request, page, stateSlot } = this.plannedSnapshots.shift()!
-      const cached = request.holdings.cached[page]
-      if (cached === undefined || cached.stateSlot >= 0) giveBack(stateSlot)
+      const run = page < request.holdings.cachedPages ? runOfPage(request.holdings, page) : null
+      if (run === null || run.stateSlot >= 0) giveBack(stateSlot)
       else {
-        this.cache.addSnapshot(cached, stateSlot)
-        this.snapshots.push(cached)
+        this.cache.addSnapshot(run, stateSlot)
+        this.snapshots.push(run)
       }
     }
   }
 
   /** The state slot of the oldest copy that no request uses, which is lost; −1 when there is none. */
   forgetSnapshot(): number {
-    const at = this.snapshots.findIndex((page) => page.users === 0)
+    const at = this.snapshots.findIndex((run) => run.users === 0)
     if (at < 0) return -1
     const { stateSlot } = this.snapshots[at]!
     this.snapshots[at]!.stateSlot = -1
@@ -262,13 +306,15 @@ export class PrefixPages {
 
   /** Gives up the page longest unused. Returns the state slot that comes free with it, −1 for none. */
   evict(plan: StepPlan): number {
-    const page = this.cache.evict()
-    if (page === undefined) return -1
-    this.listener?.removed(page.key)
-    plan.evictions.pushList(page.slabs)
-    for (let w = 0; w < page.windows.length; w++)
-      if (page.windows[w] !== null) plan.evictions.pushList(page.windows[w]!)
-    return this.forget(page)
+    const run = this.cache.leastRecent
+    if (run === null) return -1
+    this.listener?.removed(run.keys[run.pages - 1]!)
+    plan.evictions.pushRun(run.slabs.data, run.slabsBefore(run.pages - 1), run.slabs.length)
+    for (let w = 0; w < run.windows.length; w++) {
+      const slabs = run.windows[w]!
+      if (slabs !== null) plan.evictions.pushRun(slabs, 0, slabs.length)
+    }
+    return this.forget(run)
   }
 
   /** Forgets every cached page, as the executor has, after a step failed and every slot was given up. */
@@ -276,8 +322,8 @@ export class PrefixPages {
     this.pendingRetains.clear()
     this.unsaved.length = 0
     for (const { stateSlot } of this.plannedSnapshots.splice(0)) giveBack(stateSlot)
-    for (let page = this.cache.evict(); page !== undefined; page = this.cache.evict()) {
-      const stateSlot = this.forget(page)
+    for (let run = this.cache.leastRecent; run !== null; run = this.cache.leastRecent) {
+      const stateSlot = this.forget(run)
       if (stateSlot >= 0) giveBack(stateSlot)
     }
     this.listener?.cleared()
@@ -285,21 +331,37 @@ export class PrefixPages {
       throw new InvariantViolation("no page is in use once every slot is given up", { slabs: this.cache.slabs })
   }
 
-  /** An evicted page's slabs are given up. Returns the state slot that comes free with it, −1 for none. */
-  private forget(page: CachedPage): number {
-    this.pool.drop(page.slabs)
-    for (let w = 0; w < page.windows.length; w++) if (page.windows[w] !== null) this.pool.drop(page.windows[w]!)
-    const { stateSlot } = page
-    if (stateSlot >= 0) this.snapshots.splice(this.snapshots.indexOf(page), 1)
+  /** The last page of a run is evicted, its slabs given up. Returns the state slot that comes free with it, −1 for none. */
+  private forget(run: PageRun): number {
+    // Nobody uses it: no step in flight touches its slabs, and no table has them.
+    const first = run.slabsBefore(run.pages - 1)
+    this.pool.release(run.slabs.data, first, run.slabs.length, 0, first)
+    for (let w = 0; w < run.windows.length; w++) {
+      const slabs = run.windows[w]!
+      if (slabs !== null) this.pool.release(slabs, 0, slabs.length, 0, 0)
+    }
+    this.cache.evict()
+    const { stateSlot } = run
+    if (stateSlot >= 0) this.snapshots.splice(this.snapshots.indexOf(run), 1)
     return stateSlot
   }
 
   private roundDown(shared: SharedTables): void {
-    if (!this.hasStates && shared.sliding.length === 0) return
-    while (this.found.length > 0 && !this.canResume(this.found, shared)) this.found.pop()
+    if (shared.hasLongRuns) return
+    while (this.found.length > 0 && !this.canResume(this.found, shared)) this.dropLast()
   }
 
-  private canResume(found: ReadonlyArray<CachedPage>, shared: SharedTables): boolean {
+  /** Of what was found, all pages but the last one. */
+  private dropLast(): void {
+    const { found } = this
+    this.foundPages--
+    if (--this.foundInLast > 0) return
+    found.pop()
+    if (found.length > 0) this.foundInLast = found[found.length - 1]!.pages
+  }
+
+  /** `found`: runs of one page each. */
+  private canResume(found: ReadonlyArray<PageRun>, shared: SharedTables): boolean {
     if (this.hasStates && found.at(-1)!.stateSlot < 0) return false
     for (const [w, t] of shared.sliding.entries()) {
       for (let p = this.firstPage(t, found.length); p < found.length; p++)
@@ -313,31 +375,73 @@ export class PrefixPages {
     let kept = 0
     for (const [w, t] of shared.sliding.entries()) {
       for (let p = this.firstPage(t, pages); p < pages; p++) {
-        const page = request.holdings.cached[p]!
-        if (page.windows[w] !== null || p < request.holdings.freedPages[t]!) continue
-        const slabs = new Array<number>(this.layout.tables[t]!.slabsPerPage).fill(-1)
+        const run = runOfPage(request.holdings, p)
+        if (run.windows[w] !== null || p < request.holdings.freedPages[t]!) continue
+        const slabs = new Int32Array(this.layout.tables[t]!.slabsPerPage)
         this.copyPage(request, t, p, slabs, 0)
         if (kept + slabs.length > spare || this.isShared(slabs)) return kept
-        this.retainSlabs(slabs)
-        this.cache.addWindow(page, w, slabs)
+        this.pendingRetains.pushRun(slabs, 0, slabs.length)
+        this.cache.addWindow(run, w, slabs)
         kept += slabs.length
       }
     }
     return kept
   }
 
-  private isShared(slabs: ReadonlyArray<number>): boolean {
+  /**
+   * Which of slabs first … end − 1 of a table are of pages of the request's prefix, but its own and not the cache's: another
+   * request was first to publish them, or the window is not kept. `[from, to]` of each run, in order; valid until the next call.
+   */
+  ownSlabs(request: Request, tableIndex: number, first: number, end: number): ReadonlyArray<readonly [number, number]> {
+    const { own } = this
+    const { holdings } = request
+    if (own.length > 0) own.length = 0
+    const place = this.sharedTables(request).places[tableIndex]!
+    if (place < 0) return own
+    const { kind, slabsPerPage } = this.layout.tables[tableIndex]!
+    const { data } = holdings.tables[tableIndex]!
+    const freed = holdings.freedPages[tableIndex]!
+    let to = (holdings.cachedPages - freed) * slabsPerPage
+    for (let run = holdings.lastRun; to > first; run = run!.parent) {
+      const from = to - run!.pages * slabsPerPage
+      const slab = kind === "sliding" ? run!.windows[place]?.[0] : run!.slabs.data[place]
+      if (from < end && data[from] !== slab) own.push([Math.max(from, first), Math.min(to, end)])
+      to = from
+    }
+    return own.reverse()
+  }
+
+  /** Whether the tables have the slabs of the prefix's last run, not copies of their own: all of a run is one or the other. */
+  private reads({ holdings }: Request, { whole }: SharedTables): boolean {
+    const run = holdings.lastRun!
+    const first = (holdings.cachedPages - run.pages) * this.layout.tables[whole[0]!]!.slabsPerPage
+    return holdings.tables[whole[0]!]!.data[first] === run.slabs.data[0]
+  }
+
+  /** Slabs that a table has of the pages of the request's prefix, its own or the cache's: the first ones. */
+  slabsOfPrefix(request: Request, tableIndex: number): number {
+    if (this.sharedTables(request).places[tableIndex]! < 0) return 0
+    const { cachedPages, freedPages, tables } = request.holdings
+    const pages = Math.max(0, cachedPages - freedPages[tableIndex]!)
+    return Math.min(tables[tableIndex]!.length, pages * this.layout.tables[tableIndex]!.slabsPerPage)
+  }
+
+  /** Slabs of a table that are not the cache's. */
+  owned(request: Request, tableIndex: number): number {
+    const { length } = request.holdings.tables[tableIndex]!
+    const prefix = this.slabsOfPrefix(request, tableIndex)
+    let owned = length - prefix
+    for (const [from, to] of this.ownSlabs(request, tableIndex, 0, prefix)) owned += to - from
+    return owned
+  }
+
+  private isShared(slabs: Int32Array): boolean {
     for (let i = 0; i < slabs.length; i++) if (this.pool.holdersOf(slabs[i]!) > 1) return true
     return false
   }
 
-  private retainSlabs(slabs: ReadonlyArray<number>): void {
-    this.pool.retain(slabs)
-    this.pendingRetains.pushList(slabs)
-  }
-
   /** Puts the slabs of one page of a table into `slabs` from `at` on, and returns where they end. */
-  private copyPage(request: Request, t: number, page: number, slabs: Array<number>, at: number): number {
+  private copyPage(request: Request, t: number, page: number, slabs: Int32Array, at: number): number {
     const { holdings } = request
     const { slabsPerPage } = this.layout.tables[t]!
     const first = (page - holdings.freedPages[t]!) * slabsPerPage
@@ -373,6 +477,13 @@ export class PrefixPages {
   private sharedTables(request: Request): SharedTables {
     return request.drops ? this.ofDropping : this.ofDense
   }
+}
+
+/** The run that is page number `page` of a request's prefix. Requires runs of one page each. */
+const runOfPage = ({ lastRun, cachedPages }: Holdings, page: number): PageRun => {
+  let run = lastRun!
+  for (let p = cachedPages - 1; p > page; p--) run = run.parent!
+  return run
 }
 
 /** Records `[slot, table, slab]` for the slabs of a table from number `first` on. */

@@ -43,7 +43,7 @@ export class Ranking {
     this.owned = (request) => memory.ownedSlabs(request)
     this.hits = {
       version: () => memory.cache.version,
-      rows: (request) => memory.prefixes.find(request).length * config.layout.pageSize,
+      rows: (request) => memory.prefixes.find(request) * config.layout.pageSize,
     }
   }
 

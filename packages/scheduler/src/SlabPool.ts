@@ -7,24 +7,20 @@ interface Draining {
   readonly slabs: IntList
 }
 
-/** In the books of a slab: the cache is among its holders, and the slab read-only. */
-const cachedBit = 0x8000
-
 /**
- * The one pool of equal slabs, and who holds each beside one: page tables, and the prefix cache once. A slab that its last
- * holder gives up becomes free once no planned step can still touch it: at once when the last step that did has committed,
+ * The one pool of equal slabs, and who holds each beside one: tables of answers to one prompt. A slab that its last holder
+ * gives up becomes free once no planned step can still touch it: at once when the last step that did has committed,
  * otherwise at its commit.
  *
- * Most slabs have one holder from grant to release. They have no entry in the books, and are given back as a run: what is
- * given back twice is found when there are more slabs free than there are, or by `checkIntegrity`.
+ * Most slabs have one table from grant to release, or one page of the prefix cache after that. They have no entry in the books,
+ * and are given back as a run: what is given back twice is found when there are more slabs free than there are, or by
+ * `checkIntegrity`. What the cache has is not given back by tables that have it too.
  */
 export class SlabPool {
-  // Lists of slabs are typed arrays in page tables and plain ones in cached pages. No method takes both: loops over one kind
-  // of array are what V8 makes fast.
   readonly total: number
   private readonly stack: Int32Array
   private freeCount: number
-  /** Holders of each slab beyond the first one, with {@link cachedBit}; 0 for a free one, and one that waits for a step. */
+  /** Tables that hold a slab beyond the first one; 0 for a free slab, and for one that waits for a step. */
   private readonly others: Uint16Array
   /** Slabs that a holder gave up which is not the last: the step in flight that may touch them for it. */
   private readonly lastUse = new Map<number, number>()
@@ -67,48 +63,19 @@ export class SlabPool {
     this.freeCount = top
   }
 
-  /** One more holds each of the slabs. Requires that somebody does. */
-  share(slabs: ReadonlyArray<number>): void {
-    for (let i = 0; i < slabs.length; i++) this.others[slabs[i]!]!++
+  /** One more table holds each of slabs first … end − 1 of a list. Requires that one does. */
+  share(slabs: Int32Array, first: number, end: number): void {
+    for (let i = first; i < end; i++) this.others[slabs[i]!]!++
   }
 
-  /** The cache holds the slabs too. Requires that somebody does. */
-  retain(slabs: ReadonlyArray<number>): void {
-    const { others } = this
-    for (let i = 0; i < slabs.length; i++) {
-      const slab = slabs[i]!
-      const held = others[slab]!
-      if ((held & cachedBit) !== 0) throw new InvariantViolation("the cache holds a slab once", { slab })
-      others[slab] = (held + 1) | cachedBit
-    }
-  }
-
-  /** The cache gives the slabs up. */
-  drop(slabs: ReadonlyArray<number>): void {
-    const { stack, others } = this
-    for (let i = 0; i < slabs.length; i++) {
-      const slab = slabs[i]!
-      const held = others[slab]!
-      if ((held & cachedBit) === 0) throw new InvariantViolation("the cache gives up what it holds", { slab })
-      const left = held & ~cachedBit
-      others[slab] = Math.max(0, left - 1)
-      if (left === 0 && this.lastUse.size === 0) stack[this.freeCount++] = slab
-      else this.releaseInFlight(slab, left, 0)
-    }
-  }
-
-  isCached(slab: number): boolean {
-    return (this.others[slab]! & cachedBit) !== 0
-  }
-
-  /** Of a slab that is neither free nor waits for a step. */
+  /** Tables that hold a slab, of one that is neither free nor the cache's. */
   holdersOf(slab: number): number {
-    return 1 + (this.others[slab]! & ~cachedBit)
+    return 1 + this.others[slab]!
   }
 
   /**
-   * One holder gives up slabs first … end − 1 of a list; its steps up to `afterStep` may touch them. Those from `own` on have
-   * had no holder but this one.
+   * One holder gives up slabs first … end − 1 of a list; its steps up to `afterStep` may touch them. Those from number `own` on
+   * have had no holder but this one.
    */
   release(slabs: Int32Array, first: number, end: number, afterStep: number, own = end): void {
     const from = Math.max(first, Math.min(own, end))
@@ -145,7 +112,7 @@ export class SlabPool {
       const slab = slabs[i]!
       const held = others[slab]!
       if (held === 0) stack[top++] = slab
-      else others[slab] = fewer(held, slab)
+      else others[slab] = held - 1
     }
     this.freeCount = top
   }
@@ -162,7 +129,7 @@ export class SlabPool {
         drained.data[at++] = slab
         continue
       }
-      others[slab] = fewer(held, slab)
+      others[slab] = held - 1
       this.lastUse.set(slab, afterStep)
     }
     drained.length = at
@@ -174,8 +141,8 @@ export class SlabPool {
     for (let i = first; i < end; i++) {
       const slab = slabs[i]!
       const held = others[slab]!
-      if (held > 0) others[slab] = fewer(held, slab)
-      this.releaseInFlight(slab, held & ~cachedBit, afterStep)
+      if (held > 0) others[slab] = held - 1
+      this.releaseInFlight(slab, held, afterStep)
     }
   }
 
@@ -222,12 +189,6 @@ export class SlabPool {
     waiting.sort((a, b) => a.afterStep - b.afterStep)
     return one.slabs
   }
-}
-
-/** The books of a slab once a table has given it up that has others beside it. */
-const fewer = (held: number, slab: number): number => {
-  if (held === cachedBit) throw new InvariantViolation("a slab is released once", { slab })
-  return held - 1
 }
 
 /** Calls cost more than a loop where there are few. */

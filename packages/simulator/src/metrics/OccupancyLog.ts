@@ -100,6 +100,6 @@ const addSlabsOf = ({ drops, holdings }: Request, tables: KvLayout["tables"], su
     const { kind, segment, slabsPerPage } = tables[t]!
     const held = holdings.tables[t]!.length
     const isShared = drops ? segment === 0 : kind === "full"
-    sums[t]! += isShared ? Math.max(0, held - holdings.cached.length * slabsPerPage) : held
+    sums[t]! += isShared ? Math.max(0, held - holdings.cachedPages * slabsPerPage) : held
   }
 }

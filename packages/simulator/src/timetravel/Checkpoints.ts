@@ -1,5 +1,5 @@
 import { IntList } from "@uniprefill/scheduler/IntList"
-import { CachedPage } from "@uniprefill/scheduler/PrefixCache"
+import { PageRun } from "@uniprefill/scheduler/PrefixCache"
 import { type Copier, ObjectGraph, type Snapshot } from "./ObjectGraph.ts"
 
 interface Checkpoint {
@@ -12,30 +12,36 @@ interface Checkpoint {
 const denseCheckpoints = 1000
 const growth = 1.02
 
-/** A page is most of what there is. Key, parent and slabs are its own for good. */
-const pages: Copier = {
-  read: (page, values) => {
-    if (!(page instanceof CachedPage)) return false
-    values.length = 8
-    values[0] = page.windows
-    values[1] = page.stateSlot
-    values[2] = page.slabCount
-    values[3] = page.users
-    values[4] = page.older
-    values[5] = page.newer
-    values[6] = page.next
-    values[7] = page.others
+/** Runs of pages are most of what there is. */
+const runs: Copier = {
+  read: (run, values) => {
+    if (!(run instanceof PageRun)) return false
+    values.length = 11
+    values[0] = run.parent
+    values[1] = run.keys
+    values[2] = run.slabs
+    values[3] = run.windows
+    values[4] = run.stateSlot
+    values[5] = run.slabCount
+    values[6] = run.users
+    values[7] = run.older
+    values[8] = run.newer
+    values[9] = run.next
+    values[10] = run.others
     return true
   },
-  write: (page, values, at) => {
-    if (!(page instanceof CachedPage)) return false
-    page.stateSlot = values[at + 1] as number
-    page.slabCount = values[at + 2] as number
-    page.users = values[at + 3] as number
-    page.older = values[at + 4] as CachedPage | null
-    page.newer = values[at + 5] as CachedPage | null
-    page.next = values[at + 6] as CachedPage | null
-    page.others = values[at + 7] as CachedPage["others"]
+  write: (run, values, at) => {
+    if (!(run instanceof PageRun)) return false
+    run.parent = values[at] as PageRun | null
+    run.keys = values[at + 1] as PageRun["keys"]
+    run.slabs = values[at + 2] as IntList
+    run.stateSlot = values[at + 4] as number
+    run.slabCount = values[at + 5] as number
+    run.users = values[at + 6] as number
+    run.older = values[at + 7] as PageRun | null
+    run.newer = values[at + 8] as PageRun | null
+    run.next = values[at + 9] as PageRun | null
+    run.others = values[at + 10] as PageRun["others"]
     return true
   },
 }
@@ -53,7 +59,7 @@ export class Checkpoints {
 
   /** `constants`: what the run refers to and never changes. */
   constructor(run: object, constants: Iterable<object>) {
-    this.graph = new ObjectGraph(run, constants, pages, isIntList)
+    this.graph = new ObjectGraph(run, constants, runs, isIntList)
     this.take(0)
   }
 

@@ -1,5 +1,5 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
-import type { PrefixCache, CachedPage } from "@uniprefill/scheduler/PrefixCache"
+import type { PageRun, PrefixCache } from "@uniprefill/scheduler/PrefixCache"
 import type { Request, RequestPhase } from "@uniprefill/scheduler/Request"
 import { ItemField, sections, sectionWidths } from "@uniprefill/scheduler/StepPlan"
 import type { Inspected } from "../output/Inspected.ts"
@@ -216,7 +216,7 @@ const requestState = (replica: Inspected, request: Request): RequestState => ({
   keptRows: request.keptRows.slice(),
   slabs: request.holdings.tables.reduce((sum, table) => sum + table.length, 0),
   reservedSlabs: request.holdings.reservedSlabs,
-  cachedPages: request.holdings.cached.length,
+  cachedPages: request.holdings.cachedPages,
   arrivedMicros: request.arrivedMicros,
   preemptions: request.account.preemptions,
   bypasses: request.account.bypasses,
@@ -249,12 +249,12 @@ const memoryState = ({ driver, config }: Inspected): MemoryState => {
   }
 }
 
-/** Goes from page to page and makes no list of them: what a look leaves behind keeps the collector busy. */
+/** Goes from run to run and makes no list of them: what a look leaves behind keeps the collector busy. */
 const cacheState = (cache: PrefixCache): CacheState => {
   const trees: Array<PageTree> = []
   for (const root of cache.roots) {
     if (root.next !== null) trees.push(treeFrom(root.next))
-    if (root.others !== null) for (const page of root.others.values()) trees.push(treeFrom(page))
+    if (root.others !== null) for (const run of root.others.values()) trees.push(treeFrom(run))
   }
   return {
     slabs: cache.slabs,
@@ -278,8 +278,8 @@ interface PageTree {
   readonly users: number
 }
 
-const treeFrom = (first: CachedPage): PageTree => {
-  /** Where ways part: pages that are still to be followed, and how many lie before each. */
+const treeFrom = (first: PageRun): PageTree => {
+  /** Where ways part: runs that are still to be followed, and how many lie before each. */
   const open = [first]
   const before = [0]
   let pages = 0
@@ -287,12 +287,12 @@ const treeFrom = (first: CachedPage): PageTree => {
   let longest = 0
   for (let start = open.pop(); start !== undefined; start = open.pop()) {
     let length = before.pop()!
-    for (let page: CachedPage | null = start; page !== null; page = page.next) {
-      length++
-      pages++
-      if (page.users === 0) idlePages++
-      if (page.others === null) continue
-      for (const other of page.others.values()) {
+    for (let run: PageRun | null = start; run !== null; run = run.next) {
+      length += run.pages
+      pages += run.pages
+      if (run.users === 0) idlePages += run.pages
+      if (run.others === null) continue
+      for (const other of run.others.values()) {
         open.push(other)
         before.push(length)
       }
