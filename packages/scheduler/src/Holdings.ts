@@ -81,3 +81,15 @@ export const noPages = (layout: KvLayout): PageTables => {
 }
 
 const empty = new WeakMap<KvLayout, PageTables>()
+
+/** Records `[slot, table, slab]` for the slabs of a table from number `first` on. */
+export const listSlabs = (records: IntList, slot: number, table: number, slabs: IntList, first: number): void => {
+  let at = records.extend(3 * (slabs.length - first))
+  const { data } = records
+  for (let i = first; i < slabs.length; i++) {
+    data[at] = slot
+    data[at + 1] = table
+    data[at + 2] = slabs.data[i]!
+    at += 3
+  }
+}

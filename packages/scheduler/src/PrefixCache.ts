@@ -26,7 +26,7 @@ export class PageRun {
   /** Of each page. */
   keys: Array<PageKey> = []
   /** Slabs of full and carry tables: page after page, as many each, table by table. */
-  slabs = new IntList(0)
+  slabs: IntList = noSlabs
   /** Slabs of each sliding table, null where they are not kept: a window is kept only where prefill may resume after it. */
   readonly windows: Array<Int32Array | null>
   /** Holds the recurrent states as they are after the last row; −1 without. */
@@ -75,6 +75,9 @@ export class PageRun {
 
 const none: Array<never> = []
 
+/** Of a root. Nobody writes to it. */
+const noSlabs = new IntList(0)
+
 /**
  * Full pages as a tree of runs: the runs behind one are those that follow it in some prefix. Pages of runs that nobody uses are
  * evicted, those of the least recently used first, each run from its end. A request uses every run of its prefix and gives the
@@ -104,10 +107,14 @@ export class PrefixCache {
     return this.made
   }
 
-  /** Adds a page that its maker goes on using, as a run of its own. Requires: `parent` has no run that begins with the key. */
-  publish(parent: PageRun, key: PageKey, slabs: Int32Array, windows: number): PageRun {
+  /**
+   * Adds a page that its maker goes on using, as a run of its own with room for `room` pages at first. Requires: `parent` has no
+   * run that begins with the key.
+   */
+  publish(parent: PageRun, key: PageKey, slabs: Int32Array, windows: number, room = 1): PageRun {
     const run = new PageRun(parent, windows)
     run.users = 1
+    run.slabs = new IntList(room * slabs.length)
     if (parent.next === null) parent.next = run
     else (parent.others ??= new Map()).set(key, run)
     this.append(run, key, slabs)
@@ -134,6 +141,7 @@ export class PrefixCache {
     const parent = run.parent!
     const at = run.slabsBefore(pages)
     front.keys = run.keys.slice(0, pages)
+    front.slabs = new IntList(at)
     front.slabs.pushRun(run.slabs.data, 0, at)
     front.slabCount = at
     front.users = run.users

@@ -1,7 +1,7 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
-import type { Holdings } from "./Holdings.ts"
+import { type Holdings, listSlabs } from "./Holdings.ts"
 import { type PageKey, type PageRun, PrefixCache } from "./PrefixCache.ts"
 import type { Request } from "./Request.ts"
 import type { SlabPool } from "./SlabPool.ts"
@@ -221,10 +221,13 @@ export class PrefixPages {
       let at = 0
       for (let i = 0; i < shared.whole.length; i++) at = this.copyPage(request, shared.whole[i]!, page, slabs, at)
       // Pages that forked requests share stay theirs: they do not all use what would be published.
-      if (this.isShared(slabs)) return 0
+      if (holdings.isForked && this.isShared(slabs)) return 0
       this.pendingRetains.pushRun(slabs, 0, slabs.length)
       if (shared.hasLongRuns && cache.canExtend(before) && this.reads(request, shared)) cache.append(before, key, slabs)
-      else holdings.lastRun = cache.publish(before, key, slabs, shared.sliding.length)
+      else {
+        const room = shared.hasLongRuns ? pageKeys.length - page : 1
+        holdings.lastRun = cache.publish(before, key, slabs, shared.sliding.length, room)
+      }
       holdings.cachedPages++
       this.listener?.stored(request, page, key, page === 0 ? null : pageKeys.at(page - 1)!)
     }
@@ -484,16 +487,4 @@ const runOfPage = ({ lastRun, cachedPages }: Holdings, page: number): PageRun =>
   let run = lastRun!
   for (let p = cachedPages - 1; p > page; p--) run = run.parent!
   return run
-}
-
-/** Records `[slot, table, slab]` for the slabs of a table from number `first` on. */
-export const listSlabs = (records: IntList, slot: number, table: number, slabs: IntList, first: number): void => {
-  let at = records.extend(3 * (slabs.length - first))
-  const { data } = records
-  for (let i = first; i < slabs.length; i++) {
-    data[at] = slot
-    data[at + 1] = table
-    data[at + 2] = slabs.data[i]!
-    at += 3
-  }
 }

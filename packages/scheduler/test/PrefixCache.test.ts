@@ -85,6 +85,16 @@ it("evicts the page longest unused, never one before those behind it", () => {
   expect([cache.slabs, cache.idleSlabs, root.find("a")]).toEqual([0, 0, undefined])
 })
 
+it("evicts the front of a run that was split after its rest, and before what was used later", () => {
+  const cache = new PrefixCache()
+  const root = cache.root()
+  const one = use(cache, root, ["a", "b", "c"], 0)
+  leave(cache, root, one)
+  leave(cache, root, use(cache, root, ["x"], 10))
+  cache.split(one[0]!, 1)
+  expect(evictAll(cache)).toEqual(["c", "b", "a", "x"])
+})
+
 it("does not evict what somebody uses", () => {
   const cache = new PrefixCache()
   const [run] = use(cache, cache.root(), ["a", "b"], 0)
