@@ -3,8 +3,9 @@ import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { pagesFor } from "@uniprefill/units/Units"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import type { Holdings } from "./Holdings.ts"
-import type { PageRun } from "./PrefixCache.ts"
+import type { PageKey, PageRun, PrefixCache } from "./PrefixCache.ts"
 import type { Request } from "./Request.ts"
+import type { SlabPool } from "./SlabPool.ts"
 
 /**
  * Whether the books balance: every slab is free, draining or owned once; tables hold the pages that their rows need;
@@ -19,11 +20,52 @@ export const checkIntegrity = (
 ): void => {
   const { memory } = scheduler
   const { pool, cache } = memory
-  /** Who holds each slab: the cache, then tables. */
-  const holders = new Map<number, number>()
-  const hold = (slab: number) => holders.set(slab, (holders.get(slab) ?? 0) + 1)
-  let cached = 0
-  let idle = 0
+  const owners = ownersOf(pool)
+  checkCache(cache, owners, requests)
+  const cached = owners.held
+  let reserved = 0
+  let slots = 0
+  for (const request of requests) {
+    const { id, holdings } = request
+    const prefix = new Set(prefixOf(holdings))
+    for (const { data, length } of holdings.tables) {
+      for (let i = 0; i < length; i++) {
+        const run = owners.runAt(data[i]!)
+        if (run === null) owners.hold(data[i]!)
+        else if (!prefix.has(run)) {
+          throw new InvariantViolation("a cached slab is read by those whose prefix it is", { slab: data[i]!, id })
+        }
+      }
+    }
+    require(holdings.reservedSlabs >= 0, "a reservation is never negative", { id, reserved: holdings.reservedSlabs })
+    if (request.phase === "waiting") {
+      const own = holdings.tables.reduce((sum, { length }) => sum + length, 0)
+      require(own === 0 && request.slot < 0, "a waiting request owns nothing", { id, own })
+    }
+    if (request.slot >= 0) slots++
+    reserved += holdings.reservedSlabs
+    for (let i = 1; i < request.keptRows.length; i++) {
+      require(request.keptRows[i]! <= request.keptRows[i - 1]!, "kept sets are nested", { id, set: i })
+    }
+    checkTables(request, scheduler, config)
+  }
+  owners.check()
+  require(pool.free + pool.draining + owners.held === pool.total, "slabs are conserved", {
+    cached,
+    free: pool.free,
+    draining: pool.draining,
+    held: owners.held,
+    total: pool.total,
+  })
+  require(reserved === memory.reserved, "reservations are counted", { reserved, counted: memory.reserved })
+  const covered = pool.free + pool.draining + cache.idleSlabs
+  require(reserved <= covered, "reservations are covered", { reserved, covered })
+  require(memory.slotsFree + slots === config.slots, "slots are conserved", { slots })
+  checkTenants(scheduler, requests)
+}
+
+/** Runs of pages have each slab once, and are used by those whose prefix they are. */
+const checkCache = (cache: PrefixCache, owners: Owners, requests: ReadonlyArray<Request>): void => {
   const users = new Map<PageRun, number>()
   for (const { id, holdings } of requests) {
     let pages = 0
@@ -31,88 +73,20 @@ export const checkIntegrity = (
       users.set(run, (users.get(run) ?? 0) + 1)
       pages += run.pages
     }
-    require(pages === holdings.cachedPages, "a request uses whole runs of pages", {
-      id,
-      pages,
-      of: holdings.cachedPages,
-    })
+    const counted = holdings.cachedPages
+    require(pages === counted, "a request uses whole runs of pages", { id, pages, counted })
   }
+  let idle = 0
   for (const run of cache.values()) {
     const key = run.keys[0]
-    for (const slab of slabsOf(run)) {
-      require(!holders.has(slab), "a cached slab belongs to one page", { key, slab })
-      hold(slab)
-      cached++
-    }
+    owners.cache(run)
     if (run.users === 0) idle += run.slabCount
-    const counted = run.users
-    require((users.get(run) ?? 0) === counted, "users of a cached page are counted", {
-      key,
-      users: users.get(run) ?? 0,
-      counted,
-    })
+    const counted = users.get(run) ?? 0
+    require(counted === run.users, "users of a cached page are counted", { key, users: counted, counted: run.users })
     require(run.parent!.parent === null || run.parent!.users >= counted, "a page is used with all before it", { key })
   }
-  require(cached === cache.slabs && cached === holders.size, "cached slabs are counted once", {
-    cached,
-    counted: cache.slabs,
-  })
+  require(owners.held === cache.slabs, "cached slabs are counted once", { cached: owners.held, counted: cache.slabs })
   require(idle === cache.idleSlabs, "idle slabs are counted", { idle, counted: cache.idleSlabs })
-  const cachedSlabs = new Set(holders.keys())
-  let reserved = 0
-  let slots = 0
-  for (const request of requests) {
-    const { id } = request
-    let own = 0
-    const prefix = new Set(prefixOf(request.holdings).flatMap(slabsOf))
-    for (const table of request.holdings.tables) {
-      for (let i = 0; i < table.length; i++) {
-        const slab = table.data[i]!
-        hold(slab)
-        if (!cachedSlabs.has(slab)) own++
-        else require(prefix.has(slab), "a cached slab is read by those whose prefix it is", { slab, id })
-      }
-    }
-    require(request.holdings.reservedSlabs >= 0, "a reservation is never negative", {
-      id,
-      reserved: request.holdings.reservedSlabs,
-    })
-    if (request.phase === "waiting")
-      require(request.holdings.tables.every((table) => table.length === 0) &&
-        request.slot < 0, "a waiting request owns nothing", {
-        id,
-        own,
-      })
-    if (request.slot >= 0) slots++
-    reserved += request.holdings.reservedSlabs
-    for (let i = 1; i < request.keptRows.length; i++) {
-      require(request.keptRows[i]! <= request.keptRows[i - 1]!, "kept sets are nested", { id, set: i })
-    }
-    checkTables(request, scheduler, config)
-  }
-  for (const [slab, count] of holders) {
-    if (!cachedSlabs.has(slab))
-      require(pool.holdersOf(slab) === count, "holders of a slab are counted", {
-        slab,
-        holders: count,
-        counted: pool.holdersOf(slab),
-      })
-  }
-  require(pool.free + pool.draining + holders.size === pool.total, "slabs are conserved", {
-    cached,
-    free: pool.free,
-    draining: pool.draining,
-    held: holders.size,
-    total: pool.total,
-  })
-  require(reserved === scheduler.memory.reserved, "reservations are counted", {
-    reserved,
-    counted: scheduler.memory.reserved,
-  })
-  const covered = pool.free + pool.draining + idle
-  require(reserved <= covered, "reservations are covered", { reserved, covered })
-  require(scheduler.memory.slotsFree + slots === config.slots, "slots are conserved", { slots })
-  checkTenants(scheduler, requests)
 }
 
 /** The runs of pages of a request's prefix, the last one first. */
@@ -122,10 +96,72 @@ const prefixOf = ({ lastRun }: Holdings): ReadonlyArray<PageRun> => {
   return runs
 }
 
-const slabsOf = ({ slabs, windows }: PageRun): ReadonlyArray<number> => [
-  ...slabs.toArray(),
-  ...windows.flatMap((list) => [...(list ?? [])]),
-]
+/** Who has each slab, counted anew: a run of cached pages, or tables. */
+class Owners {
+  /** Slabs that somebody has. */
+  held = 0
+  private readonly pool: SlabPool
+  private readonly tables: Uint16Array
+  /** Number of the run in `runs`, from 1 on; 0 without. */
+  private readonly run: Int32Array
+  private readonly runs: Array<PageRun> = []
+
+  constructor(pool: SlabPool) {
+    this.pool = pool
+    this.tables = new Uint16Array(pool.total)
+    this.run = new Int32Array(pool.total)
+  }
+
+  clear(): this {
+    this.held = 0
+    this.tables.fill(0)
+    this.run.fill(0)
+    this.runs.length = 0
+    return this
+  }
+
+  runAt(slab: number): PageRun | null {
+    return this.run[slab] === 0 ? null : this.runs[this.run[slab]! - 1]!
+  }
+
+  hold(slab: number): void {
+    if (this.tables[slab]!++ === 0) this.held++
+  }
+
+  cache(run: PageRun): void {
+    this.runs.push(run)
+    this.cacheList(run.slabs.data, run.slabs.length, run.keys[0]!)
+    for (const slabs of run.windows) if (slabs !== null) this.cacheList(slabs, slabs.length, run.keys[0]!)
+  }
+
+  private cacheList(slabs: Int32Array, length: number, key: PageKey): void {
+    for (let i = 0; i < length; i++) {
+      const slab = slabs[i]!
+      if (this.run[slab] !== 0) throw new InvariantViolation("a cached slab belongs to one page", { key, slab })
+      this.run[slab] = this.runs.length
+    }
+    this.held += length
+  }
+
+  /** The pool counts the tables of a slab too. */
+  check(): void {
+    for (let slab = 0; slab < this.tables.length; slab++) {
+      const holders = this.tables[slab]!
+      if (holders === 0 || this.pool.holdersOf(slab) === holders) continue
+      const counted = this.pool.holdersOf(slab)
+      throw new InvariantViolation("holders of a slab are counted", { slab, holders, counted })
+    }
+  }
+}
+
+/** Made once for a pool: a check after every step would make new ones each time. */
+const ownersOf = (pool: SlabPool): Owners => {
+  const known = made.get(pool) ?? new Owners(pool)
+  made.set(pool, known)
+  return known.clear()
+}
+
+const made = new WeakMap<SlabPool, Owners>()
 
 /** What each tenant has running and waiting adds up to what runs and waits. */
 const checkTenants = ({ state }: Scheduler, requests: ReadonlyArray<Request>): void => {
