@@ -122,6 +122,25 @@ export const drawScenario = (seed: number): Scenario => {
     requests,
   }
   // Drawn last, so that the others are what they were without it.
+  if (!has.longOutputs && has.forks && chance(0.5)) {
+    // All at once, every other one with several answers: prompts are computed while first tokens are awaited and nobody decodes.
+    const burst = requests.map((one, i): ScenarioRequest => {
+      const promptLength = i % 2 === 0 ? between(20, 120) : between(200, 500)
+      const shared = Math.min(one.shared, promptLength)
+      const [answers, maxTokens] = i % 2 === 0 ? [between(2, 3), between(2, 40)] : [1, one.maxTokens]
+      return { ...one, at: 0, promptLength, shared, answers, maxTokens, follows: -1, open: false, stopAt: -1 }
+    })
+    const budget = oneOf(70, 150)
+    return {
+      ...scenario,
+      requests: burst,
+      budget,
+      slots: oneOf(5, 8),
+      memory: 4,
+      stepsInFlight: 2,
+      slowness: oneOf(0, 1),
+    }
+  }
   if (!has.longOutputs || !chance(0.6)) return scenario
   // Short prompts, and answers that outgrow the memory while they are written: who decodes makes room for who decodes.
   const growing = requests.map((one): ScenarioRequest => {
