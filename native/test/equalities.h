@@ -331,7 +331,7 @@ inline std::string elsewhere(Equality &e) {
 inline std::string dense(Equality &e) {
   if (!e.drops()) return "";
   HostOptions plain = e.c.host;
-  if (plain.prefill_p == 0) plain.schedule.layers.clear();  // else keys are left out below the first of them
+  if (plain.prefill_p == 0) plain.schedule.layers.clear();  // else drop layers alone leave out no keys
   Host without(e.model, plain);
   SlotSpec spec = e.request;
   spec.drops = false;

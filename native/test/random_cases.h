@@ -56,7 +56,7 @@ inline Case gemma(int window, bool by_original) {
   return c;
 }
 
-// Prompts of several blocks of rows, which leave out keys in the layers below the first drop layer.
+// Prompts of several blocks of rows, which leave out keys.
 inline Case with_sparsity(Case c, double p) {
   c.name += ", sparse prefill";
   c.host.prefill_p = p;

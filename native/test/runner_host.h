@@ -59,7 +59,7 @@ struct HostOptions {
   int max_tokens = 2048;
   int threads = 2;
   int ranks = 1;
-  double prefill_p = 0;  // the share of attention that prefill reads keys for below the first drop layer; 0: all
+  double prefill_p = 0;  // the share of attention that prefill reads keys for; 0: all
   bool shuffled = true;  // slabs are granted in no order, so that a page's are not neighbours by luck; false: from 0 on
   up_device device = UP_DEVICE_CPU;
   up_kernels kernels = UP_KERNELS_AUTO;

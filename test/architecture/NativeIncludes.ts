@@ -9,10 +9,10 @@ import type { Violation } from "./Violation.ts"
  */
 export const nativeFolders: Readonly<Record<string, ReadonlyArray<string>>> = {
   plan: ["abi", "backend.h", "memory", "sampling", "selection"],
-  step: ["abi", "backend.h", "parallel", "plan"],
-  cpu: ["abi", "backend.h", "memory", "sampling", "weights"],
-  cuda: ["abi", "backend.h", "device_backend.h", "operators", "parallel", "weights"],
-  reference: ["abi", "backend.h", "sampling", "weights"],
+  step: ["abi", "backend.h", "parallel", "plan", "selection"],
+  cpu: ["abi", "backend.h", "memory", "sampling", "selection", "weights"],
+  cuda: ["abi", "backend.h", "device_backend.h", "operators", "parallel", "selection", "weights"],
+  reference: ["abi", "backend.h", "sampling", "selection", "weights"],
 }
 
 const source = "native/src"

@@ -81,8 +81,8 @@ typedef struct up_runner_options {
   /* Ranks that share heads and inner widths, 0 or 1: one. The layout is one rank's, with its heads and its part of a carry row.
    * CPU: threads of this process, of which 1, 2 and 4 give the same bits. */
   int32_t tensor_parallel_size;
-  /* Below the first drop layer, in layers of full attention, 128 rows of a prompt read the blocks of 64 keys that hold this share of
-   * their sampled attention, in units of 2^-32; 0: all keys. Prompts are cut at multiples of 128 rows then. */
+  /* In layers of full attention that drop nothing, 128 rows of a prompt read the blocks of 64 keys that hold this share of their
+   * sampled attention, in units of 2^-32; 0: all keys. Prompts are cut at multiples of 128 rows of each segment then. */
   uint64_t prefill_p_q32;
 } up_runner_options;
 

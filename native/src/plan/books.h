@@ -31,7 +31,7 @@ struct BooksLimits {
   int vocab_size = 0;
   int max_rows_per_step = 0;
   int max_tokens = 0;
-  bool sparse_prefill = false;  // rows of segment 0 read a part of the keys (selection/sparsity.h)
+  bool sparse_prefill = false;  // rows of prompts read a part of the keys (selection/sparsity.h)
 };
 
 struct Books {

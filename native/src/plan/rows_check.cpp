@@ -206,7 +206,6 @@ void RowsCheck::item(const Item &item) {
     }
   }
   const SegmentState &segment = slot.segment(item.first_segment);
-  whole_blocks(slot, item);
   const int rows = slot.rows(item.first_segment);
   if (segment.done) refuse("begins in segment ", item.first_segment, ", which is finished with ", rows, " rows");
   if (item.first_row < 0 || item.rows < 0 || item.first_row > rows || item.rows > rows - item.first_row) {
@@ -216,6 +215,7 @@ void RowsCheck::item(const Item &item) {
     refuse("begins at row ", item.first_row, " of segment ", item.first_segment, ", of which ", segment.computed,
            " rows are computed");
   }
+  whole_blocks(slot, item);
   if (slot.drops()) {
     dropping_item(slot, item);
   } else {

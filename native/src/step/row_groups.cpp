@@ -68,6 +68,7 @@ RowTable RowGroups::make_table(int segment, bool entering) const {
       add_visible(slot, group.begin, group.end());
     }
   }
+  if (std::all_of(out.sparse_blocks.begin(), out.sparse_blocks.end(), [](int32_t blocks) { return blocks == 0; })) out.sparse_blocks.clear();
   return out;
 }
 

@@ -41,8 +41,8 @@ export interface NativeOptions {
   /** `none` by default. With `fp8`, the CPU computes what a device would: rounded values, no faster. */
   readonly quantization?: Quantization | undefined
   /**
-   * The share, between 0 and 1, of their attention that rows of prompts read keys for, in layers of full attention below the first
-   * drop layer: 128 rows read the blocks of 64 keys that every 16th of them attends to most. All keys where nothing is said.
+   * The share, between 0 and 1, of their attention that rows of prompts read keys for, in layers of full attention but
+   * drop layers: 128 rows read the blocks of 64 keys that every 16th of them attends to most. All keys where nothing is said.
    * Pages are of a multiple of 128 rows then.
    */
   readonly prefillSparsity?: number | undefined
@@ -232,7 +232,7 @@ const logKeysRead = (runner: NativeRunner) =>
   Effect.suspend(() => {
     const { keyBlocksRead, keyBlocksSeen } = runner.describe()
     if (keyBlocksSeen === 0) return Effect.void
-    return Effect.logInfo("prefill read a share of the keys below the first drop layer").pipe(
+    return Effect.logInfo("prefill left out keys, and read a share of them").pipe(
       Effect.annotateLogs({ share: (keyBlocksRead / keyBlocksSeen).toFixed(3) }),
     )
   })
