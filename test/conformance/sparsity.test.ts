@@ -118,6 +118,21 @@ describe.each(tinyModels)("%s", (name) => {
   })
 })
 
+it("refuses plans that cut prompts elsewhere, by the rows", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "uniprefill-sparsity-"))
+  try {
+    const model = longer(tinyConfigs["llama-gqa"]!)
+    writeModelFiles(directory, model.config, tinyTensors("llama-gqa", model))
+    const of = { prompt: promptOf(500, 64, 3), maxTokens: 2, pQ32: null }
+    const cut = withCpuExecutor(directory, denseSchedule, { ...sizes, prefillSparsity: 0.6 }, (executor) =>
+      serve(executor, denseSchedule, [of], { chunkRows: 64, idleStepBudgetMicros: 70, stepBudgetMicros: 70 }),
+    )
+    await expect(cut).rejects.toThrow("rows 0 to 64 of 500: with prefill sparsity prompts are cut at multiples of 128")
+  } finally {
+    rmSync(directory, { recursive: true })
+  }
+})
+
 it("covers preemption, and models with full attention alone, with windows and with recurrence", () => {
   expect(preemptions).toBeGreaterThan(2)
   const specs = tinyModels.map((name) => readModelConfig("config.json", tinyConfigs[name]!.config).spec)

@@ -231,5 +231,6 @@ describe("bench ops", () => {
 
   it("refuses where too little fits to measure with", async () => {
     await expect(run({ executor: "cpu", "max-model-len": 512 })).rejects.toThrow(/1024 tokens are the least/)
+    await expect(run({ executor: "cpu", "prefill-sparsity": 0.9 })).rejects.toThrow(/steps that read all keys/)
   })
 })

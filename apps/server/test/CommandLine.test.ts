@@ -61,6 +61,14 @@ describe("wrong usage ends with 2 and one line that says what to do", () => {
       ["generate", "x", "--max-model-len", "100000"],
       "uniprefill: --max-model-len: the model takes at most 32768 tokens, got 100000\n",
     ],
+    [
+      ["generate", "x", "--prefill-sparsity", "0.9", "--executor", "sim"],
+      "uniprefill: --prefill-sparsity: --executor sim computes no attention\n",
+    ],
+    [
+      ["generate", "x", "--prefill-sparsity", "0.9", "--page-size", "64"],
+      "uniprefill: --prefill-sparsity: pages are of a multiple of 128 rows, --page-size is 64\n",
+    ],
   ])("%j", async (args, stderr) => {
     expect(await uniprefill(...args)).toEqual({ code: 2, stdout: "", stderr })
   })
