@@ -5,7 +5,7 @@ import { Executor } from "@uniprefill/executor/contract/Executor"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
 import { loadModelDirectory } from "@uniprefill/model/ModelDirectory"
 import { rankLayout } from "@uniprefill/placement/RankLayout"
-import { Effect } from "effect"
+import { Effect, References } from "effect"
 
 export interface CpuExecutorOptions {
   readonly pageSize: number
@@ -38,4 +38,9 @@ export const withCpuExecutor = <A>(
     return yield* Effect.flatMap(Executor, (executor) => Effect.promise(() => use(executor))).pipe(
       Effect.provide(layerCpu(options)),
     )
-  }).pipe(Effect.scoped, Effect.provide([NodeFileSystem.layer, NodePath.layer]), Effect.runPromise)
+  }).pipe(
+    Effect.scoped,
+    Effect.provide([NodeFileSystem.layer, NodePath.layer]),
+    Effect.provideService(References.MinimumLogLevel, "Warn"),
+    Effect.runPromise,
+  )
