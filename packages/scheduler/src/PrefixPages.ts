@@ -207,7 +207,8 @@ export class PrefixPages {
         if (other.users === 0) {
           if (spare < 0) spare = Math.max(0, spareSlabs(request))
           const each = other.slabCount / other.pages
-          used = Math.min(used, Math.floor(spare / each))
+          // A page that has windows alone, and not these, has no slabs.
+          if (each > 0) used = Math.min(used, Math.floor(spare / each))
           if (used === 0) return 0
           spare -= used * each
         }
