@@ -324,7 +324,8 @@ it.each(Object.keys(mutants))("%s: is found by what it breaks, and shown in a sm
   const large: Array<number> = []
   const known = shownBy[name]!
   // Some seeds cannot be cut down far, or break something else on the way: the next one that fails can.
-  for (const seed of [known, ...Array.from({ length: seeds }, (_, i) => i + 1)]) {
+  const others = Array.from({ length: seeds }, (_, i) => i + 1).filter((seed) => seed !== known)
+  for (const seed of [known, ...others]) {
     if (large.length === 8) break
     if (!violation.test(failureOf(drawScenario(seed)) ?? "")) continue
     const { scenario, message } = shrink(drawScenario(seed))

@@ -105,6 +105,8 @@ void LayerLoop::attention_layer(int layer) {
     project(MatrixKind::q);
   }
   if (groups_.empty()) return;
+  // A row whose logits are wanted reads all keys there, however many others of its prompt are wanted.
+  if (is_last) table_.sparse_blocks.clear();
   backend_.attend(layer, table_);
   for_mixer_and_mlp(layer, [&](Rows tile) {
     if (spec.attention.output_gate) backend_.apply_gate(tile, layer);

@@ -48,8 +48,8 @@ export interface NativeOptions {
   readonly prefillSparsity?: number | undefined
 }
 
-/** Rows that read the same blocks of keys. */
-const sparseRows = 128
+/** Rows that read the same blocks of keys; a page has a multiple of them where keys are left out. */
+export const sparseRows = 128
 
 export interface CpuOptions extends NativeOptions {
   /** Memory for K, V and carry rows, of all ranks: as many slabs as fit. Committed by the system as it is touched. */
@@ -222,7 +222,7 @@ const checkSparsity = (share: number | undefined, pageSize: number): Effect.Effe
   if (share === undefined) return Effect.void
   const operation = "check prefill sparsity"
   if (!(share > 0 && pToQ32(share) > 0n && share < 1 && pToQ32(share) < 0x1_0000_0000n))
-    return Effect.fail(invalid(operation, `the share of attention is ${share}, between 0 and 1 was expected`))
+    return Effect.fail(invalid(operation, `the share of attention is ${share}, from 2⁻³² to 1 − 2⁻³² was expected`))
   if (pageSize % sparseRows !== 0)
     return Effect.fail(invalid(operation, `a page has ${pageSize} rows, a multiple of ${sparseRows} was expected`))
   return Effect.void

@@ -337,7 +337,7 @@ it.effect("bad model files and options say which and why", () =>
     )
     for (const prefillSparsity of [0, 1, -0.5, Number.NaN, 1e-12, 1 - 1e-12])
       expect((yield* startFailure(whole, { prefillSparsity })).detail).toContain(
-        `the share of attention is ${prefillSparsity}, between 0 and 1 was expected`,
+        `the share of attention is ${prefillSparsity}, from 2⁻³² to 1 − 2⁻³² was expected`,
       )
     expect((yield* startFailure(whole, { prefillSparsity: 0.5, pageSize: 64 })).detail).toContain(
       "a page has 64 rows, a multiple of 128 was expected",

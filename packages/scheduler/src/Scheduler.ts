@@ -40,6 +40,13 @@ export class Scheduler {
         `maxRowsPerStep must be at least slots + ${chunkRows} = ${least}, got ${config.maxRowsPerStep}`,
       )
     }
+    const { tokenBudget } = config.policy
+    if (tokenBudget !== undefined && tokenBudget.maxNumBatchedTokens < tokenBudget.maxNumSeqs + chunkRows) {
+      const least = tokenBudget.maxNumSeqs + chunkRows
+      throw new RangeError(
+        `maxNumBatchedTokens must be at least maxNumSeqs + ${chunkRows} = ${least}, got ${tokenBudget.maxNumBatchedTokens}`,
+      )
+    }
     const { layout } = config
     const newLoad = () => new StepLoad(layout.segments.length, windowsOf(layout))
     this.loads = Array.from({ length: maxStepsInFlight }, newLoad)

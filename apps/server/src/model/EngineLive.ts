@@ -3,6 +3,7 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Engine, type EngineError } from "@uniprefill/engine/Engine"
 import * as EngineLayer from "@uniprefill/engine/EngineLayer"
 import { Executor, type ExecutorError, type ExecutorInfo } from "@uniprefill/executor/contract/Executor"
+import { sparseRows } from "@uniprefill/executor-native/NativeExecutor"
 import { openRecording, type RecordingFileError } from "@uniprefill/recording/RecordingFile"
 import { loadModelDirectory, type ModelDirectory } from "@uniprefill/model/ModelDirectory"
 import type { DropSchedule } from "@uniprefill/model/DropSchedule"
@@ -94,8 +95,8 @@ const checkPrefillSparsity = (settings: ModelSettings) => {
   if (share === undefined) return Effect.void
   if (executor === "sim")
     return Effect.fail(new UsageError({ message: "--prefill-sparsity: --executor sim computes no attention" }))
-  if (pageSize % 128 === 0) return Effect.void
-  const message = `--prefill-sparsity: pages are of a multiple of 128 rows, --page-size is ${pageSize}`
+  if (pageSize % sparseRows === 0) return Effect.void
+  const message = `--prefill-sparsity: pages are of a multiple of ${sparseRows} rows, --page-size is ${pageSize}`
   return Effect.fail(new UsageError({ message }))
 }
 
