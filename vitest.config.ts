@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os"
 import { fileURLToPath } from "node:url"
 import { defineConfig } from "vitest/config"
 
@@ -14,6 +15,7 @@ export default defineConfig({
     pool: "forks",
     // Hundreds of tests start a program; its modules are compiled once.
     env: { NODE_COMPILE_CACHE: fileURLToPath(new URL("node_modules/.cache/compile", import.meta.url)) },
-    maxWorkers: 2,
+    // Some tests start servers and browsers, which take cores and memory of their own.
+    maxWorkers: Math.min(8, Math.max(2, availableParallelism())),
   },
 })
