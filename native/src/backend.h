@@ -19,6 +19,7 @@
 // something. They throw Failure.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -43,6 +44,11 @@ struct Rows {
 
   int end() const { return begin + count; }
 };
+
+inline Rows common(Rows a, Rows b) {
+  const int begin = std::max(a.begin, b.begin);
+  return {begin, std::max(0, std::min(a.end(), b.end()) - begin)};
+}
 
 // Consecutive rows of a step that belong to one slot.
 struct RowGroup {
@@ -213,6 +219,10 @@ class Backend {
   virtual void move_rows(std::span<const int32_t> from, int to) = 0;
   virtual void read_carry(Rows rows, const CarryRows &carry) = 0;
   virtual void write_carry(Rows rows, const CarryRows &carry) = 0;
+  // From now on the step has its first `count` rows, and others behind them, in other tiles.
+  virtual void keep(int /*count*/) {}
+  // read_carry of a tile that goes through the layer that ends carry.segment, by its input norm first.
+  virtual void enter(Rows tile, const CarryRows &carry) { read_carry(tile, carry); }
 
   // normed = norm(residual[tile])
   virtual void norm(Rows tile, int layer, Norm norm) = 0;

@@ -1,22 +1,13 @@
 #include "parallel/communicator.h"
 
 #include <algorithm>
-#include <chrono>
-#include <thread>
 
 #include "abi/failure.h"
+#include "parallel/look.h"
 
 namespace up {
 
-namespace {
-
-// Ranks mostly come close together, and to wake a thread that sleeps takes longer than to look a little.
-constexpr auto patience = std::chrono::microseconds(100);
-
-}  // namespace
-
-// Ranks that compute on the processor themselves have better use for it.
-RankGroup::RankGroup(int size) : size_(size), spins_(std::thread::hardware_concurrency() >= 4 * static_cast<unsigned>(size)) {}
+RankGroup::RankGroup(int size) : size_(size), spins_(may_look(size)) {}
 
 void RankGroup::meet() {
   std::unique_lock lock(mutex_);
@@ -31,8 +22,7 @@ void RankGroup::meet() {
   const auto is_over = [&] { return failed_ >= 0 || generation_ != mine; };
   if (spins_) {
     lock.unlock();
-    for (const auto end = std::chrono::steady_clock::now() + patience; !is_over() && std::chrono::steady_clock::now() < end;) {
-    }
+    look_until(is_over);
     lock.lock();
   }
   changed_.wait(lock, is_over);

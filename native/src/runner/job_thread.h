@@ -1,16 +1,22 @@
 // A thread that does one job after another.
+//
+// Where it `looks`, it does so a little before it sleeps, and so does who waits for it: between two steps, one of which begins with what the
+// other has selected, devices wait for both.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
 #include <thread>
 
+#include "parallel/look.h"
+
 namespace up {
 
 class JobThread {
  public:
-  JobThread() : thread_([this] { run(); }) {}
+  explicit JobThread(bool looks) : looks_(looks), thread_([this] { run(); }) {}
   ~JobThread() {
     {
       const std::lock_guard lock(mutex_);
@@ -27,25 +33,29 @@ class JobThread {
     {
       const std::lock_guard lock(mutex_);
       job_ = std::move(job);
+      busy_ = true;
     }
     changed_.notify_all();
   }
   // Waits until the job is done.
   void finish() {
+    if (looks_) look_until([this] { return !busy_; });
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return !job_; });
   }
 
  private:
   void run() {
-    std::unique_lock lock(mutex_);
     for (;;) {
+      if (looks_) look_until([this] { return busy_ || stop_; });
+      std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return stop_ || job_; });
       if (!job_) return;
       lock.unlock();
       job_();
       lock.lock();
       job_ = nullptr;
+      busy_ = false;
       changed_.notify_all();
     }
   }
@@ -53,7 +63,9 @@ class JobThread {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::function<void()> job_;
-  bool stop_ = false;
+  const bool looks_;
+  std::atomic<bool> busy_ = false;  // it has a job
+  std::atomic<bool> stop_ = false;
   std::thread thread_;
 };
 

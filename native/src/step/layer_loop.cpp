@@ -6,6 +6,18 @@
 #include "abi/fnv.h"
 
 namespace up {
+namespace {
+
+CarryRows part_of(const CarryRows &carry, Rows rows) {
+  const auto part = [&](const std::vector<int32_t> &of) { return std::vector<int32_t>(of.begin() + rows.begin, of.begin() + rows.end()); };
+  return {carry.segment, part(carry.slots), part(carry.rows)};
+}
+
+bool is_any(const CarryRows &carry) {
+  return std::any_of(carry.slots.begin(), carry.slots.end(), [](int32_t slot) { return slot >= 0; });
+}
+
+}  // namespace
 
 LayerLoop::LayerLoop(const ModelTable &model, Books &books, Backend &backend, Communicator *ranks)
     : model_(model), books_(books), backend_(backend), ranks_(ranks), groups_(books) {}
@@ -37,6 +49,7 @@ StepOutputs LayerLoop::run(const StepWork &work) {
 void LayerLoop::enter(const StepWork &work) {
   groups_.clear();
   trimmed_ = false;
+  tiles_to_enter_.clear();
   sample_rows_.assign(work.items.size(), -1);
   std::vector<int32_t> tokens;
   for (const int32_t number : books_.decode_set) {
@@ -82,16 +95,20 @@ void LayerLoop::attention_layer(int layer) {
   const bool is_last = layer == model_.layer_count() - 1;
   const bool is_drop = !is_last && layer == books_.layout.segment(segment).last_layer;
   const bool splits = is_last ? groups_.rows() > groups_.rows_before(Kind::dense) : is_drop && meets(segment);
+  const CarryRows carry = is_drop ? carries(segment) : CarryRows{};
   const auto project = [&](MatrixKind kind) {
     for_tiles([&](Rows tile) {
+      // One ahead: it may be on its way while this one is multiplied.
+      enter_up_to(tile.end() + 1);
       backend_.norm(tile, layer, Norm::input);
       backend_.linear(tile, layer, kind);
       backend_.rotate_and_write(tile, layer, kind, table_);
+      if (!is_drop || kind == MatrixKind::q) return;
+      if (const CarryRows part = part_of(carry, tile); is_any(part)) backend_.write_carry(tile, part);
     });
   };
   if (!splits) {
     project(MatrixKind::qkv);
-    if (is_drop && segment == 0) write_carries(segment, 0, {});
     if (is_drop) table_ = groups_.entry_table(segment);
   } else {
     project(MatrixKind::kv);
@@ -163,7 +180,7 @@ bool LayerLoop::meets(int segment) const {
 void LayerLoop::drop(int layer, int segment) {
   const int through = groups_.rows_before(Kind::dropping);
   const std::vector<Group> ending = groups_.take_from(Kind::dropping);
-  write_carries(segment, through, ending);
+  backend_.keep(through);
   std::vector<Group> completed;
   for (const Group &group : ending) {
     SegmentState &state = books_.slot(group.slot).segment(segment);
@@ -180,36 +197,37 @@ void LayerLoop::drop(int layer, int segment) {
     groups_.add({Kind::dropping, item.slot, static_cast<int>(i), begins ? item.first_row : 0,
                  begins ? item.rows : slot.rows(segment + 1)});
   }
-  CarryRows carry{segment, {}, {}};
+  CarryRows carry{segment, std::vector<int32_t>(static_cast<size_t>(through), -1), std::vector<int32_t>(static_cast<size_t>(through))};
   for (const Group &group : groups_.groups()) {
     if (group.kind != Kind::dropping) continue;
     carry.slots.insert(carry.slots.end(), static_cast<size_t>(group.rows), group.slot);
     books_.slot(group.slot).add_parents(segment + 1, group.begin, group.end(), carry.rows);
   }
-  if (!carry.slots.empty()) backend_.read_carry({through, static_cast<int>(carry.slots.size())}, carry);
+  entering_ = std::move(carry);
+  for_tiles([&](Rows tile) {
+    if (tile.end() > through) tiles_to_enter_.push_back(tile);
+  });
+}
+
+void LayerLoop::enter_up_to(int row) {
+  while (!tiles_to_enter_.empty() && tiles_to_enter_.front().begin < row) {
+    backend_.enter(tiles_to_enter_.front(), part_of(entering_, tiles_to_enter_.front()));
+    tiles_to_enter_.pop_front();
+  }
 }
 
 // The residual rows at the drop layer's input. Decode rows go to carry 0 as well where it has a page for them, so that pages of
 // generated tokens can be cached.
-void LayerLoop::write_carries(int segment, int first, const std::vector<Group> &groups) {
+CarryRows LayerLoop::carries(int segment) const {
   CarryRows carry{segment, {}, {}};
-  if (segment == 0) {
-    bool any = false;
-    for (const int32_t number : books_.decode_set) {
-      const Slot &slot = books_.slot(number);
-      const bool written = books_.decode_carry(slot, number) >= 0;
-      any |= written;
-      carry.slots.push_back(written ? number : -1);
-      carry.rows.push_back(slot.length(0));
-    }
-    if (any) backend_.write_carry({0, static_cast<int>(carry.slots.size())}, carry);
-    carry = {segment, {}, {}};
+  for (const Group &group : groups_.groups()) {
+    const Slot &slot = books_.slot(group.slot);
+    const bool decodes = group.kind == Kind::decode;
+    const bool is_written = group.kind == Kind::dropping || (decodes && segment == 0 && books_.decode_carry(slot, group.slot) >= 0);
+    carry.slots.insert(carry.slots.end(), static_cast<size_t>(group.rows), is_written ? group.slot : -1);
+    for (int i = 0; i < group.rows; i++) carry.rows.push_back(group.begin + i);
   }
-  for (const Group &group : groups) {
-    carry.slots.insert(carry.slots.end(), static_cast<size_t>(group.rows), group.slot);
-    for (int row = group.begin; row < group.end(); row++) carry.rows.push_back(row);
-  }
-  if (!carry.slots.empty()) backend_.write_carry({first, static_cast<int>(carry.slots.size())}, carry);
+  return carry;
 }
 
 // Chooses what goes on of every prompt that has computed its segment to the end; what was decided before is applied again.

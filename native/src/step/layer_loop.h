@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -45,9 +46,12 @@ class LayerLoop {
 
   // Whether a chunk ends or begins at the drop layer that ends `segment`.
   bool meets(int segment) const;
-  // At the drop layer that ends `segment`: sets rows aside, selects, and goes on with the rows kept.
+  // At the drop layer that ends `segment`, where rows have been set aside: selects, and goes on with the rows kept.
   void drop(int layer, int segment);
-  void write_carries(int segment, int first, const std::vector<Group> &groups);
+  // Of the rows kept, tiles that begin before this one come from the carry.
+  void enter_up_to(int row);
+  // Where the step's rows go at the drop layer that ends `segment`, before it is cut down; none where they do not.
+  CarryRows carries(int segment) const;
   void select(int layer, int segment, const std::vector<Group> &completed);
   void compare_ranks(int layer, const std::vector<SelectionOutcome> &outcomes);
   std::vector<SelectionOutcome> score(int layer, int segment, const std::vector<Group> &groups);
@@ -65,6 +69,8 @@ class LayerLoop {
   const StepWork *work_ = nullptr;
   RowGroups groups_;
   RowTable table_;               // of groups_ in the layers of the segment at hand
+  CarryRows entering_;           // of groups_, where they come from
+  std::deque<Rows> tiles_to_enter_;
   bool trimmed_ = false;
   std::vector<int> sample_rows_;  // [items] row of the step whose logits give an item's first tokens, −1 of the others
   StepOutputs out_;

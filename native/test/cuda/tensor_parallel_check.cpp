@@ -1,5 +1,5 @@
 // Tensor parallelism on CUDA devices against one CPU backend: small models of every kind of layer, dense and dropping, chunked and whole, several
-// prompts in one step, decoded together; the same again gives the same bits; and a rank that fails ends the step on all, soon.
+// prompts in one step, beside others, decoded together; the same again gives the same bits; and a rank that fails ends the step on all, soon.
 //
 //   cuda_tensor_parallel_check RANKS        everything
 //   cuda_tensor_parallel_check RANKS fault  under UNIPREFILL_CUDA_FAULT: some step fails, none hangs
@@ -126,6 +126,26 @@ void check_together(const Case &c, Equality &e, Host &cpu, Host &host) {
   }
 }
 
+// A prompt that selects in a step with one that does not drop and one that decodes: rows that stay where they are, and rows that go.
+void check_beside(const Case &c, Equality &e, Host &cpu, Host &host) {
+  const SlotSpec specs[] = {greedy(e, 200, true), greedy(e, 400, false), greedy(e, c.prompt, true)};
+  host.open(0, specs[0]);
+  host.prefill(0, 1 << 20);
+  host.step();
+  host.join(0, -1, true);
+  for (const int slot : {1, 2}) {
+    host.open(slot, specs[slot]);
+    host.prefill(slot, 1 << 20);
+  }
+  const StepOutput out = host.step();
+  for (const int slot : {1, 2}) {
+    Trace got;
+    record(got, out, slot);
+    check_near(c, slot == 1 ? "dense beside others" : "dropping beside others", serve(cpu, slot, specs[slot], 1), got);
+  }
+  for (const int slot : {0, 1, 2}) host.close(slot);
+}
+
 void check_model(const Case &of, int ranks) {
   Case c = of;
   Equality e(c);
@@ -141,6 +161,7 @@ void check_model(const Case &of, int ranks) {
   check_near(c, "dense", expected_dense, serve(host, 1, dense, c.outputs));
   check_near(c, "dropping in chunks", expected, serve(host, 2, dropping, c.outputs, e.dice.pace(200, 700, 2)));
   check_together(c, e, cpu, host);
+  check_beside(c, e, cpu, host);
   Host again(e.model, options);
   const std::string found = difference(got, serve(again, 0, dropping, c.outputs));
   CHECK(found.empty(), "%s, the same again: %s", c.name.c_str(), found.c_str());

@@ -141,7 +141,7 @@ void CudaBackend::end_tape(bool is_decode_step) {
 void CudaBackend::carry_out(const Operation &op, const Inputs &inputs, bool any_length) {
   switch (op.kind) {
     case Operation::embed: layers_->embed(op.rows, inputs.tokens, sampler_->last_tokens()); break;
-    case Operation::write_carry: layers_->write_carry(op.rows, op.detail, inputs.slots, inputs.carry_rows); break;
+    case Operation::write_carry: layers_->write_carry(op.rows, {op.detail, inputs.slots, inputs.carry_rows}); break;
     case Operation::norm: layers_->norm(op.rows, op.layer, static_cast<Norm>(op.detail)); break;
     case Operation::add_normed: layers_->add_normed(op.rows, op.layer, static_cast<Norm>(op.detail)); break;
     case Operation::linear: layers_->linear(op.rows, op.layer, static_cast<MatrixKind>(op.detail)); break;
@@ -158,13 +158,29 @@ void CudaBackend::carry_out(const Operation &op, const Inputs &inputs, bool any_
 
 void CudaBackend::move_rows(std::span<const int32_t> from, int to) {
   end_tape(false);
-  layers_->move_rows(ring_->upload(from), static_cast<int>(from.size()), to);
+  layers_->move_rows(from, ring_->upload(from), to);
+}
+
+void CudaBackend::keep(int count) {
+  end_tape(false);
+  layers_->keep(count);
+}
+
+void CudaBackend::enter(Rows tile, const CarryRows &carry) {
+  end_tape(false);
+  layers_->enter(tile, upload(carry));
+}
+
+DeviceCarry CudaBackend::upload(const CarryRows &carry) {
+  std::vector<int32_t> both = carry.slots;
+  both.insert(both.end(), carry.rows.begin(), carry.rows.end());
+  const int32_t *const slots = ring_->upload(std::span<const int32_t>(both));
+  return {carry.segment, slots, slots + carry.slots.size()};
 }
 
 void CudaBackend::read_carry(Rows rows, const CarryRows &carry) {
   end_tape(false);
-  const int32_t *slots = ring_->upload(std::span<const int32_t>(carry.slots));
-  layers_->read_carry(rows, carry.segment, slots, ring_->upload(std::span<const int32_t>(carry.rows)));
+  layers_->read_carry(rows, upload(carry));
 }
 
 void CudaBackend::write_carry(Rows rows, const CarryRows &carry) {
@@ -172,8 +188,7 @@ void CudaBackend::write_carry(Rows rows, const CarryRows &carry) {
     graphs_->add({Operation::write_carry, rows, 0, carry.segment, graphs_->add_carry(carry)});
     return;
   }
-  const int32_t *slots = ring_->upload(std::span<const int32_t>(carry.slots));
-  layers_->write_carry(rows, carry.segment, slots, ring_->upload(std::span<const int32_t>(carry.rows)));
+  layers_->write_carry(rows, upload(carry));
 }
 
 void CudaBackend::norm(Rows tile, int layer, Norm norm) { operate({Operation::norm, tile, layer, static_cast<int>(norm)}); }

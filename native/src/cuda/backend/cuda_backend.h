@@ -31,6 +31,8 @@ class CudaBackend : public Backend {
   void move_rows(std::span<const int32_t> from, int to) override;
   void read_carry(Rows rows, const CarryRows &carry) override;
   void write_carry(Rows rows, const CarryRows &carry) override;
+  void keep(int count) override;
+  void enter(Rows tile, const CarryRows &carry) override;
   void norm(Rows tile, int layer, Norm norm) override;
   void add_normed(Rows tile, int layer, Norm norm) override;
   void linear(Rows tile, int layer, MatrixKind kind) override;
@@ -51,6 +53,7 @@ class CudaBackend : public Backend {
  private:
   using Inputs = DecodeGraphs::Inputs;
 
+  DeviceCarry upload(const CarryRows &carry);
   // Notes the operation, or carries it out at once.
   void operate(const Operation &operation, const RowTable *rows = nullptr);
   void carry_out(const Operation &operation, const Inputs &inputs, bool any_length);

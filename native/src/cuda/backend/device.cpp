@@ -19,6 +19,7 @@ Device::Device(int index) : index_(index) {
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, index), phase);
   name_ = properties.name;
+  multiprocessors_ = properties.multiProcessorCount;
   if (properties.major != 9 || properties.minor != 0) {
     up::fail(UP_DEVICE_LOST, phase, name_, " has compute capability ", properties.major, '.', properties.minor,
          ": the kernels here are for 9.0 (H100, H200)");

@@ -29,6 +29,7 @@ class Device {
   cudaStream_t stream() const { return stream_; }
   int index() const { return index_; }
   const std::string &name() const { return name_; }
+  int multiprocessors() const { return multiprocessors_; }
 
   // Fails for anything but cudaSuccess.
   void check(cudaError_t result, const char *phase);
@@ -75,7 +76,7 @@ class Device {
   void accept(up_status status, const up_backend_error &error);
   [[noreturn]] void refuse(up_status status, const char *phase, const std::string &detail);
 
-  int index_;
+  int index_, multiprocessors_ = 0;
   std::string name_;
   cudaStream_t stream_ = nullptr;
   std::mutex mutex_;  // a step is waited for on another thread than the one that launches

@@ -138,7 +138,7 @@ up_kv KvPool::keys_of(int layer, int slot) const {
 
 CarryPages KvPool::carry(int segment) const {
   const int table = layout_.segment(segment).carry;
-  return {memory_.as(), layout_.slab_bytes, tables_.as<const int32_t>() + cell(table, 0, 0, 0), slots_, pages_, layout_.page_size};
+  return {{memory_.as()}, 1, layout_.slab_bytes, tables_.as<const int32_t>() + cell(table, 0, 0, 0), slots_, pages_, layout_.page_size};
 }
 
 }  // namespace up::cuda

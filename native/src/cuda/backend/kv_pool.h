@@ -35,6 +35,7 @@ class KvPool {
   // The same of one slot, as the only request.
   up_kv keys_of(int layer, int slot) const;
   CarryPages carry(int segment) const;
+  int drop_layer(int segment) const { return layout_.segment(segment).last_layer; }
   std::byte *base() const { return memory_.as(); }
 
   // A delta layer's recurrent states (f32) and, behind each, its convolution's (bf16), of requests whose state slots are given.

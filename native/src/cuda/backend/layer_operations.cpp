@@ -12,6 +12,10 @@
 namespace up::cuda {
 namespace {
 
+// Multiprocessors on which norms of other tiles are computed beside a product. With 128 of an H100's 132 a product of 4,096 rows
+// has to go through as many times.
+constexpr int left_to_sums = 4;
+
 std::vector<RopeSpec> distinct_ropes(const ModelTable &model) {
   std::vector<RopeSpec> out;
   for (const LayerSpec &layer : model.layers) {
@@ -85,7 +89,7 @@ LayerOperations::LayerOperations(Device &device, const ModelTable &model, const 
       activations_(activations),
       pool_(pool),
       key_blocks_(device, options.prefill_p_q32 > 0 ? sizeof(KeyBlocks) : 0, "the count of keys"),
-      matmul_(device, activations.rounded.as()),
+      matmul_(device, activations.rounded.as(), peers == nullptr ? 0 : left_to_sums),
       peers_(peers) {
   if (peers_ != nullptr) {
     pools_ = peers_->share(pool_.base());
@@ -156,36 +160,6 @@ void LayerOperations::embed(Rows rows, const int32_t *tokens, const int32_t *las
   device_.run(cuda::embed, &p);
 }
 
-void LayerOperations::move_rows(const int32_t *from, int count, int to) {
-  add_all_due();
-  // By way of scratch: a row may have to go where another one still lies.
-  const int64_t row_bytes = int64_t{2} * hidden_;
-  launch_gather_rows(residual(0), from, activations_.scratch.as(), count, row_bytes, device_.stream());
-  device_.check_launch("move rows");
-  device_.copy(residual(to), activations_.scratch.as(), static_cast<size_t>(count * row_bytes), "move rows");
-}
-
-void LayerOperations::read_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows) {
-  add_all_due();
-  CarryPages pages = pool_.carry(segment);
-  const int64_t stride = int64_t{2} * hidden_, part = int64_t{2} * model_.carry_width();
-  if (peers_ != nullptr) peers_->meet();  // the others' parts are written
-  const int ranks = peers_ != nullptr ? peers_->shard().size : 1;
-  for (int rank = 0; rank < ranks; rank++) {
-    if (peers_ != nullptr) pages.pool = pools_[static_cast<size_t>(rank)];
-    launch_read_carry(pages, slots, carry_rows, residual(rows.begin) + rank * model_.carry_width(), stride, rows.count, part, device_.stream());
-    device_.check_launch("read carry rows");
-  }
-}
-
-void LayerOperations::write_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows) {
-  add_all_due();
-  const int own = peers_ != nullptr ? peers_->shard().rank * model_.carry_width() : 0;
-  launch_write_carry(pool_.carry(segment), slots, carry_rows, residual(rows.begin) + own, int64_t{2} * hidden_, rows.count,
-                     int64_t{2} * model_.carry_width(), device_.stream());
-  device_.check_launch("write carry rows");
-}
-
 LayerOperations::NormOf LayerOperations::norm_of(int layer, Norm norm) const {
   if (norm == Norm::final) return {&model_.final_norm, weights_.final_norm()};
   const LayerWeights &w = weights_.layer(layer);
@@ -206,16 +180,20 @@ void LayerOperations::norm(Rows tile, int layer, Norm norm) {
     due_.erase(found);
     return add_and_norm(due, next);
   }
-  add_all_due();
+  if (is_due(tile)) add_all_due();
+  normalise_rows(tile, next);
+}
+
+void LayerOperations::normalise_rows(Rows rows, const NormOf &norm) {
   auto p = parameters<up_rms_norm>();
-  p.rows = tile.count;
+  p.rows = rows.count;
   p.width = hidden_;
-  p.eps = next.spec->eps;
-  p.weight_offset = next.spec->offset;
-  p.input = residual(tile.begin);
+  p.eps = norm.spec->eps;
+  p.weight_offset = norm.spec->offset;
+  p.input = residual(rows.begin);
   p.input_stride = hidden_;
-  p.weight = next.weight;
-  p.output = normed(tile.begin);
+  p.weight = norm.weight;
+  p.output = normed(rows.begin);
   p.output_stride = hidden_;
   device_.run(normalise, &p);
 }
@@ -272,10 +250,26 @@ PeerNorm LayerOperations::peer_norm(Rows rows, const NormOf &next) const {
   return norm;
 }
 
+bool LayerOperations::is_due(Rows rows) const {
+  // One rank's tiles have one place for what is mixed.
+  if (peers_ == nullptr) return !due_.empty();
+  const auto meets = [&](Rows tile) { return common(tile, rows).count > 0; };
+  return std::any_of(due_.begin(), due_.end(), [&](const Due &due) { return meets(due.tile); }) ||
+         std::any_of(shared_out_.begin(), shared_out_.end(), meets);
+}
+
 void LayerOperations::add_all_due() {
+  const Rows all{0, activations_.sizes.rows};
+  add_due_of({&all, 1});
+}
+
+void LayerOperations::add_due_of(std::span<const Rows> wanted) {
   for (const Due &due : due_) add_and_norm(due, {});
   due_.clear();
-  if (!shared_out_.empty()) peers_->gather(shared_out_, residuals_);
+  const auto is_wanted = [&](Rows tile) {
+    return std::any_of(wanted.begin(), wanted.end(), [&](Rows each) { return common(tile, each).count > 0; });
+  };
+  if (std::any_of(shared_out_.begin(), shared_out_.end(), is_wanted)) peers_->gather(shared_out_, wanted, residuals_);
   shared_out_.clear();
 }
 

@@ -14,6 +14,14 @@
 
 namespace up::cuda {
 
+// CarryRows on the device.
+struct DeviceCarry {
+  int segment;
+  const int32_t *slots, *rows;
+
+  DeviceCarry from(int row) const { return {segment, slots + row, rows + row}; }
+};
+
 class LayerOperations {
  public:
   // `peers`: null of one rank.
@@ -36,10 +44,12 @@ class LayerOperations {
   // The stream goes on behind all sums over ranks that are under way.
   void end();
   void embed(Rows rows, const int32_t *tokens, const int32_t *last_tokens);
-  // residual[to + i] = residual[from[i]]; `from` on the device.
-  void move_rows(const int32_t *from, int count, int to);
-  void read_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows);
-  void write_carry(Rows rows, int segment, const int32_t *slots, const int32_t *carry_rows);
+  // residual[to + i] = residual[from[i]]; `on_device`: where the same numbers are.
+  void move_rows(std::span<const int32_t> from, const int32_t *on_device, int to);
+  void keep(int count);
+  void enter(Rows tile, const DeviceCarry &carry);
+  void read_carry(Rows rows, const DeviceCarry &carry);
+  void write_carry(Rows rows, const DeviceCarry &carry);
   void norm(Rows tile, int layer, Norm norm);
   void add_normed(Rows tile, int layer, Norm norm);
   void linear(Rows tile, int layer, MatrixKind kind);
@@ -114,6 +124,13 @@ class LayerOperations {
   void exchange(Due &due);
   // Leaves the residual stream whole on every rank.
   void add_all_due();
+  // The same of these rows; others are not asked for again.
+  void add_due_of(std::span<const Rows> wanted);
+  bool is_due(Rows rows) const;
+  // Parts of carry rows on all ranks.
+  CarryPages carry_of_all(int segment) const;
+  void read_whole(Rows rows, const DeviceCarry &carry);
+  void normalise_rows(Rows rows, const NormOf &norm);
   // What is due, and the norm that follows it.
   void add_and_norm(const Due &due, const NormOf &next);
   void post_norm(const Due &due, const uint16_t *mixed, Rows rows, const NormOf &next, cudaStream_t stream);

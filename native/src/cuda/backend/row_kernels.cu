@@ -39,11 +39,11 @@ __global__ void __launch_bounds__(kThreads)
     const int page = row / p.page_size;
     const int64_t begin = static_cast<int64_t>(row % p.page_size) * pieces * 16;
     uint4 *own = residual + i * stride;
-    for (int at = threadIdx.x; at < pieces; at += kThreads) {
-      const int64_t byte = begin + static_cast<int64_t>(at) * 16;
-      const int64_t part = byte / p.slab_bytes;
-      const int slab = __ldg(p.tables + (part * p.slots + slot) * p.pages + page);
-      auto *stored = reinterpret_cast<uint4 *>(p.pool + slab * p.slab_bytes + (byte - part * p.slab_bytes));
+    for (int at = threadIdx.x; at < pieces * p.parts; at += kThreads) {
+      const int64_t byte = begin + static_cast<int64_t>(at % pieces) * 16;
+      const int64_t number = byte / p.slab_bytes;
+      const int slab = __ldg(p.tables + (number * p.slots + slot) * p.pages + page);
+      auto *stored = reinterpret_cast<uint4 *>(p.pools[at / pieces] + slab * p.slab_bytes + (byte - number * p.slab_bytes));
       if (Write)
         *stored = own[at];
       else
@@ -172,18 +172,18 @@ void launch_gather_words(const int32_t *source, const int32_t *from, int32_t *ta
 }
 
 void launch_read_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, void *residual, int64_t stride_bytes,
-                       int count, int64_t row_bytes, cudaStream_t stream) {
+                       int count, int64_t part_bytes, cudaStream_t stream) {
   if (count > 0)
     carry_rows<false><<<std::min(count, 65536), kThreads, 0, stream>>>(
-        pages, slots, rows, static_cast<uint4 *>(residual), stride_bytes / 16, count, static_cast<int>(row_bytes / 16));
+        pages, slots, rows, static_cast<uint4 *>(residual), stride_bytes / 16, count, static_cast<int>(part_bytes / 16));
 }
 
 void launch_write_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, const void *residual, int64_t stride_bytes,
-                        int count, int64_t row_bytes, cudaStream_t stream) {
+                        int count, int64_t part_bytes, cudaStream_t stream) {
   if (count > 0)
     carry_rows<true><<<std::min(count, 65536), kThreads, 0, stream>>>(pages, slots, rows,
                                                                       static_cast<uint4 *>(const_cast<void *>(residual)),
-                                                                      stride_bytes / 16, count, static_cast<int>(row_bytes / 16));
+                                                                      stride_bytes / 16, count, static_cast<int>(part_bytes / 16));
 }
 
 void launch_rope_table(const double *frequencies, int pairs, int positions, float *cosines, float *sines, cudaStream_t stream) {

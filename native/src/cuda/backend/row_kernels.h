@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cuda/parallel/peer_sum.h"
+
 namespace up::cuda {
 
 // A cell of the page tables and its slab.
@@ -22,19 +24,21 @@ void launch_gather_rows(const void *source, const int32_t *from, void *target, i
 void launch_gather_words(const int32_t *source, const int32_t *from, int32_t *target, int count, cudaStream_t stream);
 
 // Rows of carry tables: row rows[i] of slot slots[i] lies in page rows[i] / page_size, whose slabs follow one another; the
-// cells of slab j of a slot's page are at tables[(j · slots + slot) · pages + page]. A row with slots[i] < 0 is left out.
+// cells of slab j of a slot's page are at tables[(j · slots + slot) · pages + page]. A row with slots[i] < 0 is left out. It has a part in
+// each of the pools, in the same place.
 struct CarryPages {
-  std::byte *pool;
+  std::byte *pools[most_peers];
+  int parts;
   int64_t slab_bytes;  // a multiple of 16
   const int32_t *tables;
   int slots, pages, page_size;
 };
 
-// `row_bytes` of rows that lie `stride_bytes` apart; both multiples of 16.
+// Parts of `part_bytes`, one behind the other in rows that lie `stride_bytes` apart; both multiples of 16.
 void launch_read_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, void *residual, int64_t stride_bytes,
-                       int count, int64_t row_bytes, cudaStream_t stream);
+                       int count, int64_t part_bytes, cudaStream_t stream);
 void launch_write_carry(const CarryPages &pages, const int32_t *slots, const int32_t *rows, const void *residual, int64_t stride_bytes,
-                        int count, int64_t row_bytes, cudaStream_t stream);
+                        int count, int64_t part_bytes, cudaStream_t stream);
 
 // cosines[p, i] = cos(p · frequencies[i]), computed in double precision; [positions, pairs].
 void launch_rope_table(const double *frequencies, int pairs, int positions, float *cosines, float *sines, cudaStream_t stream);

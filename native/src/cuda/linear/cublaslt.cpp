@@ -22,6 +22,7 @@ static_assert(status_success == CUBLAS_STATUS_SUCCESS && compute_f32 == CUBLAS_C
 static_assert(operation_transposed == CUBLAS_OP_T);
 static_assert(desc_transpose_a == CUBLASLT_MATMUL_DESC_TRANSA && desc_epilogue == CUBLASLT_MATMUL_DESC_EPILOGUE);
 static_assert(desc_bias_pointer == CUBLASLT_MATMUL_DESC_BIAS_POINTER && desc_bias_type == CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE);
+static_assert(desc_multiprocessors == CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET);
 static_assert(desc_scale_a == CUBLASLT_MATMUL_DESC_A_SCALE_POINTER && desc_scale_b == CUBLASLT_MATMUL_DESC_B_SCALE_POINTER);
 static_assert(desc_scale_mode_a == CUBLASLT_MATMUL_DESC_A_SCALE_MODE && desc_scale_mode_b == CUBLASLT_MATMUL_DESC_B_SCALE_MODE);
 static_assert(scale_of_each_row == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F && desc_fast_sums == CUBLASLT_MATMUL_DESC_FAST_ACCUM);

@@ -35,6 +35,7 @@ constexpr int32_t operation_transposed = 1;
 constexpr int desc_transpose_a = 3;
 constexpr int desc_epilogue = 7;
 constexpr int desc_bias_pointer = 8;
+constexpr int desc_multiprocessors = 15;
 constexpr int desc_scale_a = 17;
 constexpr int desc_scale_b = 18;
 constexpr int desc_fast_sums = 25;

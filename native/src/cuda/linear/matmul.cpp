@@ -13,6 +13,8 @@ namespace {
 
 // Below it cuBLASLt knows nothing good without a split of K but what serves so many.
 constexpr int few_rows = 64;
+// Above it a product may leave some multiprocessors to others.
+constexpr int many_rows = 512;
 
 }  // namespace
 
@@ -24,8 +26,10 @@ struct Matmul::Shape {
   lt::MatrixLayout weights = nullptr, in = nullptr, out = nullptr;
   lt::MatmulPreference preference = nullptr;
   std::map<int, lt::MatmulAlgo> algorithms;  // by bucket
+  const int32_t most_multiprocessors;        // of products of many rows; 0: all
+  int32_t multiprocessors = 0;               // that the descriptor says
 
-  explicit Shape(const lt::Functions &lt) : lt(lt) {}
+  Shape(const lt::Functions &lt, int most_multiprocessors) : lt(lt), most_multiprocessors(most_multiprocessors) {}
   ~Shape() {
     if (preference != nullptr) lt.MatmulPreferenceDestroy(preference);
     for (lt::MatrixLayout each : {weights, in, out})
@@ -36,14 +40,20 @@ struct Matmul::Shape {
   Shape &operator=(const Shape &) = delete;
 
   int set_rows(int rows) {
+    const int32_t wanted = rows > many_rows ? most_multiprocessors : 0;
+    if (wanted != multiprocessors) {
+      const int status = lt.MatmulDescSetAttribute(desc, lt::desc_multiprocessors, &wanted, sizeof wanted);
+      if (status != lt::status_success) return status;
+      multiprocessors = wanted;
+    }
     const auto cols = static_cast<uint64_t>(rows);
     const int status = lt.MatrixLayoutSetAttribute(in, lt::layout_cols, &cols, sizeof cols);
     return status != lt::status_success ? status : lt.MatrixLayoutSetAttribute(out, lt::layout_cols, &cols, sizeof cols);
   }
 };
 
-Matmul::Matmul(Device &device, std::byte *rounded)
-    : device_(device), lt_(lt::functions()), workspace_(device, workspace_bytes, "the workspace of cuBLASLt"), rounded_(rounded) {
+Matmul::Matmul(Device &device, std::byte *rounded, int spared)
+    : device_(device), lt_(lt::functions()), most_multiprocessors_(spared == 0 ? 0 : device.multiprocessors() - spared), workspace_(device, workspace_bytes, "the workspace of cuBLASLt"), rounded_(rounded) {
   const int status = lt_.Create(&handle_);
   if (status != lt::status_success) fail(UP_DEVICE_LOST, "open cuBLASLt", lt_.GetStatusString(status));
 }
@@ -102,7 +112,7 @@ Matmul::Shape &Matmul::shape(const Product &p) {
   const Key key{p.weights->n, p.weights->k, p.in_stride, p.out_stride, p.out_f32, p.accumulate, bias, fp8};
   std::unique_ptr<Shape> &slot = shapes_[key];
   if (slot) return *slot;
-  auto made = std::make_unique<Shape>(lt_);
+  auto made = std::make_unique<Shape>(lt_, most_multiprocessors_);
   const auto n = static_cast<uint64_t>(p.weights->n), k = static_cast<uint64_t>(p.weights->k);
   const cudaDataType out_type = p.out_f32 ? CUDA_R_32F : CUDA_R_16BF;
   check(lt_.MatmulDescCreate(&made->desc, lt::compute_f32, CUDA_R_32F), "descriptor", p);

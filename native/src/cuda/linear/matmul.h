@@ -41,7 +41,8 @@ class Matmul {
   static constexpr size_t workspace_bytes = 32 << 20;
 
   // `rounded`: room for rows in e4m3, rounded_bytes() of the most there will be; null where no weights are.
-  Matmul(Device &device, std::byte *rounded);
+  // `spared`: multiprocessors that products of more than 512 rows leave to what runs beside them.
+  Matmul(Device &device, std::byte *rounded, int spared);
   ~Matmul();
   Matmul(const Matmul &) = delete;
   Matmul &operator=(const Matmul &) = delete;
@@ -85,6 +86,7 @@ class Matmul {
 
   Device &device_;
   const lt::Functions &lt_;
+  const int most_multiprocessors_;  // 0: all
   lt::Handle handle_ = nullptr;
   DeviceBuffer workspace_;
   std::byte *const rounded_;

@@ -9,6 +9,7 @@ namespace {
 
 constexpr const char *phase = "join devices";
 constexpr const char *summing = "sum over devices";
+constexpr const char *spreading = "send rows to devices";
 constexpr int events_kept = 64;
 constexpr int64_t once_bytes = 3 << 19;  // that a device reads from the others in a sum at most
 constexpr auto settling = std::chrono::seconds(2);
@@ -161,8 +162,7 @@ std::byte *Peers::received(int receiver, int sender, int place, Rows tile) const
   return received_of_[place][receiver] + at * hidden_ * 2;
 }
 
-void Peers::send_own(Rows tile, const Buffers &rows, cudaStream_t stream) {
-  const Rows own = own_rows(tile, group_.rank);
+void Peers::send(Rows own, const Buffers &rows, cudaStream_t stream) {
   const int64_t row = int64_t{2} * hidden_;
   for (int step = 1; step < group_.ranks; step++) {
     const auto to = static_cast<size_t>((group_.rank + step) % group_.ranks);
@@ -190,7 +190,7 @@ cudaEvent_t Peers::exchange(int place, Rows tile, const Buffers *results, const 
     if (rank != group_.rank) mine.rows[rank] = reinterpret_cast<uint4 *>(received(group_.rank, rank, place, tile));
   add(mine, own, stream_);
   if (results != nullptr) {
-    send_own(tile, *results, stream_);
+    send(own, *results, stream_);
     launch_meet(group_, 1, stream_);
   }
   device_.check_launch(summing);
@@ -200,8 +200,24 @@ cudaEvent_t Peers::exchange(int place, Rows tile, const Buffers *results, const 
 
 void Peers::wait(cudaEvent_t exchanged) { device_.check(cudaStreamWaitEvent(device_.stream(), exchanged, 0), "wait for a sum over devices"); }
 
-void Peers::gather(std::span<const Rows> tiles, const Buffers &rows) {
-  for (const Rows &tile : tiles) send_own(tile, rows, device_.stream());
+cudaEvent_t Peers::spread(Rows tile, const Buffers &rows) {
+  const Event &before = events_[next_event_++ % events_kept], &after = events_[next_event_++ % events_kept];
+  device_.check(cudaEventRecord(before.get(), device_.stream()), spreading);
+  device_.check(cudaStreamWaitEvent(stream_, before.get(), 0), spreading);
+  send(own_rows(tile), rows, stream_);
+  launch_meet(group_, 1, stream_);
+  device_.check_launch(spreading);
+  device_.check(cudaEventRecord(after.get(), stream_), spreading);
+  return after.get();
+}
+
+void Peers::gather(std::span<const Rows> tiles, std::span<const Rows> wanted, const Buffers &rows) {
+  for (const Rows &tile : tiles) {
+    for (const Rows &each : wanted) {
+      const Rows own = common(own_rows(tile), each);
+      if (own.count > 0) send(own, rows, device_.stream());
+    }
+  }
   meet();
 }
 

@@ -63,8 +63,12 @@ class Peers {
   cudaEvent_t exchange(int place, Rows tile, const Buffers *results, const Add &add);
   // The stream goes on behind an exchange.
   void wait(cudaEvent_t exchanged);
-  // Every rank gets the others' own rows of the tiles.
-  void gather(std::span<const Rows> tiles, const Buffers &rows);
+  // Rows of the tile that this rank has written go to all, from where the stream is now; gives the event of that.
+  cudaEvent_t spread(Rows tile, const Buffers &rows);
+  // Of the tiles, every rank gets the others' own rows that are `wanted`.
+  void gather(std::span<const Rows> tiles, std::span<const Rows> wanted, const Buffers &rows);
+  // A rank's own rows of a tile.
+  Rows own_rows(Rows tile) const { return own_rows(tile, group_.rank); }
 
   // What all devices have launched before is seen by what is launched afterwards.
   void meet();
@@ -84,7 +88,7 @@ class Peers {
   Rows own_rows(Rows tile, int rank) const;
   // Where `receiver` has the part of the `sender` of its own rows of a tile.
   std::byte *received(int receiver, int sender, int place, Rows tile) const;
-  void send_own(Rows tile, const Buffers &rows, cudaStream_t stream);
+  void send(Rows own, const Buffers &rows, cudaStream_t stream);
 
   Device &device_;
   std::shared_ptr<Communicator> ranks_;
