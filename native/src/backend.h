@@ -231,7 +231,6 @@ class Backend {
   // One matrix product, bias included:
   //   qkv, q, kv, delta_in   projected = normed · Wᵀ (every attention layer may be asked for qkv, split_layers for q and kv too)
   //   o, delta_out           residual[tile] += attended[tile] · Wᵀ; mixed = … in a layer with post norms
-  //   gate_up                gated = normed · Wᵀ
   //   down                   residual[tile] += inner · Wᵀ; mixed = … in a layer with post norms
   //   lm_head                logits = normed · Wᵀ, soft-capped
   virtual void linear(Rows tile, int layer, MatrixKind kind) = 0;
@@ -245,8 +244,8 @@ class Backend {
   virtual void apply_gate(Rows tile, int layer) = 0;
   // Of projected: convolution, recurrence and gated norm to attended[tile]; the slots' states go on. Tiles come in order.
   virtual void recur(Rows tile, int layer, const RowTable &rows) = 0;
-  // inner = activation(gate) · up of gated
-  virtual void activate(Rows tile, int layer) = 0;
+  // inner = activation(gate) · up, where [gate | up] = normed · Wᵀ of gate_up
+  virtual void gate_and_up(Rows tile, int layer) = 0;
   // residual[tile] += experts(normed); mixed = … in a layer with post norms
   virtual void experts(Rows tile, int layer) = 0;
 

@@ -146,8 +146,7 @@ void BackendHarness::mlp(int layer, int rows) {
     if (spec.mlp.is_moe()) {
       backend_->experts(tile, layer);
     } else {
-      backend_->linear(tile, layer, up::MatrixKind::gate_up);
-      backend_->activate(tile, layer);
+      backend_->gate_and_up(tile, layer);
       backend_->linear(tile, layer, up::MatrixKind::down);
     }
     if (spec.post_norms) backend_->add_normed(tile, layer, up::Norm::post_mlp);

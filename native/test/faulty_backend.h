@@ -30,7 +30,7 @@ class FaultyBackend : public up::Backend {
   void attend(int layer, const up::RowTable &rows) override { inner->attend(layer, rows); }
   void apply_gate(up::Rows tile, int layer) override { inner->apply_gate(tile, layer); }
   void recur(up::Rows tile, int layer, const up::RowTable &rows) override { inner->recur(tile, layer, rows); }
-  void activate(up::Rows tile, int layer) override { inner->activate(tile, layer); }
+  void gate_and_up(up::Rows tile, int layer) override { inner->gate_and_up(tile, layer); }
   void experts(up::Rows tile, int layer) override { inner->experts(tile, layer); }
   std::vector<up::SelectionOutcome> select(int layer, std::span<const up::SelectionTask> tasks, up_rule rule) override {
     return inner->select(layer, tasks, rule);

@@ -308,7 +308,6 @@ void CpuBackend::linear(Rows tile, int layer, MatrixKind kind) {
     case MatrixKind::o:
     case MatrixKind::delta_out:
       return apply(matrix, attended(tile.begin, layer), tile.count, accumulate, sum_target(tile, layer), matrix.n);
-    case MatrixKind::gate_up: return apply(matrix, normed_.get(), tile.count, false, gated_.get(), matrix.n);
     case MatrixKind::down: return apply(matrix, inner_.get(), tile.count, accumulate, sum_target(tile, layer), matrix.n);
     default: return apply(matrix, normed_.get(), tile.count, false, projected_.get(), matrix.n);
   }
@@ -318,8 +317,10 @@ void CpuBackend::activate_rows(int rows, const MlpSpec &mlp, int inner, const fl
   (mlp.activation == Activation::gelu ? kernels_.gelu_mul : kernels_.silu_mul)(gated, rows, inner, out);
 }
 
-void CpuBackend::activate(Rows tile, int layer) {
+void CpuBackend::gate_and_up(Rows tile, int layer) {
   const MlpSpec &mlp = spec(layer).mlp;
+  const Linear &matrix = weights(layer)[MatrixKind::gate_up];
+  apply(matrix, normed_.get(), tile.count, false, gated_.get(), matrix.n);
   activate_rows(tile.count, mlp, mlp.inner, gated_.get(), inner_.get());
 }
 

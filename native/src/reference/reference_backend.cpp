@@ -91,7 +91,6 @@ class ReferenceBackend : public Backend {
         return put_out(tile, layer, matrix.times(in.data(), tile.count));
       }
       case MatrixKind::down: return put_out(tile, layer, matrix.times(inner_.data(), tile.count));
-      case MatrixKind::gate_up: gated_ = matrix.times(normed_.data(), tile.count); return;
       case MatrixKind::lm_head: return compute_logits(matrix, tile.count);
       default: projected_ = matrix.times(normed_.data(), tile.count);
     }
@@ -118,11 +117,12 @@ class ReferenceBackend : public Backend {
     }
   }
 
-  void activate(Rows tile, int layer) override {
+  void gate_and_up(Rows tile, int layer) override {
     const MlpSpec &mlp = model_.layer(layer).mlp;
+    const Vector gated = weights_.matrix(layer, MatrixKind::gate_up).times(normed_.data(), tile.count);
     inner_.resize(at(tile.count, mlp.inner));
     for (int i = 0; i < tile.count; i++) {
-      const double *gate = &gated_[at(i, 2 * mlp.inner)];
+      const double *gate = &gated[at(i, 2 * mlp.inner)];
       for (int j = 0; j < mlp.inner; j++) inner_[at(i, mlp.inner) + index(j)] = activation(mlp.activation, gate[j]) * gate[mlp.inner + j];
     }
   }
@@ -215,7 +215,7 @@ class ReferenceBackend : public Backend {
   std::chrono::steady_clock::time_point started_;
   KeyBlocks key_blocks_;
   std::vector<Vector> residual_, queries_, gates_, attended_;  // [rows of a step]
-  Vector normed_, projected_, gated_, inner_, mixed_;          // of a tile, row after row
+  Vector normed_, projected_, inner_, mixed_;                  // of a tile, row after row
   std::vector<float> logits_;
 };
 

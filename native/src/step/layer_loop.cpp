@@ -164,8 +164,7 @@ void LayerLoop::mlp(Rows tile, int layer) {
   if (spec.mlp.is_moe()) {
     backend_.experts(tile, layer);
   } else {
-    backend_.linear(tile, layer, MatrixKind::gate_up);
-    backend_.activate(tile, layer);
+    backend_.gate_and_up(tile, layer);
     backend_.linear(tile, layer, MatrixKind::down);
   }
   if (spec.post_norms) backend_.add_normed(tile, layer, Norm::post_mlp);

@@ -151,7 +151,7 @@ void CudaBackend::carry_out(const Operation &op, const Inputs &inputs, bool any_
     case Operation::attend: layers_->attend(op.layer, inputs.rows, any_length); break;
     case Operation::apply_gate: layers_->apply_gate(op.rows, op.layer); break;
     case Operation::recur: layers_->recur(op.rows, op.layer, inputs.rows, *ring_); break;
-    case Operation::activate: layers_->activate(op.rows, op.layer); break;
+    case Operation::gate_and_up: layers_->gate_and_up(op.rows, op.layer); break;
     case Operation::experts: layers_->experts(op.rows, op.layer); break;
   }
 }
@@ -207,7 +207,7 @@ void CudaBackend::rotate_and_write(Rows tile, int layer, MatrixKind kind, const 
 
 void CudaBackend::attend(int layer, const RowTable &rows) { operate({Operation::attend, {}, layer}, &rows); }
 void CudaBackend::apply_gate(Rows tile, int layer) { operate({Operation::apply_gate, tile, layer}); }
-void CudaBackend::activate(Rows tile, int layer) { operate({Operation::activate, tile, layer}); }
+void CudaBackend::gate_and_up(Rows tile, int layer) { operate({Operation::gate_and_up, tile, layer}); }
 
 void CudaBackend::experts(Rows tile, int layer) { operate({Operation::experts, tile, layer}); }
 

@@ -40,7 +40,7 @@ class CudaBackend : public Backend {
   void attend(int layer, const RowTable &rows) override;
   void apply_gate(Rows tile, int layer) override;
   void recur(Rows tile, int layer, const RowTable &rows) override;
-  void activate(Rows tile, int layer) override;
+  void gate_and_up(Rows tile, int layer) override;
   void experts(Rows tile, int layer) override;
   std::vector<SelectionOutcome> select(int layer, std::span<const SelectionTask> tasks, up_rule rule) override;
   void sample(std::span<const SampleTask> tasks) override;

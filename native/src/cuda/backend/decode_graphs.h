@@ -19,7 +19,7 @@
 namespace up::cuda {
 
 struct Operation {
-  enum Kind : int32_t { embed, write_carry, norm, add_normed, linear, rotate_and_write, attend, apply_gate, recur, activate, experts };
+  enum Kind : int32_t { embed, write_carry, norm, add_normed, linear, rotate_and_write, attend, apply_gate, recur, gate_and_up, experts };
   Kind kind;
   Rows rows;
   int32_t layer = 0;

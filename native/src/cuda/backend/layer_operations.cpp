@@ -6,7 +6,6 @@
 #include "cuda/common/operators.h"
 #include "cuda/selection/sparse_keys.h"
 #include "selection/sparsity.h"
-#include "cuda/linear/round_rows.h"
 #include "weights/rope.h"
 
 namespace up::cuda {
@@ -443,26 +442,7 @@ void LayerOperations::tune(const std::vector<bool> &split_layers) {
     }
     matmul_.tune(example, each.weights);
   }
-}
-
-void LayerOperations::activate(Rows tile, int layer) {
-  const MlpSpec &mlp = model_.layer(layer).mlp;
-  const up_activation activation = mlp.activation == Activation::silu ? UP_SILU : UP_GELU_TANH;
-  if (weights_.layer(layer).down.scales != nullptr) {
-    const auto [values, scales] = matmul_.rounded(tile.count);
-    launch_activate_and_round(activation, activations_.scratch.as<const uint16_t>(), 2 * int64_t{mlp.inner}, tile.count, mlp.inner, values,
-                              scales, device_.stream());
-    return device_.check_launch("activate and round");
-  }
-  auto p = parameters<up_gated_activation>();
-  p.activation = activation;
-  p.rows = tile.count;
-  p.inner = mlp.inner;
-  p.input = activations_.scratch.as();
-  p.input_stride = 2 * int64_t{mlp.inner};
-  p.output = activations_.scratch.as();  // over the gate
-  p.output_stride = p.input_stride;
-  device_.run(cuda::activate, &p);
+  choose_gated_products();
 }
 
 }  // namespace up::cuda

@@ -57,7 +57,7 @@ class LayerOperations {
   // `any_length`: the keys that rows see may become more before it runs, as in a graph that is replayed.
   void attend(int layer, const DeviceRows &rows, bool any_length);
   void apply_gate(Rows tile, int layer);
-  void activate(Rows tile, int layer);
+  void gate_and_up(Rows tile, int layer);
   void recur(Rows tile, int layer, const DeviceRows &rows, UploadRing &ring);
   void experts(Rows tile, int layer);
 
@@ -138,6 +138,10 @@ class LayerOperations {
   void attend_prefill(int layer, const DeviceRows &rows);
   // The keys that rows leave out are chosen first; bitmaps and workspaces lie in scratch.
   void attend_sparse(int layer, const DeviceRows &rows, const up_prefill_attention &attention);
+  // out[rows, inner], 2 · inner apart: activation(gate) · up.
+  void gate_and_up(const Matrix &weights, Rows tile, up_activation activation, uint16_t *out);
+  // Gate, up and activation in one kernel, where it gives the same bits as the library and an activation do.
+  void choose_gated_products();
   void recur_rows(int layer, const DeviceRows &rows, Rows tile, const int32_t *starts, const struct DeltaScratch &scratch);
 
   Device &device_;
@@ -149,6 +153,7 @@ class LayerOperations {
   const KvPool &pool_;
   DeviceBuffer key_blocks_;
   Matmul matmul_;
+  bool has_gated_products_ = false;
   std::vector<Angles> angles_;
   Peers *const peers_;
   Peers::Buffers pools_, residuals_, normeds_;

@@ -1,4 +1,4 @@
-// Gated DeltaNet and mixtures of experts.
+// Gated DeltaNet.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -96,67 +96,6 @@ void LayerOperations::recur_rows(int layer, const DeviceRows &rows, Rows tile, c
   norm.gate_row_stride = stride;
   norm.weight = w.delta_norm;
   device_.run(normalise_gated, &norm);
-}
-
-void LayerOperations::experts(Rows tile, int layer) {
-  if (peers_ == nullptr) add_all_due();
-  const LayerSpec &spec = model_.layer(layer);
-  const MlpSpec &m = spec.mlp;
-  const LayerWeights &w = weights_.layer(layer);
-  const ExpertScratch scratch(m, hidden_, tile.count);
-  const DeviceBuffer &memory = activations_.scratch;
-  const bool has_shared = m.shared_inner > 0;
-  const up_activation activation = m.activation == Activation::silu ? UP_SILU : UP_GELU_TANH;
-  auto *const logits = memory.as<uint16_t>(scratch.router);
-  const int64_t logits_row = projected_stride(w.router.n);
-  matmul_.run({&w.router, normed(tile.begin), hidden_, tile.count, logits, logits_row});
-
-  auto route = parameters<up_moe_router>();
-  route.rows = tile.count;
-  route.experts = m.experts;
-  route.top_k = m.top_k;
-  route.renormalise = m.renormalise ? 1 : 0;
-  route.logits = logits;
-  route.logits_stride = logits_row;
-  route.chosen = memory.as<int32_t>(scratch.chosen);
-  route.weights = memory.as<float>(scratch.weights);
-  device_.run(cuda::route, &route);
-
-  auto p = parameters<up_moe>();
-  if (has_shared) {
-    auto *const inner = memory.as<uint16_t>(scratch.shared_inner);
-    auto *const out = memory.as<uint16_t>(scratch.shared);
-    const int64_t inner_row = 2 * int64_t{m.shared_inner};
-    matmul_.run({&w.shared_gate_up, normed(tile.begin), hidden_, tile.count, inner, inner_row});
-    auto gated = parameters<up_gated_activation>();
-    gated.activation = activation;
-    gated.rows = tile.count;
-    gated.inner = m.shared_inner;
-    gated.input = gated.output = inner;
-    gated.input_stride = gated.output_stride = inner_row;
-    device_.run(cuda::activate, &gated);
-    matmul_.run({&w.shared_down, inner, inner_row, tile.count, out, hidden_});
-    p.shared = out;
-    p.shared_stride = hidden_;
-    p.shared_gate = logits + m.experts;
-    p.shared_gate_stride = logits_row;
-  }
-  p.activation = activation;
-  p.rows = tile.count;
-  p.hidden = hidden_;
-  p.inner = m.inner;
-  p.experts = m.experts;
-  p.top_k = m.top_k;
-  p.input = normed(tile.begin);
-  p.input_stride = hidden_;
-  p.chosen = route.chosen;
-  p.weights = route.weights;
-  p.gate_up = w.expert_gate_up;
-  p.down = w.expert_down;
-  p.output = peers_ != nullptr ? peers_->part(1, tile.begin) : activations_.mixed.as<uint16_t>();
-  p.output_stride = hidden_;
-  device_.run(run_experts, &p, memory.as<void>(scratch.workspace), memory.bytes() - scratch.workspace);
-  put_out(tile, layer, 1);
 }
 
 }  // namespace up::cuda

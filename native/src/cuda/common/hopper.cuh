@@ -85,6 +85,39 @@ __device__ __forceinline__ void copy_tile(void *target, const CUtensorMap *map, 
       : "memory");
 }
 
+// ---- clusters of blocks ----
+
+__device__ __forceinline__ int cluster_rank() {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Arrives at the barrier that block `rank` of the cluster has in this place.
+__device__ __forceinline__ void barrier_arrive_at(uint64_t *barrier, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
+// A tile to the same place of every block in `blocks`, a bit for each, and to their barriers in this place.
+__device__ __forceinline__ void copy_tile_to(uint16_t blocks, void *target, const CUtensorMap *map, uint64_t *barrier, int c0, int c1,
+                                             int c2, int c3, int c4) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(shared_address(target)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "h"(blocks)
+      : "memory");
+}
+
 // ---- dependent launches ----
 
 // The next kernel, where it was launched as a dependent, may be brought to the multiprocessors; it waits with what this one writes.

@@ -30,14 +30,6 @@ struct Shared {
   uint64_t full[Shape<Rows>::kStages], empty[Shape<Rows>::kStages];
 };
 
-__device__ __forceinline__ int cluster_rank() {
-  int rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 // Four floats of the same shared memory in another block of the cluster.
 __device__ __forceinline__ float4 load_remote(uint32_t address, int rank) {
   uint32_t remote;
