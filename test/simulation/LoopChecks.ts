@@ -57,6 +57,11 @@ export class LoopChecks {
   private readonly decoding = new Set<number>()
   private readonly flying: Array<Flying> = []
   private readonly loads = new Map<number, StepLoad>()
+  /** Who gave way to which plan of the tick. */
+  private readonly gaveWay: Array<readonly [stepId: number, Request]> = []
+  /** Who was on the way out, and who waited for a selection, when each plan was made: the next one may be of the same tick. */
+  private readonly leaving = new Map<number, ReadonlySet<Request>>()
+  private readonly awaiting = new Map<number, ReadonlySet<Request>>()
   private served = new Map<string, number>()
   /** Whether steps are measured to take what is predicted, so that budgets hold as they are configured. */
   private readonly isCalibrated: boolean
@@ -70,9 +75,16 @@ export class LoopChecks {
     const { scheduler } = driver
     const plan = scheduler.plan.bind(scheduler)
     scheduler.plan = (of, ...rest) => {
+      const before = new Map([...this.seen.values()].map(({ request }) => [request, request.account.preemptions]))
       const isWork = plan(of, ...rest)
+      for (const [one, count] of before) if (one.account.preemptions > count) this.gaveWay.push([of.stepId, one])
       const { load } = scheduler.state
-      if (isWork) this.loads.set(of.stepId, copyOf(load))
+      if (isWork) {
+        this.loads.set(of.stepId, copyOf(load))
+        const all = [...this.seen.values()].map(({ request }) => request)
+        this.leaving.set(of.stepId, new Set(all.filter(({ flight }) => flight.leaving)))
+        this.awaiting.set(of.stepId, new Set(all.filter(({ flight }) => flight.awaitsStep > 0)))
+      }
       return isWork
     }
     // Admission is looked at when it happens: what the same plan grants afterwards may come out of the room that it left.
@@ -129,13 +141,13 @@ export class LoopChecks {
 
   // ------------------------------------------------------------------------------------------------------ plans
 
-  /** Plans that one tick made, before any of them runs. `preempted` are those who gave way in it. */
-  planned(plans: ReadonlyArray<StepPlan>, preempted: ReadonlyArray<Request>, now: number): void {
-    this.checkVictims(preempted, now)
+  /** Plans that one tick made, before any of them runs. */
+  planned(plans: ReadonlyArray<StepPlan>, now: number): void {
     const chargedBy = new Map<string, number>()
     for (const plan of plans) {
+      this.checkVictims(plan.stepId, now)
       const waited = this.someoneWaits
-      const front = this.front(now)
+      const front = this.front(plan, now)
       this.apply(plan, front, (tenant, tokens) => {
         chargedBy.set(tenant, (chargedBy.get(tenant) ?? 0) + tokens)
       })
@@ -145,7 +157,10 @@ export class LoopChecks {
       this.checkLoad(plan)
       this.fly(plan)
     }
+    // Somebody may have given way to a plan that then held nothing.
+    if (this.gaveWay.length > 0) this.checkVictims(this.gaveWay[0]![0], now)
     this.checkCharges(chargedBy, "prompt tokens computed")
+    this.checkPatience()
   }
 
   /** A step's result, before the loop takes it. */
@@ -183,6 +198,7 @@ export class LoopChecks {
     for (const slot of plan.leaves.toArray()) this.decoding.delete(slot)
     for (const slot of plan.closes.toArray()) this.slots.delete(slot)
     const opens = plan.opens.toArray()
+    let begunAfterFront = 0
     for (let i = 0; i < opens.length; i += 2) {
       const seen = this.byContent.get(opens[i + 1]!)!
       const isNew = !this.everOpened.has(seen)
@@ -191,17 +207,14 @@ export class LoopChecks {
       this.slots.set(opens[i]!, { seen, replayed: seen.outputs, decodeRows: 0 })
       if (seen.request.phase === "fork") continue
       if (isNew) charge(seen.request.tenant, seen.request.promptLength - seen.request.account.cachedTokens)
-      if (
-        front !== null &&
-        front.request.id < seen.request.id &&
-        this.isPlannable(front) &&
-        !this.isServed(front, plan)
-      ) {
-        front.bypasses++
-        const most = this.config.protectAfter + this.config.slots
-        if (front.bypasses + front.preemptions > most) {
-          broken("the front is passed over so often at most", `request ${front.request.id} ${front.bypasses} times`)
-        }
+      if (front !== null && front.request.id < seen.request.id) begunAfterFront++
+    }
+    // Whose slot is whose is known once all are open: the front may be opened behind those that it is planned with.
+    if (front !== null && begunAfterFront > 0 && !this.isAwaiting(front, plan) && !this.isServed(front, plan)) {
+      front.bypasses += begunAfterFront
+      const most = this.config.protectAfter + this.config.slots
+      if (front.bypasses + front.preemptions > most) {
+        broken("the front is passed over so often at most", `request ${front.request.id} ${front.bypasses} times`)
       }
     }
     for (let i = 0; i < plan.joins.length; i += 2) this.decoding.add(plan.joins.data[i]!)
@@ -257,7 +270,7 @@ export class LoopChecks {
       const all = this.rowsOf(this.slots.get(slot)!, firstSegment)
       const end = firstRow + rows
       if (firstRow % chunkRows !== 0 || (end % chunkRows !== 0 && end !== all)) {
-        broken("chunks are multiples of 64 rows", `rows ${firstRow} to ${end} of ${all}`)
+        broken("prompts are cut at whole chunks", `rows ${firstRow} to ${end} of ${all}, chunks of ${chunkRows}`)
       }
     }
   }
@@ -324,11 +337,11 @@ export class LoopChecks {
         for (let s = item.firstSegment + 1; s <= item.lastSegment; s++) rows += this.rowsOf(open, s)
       }
     }
-    const { stepBudgetMicros, idleStepBudgetMicros, prefillFloor = 0.2 } = this.config
+    const { stepBudgetMicros, idleStepBudgetMicros, prefillFloor = 0.2, chunkRows = 64 } = this.config
     const budget = someoneWaits || decodes > 0 ? stepBudgetMicros : idleStepBudgetMicros
     const most = Math.max(budget, decodes / (1 - prefillFloor))
     // One smallest chunk: with nothing else to do, after too long, or as what was owed.
-    if (rows > most && !(plan.itemCount === 1 && smallest <= 64)) {
+    if (rows > most && !(plan.itemCount === 1 && smallest <= chunkRows)) {
       broken("prefill stays within the budget", `${rows} rows with ${decodes} decodes, at most ${most}`)
     }
   }
@@ -372,12 +385,12 @@ export class LoopChecks {
 
   // ------------------------------------------------------------------------------------------------ who goes first
 
-  /** The oldest prompt without a first token. */
-  private front(now: number): Seen | null {
+  /** The oldest prompt without a first token that waits or is in prefill: one that has given way waits once its steps are over. */
+  private front({ stepId }: StepPlan, now: number): Seen | null {
     let front: Seen | null = null
     for (const one of this.seen.values()) {
       if (one.ended || one.hasFirstToken || one.request.phase === "fork" || one.request.leader !== null) continue
-      if (this.isSampled(one)) continue
+      if (this.isSampled(one) || this.leaving.get(stepId)!.has(one.request)) continue
       if (front === null || one.request.id < front.request.id) front = one
     }
     if (front !== null && front.frontSince < 0) front.frontSince = now
@@ -390,9 +403,9 @@ export class LoopChecks {
     return this.flying.some(({ firsts, owners }) => firsts.some(([, target]) => owners.get(target) === one))
   }
 
-  /** No selection is in flight for it. */
-  private isPlannable({ request }: Seen): boolean {
-    return request.flight.awaitsStep === 0 && !request.flight.leaving
+  /** A selection is in flight for it. */
+  private isAwaiting({ request }: Seen, { stepId }: StepPlan): boolean {
+    return this.awaiting.get(stepId)!.has(request)
   }
 
   private isServed(one: Seen, plan: StepPlan): boolean {
@@ -404,9 +417,23 @@ export class LoopChecks {
     return one.bypasses + one.preemptions >= protectAfter || now - one.arrived > protectAfterMicros
   }
 
+  /** What protection is decided by: a request has been passed over and preempted as often as the loop says. */
+  private checkPatience(): void {
+    for (const { request, bypasses, preemptions, ended } of this.seen.values()) {
+      const { account } = request
+      if (ended || (account.bypasses === bypasses && account.preemptions === preemptions)) continue
+      broken(
+        "a request is counted as passed over and preempted as often as it is",
+        `request ${request.id}: ${account.bypasses} and ${account.preemptions}, seen ${bypasses} and ${preemptions}`,
+      )
+    }
+  }
+
   /** Who gave way was the last in rank, and never the oldest protected one. */
-  private checkVictims(preempted: ReadonlyArray<Request>, now: number): void {
+  private checkVictims(stepId: number, now: number): void {
+    const preempted = this.gaveWay.filter(([to]) => to === stepId).map(([, one]) => one)
     if (preempted.length === 0) return
+    this.gaveWay.splice(0, preempted.length)
     const running = new Set(
       [...this.slots.values()].map(({ seen }) => seen).filter((one) => !one.ended && !one.startsOver),
     )

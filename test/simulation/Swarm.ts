@@ -160,14 +160,15 @@ class SwarmRun {
       kvElementBytes: 2,
       carryElementBytes: 2,
     })
-    const { slots } = scenario
+    const { slots, chunkRows } = scenario
     const base = {
       layout,
       schedule,
       slots,
       stateSlots: layout.stateSlotBytes > 0 ? slots + scenario.snapshots : 0,
       resumeEvery: scenario.resumePages * scenario.pageSize,
-      maxRowsPerStep: Math.max(scenario.maxRowsPerStep, slots + 64),
+      ...(chunkRows === null ? {} : { chunkRows }),
+      maxRowsPerStep: Math.max(scenario.maxRowsPerStep, slots + (chunkRows ?? 64)),
       costModel: rowCost,
       policy: scenario.policy === "adversarial" ? adversarial : policyByName(scenario.policy)!,
       stepBudgetMicros: scenario.budget,
@@ -302,10 +303,9 @@ class SwarmRun {
   }
 
   private tick(): void {
-    const preempted = this.preemptedSince()
     const actions = this.driver.tick(this.now)
     for (const request of actions.puts) this.checks.put(request)
-    this.checks.planned(actions.plans, preempted(), this.now)
+    this.checks.planned(actions.plans, this.now)
     this.perform(actions)
   }
 

@@ -7,6 +7,8 @@ export interface Scenario {
   readonly memory: number
   readonly budget: number
   readonly maxRowsPerStep: number
+  /** Prompts are cut at multiples of so many rows; null: as where nothing is said. */
+  readonly chunkRows: number | null
   readonly stepsInFlight: 1 | 2
   /** Keys of pages with output are told every so many steps: 1 as soon as they are known. */
   readonly pagesEvery: number
@@ -56,8 +58,17 @@ export interface ScenarioRequest {
   readonly stopString: boolean
 }
 
-/** Which features a seed has is drawn first, then their sizes: most scenarios lack most features, so that each is met alone. */
+/** What a seed stands for. Where rows are cut is drawn apart, so that the rest is what it was without. */
 export const drawScenario = (seed: number): Scenario => {
+  const scenario = drawLoad(seed)
+  const chunks = [null, null, 64, 128, 192, 320] as const
+  const chunkRows = chunks[generator(seed + 0x5eed_0000)(chunks.length)]!
+  const fillsPages = scenario.pageSize % (chunkRows ?? 64) === 0 || scenario.requests.every(({ cached }) => !cached)
+  return { ...scenario, chunkRows: fillsPages ? chunkRows : scenario.pageSize }
+}
+
+/** Which features a seed has is drawn first, then their sizes: most scenarios lack most features, so that each is met alone. */
+const drawLoad = (seed: number): Scenario => {
   const draw = generator(seed)
   const chance = (share: number) => draw(1_000_000) < share * 1_000_000
   const between = (least: number, most: number) => least + draw(most - least + 1)
@@ -108,6 +119,7 @@ export const drawScenario = (seed: number): Scenario => {
     memory: has.tinyMemory ? 1 + draw(oneOf(9, 40)) / 100 : 4,
     budget: oneOf(70, 150, 400, 5000),
     maxRowsPerStep: oneOf(80, 256, 1024),
+    chunkRows: null,
     stepsInFlight: oneOf(1, 2, 2),
     pagesEvery: oneOf(1, 1, 1, 3),
     protectAfter: between(1, 4),
@@ -185,6 +197,7 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
   if (scenario.stepsInFlight === 2) yield { ...scenario, stepsInFlight: 1 }
   if (scenario.memory !== 4) yield { ...scenario, memory: 4 }
   if (scenario.maxRowsPerStep !== 1024) yield { ...scenario, maxRowsPerStep: 1024 }
+  if (scenario.chunkRows !== null) yield { ...scenario, chunkRows: null }
   if (scenario.budget !== 5000) yield { ...scenario, budget: 5000 }
   if (scenario.patience !== 0) yield { ...scenario, patience: 0 }
   if (scenario.headroom !== 0) yield { ...scenario, headroom: 0 }

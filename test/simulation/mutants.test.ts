@@ -232,6 +232,27 @@ const mutants: Readonly<Record<string, () => void>> = {
   "no headroom at admission": () => plant(PrefillStage.prototype, "headroomFor", () => 0),
 
   "bypasses that nobody counts": () => plant(PrefillStage.prototype, "countBypasses", () => {}),
+
+  "a front that is passed over for ever": () => plant(Ranking.prototype, "protectedFront", () => null),
+
+  "a front that is still the one whose first token is computed": () =>
+    plant(Ranking.prototype, "front", (_original, { waiting, prefilling }, now) => {
+      const oldest = [...waiting, ...prefilling].reduce((a, b) => (a === null || b.id < a.id ? b : a), null)
+      if (oldest !== null && oldest.account.frontSinceMicros < 0) oldest.account.frontSinceMicros = now
+      return oldest
+    }),
+
+  "chunks of 64 rows where larger ones are asked for": () =>
+    plant(PrefillStage.prototype, "limitsFor", (original, request) => ({ ...original(request), chunkRows: 64 })),
+
+  "slabs of the cache that forks count as their own": () =>
+    plant(SlabPool.prototype, "share", (original, slabs, _first, end) => original(slabs, 0, end)),
+
+  "pages of forks given back as if nobody else had them": () =>
+    plant(Memory.prototype, "fork", (original, leader, fork, plan) => {
+      original(leader, fork, plan)
+      leader.holdings.isForked = fork.holdings.isForked = false
+    }),
 }
 
 /** The violation that each causes: one found by anything else is not found. */
@@ -243,7 +264,7 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "a fork whose pages are given back with its leader's": /holders of a slab are counted/,
   "a prefix gone on from without its window or states": /state slot -1|state has absorbed/,
   "a copy of states that belongs to the page before": /state has absorbed/,
-  "a segment that ends one row early": /chunks are multiples of 64 rows|the keys of decodes are counted/,
+  "a segment that ends one row early": /prompts are cut at whole chunks|the keys of decodes are counted/,
   "selections made again on resume": /has forgotten a selection|has selected again/,
   "reservations not subtracted at admission": /reservations are covered/,
   "an unfair victim: the oldest, protected or not": /is nobody's victim|who makes room is the last in rank/,
@@ -255,10 +276,10 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "a protected request that is not served first": /is nobody's victim/,
   "pages of the next decode row granted a row late": /a table holds the pages of its rows/,
   "a budget that ignores the decodes beside": /prefill stays within the budget/,
-  "protection lost on preemption": /is nobody's victim|is passed over so often at most/,
+  "protection lost on preemption": /is counted as passed over and preempted as often as it is/,
   "windows never given back while decoding": /a window's pages are given back/,
   "windows given back one row early": /is in page/,
-  "chunks that are no multiples of 64 rows": /chunks are multiples of 64 rows/,
+  "chunks that are no multiples of 64 rows": /prompts are cut at whole chunks/,
   "a chunk that was refused, left in the load": /the step's load is what it holds/,
   "output that its tenant is not charged for": /a tenant is charged its output tokens/,
   "of victims alike the first": /who makes room is the last in rank/,
@@ -271,7 +292,13 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "slots that are never closed": /is open|slots open/,
   "forks that do not know what their leader dropped": /the keys of decodes are counted/,
   "no headroom at admission": /an admission leaves room for those that run/,
-  "bypasses that nobody counts": /is passed over so often at most/,
+  "bypasses that nobody counts": /is counted as passed over and preempted as often as it is/,
+  "a front that is passed over for ever": /is passed over so often at most/,
+  "a front that is still the one whose first token is computed":
+    /is counted as passed over and preempted as often as it is/,
+  "chunks of 64 rows where larger ones are asked for": /prompts are cut at whole chunks/,
+  "slabs of the cache that forks count as their own": /holders of a slab are counted/,
+  "pages of forks given back as if nobody else had them": /slabs are conserved|holders of a slab are counted/,
 }
 
 /** A seed that shows each, tried first: only a mutant that the code has moved on from is searched for. */
@@ -306,12 +333,17 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "two steps in flight taken for one": 1,
   "a prompt that runs on beyond the rows of a step": 1,
   "an early decode whose kept rows are not counted when they are known": 1,
-  "an idle server's budget while first tokens are awaited": 18,
+  "an idle server's budget while first tokens are awaited": 65,
   "a tenant charged again for a prompt that starts over": 1,
   "slots that are never closed": 1,
   "forks that do not know what their leader dropped": 26,
   "no headroom at admission": 28,
   "bypasses that nobody counts": 41,
+  "a front that is passed over for ever": 41,
+  "a front that is still the one whose first token is computed": 19,
+  "chunks of 64 rows where larger ones are asked for": 2,
+  "slabs of the cache that forks count as their own": 19,
+  "pages of forks given back as if nobody else had them": 66,
 }
 
 it("without a mutant the same seeds hold", () => {

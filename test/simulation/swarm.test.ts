@@ -46,32 +46,97 @@ it(`${seeds.length} random scenarios keep every invariant after every step and c
     expect({ name, enough: total >= least }).toEqual({ name, enough: true })
 }, 1_200_000)
 
+const request = { at: 0, drops: false, family: 0, shared: 0, cached: false, tenant: "a", priority: 0 }
+const rest = {
+  open: false,
+  answers: 1,
+  follows: -1,
+  abortAfter: -1,
+  abortInFlight: true,
+  stopAt: -1,
+  stopString: false,
+}
+const plain = {
+  model: "full",
+  pageSize: 64,
+  budget: 5000,
+  maxRowsPerStep: 1024,
+  chunkRows: null,
+  pagesEvery: 1,
+  headroom: 0,
+  patience: 0,
+  slowness: 0,
+  keep: 1,
+  resumePages: 4,
+  snapshots: 0,
+  failures: [],
+} as const
+
 it("a request that needs the page of one just stopped waits for it, and does not start over", () => {
-  const request = { at: 0, drops: false, family: 0, shared: 0, cached: false, tenant: "a", priority: 0 }
-  const rest = { open: false, answers: 1, follows: -1, abortAfter: -1, abortInFlight: true, stopString: false }
   const outcome = runScenario({
-    model: "full",
-    pageSize: 64,
+    ...plain,
     slots: 2,
     memory: 1.3,
-    budget: 5000,
-    maxRowsPerStep: 1024,
     stepsInFlight: 2,
-    pagesEvery: 1,
     protectAfter: 3,
-    headroom: 0,
-    patience: 0,
-    slowness: 0,
     policy: "fcfs",
-    keep: 1,
-    resumePages: 4,
-    snapshots: 0,
-    failures: [],
     // The first needs its third page while a step that still holds a row of the second, which has ended, is in flight.
     requests: [
-      { ...request, ...rest, promptLength: 60, maxTokens: 100, stopAt: -1 },
+      { ...request, ...rest, promptLength: 60, maxTokens: 100 },
       { ...request, ...rest, promptLength: 1, maxTokens: 120, stopAt: 67 },
     ],
   })
   expect(outcome.preemptions).toBe(0)
 })
+
+it("a prompt is not passed over by those that the same step begins before it", () => {
+  // The plan opens the first one's slot behind the other two, and serves all three; then memory runs out.
+  const sizes = [
+    [37, 221],
+    [1, 157],
+    [1, 93],
+  ] as const
+  const requests = sizes.map(([promptLength, maxTokens]) => ({ ...request, ...rest, promptLength, maxTokens }))
+  const load = {
+    slots: 3,
+    memory: 1.25,
+    stepsInFlight: 1,
+    protectAfter: 1,
+    policy: "shortest-prefill",
+    requests,
+  } as const
+  expect(runScenario({ ...plain, ...load }).preemptions).toBeGreaterThan(0)
+})
+
+it.each([1, 2] as const)(
+  "who is begun while an older prompt gives way passes the oldest of those that wait, %i in flight",
+  (stepsInFlight) => {
+    const sizes = [
+      [9, 93, 37, 0, 2],
+      [14, 247, 11, 0, 1],
+      [13, 240, 27, 0, 1],
+      [17, 61, 12, 2, 1],
+      [20, 463, 40, 2, 3],
+      [8, 57, 14, 2, 4],
+    ] as const
+    const requests = sizes.map(([at, promptLength, maxTokens, priority, answers]) => ({
+      ...request,
+      ...rest,
+      at,
+      promptLength,
+      maxTokens,
+      priority,
+      answers,
+    }))
+    const load = {
+      pageSize: 128,
+      slots: 8,
+      memory: 1.03,
+      stepsInFlight,
+      protectAfter: 2,
+      policy: "priority",
+      requests,
+    } as const
+    expect(runScenario({ ...plain, ...load }).preemptions).toBeGreaterThan(0)
+  },
+)

@@ -143,13 +143,13 @@ class Owners {
     this.held += length
   }
 
-  /** The pool counts the tables of a slab too. */
+  /** The pool counts the tables of a slab beyond the first one too: none of a slab that is free, draining or the cache's. */
   check(): void {
     for (let slab = 0; slab < this.tables.length; slab++) {
       const holders = this.tables[slab]!
-      if (holders === 0 || this.pool.holdersOf(slab) === holders) continue
-      const counted = this.pool.holdersOf(slab)
-      throw new InvariantViolation("holders of a slab are counted", { slab, holders, counted })
+      const counted = this.pool.othersOf(slab)
+      if (counted === Math.max(0, holders - 1)) continue
+      throw new InvariantViolation("holders of a slab are counted", { slab, holders, others: counted })
     }
   }
 }
@@ -189,7 +189,7 @@ const checkTables = (request: Request, scheduler: Scheduler, config: SchedulerCo
     const slabs = request.holdings.tables[t]!
     if (grows && rows % config.layout.pageSize > 0 && !request.flight.forking) {
       const last = slabs.data[slabs.length - 1]!
-      require(memory.pool.holdersOf(last) === 1, "a page that is written has one holder", {
+      require(memory.pool.othersOf(last) === 0, "a page that is written has one holder", {
         id: request.id,
         table: t,
         slab: last,

@@ -440,7 +440,7 @@ export class PrefixPages {
   }
 
   private isShared(slabs: Int32Array): boolean {
-    for (let i = 0; i < slabs.length; i++) if (this.pool.holdersOf(slabs[i]!) > 1) return true
+    for (let i = 0; i < slabs.length; i++) if (this.pool.othersOf(slabs[i]!) > 0) return true
     return false
   }
 

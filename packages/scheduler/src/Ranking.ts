@@ -17,7 +17,7 @@ interface Contenders {
 /**
  * Who is served first, and who makes room when memory runs out: the policy's to say, but for two.
  *
- * The *front* is the oldest prompt that is not computed, waiting or in prefill. Passed over often enough, or the front for
+ * The *front* is the oldest prompt whose first token no step computes, waiting or in prefill. Passed over often enough, or the front for
  * long enough, it goes before the policy's order. One at a time, and the count begins when a prompt becomes the front: so
  * whatever a policy does, the front is served, and then the next; and under load the policy stays what it says.
  *
@@ -47,11 +47,12 @@ export class Ranking {
     }
   }
 
-  /** The oldest prompt that is not computed; null when there is none. Begins to count for it. */
+  /** The oldest prompt whose first token no step computes; null when there is none. Begins to count for it. */
   front({ waiting, prefilling }: Contenders, nowMicros: number): Request | null {
     let front = waiting.at(0) ?? null
     for (let i = 0; i < prefilling.length; i++) {
-      if (front === null || prefilling[i]!.id < front.id) front = prefilling[i]!
+      const one = prefilling[i]!
+      if (!one.flight.samples && (front === null || one.id < front.id)) front = one
     }
     if (front !== null && front.account.frontSinceMicros < 0) front.account.frontSinceMicros = nowMicros
     return front

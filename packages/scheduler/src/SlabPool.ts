@@ -68,23 +68,26 @@ export class SlabPool {
     for (let i = first; i < end; i++) this.others[slabs[i]!]!++
   }
 
-  /** Tables that hold a slab, of one that is neither free nor the cache's. */
-  holdersOf(slab: number): number {
-    return 1 + this.others[slab]!
+  /** Tables that hold a slab beyond the first one. */
+  othersOf(slab: number): number {
+    return this.others[slab]!
   }
 
   /**
    * One holder gives up slabs first … end − 1 of a list; its steps up to `afterStep` may touch them. Those from number `own` on
-   * have had no holder but this one.
+   * have no other holder.
    */
   release(slabs: Int32Array, first: number, end: number, afterStep: number, own = end): void {
-    const from = Math.max(first, Math.min(own, end))
-    if (first < from) {
-      if (this.lastUse.size > 0) this.releaseShared(slabs, first, from, afterStep)
-      else if (afterStep <= this.committedStep) this.releaseNow(slabs, first, from)
-      else this.releaseLater(slabs, first, from, afterStep)
+    // A step of one that held such a slab before may still touch it: then every slab is looked up, whoever had it.
+    if (this.lastUse.size > 0) this.releaseShared(slabs, first, end, afterStep)
+    else {
+      const from = Math.max(first, Math.min(own, end))
+      if (first < from) {
+        if (afterStep <= this.committedStep) this.releaseNow(slabs, first, from)
+        else this.releaseLater(slabs, first, from, afterStep)
+      }
+      if (from < end) this.releaseOwn(slabs, from, end, afterStep)
     }
-    if (from < end) this.releaseOwn(slabs, from, end, afterStep)
     if (this.freeCount + this.waitingCount > this.total) {
       const { free, draining, total } = this
       throw new InvariantViolation("a slab is released once", { free, draining, total })

@@ -34,7 +34,7 @@ it("a shared slab is free when its last holder has given it up, and after the la
   const slabs = take(pool, 1)
   pool.share(slabs, 0, 1)
   pool.release(slabs, 0, 1, 9)
-  expect([pool.free, pool.holdersOf(slabs[0]!)]).toEqual([0, 1])
+  expect([pool.free, pool.othersOf(slabs[0]!)]).toEqual([0, 0])
   pool.committed(7)
   // The second holder's steps are over, the first one's are not.
   pool.release(slabs, 0, 1, 7)
@@ -49,12 +49,24 @@ it("gives slabs that had one holder back as they are, at once or with their step
   pool.share(slabs, 0, 2)
   pool.committed(1)
   pool.release(slabs, 0, 5, 1, 2)
-  expect([pool.free, pool.draining, pool.holdersOf(slabs[0]!)]).toEqual([3, 0, 1])
+  expect([pool.free, pool.draining, pool.othersOf(slabs[0]!)]).toEqual([3, 0, 0])
   pool.release(slabs, 5, 80, 2, 5)
   expect([pool.free, pool.draining]).toEqual([3, 75])
   pool.committed(2)
   pool.release(slabs, 0, 2, 1)
   expect(take(pool, 80).toSorted()).toEqual(slabs.toSorted())
+})
+
+it("keeps what a step of an earlier holder may touch, also where the last one gives it back as its own", () => {
+  const pool = new SlabPool(2)
+  const slabs = take(pool, 2)
+  pool.share(slabs, 0, 1)
+  pool.committed(1)
+  pool.release(slabs, 0, 1, 3)
+  pool.release(slabs, 0, 2, 1, 0)
+  expect([pool.free, pool.draining]).toEqual([1, 1])
+  pool.committed(3)
+  expect([pool.free, pool.draining]).toEqual([2, 0])
 })
 
 it("finds what is given back twice", () => {
