@@ -82,7 +82,8 @@ typedef struct up_runner_options {
    * CPU: threads of this process, of which 1, 2 and 4 give the same bits. */
   int32_t tensor_parallel_size;
   /* In layers of full attention that drop nothing, 128 rows of a prompt read the blocks of 64 keys that hold this share of their
-   * sampled attention, in units of 2^-32; 0: all keys. Prompts are cut at multiples of 128 rows of each segment then. */
+   * sampled attention, in units of 2^-32; 0: all keys. Prompts are cut at multiples of 128 rows of each segment then. Those
+   * served dense read all keys at the schedule's drop layers, too. */
   uint64_t prefill_p_q32;
 } up_runner_options;
 

@@ -40,8 +40,8 @@ class RowGroups {
 
   // Every row's place and position in the layers of a segment, and which rows leave out keys there.
   RowTable table(int segment) const;
-  // At the drop layer that ends `segment`, where no row leaves out keys: rows that go on are seen where they come from, in that segment's tables; `kind` dropping are
-  // rows of the segment after it.
+  // At the drop layer that ends `segment`, where no row leaves out keys: rows that go on are seen where they come from, in that
+  // segment's tables; `kind` dropping are rows of the segment after it.
   RowTable entry_table(int segment) const;
 
  private:

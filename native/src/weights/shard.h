@@ -3,8 +3,8 @@
 // By head, and by column of what comes between two matrices: a rank has its share of the query heads, of the DeltaNet heads and of every
 // MLP's and expert's inner width, and the rows of the matrices that lead there. The matrices that lead back (o, delta_out, down)
 // are cut by columns, so that each rank has a part of every sum. Where there are fewer key/value heads than ranks, or fewer of
-// DeltaNet's key heads, several ranks hold the same one. Norms, routers, the embedding and lm_head are whole on every rank: sampling then needs no exchange, and ranks that
-// agree on the residual stream agree on the token.
+// DeltaNet's key heads, several ranks hold the same one. Norms, routers, the embedding and lm_head are whole on every rank:
+// sampling then needs no exchange, and ranks that agree on the residual stream agree on the token.
 #pragma once
 
 #include "weights/model_table.h"

@@ -42,8 +42,8 @@ export interface NativeOptions {
   readonly quantization?: Quantization | undefined
   /**
    * The share, between 0 and 1, of their attention that rows of prompts read keys for, in layers of full attention but
-   * drop layers: 128 rows read the blocks of 64 keys that every 16th of them attends to most. All keys where nothing is said.
-   * Pages are of a multiple of 128 rows then.
+   * drop layers: 128 rows read the blocks of 64 keys that every 16th of them attends to most. Prompts served dense read
+   * all keys at the schedule's drop layers, too. All keys where nothing is said. Pages are of a multiple of 128 rows then.
    */
   readonly prefillSparsity?: number | undefined
 }

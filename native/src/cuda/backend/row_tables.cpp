@@ -27,7 +27,8 @@ bool same_rows(const RowTable &a, const RowTable &b) {
   };
   return a.segment == b.segment && a.decode_rows == b.decode_rows &&
          std::equal(a.groups.begin(), a.groups.end(), b.groups.begin(), b.groups.end(), same_group) &&
-         same_values(a.places, b.places) && same_values(a.positions, b.positions) && same_values(a.first_visible, b.first_visible) && same_values(a.sparse_blocks, b.sparse_blocks);
+         same_values(a.places, b.places) && same_values(a.positions, b.positions) && same_values(a.first_visible, b.first_visible) &&
+         same_values(a.sparse_blocks, b.sparse_blocks);
 }
 
 size_t row_table_elements(int rows, int groups) {
