@@ -17,8 +17,8 @@ constexpr int kGatedProductRows = 1024;
 
 up_activation activation_of(const MlpSpec &mlp) { return mlp.activation == Activation::silu ? UP_SILU : UP_GELU_TANH; }
 
-GatedProduct gated_product(const Matrix &weights, const uint16_t *in, int rows, up_activation activation, uint16_t *out) {
-  return {in, weights.k, weights.data, out, weights.n, rows, weights.n / 2, weights.k, activation};
+GatedProduct gated_product(const Matrix &weights, const uint16_t *in, int rows, up_activation activation, uint16_t *out, const Matmul &matmul) {
+  return {in, weights.k, weights.data, out, weights.n, rows, weights.n / 2, weights.k, activation, matmul.most_multiprocessors()};
 }
 
 }  // namespace
@@ -37,7 +37,7 @@ void LayerOperations::gate_and_up(Rows tile, int layer) {
 }
 
 void LayerOperations::gate_and_up(const Matrix &weights, Rows tile, up_activation activation, uint16_t *out) {
-  const GatedProduct whole = gated_product(weights, normed(tile.begin), tile.count, activation, out);
+  const GatedProduct whole = gated_product(weights, normed(tile.begin), tile.count, activation, out, matmul_);
   const bool takes = has_gated_products_ && weights.scales == nullptr && tile.count >= kGatedProductRows;
   if (takes) return device_.run(multiply_gated, &whole);
   matmul_.run({&weights, normed(tile.begin), hidden_, tile.count, out, weights.n});
@@ -63,7 +63,7 @@ void LayerOperations::choose_gated_products() {
     if (weights.scales != nullptr || std::find(seen.begin(), seen.end(), std::pair(weights.n, weights.k)) != seen.end()) continue;
     seen.emplace_back(weights.n, weights.k);
     auto *const out = activations_.scratch.as<uint16_t>();
-    const GatedProduct whole = gated_product(weights, normed(0), tile.count, activation_of(mlp), out);
+    const GatedProduct whole = gated_product(weights, normed(0), tile.count, activation_of(mlp), out, matmul_);
     if (weights.bias != nullptr || !takes_gated_product(whole)) return;
     std::vector<uint16_t> rows[2];
     for (auto &each : rows) {

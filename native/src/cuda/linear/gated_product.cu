@@ -178,7 +178,8 @@ up_status multiply_gated(const GatedProduct *product, void *stream, up_backend_e
   const auto kernel = p.activation == UP_SILU ? gated_product<UP_SILU> : gated_product<UP_GELU_TANH>;
   if (up_status s = allow_shared_memory(reinterpret_cast<const void *>(kernel), sizeof(Shared), phase, error); s != UP_OK) return s;
   const int64_t tiles = ceil_div(p.rows, kCluster * kTileRows) * ceil_div(p.inner, kTileColumns);
-  const auto clusters = static_cast<unsigned>(std::min<int64_t>(tiles, multiprocessors() / kCluster));
+  const int most = p.most_multiprocessors > 0 ? p.most_multiprocessors : multiprocessors();
+  const auto clusters = static_cast<unsigned>(std::min<int64_t>(tiles, most / kCluster));
   const Arguments a{static_cast<Bf16 *>(p.out), p.out_stride, p.rows, p.inner, p.k / kInner};
   kernel<<<clusters * kCluster, kThreads, sizeof(Shared), static_cast<cudaStream_t>(stream)>>>(a, left_map, right_map);
   return check_launch(phase, error);

@@ -53,7 +53,11 @@ struct Matmul::Shape {
 };
 
 Matmul::Matmul(Device &device, std::byte *rounded, int spared)
-    : device_(device), lt_(lt::functions()), most_multiprocessors_(spared == 0 ? 0 : device.multiprocessors() - spared), workspace_(device, workspace_bytes, "the workspace of cuBLASLt"), rounded_(rounded) {
+    : device_(device),
+      lt_(lt::functions()),
+      most_multiprocessors_(spared == 0 ? 0 : device.multiprocessors() - spared),
+      workspace_(device, workspace_bytes, "the workspace of cuBLASLt"),
+      rounded_(rounded) {
   const int status = lt_.Create(&handle_);
   if (status != lt::status_success) fail(UP_DEVICE_LOST, "open cuBLASLt", lt_.GetStatusString(status));
 }

@@ -59,6 +59,8 @@ class Matmul {
   // the product's output.
   void tune(const Product &product, std::span<const Matrix> weights);
   const std::string &version() const { return lt_.version; }
+  // That products of many rows run on; 0: all.
+  int most_multiprocessors() const { return most_multiprocessors_; }
 
   static size_t rounded_bytes(int rows, int k);
   // The row count that stands for `rows` and its neighbours.
