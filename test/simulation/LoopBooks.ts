@@ -1,0 +1,63 @@
+import type { Request } from "@uniprefill/scheduler/Request"
+import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { StepLoad } from "@uniprefill/scheduler/StepLoad"
+
+/** A request as seen from outside, by what was submitted, planned and returned. */
+export interface Seen {
+  readonly request: Request
+  readonly arrived: number
+  /** |S_i| of every selection returned; the prompt's length first. */
+  kept: Array<number>
+  outputs: number
+  bypasses: number
+  preemptions: number
+  /** Since when it is the oldest prompt without a first token; −1 before. */
+  frontSince: number
+  hasFirstToken: boolean
+  /** Preempted, and not opened since: what steps in flight sample of it is accepted, and does not make it decode. */
+  startsOver: boolean
+  ended: boolean
+}
+
+export interface OpenSlot {
+  readonly seen: Seen
+  readonly replayed: number
+  decodeRows: number
+}
+
+export interface Flying {
+  readonly stepId: number
+  /** Whose slots are which in this step: plans behind it may have closed some. */
+  readonly owners: ReadonlyMap<number, Seen>
+  /** Slots sampled from items. */
+  readonly firsts: ReadonlyArray<readonly [source: number, target: number]>
+}
+
+export const copyOf = (load: StepLoad): StepLoad => {
+  const copy = new StepLoad(load.rows.length)
+  copy.add(load)
+  return copy
+}
+
+export interface Item {
+  readonly slot: number
+  readonly firstRow: number
+  readonly rows: number
+  readonly firstSegment: number
+  readonly lastSegment: number
+}
+
+/** The prefill items of a plan. */
+export const itemsOf = ({ items: { data, length } }: StepPlan): ReadonlyArray<Item> => {
+  const items: Array<Item> = []
+  for (let i = 0; i < length; i += sectionWidths.items) {
+    items.push({
+      slot: data[i + ItemField.slot]!,
+      firstRow: data[i + ItemField.firstRow]!,
+      rows: data[i + ItemField.rows]!,
+      firstSegment: data[i + ItemField.firstSegment]!,
+      lastSegment: data[i + ItemField.lastSegment]!,
+    })
+  }
+  return items
+}
