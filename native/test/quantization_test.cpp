@@ -6,15 +6,13 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu/bf16.h"
 #include "weights/quantization.h"
 
 namespace {
 
-float widen(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
-uint16_t narrow(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
+using up::cpu::from_bf16;
+using up::cpu::to_bf16;
 
 // What e4m3 has from 0 to 448, in order: the place of a value is its bits.
 std::vector<double> values() {
@@ -44,21 +42,21 @@ void check_rows(uint64_t seed) {
   std::vector<uint16_t> row;
   for (int i = 0; i < 512; i++) {
     const float spread = std::ldexp(1.0f, -static_cast<int>(random() % 24));
-    row.push_back(random() % 16 == 0 ? 0 : narrow(normal(random) * size * spread));
+    row.push_back(random() % 16 == 0 ? 0 : to_bf16(normal(random) * size * spread));
   }
   float largest = 0;
-  for (const uint16_t each : row) largest = std::max(largest, std::abs(widen(each)));
+  for (const uint16_t each : row) largest = std::max(largest, std::abs(from_bf16(each)));
   const double scale = up::fp8_scale(largest);
   CHECK(largest <= 448 * scale && largest > 224 * scale, "seed %d: scale %g of %g", static_cast<int>(seed), scale, largest);
   std::vector<uint16_t> rounded = row;
   std::vector<double> wide(row.size());
-  std::transform(row.begin(), row.end(), wide.begin(), [](uint16_t each) { return widen(each); });
+  std::transform(row.begin(), row.end(), wide.begin(), [](uint16_t each) { return from_bf16(each); });
   up::round_to_fp8(std::span(rounded));
   up::round_to_fp8(std::span(wide));
   for (size_t i = 0; i < row.size(); i++) {
-    const double expected = nearest(widen(row[i]) / scale, all) * scale;
-    CHECK(widen(rounded[i]) == expected, "seed %d: %g became %g, not %g", static_cast<int>(seed), widen(row[i]), widen(rounded[i]), expected);
-    CHECK(wide[i] == expected, "seed %d: %g became %g in double precision, not %g", static_cast<int>(seed), widen(row[i]), wide[i], expected);
+    const double expected = nearest(from_bf16(row[i]) / scale, all) * scale;
+    CHECK(from_bf16(rounded[i]) == expected, "seed %d: %g became %g, not %g", static_cast<int>(seed), from_bf16(row[i]), from_bf16(rounded[i]), expected);
+    CHECK(wide[i] == expected, "seed %d: %g became %g in double precision, not %g", static_cast<int>(seed), from_bf16(row[i]), wide[i], expected);
   }
   std::vector<uint16_t> again = rounded;
   up::round_to_fp8(std::span(again));
@@ -70,15 +68,15 @@ void check_rows(uint64_t seed) {
 int main() {
   for (uint64_t seed = 0; seed < 400; seed++) check_rows(seed);
   // Ties: 8.5 and 9.5 sixteenths of the range, between neighbours.
-  std::vector<uint16_t> ties{narrow(448), narrow(17), narrow(19), narrow(-17), narrow(0.0009765625f), narrow(0.0029296875f)};
+  std::vector<uint16_t> ties{to_bf16(448), to_bf16(17), to_bf16(19), to_bf16(-17), to_bf16(0.0009765625f), to_bf16(0.0029296875f)};
   up::round_to_fp8(std::span(ties));
   const float expected[] = {448, 16, 20, -16, 0, 0.00390625f};
-  for (size_t i = 0; i < ties.size(); i++) CHECK(widen(ties[i]) == expected[i], "tie %d became %g", static_cast<int>(i), widen(ties[i]));
+  for (size_t i = 0; i < ties.size(); i++) CHECK(from_bf16(ties[i]) == expected[i], "tie %d became %g", static_cast<int>(i), from_bf16(ties[i]));
   for (const float broken : {INFINITY, NAN}) {
-    std::vector<uint16_t> row{narrow(1), 0, 0};
+    std::vector<uint16_t> row{to_bf16(1), 0, 0};
     row[1] = static_cast<uint16_t>(std::bit_cast<uint32_t>(broken) >> 16);
     up::round_to_fp8(std::span(row));
-    for (const uint16_t each : row) CHECK(std::isnan(widen(each)), "a row with %g is %g", broken, widen(each));
+    for (const uint16_t each : row) CHECK(std::isnan(from_bf16(each)), "a row with %g is %g", broken, from_bf16(each));
   }
   std::vector<uint16_t> zeros(32);
   up::round_to_fp8(std::span(zeros));

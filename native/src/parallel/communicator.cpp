@@ -3,11 +3,11 @@
 #include <algorithm>
 
 #include "abi/failure.h"
-#include "parallel/look.h"
+#include "parallel/spin.h"
 
 namespace up {
 
-RankGroup::RankGroup(int size) : size_(size), spins_(may_look(size)) {}
+RankGroup::RankGroup(int size) : size_(size), spins_(may_spin(size)) {}
 
 void RankGroup::meet() {
   std::unique_lock lock(mutex_);
@@ -22,7 +22,7 @@ void RankGroup::meet() {
   const auto is_over = [&] { return failed_ >= 0 || generation_ != mine; };
   if (spins_) {
     lock.unlock();
-    look_until(is_over);
+    spin_until(is_over);
     lock.lock();
   }
   changed_.wait(lock, is_over);

@@ -1,7 +1,7 @@
 // A thread that does one job after another.
 //
-// Where it `looks`, it does so a little before it sleeps, and so does who waits for it: between two steps, one of which begins with what the
-// other has selected, devices wait for both.
+// Where it `spins`, it does so for a while before it sleeps, and so does whoever waits for it: between two steps, one of which begins with
+// what the other has selected, devices wait for both.
 #pragma once
 
 #include <atomic>
@@ -10,13 +10,13 @@
 #include <mutex>
 #include <thread>
 
-#include "parallel/look.h"
+#include "parallel/spin.h"
 
 namespace up {
 
 class JobThread {
  public:
-  explicit JobThread(bool looks) : looks_(looks), thread_([this] { run(); }) {}
+  explicit JobThread(bool spins) : spins_(spins), thread_([this] { run(); }) {}
   ~JobThread() {
     {
       const std::lock_guard lock(mutex_);
@@ -39,7 +39,7 @@ class JobThread {
   }
   // Waits until the job is done.
   void finish() {
-    if (looks_) look_until([this] { return !busy_; });
+    if (spins_) spin_until([this] { return !busy_; });
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return !job_; });
   }
@@ -47,7 +47,7 @@ class JobThread {
  private:
   void run() {
     for (;;) {
-      if (looks_) look_until([this] { return busy_ || stop_; });
+      if (spins_) spin_until([this] { return busy_ || stop_; });
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return stop_ || job_; });
       if (!job_) return;
@@ -63,7 +63,7 @@ class JobThread {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::function<void()> job_;
-  const bool looks_;
+  const bool spins_;
   std::atomic<bool> busy_ = false;  // it has a job
   std::atomic<bool> stop_ = false;
   std::thread thread_;

@@ -41,7 +41,8 @@ void check_sparsity(uint64_t p_q32, const ModelTable &whole, int ranks) {
     if (whole.layer(i).mixer != Mixer::full) continue;
     const AttentionSpec &a = whole.layer(i).attention;
     if (a.kv_heads < ranks)
-      fail(UP_UNSUPPORTED_MODEL, "check options", "prefill sparsity wants a KV head of its own on each of ", ranks, " ranks, layer ", i, " has ", a.kv_heads);
+      fail(UP_UNSUPPORTED_MODEL, "check options", "prefill sparsity wants a KV head of its own on each of ", ranks, " ranks, layer ",
+           i, " has ", a.kv_heads);
     if (a.heads / a.kv_heads > sparse_most_heads)
       fail(UP_UNSUPPORTED_MODEL, "check options", "prefill sparsity: ", a.heads / a.kv_heads, " heads of layer ", i, " share keys, at most ",
            sparse_most_heads, " may");

@@ -5,7 +5,7 @@
 #include <cstdio>
 
 #include "abi/failure.h"
-#include "parallel/look.h"
+#include "parallel/spin.h"
 #include "runner/make_backend.h"
 
 namespace up {
@@ -48,7 +48,7 @@ Runner::Runner(std::shared_ptr<const Checkpoint> checkpoint, const up_runner_opt
   for (int rank = 0; rank < std::max(1, size); rank++) {
     auto communicator = group_ ? std::make_shared<Communicator>(group_, rank) : nullptr;
     ranks_.push_back(std::make_unique<Rank>(checkpoint, options, std::move(communicator)));
-    if (rank > 0) helpers_.push_back(std::make_unique<JobThread>(may_look(size)));
+    if (rank > 0) helpers_.push_back(std::make_unique<JobThread>(may_spin(size)));
   }
   std::promise<void> ready;
   std::future<void> made = ready.get_future();

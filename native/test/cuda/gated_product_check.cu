@@ -2,27 +2,18 @@
 // whole numbers. Rows of results lie further apart than they are wide, and what is between them stays as it was. Needs a device.
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <random>
 #include <vector>
 
+#include "cpu/bf16.h"
 #include "cuda/linear/gated_product.h"
 
 namespace {
 
-constexpr uint16_t untouched = 0xffff;
+using up::cpu::from_bf16;
+using up::cpu::to_bf16;
 
-float widen(uint16_t value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float out;
-  std::memcpy(&out, &bits, sizeof out);
-  return out;
-}
-uint16_t narrow(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
+constexpr uint16_t untouched = 0xffff;
 
 double activated(up_activation activation, double x) {
   if (activation == UP_SILU) return x / (1 + std::exp(-x));
@@ -57,11 +48,11 @@ int main() {
     for (int row = 0; row < c.rows; row++)
       for (int i = 0; i < c.k; i++) {
         left[size(row, c.k) + static_cast<size_t>(i)] = static_cast<int>(random() % 5) - 2;
-        in[size(row, in_stride) + static_cast<size_t>(i)] = narrow(static_cast<float>(left[size(row, c.k) + static_cast<size_t>(i)]) / 4);
+        in[size(row, in_stride) + static_cast<size_t>(i)] = to_bf16(static_cast<float>(left[size(row, c.k) + static_cast<size_t>(i)]) / 4);
       }
     for (size_t i = 0; i < weights.size(); i++) {
       right[i] = static_cast<int>(random() % 5) - 2;
-      weights[i] = narrow(static_cast<float>(right[i]) / 4);
+      weights[i] = to_bf16(static_cast<float>(right[i]) / 4);
     }
     uint16_t *const device_in = to_device(in), *const device_weights = to_device(weights), *const device_out = to_device(out);
     const up::cuda::GatedProduct p{device_in, in_stride, device_weights, device_out, out_stride, c.rows, c.inner, c.k, activation};
@@ -77,8 +68,8 @@ int main() {
           const int *const a = &left[size(row, c.k)], *const b = &right[size(column + half * c.inner, c.k)];
           for (int i = 0; i < c.k; i++) sums[half] += a[i] * b[i];
         }
-        const double gate = widen(narrow(static_cast<float>(sums[0]) / 16)), up = widen(narrow(static_cast<float>(sums[1]) / 16));
-        const double want = activated(activation, gate) * up, got = widen(out[size(row, out_stride) + static_cast<size_t>(column)]);
+        const double gate = from_bf16(to_bf16(static_cast<float>(sums[0]) / 16)), up = from_bf16(to_bf16(static_cast<float>(sums[1]) / 16));
+        const double want = activated(activation, gate) * up, got = from_bf16(out[size(row, out_stride) + static_cast<size_t>(column)]);
         wrong += std::fabs(got - want) <= 0.004 * std::fabs(want) + 1e-6 ? 0 : 1;
       }
       for (int column = c.inner; column < out_stride; column++) written += out[size(row, out_stride) + static_cast<size_t>(column)] != untouched;

@@ -3,26 +3,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <random>
 #include <vector>
 
+#include "cpu/bf16.h"
 #include "cuda/linear/round_rows.h"
 #include "weights/quantization.h"
 
 namespace {
 
-float widen(uint16_t value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float out;
-  std::memcpy(&out, &bits, sizeof out);
-  return out;
-}
-uint16_t narrow(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
+using up::cpu::from_bf16;
+using up::cpu::to_bf16;
 
 double e4m3(uint8_t bits) {
   const int exponent = bits >> 3 & 15, mantissa = bits & 7;
@@ -46,7 +37,7 @@ int wrong_rows(std::vector<uint16_t> in, int width, const uint8_t *device_values
     up::round_to_fp8(expected);
     bool same = true;
     for (size_t i = 0; i < expected.size(); i++) {
-      const double got = e4m3(values[begin + i]) * scales[static_cast<size_t>(row)], want = widen(expected[i]);
+      const double got = e4m3(values[begin + i]) * scales[static_cast<size_t>(row)], want = from_bf16(expected[i]);
       same &= got == want || (std::isnan(got) && std::isnan(want));
     }
     wrong += same ? 0 : 1;
@@ -67,7 +58,7 @@ int main() {
     for (int row = 0; row < rows; row++) {
       const float size = std::ldexp(1.0f, static_cast<int>(random() % 40) - 20);
       for (int64_t i = 0; i < stride; i++)
-        in[static_cast<size_t>(row * stride + i)] = narrow(normal(random) * (i < width ? size : 1.0f) * std::ldexp(1.0f, -static_cast<int>(random() % 20)));
+        in[static_cast<size_t>(row * stride + i)] = to_bf16(normal(random) * (i < width ? size : 1.0f) * std::ldexp(1.0f, -static_cast<int>(random() % 20)));
       auto *const first = &in[static_cast<size_t>(row * stride)];
       if (row == 3) std::fill_n(first, width, uint16_t{0});
       if (row == 5) first[width - 1] = 0x7f80;
@@ -94,7 +85,7 @@ int main() {
       if (row == 5 || row == 7) continue;
       double error = 0, norm = 1e-300;
       for (int i = 0; i < width; i++) {
-        const double x = widen(in[static_cast<size_t>(row * stride + i)]), y = widen(in[static_cast<size_t>(row * stride + width + i)]);
+        const double x = from_bf16(in[static_cast<size_t>(row * stride + i)]), y = from_bf16(in[static_cast<size_t>(row * stride + width + i)]);
         const double want = x / (1 + std::exp(-x)) * y, is = e4m3(got[static_cast<size_t>(row * width + i)]) * got_scales[static_cast<size_t>(row)];
         error += (is - want) * (is - want);
         norm += want * want;
