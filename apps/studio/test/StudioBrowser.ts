@@ -65,6 +65,8 @@ export class StudioBrowser implements AsyncDisposable {
     const context = await this.browser.newContext({
       viewport: { width: 1280, height: 800 },
       acceptDownloads: true,
+      // A colour asked for is the colour there is: halfway through a change of theme, nothing has the contrast it comes to.
+      reducedMotion: "reduce",
       ...options,
     })
     const page = await context.newPage()
