@@ -10,6 +10,13 @@ export class Account {
   /** Since when it is the oldest prompt that is not computed; −1 before. */
   frontSinceMicros = -1
   firstScheduledMicros = -1
+  /** Since when it runs: has its slot, and once its prompt is computed decodes. */
+  runsSinceMicros = 0
+  /** It had paused for too long, and has just gone on: see Turns. */
+  holdsTurn = false
+  /** Since when it waits, or waited last, for the token after `pausedAt` others; −1 before. */
+  pausedSinceMicros = 0
+  pausedAt = -1
   /** When prefill work of this request was planned last. */
   lastServedMicros: number
   /** Served at the operator's lower p: see SloP. */

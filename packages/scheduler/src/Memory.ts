@@ -118,14 +118,18 @@ export class Memory {
   canAdmit(request: Request, headroom = 0): boolean {
     const slots = 1 + request.forks.length
     if (this.freeSlots.length < slots || (this.hasStates && this.freeStateSlots.length < slots)) return false
-    if (request.holdings.prefillSlabs < 0) request.holdings.prefillSlabs = this.demand.prefillCase(request)
-    const need = request.holdings.prefillSlabs
+    const need = this.prefillCase(request)
     for (let found = this.prefixes.find(request); ; found = this.prefixes.shorten(request)) {
       const more = this.prefixes.foundCost
       if (need + more + headroom <= this.unreserved) return true
       // A hit keeps every window on its way: more than it saves, perhaps, and then a shorter one will do.
       if (more <= 0 || found === 0) return false
     }
+  }
+
+  /** Slabs that the prefill of a request that waits lacks, were nothing of it cached. */
+  lackingFor(request: Request): number {
+    return this.prefillCase(request) - this.unreserved
   }
 
   /**
@@ -409,6 +413,13 @@ export class Memory {
       this.freeStateSlots.push(request.holdings.stateSlot)
       request.holdings.stateSlot = -1
     }
+  }
+
+  /** Of a request that waits: counted once for as long as it does. */
+  private prefillCase(request: Request): number {
+    const { holdings } = request
+    if (holdings.prefillSlabs < 0) holdings.prefillSlabs = this.demand.prefillCase(request)
+    return holdings.prefillSlabs
   }
 
   private takeSlot(request: Request): void {

@@ -35,7 +35,8 @@ export class PrefillStage {
   private frontIsServed = false
   /** Later prompts that the plan begins. */
   private begunAfterFront = 0
-  /** The front, where it goes before the policy's order. */
+  /** Who goes before the policy's order, where somebody does: whose turn it is, and then the front. */
+  private turn: Request | null = null
   private first: Request | null = null
   /** Prompts that found no memory since there was last more of it: asking again would find none. */
   private readonly refused = new Set<Request>()
@@ -59,13 +60,15 @@ export class PrefillStage {
   }
 
   /**
-   * Serves the front where it is protected, then the others as the policy orders them; those that wait only while they may
+   * Serves who goes before the policy's order, then the others as the policy orders them; those that wait only while they may
    * be admitted. In order of arrival the queue is read as it goes, so a long one is free. Contents of those whose p is lowered
    * are added to `actions`.
    */
   plan(plan: StepPlan, nowMicros: number, actions: ActionList): void {
     const { state } = this
     const { load, prefilling, config, ranking } = state
+    this.turn = state.turns.next
+    this.first = ranking.protectedFront(state, nowMicros)
     this.admitting = this.mayAdmit()
     state.isCrowded = state.waiting.length > 0 && (!this.admitting || this.refused.size > 0)
     if (!this.admitting && prefilling.length === 0) return
@@ -76,7 +79,6 @@ export class PrefillStage {
     this.front = ranking.front(state, nowMicros)
     this.frontIsServed = false
     this.begunAfterFront = 0
-    this.first = ranking.protectedFront(state, nowMicros)
     this.actions = actions
     this.fill(plan, nowMicros)
     this.countBypasses()
@@ -85,24 +87,21 @@ export class PrefillStage {
   /** Serves prompts in their order until the step, or its limits, are full. */
   private fill(plan: StepPlan, nowMicros: number): void {
     const { prefilling, waiting, config, ranking } = this.state
-    const { first } = this
-    if (first !== null) {
-      if (!this.serve(first, plan, nowMicros)) return
-      // Room is kept for it.
-      if (first.phase === "waiting") this.admitting = false
-    }
+    const { turn, first } = this
+    if (turn !== null && !this.serveFirst(turn, plan, nowMicros)) return
+    if (first !== null && first !== turn && !this.serveFirst(first, plan, nowMicros)) return
     if (config.policy.order !== undefined) {
       if (!this.admitting && prefilling.every((request) => request.flight.awaitsStep > 0)) return
       const prompts = this.admitting ? [...prefilling, ...this.untried()] : prefilling
       for (const request of ranking.ordered(prompts, nowMicros)) {
-        if (request !== first && !this.serve(request, plan, nowMicros)) return
+        if (request !== first && request !== turn && !this.serve(request, plan, nowMicros)) return
       }
       return
     }
     // Whoever is served may leave the list it is in, and the next one moves up.
     for (let i = 0; i < prefilling.length;) {
       const request = prefilling[i]!
-      if (request !== first && !this.serve(request, plan, nowMicros)) return
+      if (request !== first && request !== turn && !this.serve(request, plan, nowMicros)) return
       if (prefilling[i] === request) i++
     }
     // Nobody who waits starts further on than segment 0.
@@ -111,6 +110,13 @@ export class PrefillStage {
       if (!this.refused.has(request) && !this.serve(request, plan, nowMicros)) return
       if (waiting.at(i) === request) i++
     }
+  }
+
+  /** The same as {@link serve} for one that goes before the others: room is kept for it. */
+  private serveFirst(request: Request, plan: StepPlan, nowMicros: number): boolean {
+    if (!this.serve(request, plan, nowMicros)) return false
+    if (request.phase === "waiting") this.admitting = false
+    return true
   }
 
   /** Adds what fits of a prompt to the step; false when nothing more is to be added after it. */
@@ -214,8 +220,9 @@ export class PrefillStage {
       this.refuse(request)
       return false
     }
-    if (this.front !== null && this.front.id < request.id) this.begunAfterFront++
     const { account, flight } = request
+    // Whose turn it is was here before: the front is passed over by new ones.
+    if (this.front !== null && this.front.id < request.id && request !== this.turn) this.begunAfterFront++
     if (account.firstScheduledMicros < 0) {
       account.tenant.served += request.promptLength - account.cachedTokens
       account.firstScheduledMicros = nowMicros
@@ -233,6 +240,9 @@ export class PrefillStage {
       plan.opens.push2(fork.slot, fork.contentId)
     }
     memory.open(request, plan)
+    state.turns.runs(request)
+    if (request.outputs > 0) state.turns.resume(request, state.ranking.prefillMicros(request))
+    if (request === this.turn) state.turns.take(request)
     return true
   }
 
@@ -251,11 +261,12 @@ export class PrefillStage {
 
   /**
    * Slabs that decodes, this one included, may come to need soon: were they given to a new prompt, somebody would be preempted
-   * for them and computed again. None for the front where it is protected, nor where nobody runs.
+   * for them and computed again. None for who goes first, nor where nobody runs.
    */
   private headroomFor(request: Request): number {
     const { state } = this
-    return state.running === 0 || request === this.first ? 0 : state.growthAhead + state.growthOf(request)
+    if (state.running === 0 || request === this.first || request === this.turn) return 0
+    return state.growthAhead + state.growthOf(request)
   }
 
   private refuse(request: Request): void {
@@ -318,9 +329,11 @@ export class PrefillStage {
 
   /** The prompt is done: all carries are given back, and the request decodes from the next plan on, if it does not already. */
   startDecoding(request: Request): void {
-    const { config, prefilling, memory, forks, decodes } = this.state
+    const { config, prefilling, memory, forks, decodes, turns } = this.state
     const { progress, flight } = request
     request.phase = "decode"
+    turns.runs(request)
+    for (const fork of request.forks) turns.runs(fork)
     progress.segment = config.layout.segments.length - 1
     flight.samples = false
     removeFrom(prefilling, request)

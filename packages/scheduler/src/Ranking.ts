@@ -5,11 +5,13 @@ import type { Request } from "./Request.ts"
 import { type PrefixHits, RequestView } from "./RequestView.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { StepLoad, windowsOf } from "./StepLoad.ts"
+import type { Turns } from "./Turns.ts"
 import type { WaitingQueue } from "./WaitingQueue.ts"
 
 /** Who there is to rank. */
 interface Contenders {
   readonly waiting: WaitingQueue
+  readonly turns: Turns
   readonly prefilling: ReadonlyArray<Request>
   readonly slots: { readonly requests: ReadonlyArray<Request | null> }
 }
@@ -78,10 +80,14 @@ export class Ranking {
     return guard
   }
 
-  /** Whether `request` comes after `other` where memory is given: the guard first, then in order of arrival. */
+  /**
+   * Whether `request` comes after `other` where memory is given: the guard first, then whose turn has just begun, the others in
+   * order of arrival.
+   */
   isBehind(request: Request, other: Request, guard: Request | null): boolean {
     if (request === guard || other === guard) return other === guard
-    return request.id > other.id
+    const { holdsTurn } = request.account
+    return holdsTurn === other.account.holdsTurn ? request.id > other.id : !holdsTurn
   }
 
   /** Queued prompts in the order in which a policy with an opinion serves them. Throws PolicyFault. */
@@ -134,6 +140,18 @@ export class Ranking {
     }
     const last = this.lastInRank(contenders, guard)
     return last !== null && this.isBehind(last, front, guard) ? last : null
+  }
+
+  /** Who of the requests with a slot makes room of `slabs` slabs for whose turn it is; null when nobody does. */
+  victimOfTurn(slabs: number, contenders: Contenders, nowMicros: number): Request | null {
+    const guard = this.guardOf(contenders, nowMicros)
+    const running = contenders.slots.requests.filter((one): one is Request => one !== null && one !== guard && mayGo(one))
+    return contenders.turns.victim(running, slabs, this.owned)
+  }
+
+  /** Predicted time that the rest of a request's prefill takes by itself. */
+  prefillMicros(request: Request): number {
+    return this.predict(request, request.progress.computedRows)
   }
 
   /**

@@ -21,12 +21,26 @@ export class Relief {
 
   /** The front prompt, once it is protected, may preempt anyone behind it, so that it is served. */
   forFront(nowMicros: number, actions: ActionList): void {
-    const { memory, ranking } = this.state
+    const { memory, ranking, turns } = this.state
     const front = ranking.protectedFront(this.state, nowMicros)
-    if (front === null || front.phase !== "waiting") return
+    if (front === null || front.phase !== "waiting" || turns.next !== null) return
     while (!memory.canAdmit(front)) {
       const victim = ranking.behind(front, this.state, nowMicros)
       if (victim === null || this.departures.arePreempted) return
+      this.preempt(victim, actions)
+    }
+  }
+
+  /** Who has paused for too long takes the memory of others that have run for a while. */
+  forPaused(nowMicros: number, actions: ActionList): void {
+    const { state } = this
+    const { memory, ranking, turns } = state
+    const { next } = turns
+    if (next === null) return
+    while (state.running >= state.maxRunning || !memory.canAdmit(next)) {
+      if (this.departures.arePreempted) return
+      const victim = ranking.victimOfTurn(memory.lackingFor(next), state, nowMicros)
+      if (victim === null) return
       this.preempt(victim, actions)
     }
   }

@@ -126,6 +126,7 @@ export class Scheduler {
     const { state, departures, relief } = this
     const { memory, decodes, load } = state
     plan.clear(stepId)
+    state.turns.begin(nowMicros)
     // What waited for its forks waits no longer when they have ended.
     departures.settle(actions)
     decodes.expire()
@@ -133,6 +134,7 @@ export class Scheduler {
     memory.saveStates(plan)
     state.forks.plan(plan, decodes.joining)
     relief.forFront(nowMicros, actions)
+    relief.forPaused(nowMicros, actions)
     relief.forUrgent(nowMicros, actions)
     relief.growDecodes(plan, nowMicros, actions)
     decodes.joinEarly(state.prefilling, plan)

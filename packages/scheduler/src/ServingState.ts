@@ -10,6 +10,7 @@ import { SloP } from "./SloP.ts"
 import { StepBudget } from "./StepBudget.ts"
 import { StepLoad, windowsOf } from "./StepLoad.ts"
 import { Tenants } from "./Tenants.ts"
+import { Turns } from "./Turns.ts"
 import { WaitingQueue } from "./WaitingQueue.ts"
 
 /** What the stages of planning and committing share: who there is, what they hold, and what the step holds so far. */
@@ -28,6 +29,7 @@ export class ServingState {
   ranking!: Ranking
   readonly budget: StepBudget
   readonly sloP: SloP
+  readonly turns: Turns
   /** The work of the plan being made. */
   readonly load: StepLoad
   /** Requests that may have a slot at a time. */
@@ -54,6 +56,7 @@ export class ServingState {
     this.headroomTokens = config.headroomTokens ?? servingDefaults.headroomTokens
     this.budget = new StepBudget(config)
     this.sloP = new SloP(config)
+    this.turns = new Turns(config)
     this.configure(config)
   }
 
@@ -63,6 +66,7 @@ export class ServingState {
     this.config = config
     this.ranking = new Ranking(config, this.memory)
     this.budget.configure(config)
+    this.turns.configure(config)
     this.maxRunning = Math.min(slots, policy.tokenBudget?.maxNumSeqs ?? slots)
     // What was asked of the policy before is asked again.
     this.changes++
@@ -99,6 +103,7 @@ export class ServingState {
   enqueue(request: Request): void {
     this.changes++
     this.waiting.insert(request)
+    if (request.outputs > 0) this.turns.pause(request)
     const { tenant } = request.account
     tenant.waiting++
     tenant.waitingTokens += request.promptLength
@@ -108,6 +113,7 @@ export class ServingState {
   dequeue(request: Request): void {
     this.changes++
     this.waiting.remove(request)
+    if (request.outputs > 0) this.turns.leave(request)
     const { tenant } = request.account
     tenant.waiting--
     tenant.waitingTokens -= request.promptLength

@@ -54,6 +54,8 @@ export interface EngineSettings {
   readonly prefillFloor: number
   /** p of prompts that would be late otherwise; 0: none is lowered. */
   readonly sloP: number
+  /** 0: nobody takes turns. */
+  readonly maxPauseMicros: number
   readonly headroomTokens: number
   readonly tenantShare: number
   readonly maxPrefillWaitMicros: number
@@ -160,6 +162,7 @@ export const driverConfig = (setup: Setup): DriverConfig & { readonly costModel:
     idleStepBudgetMicros: engine.idleStepBudgetMicros,
     prefillFloor: engine.prefillFloor,
     sloP: engine.sloP === 0 ? undefined : engine.sloP,
+    maxPauseMicros: engine.maxPauseMicros,
     headroomTokens: engine.headroomTokens,
     tenantShare: engine.tenantShare,
     maxPrefillWaitMicros: engine.maxPrefillWaitMicros,

@@ -66,6 +66,7 @@ export const buildExperiment = (
         idleStepBudgetMicros: micros(engine.idleStepBudgetMs),
         prefillFloor: engine.prefillFloor,
         sloP: engine.sloP,
+        maxPauseMicros: micros(engine.maxPauseMs),
         headroomTokens: engine.headroomTokens,
         tenantShare: engine.tenantShare,
         maxPrefillWaitMicros: micros(engine.maxPrefillWaitMs),

@@ -83,6 +83,10 @@ export const EngineFields = Schema.Struct({
   maxPrefillWaitMs: field(atLeast(0), "A prompt that waits longer gets a smallest chunk whatever the budget"),
   protectAfter: field(count(1), "The oldest prompt, passed over or preempted this often, is served first"),
   protectAfterMs: field(above(0), "So is one that has been the oldest for so long"),
+  maxPauseMs: field(
+    atLeast(0),
+    "A preempted answer that has waited longer takes the memory of others that have run for a quarter of that; 0: never",
+  ),
   headroomTokens: field(count(0), "Output tokens of each decode that memory is kept for when a prompt is admitted"),
   stepsInFlight: field(Schema.Literals([1, 2]), "2: the next step is planned while one runs"),
   maxModelLen: field(count(2), "Longest prompt and output"),
@@ -258,6 +262,7 @@ export const scenarioDefaults = {
     maxPrefillWaitMs: servingDefaults.maxPrefillWaitMicros / 1000,
     protectAfter: servingDefaults.protectAfter as number,
     protectAfterMs: servingDefaults.protectAfterMicros / 1000,
+    maxPauseMs: servingDefaults.maxPauseMicros / 1000,
     headroomTokens: servingDefaults.headroomTokens as number,
     stepsInFlight: servingDefaults.maxStepsInFlight as number,
     maxModelLen: 131_072,

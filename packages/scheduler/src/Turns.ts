@@ -1,0 +1,119 @@
+import { removeFrom, type Request } from "./Request.ts"
+import type { SchedulerConfig } from "./SchedulerConfig.ts"
+import { servingDefaults } from "./ServingDefaults.ts"
+
+/** What is computed again may take this share of the time for somebody to be preempted for a turn. */
+const shareOfTime = 0.2
+
+/**
+ * Answers that memory cannot hold together take turns: one that was preempted, and has waited for longer than `maxPauseMicros` for
+ * its next token, takes the memory of others that have run for a quarter of that time at least, and keeps it for as long. But
+ * every answer that goes on is computed again first: turns are taken only while that takes no more than a fifth of the
+ * time, so that long answers pause for longer rather than take turns at being computed.
+ *
+ * Where a policy chooses victims, it chooses who waits, and nobody takes turns; nor under a token budget, the usual way.
+ */
+export class Turns {
+  private maxPauseMicros = 0
+  private leastMicros = 0
+  private areTaken = false
+  private nowMicros = 0
+  /** Until then what was computed again takes its share of the time. */
+  private notBeforeMicros = 0
+  /** Those that have begun to answer and wait. */
+  private readonly paused: Array<Request> = []
+  /** Those whose turn has just begun. */
+  private readonly holders: Array<Request> = []
+
+  constructor(config: SchedulerConfig) {
+    this.configure(config)
+  }
+
+  configure({ policy, maxPauseMicros = servingDefaults.maxPauseMicros }: SchedulerConfig): void {
+    this.areTaken = maxPauseMicros > 0 && policy.victims === undefined && policy.tokenBudget === undefined
+    this.maxPauseMicros = maxPauseMicros
+    this.leastMicros = maxPauseMicros / 4
+  }
+
+  /** A plan is begun. */
+  begin(nowMicros: number): void {
+    this.nowMicros = nowMicros
+    let kept = 0
+    for (const holder of this.holders) {
+      if (!this.hasSettled(holder)) this.holders[kept++] = holder
+      else holder.account.holdsTurn = false
+    }
+    this.holders.length = kept
+  }
+
+  /** Whose turn it is: of those that have paused for too long who has for longest; null where nobody has. */
+  get next(): Request | null {
+    if (this.paused.length === 0 || !this.areTaken || this.nowMicros < this.notBeforeMicros) return null
+    let next: Request | null = null
+    for (const one of this.paused) {
+      if (next === null || this.isLonger(one, next)) next = one
+    }
+    return this.nowMicros - next!.account.pausedSinceMicros > this.maxPauseMicros ? next : null
+  }
+
+  /** A request waits that has begun to answer: for its next token since before, where it has got none meanwhile. */
+  pause(request: Request): void {
+    const { account, outputs } = request
+    if (account.holdsTurn) {
+      account.holdsTurn = false
+      removeFrom(this.holders, request)
+    }
+    this.paused.push(request)
+    if (account.pausedAt === outputs) return
+    account.pausedAt = outputs
+    account.pausedSinceMicros = this.nowMicros
+  }
+
+  /** It waits no longer. */
+  leave(request: Request): void {
+    removeFrom(this.paused, request)
+  }
+
+  /** A request that has begun to answer goes on, once it is computed again: what that takes, predicted. */
+  resume(request: Request, prefillMicros: number): void {
+    this.notBeforeMicros = Math.max(this.notBeforeMicros, this.nowMicros) + prefillMicros / shareOfTime
+    this.runs(request)
+  }
+
+  /** It was its turn. */
+  take(request: Request): void {
+    request.account.holdsTurn = true
+    this.holders.push(request)
+  }
+
+  /** A request runs from now on. */
+  runs({ account }: Request): void {
+    account.runsSinceMicros = this.nowMicros
+  }
+
+  /**
+   * Who of those that run and may go makes room of `slabs` slabs: the one with the fewest that has so many, else who has the most;
+   * null where nobody has run for long enough.
+   */
+  victim(running: ReadonlyArray<Request>, slabs: number, owned: (request: Request) => number): Request | null {
+    let victim: Request | null = null
+    let most = 0
+    for (const one of running) {
+      if (one.phase !== "decode" || !this.hasSettled(one)) continue
+      const has = owned(one)
+      if (victim !== null && (most < slabs ? has <= most : has < slabs || has >= most)) continue
+      victim = one
+      most = has
+    }
+    return victim
+  }
+
+  private hasSettled({ phase, account }: Request): boolean {
+    return phase === "decode" && this.nowMicros - account.runsSinceMicros >= this.leastMicros
+  }
+
+  private isLonger(one: Request, other: Request): boolean {
+    const sooner = one.account.pausedSinceMicros - other.account.pausedSinceMicros
+    return sooner < 0 || (sooner === 0 && one.id < other.id)
+  }
+}
