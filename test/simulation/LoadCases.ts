@@ -75,21 +75,21 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "decodes at the budget, a prompt beside them",
-    limits: { ttft: 1500, itlP99: 25 / 0.8 },
+    // Their own steps come to take longer than the budget; beside prefill, which has a fifth of the time, 1 / 0.8 of that.
+    limits: { ttft: 1500, itlP99OfAlone: 1 / 0.8 },
     measure: () => {
-      const rows = [...stream(24, 0, long(30_000, 30_000)), ...stream(1, 1, long(8192, 10, { group: "prompt" }), 60)]
-      const served = new ServedLoad({
-        rows,
-        scenario: {
-          device: "h200",
-          schedule: "off",
-          untilSeconds: 640,
-          engine: { stepBudgetMs: 25, maxPrefillWaitMs: 2000 },
-        },
-      })
+      const decodes = stream(24, 0, long(30_000, 30_000))
+      const prompt = stream(1, 1, long(8192, 10, { group: "prompt" }), 60)
+      const engine = { stepBudgetMs: 25, maxPrefillWaitMs: 2000 }
+      const scenario = { device: "h200", schedule: "off", untilSeconds: 640 } as const
+      // Nobody who gave way comes back before others end, which is after the run.
+      const alone = new ServedLoad({ rows: decodes, scenario: { ...scenario, engine: { ...engine, maxPauseMs: 0 } } })
+      const served = new ServedLoad({ rows: [...decodes, ...prompt], scenario: { ...scenario, engine } })
+      const itlP99 = percentile(served.gaps(), 0.99)
       return {
         ttft: round(served.ttft("prompt")[0]!),
-        itlP99: round(percentile(served.gaps(), 0.99)),
+        itlP99OfAlone: itlP99 / percentile(alone.gaps(), 0.99),
+        itlP99: round(itlP99),
         itlMax: round(largest(served.gaps("", 500))),
       }
     },
@@ -188,7 +188,15 @@ export const cases: ReadonlyArray<LoadCase> = [
   },
   {
     name: "memory for a few of many",
-    limits: {},
+    // Makespans: within 5% of what they are where nobody takes turns.
+    limits: {
+      "16/2 pause": 15_000,
+      "32/4 pause": 15_000,
+      "64/8 pause": 15_000,
+      "16/2 makespan": 1.05 * 149_500,
+      "32/4 makespan": 1.05 * 153_600,
+      "64/8 makespan": 1.05 * 169_500,
+    },
     measure: () => {
       const out: Record<string, number> = {}
       for (const [requests, fit] of [

@@ -11,6 +11,15 @@ export interface Seen {
   outputs: number
   bypasses: number
   preemptions: number
+  /** When it began to wait last with output that it had not had the time before, and how much that was. */
+  pausedSince: number
+  pausedAt: number
+  /** What computing it again was predicted to take then. */
+  prefillMicros: number
+  /** When its first token since it got its slot was planned; infinite before. */
+  runsSince: number
+  /** It had paused for too long when it was given its slot. */
+  hasTurn: boolean
   /** Since when it is the oldest prompt without a first token; −1 before. */
   frontSince: number
   hasFirstToken: boolean

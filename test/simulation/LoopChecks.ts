@@ -7,6 +7,7 @@ import { keptRows } from "@uniprefill/model/Selection"
 import type { CheckedRunner } from "./CheckedRunner.ts"
 import { growthAhead } from "./Headroom.ts"
 import { copyOf, type Flying, itemsOf, type OpenSlot, type Seen } from "./LoopBooks.ts"
+import { TurnBooks } from "./TurnBooks.ts"
 
 /** A property of the serving loop's decisions that did not hold. */
 const broken = (property: string, detail: string): never => {
@@ -26,6 +27,10 @@ export class LoopChecks {
   private readonly slots = new Map<number, OpenSlot>()
   private readonly decoding = new Set<number>()
   private readonly flying: Array<Flying> = []
+  private now = 0
+  /** The plans that the tick has made. */
+  private readonly made: Array<StepPlan> = []
+  private readonly turns: TurnBooks
   private readonly loads = new Map<number, StepLoad>()
   /** Who gave way to which plan of the tick. */
   private readonly gaveWay: Array<readonly [stepId: number, Request]> = []
@@ -33,20 +38,22 @@ export class LoopChecks {
   private readonly leaving = new Map<number, ReadonlySet<Request>>()
   private readonly awaiting = new Map<number, ReadonlySet<Request>>()
   private served = new Map<string, number>()
-  /** Whether steps are measured to take what is predicted, so that budgets hold as they are configured. */
-  private readonly isCalibrated: boolean
+  /** What every row is predicted and measured to take, where that is one: budgets hold as they are configured then. */
+  private readonly rowMicros: number | null
 
-  constructor(driver: Driver, config: DriverConfig, runner: CheckedRunner, isCalibrated: boolean) {
+  constructor(driver: Driver, config: DriverConfig, runner: CheckedRunner, rowMicros: number | null) {
     this.driver = driver
     this.config = config
     this.runner = runner
-    this.isCalibrated = isCalibrated
+    this.rowMicros = rowMicros
     // The load of each plan as it was when the plan was complete: planning goes on, and may find nothing more to do.
     const { scheduler } = driver
     const plan = scheduler.plan.bind(scheduler)
-    scheduler.plan = (of, ...rest) => {
+    scheduler.plan = (of, stepId, now, actions) => {
+      this.now = now
+      this.made.push(of)
       const before = new Map([...this.seen.values()].map(({ request }) => [request, request.account.preemptions]))
-      const isWork = plan(of, ...rest)
+      const isWork = plan(of, stepId, now, actions)
       for (const [one, count] of before) if (one.account.preemptions > count) this.gaveWay.push([of.stepId, one])
       const { load } = scheduler.state
       if (isWork) {
@@ -57,6 +64,7 @@ export class LoopChecks {
       }
       return isWork
     }
+    this.turns = new TurnBooks(scheduler.state.turns, config, (id) => this.seen.get(id)!)
     // Admission is looked at when it happens: what the same plan grants afterwards may come out of the room that it left.
     const { memory } = scheduler
     const admit = memory.admit.bind(memory)
@@ -74,6 +82,11 @@ export class LoopChecks {
         outputs: 0,
         bypasses: 0,
         preemptions: 0,
+        pausedSince: 0,
+        pausedAt: -1,
+        prefillMicros: 0,
+        runsSince: Number.POSITIVE_INFINITY,
+        hasTurn: false,
         frontSince: -1,
         hasFirstToken: false,
         startsOver: false,
@@ -86,7 +99,11 @@ export class LoopChecks {
   }
 
   put({ id, contentId }: Request): void {
-    this.byContent.set(contentId, this.seen.get(id)!)
+    const seen = this.seen.get(id)!
+    this.byContent.set(contentId, seen)
+    if (seen.outputs === 0 || seen.pausedAt === seen.outputs) return
+    seen.pausedAt = seen.outputs
+    seen.pausedSince = this.now
   }
 
   ended(request: Request): void {
@@ -131,6 +148,7 @@ export class LoopChecks {
     if (this.gaveWay.length > 0) this.checkVictims(this.gaveWay[0]![0], now)
     this.checkCharges(chargedBy, "prompt tokens computed")
     this.checkPatience()
+    this.made.length = 0
   }
 
   /** A step's result, before the loop takes it. */
@@ -169,15 +187,21 @@ export class LoopChecks {
     for (const slot of plan.closes.toArray()) this.slots.delete(slot)
     const opens = plan.opens.toArray()
     let begunAfterFront = 0
+    const turn = this.turn(({ request }) => this.leaving.get(plan.stepId)!.has(request))
     for (let i = 0; i < opens.length; i += 2) {
       const seen = this.byContent.get(opens[i + 1]!)!
       const isNew = !this.everOpened.has(seen)
       this.everOpened.add(seen)
       seen.startsOver = false
       this.slots.set(opens[i]!, { seen, replayed: seen.outputs, decodeRows: 0 })
+      seen.runsSince = Number.POSITIVE_INFINITY
+      seen.hasTurn = seen === turn
+      if (seen.outputs > 0 && !this.turns.noteResumed(this.now)) {
+        broken("an answer that goes on counts as computed again", `request ${seen.request.id}`)
+      }
       if (seen.request.phase === "fork") continue
       if (isNew) charge(seen.request.tenant, seen.request.promptLength - seen.request.account.cachedTokens)
-      if (front !== null && front.request.id < seen.request.id) begunAfterFront++
+      if (front !== null && front.request.id < seen.request.id && !seen.hasTurn) begunAfterFront++
     }
     // Whose slot is whose is known once all are open: the front may be opened behind those that it is planned with.
     if (front !== null && begunAfterFront > 0 && !this.isAwaiting(front, plan) && !this.isServed(front, plan)) {
@@ -198,6 +222,7 @@ export class LoopChecks {
     for (let i = 0; i < plan.samples.length; i += 2) {
       const item = plan.samples.data[i]! * sectionWidths.items
       firsts.push([plan.items.data[item + ItemField.slot]!, plan.samples.data[i + 1]!])
+      this.slots.get(plan.samples.data[i + 1]!)!.seen.runsSince = this.now
     }
     const owners = new Map([...this.slots].map(([slot, { seen }]) => [slot, seen]))
     this.flying.push({ stepId: plan.stepId, owners, firsts })
@@ -223,11 +248,15 @@ export class LoopChecks {
     return (request.drops ? kept[Math.min(segment, kept.length - 1)]! : kept[0]!) + replayed
   }
 
-  /** Room is left for the answers of those that run. The oldest prompt may go first, and then needs to leave none. */
+  /** Room is left for the answers of those that run. The oldest prompt may go first, and whose turn it is, and then needs to leave none. */
   private checkHeadroom(request: Request, ahead: number): void {
     const { memory, waiting, prefilling } = this.driver.scheduler
-    const isOldest = [...waiting, ...prefilling].every(({ id }) => id >= request.id)
-    if (isOldest || memory.unreserved >= ahead) return
+    const samplesNow = (slot: number) =>
+      this.made.some(({ samples }) => samples.toArray().some((of, i) => i % 2 === 1 && of === slot))
+    const isOldest = [...waiting, ...prefilling].every(
+      ({ id, slot }) => id >= request.id || this.isSampled(this.seen.get(id)!) || samplesNow(slot),
+    )
+    if (isOldest || this.turn()?.request === request || memory.unreserved >= ahead) return
     broken(
       "an admission leaves room for those that run",
       `request ${request.id} leaves ${memory.unreserved} slabs of ${ahead}`,
@@ -294,7 +323,8 @@ export class LoopChecks {
   /** Rows are what a step costs here. */
   private checkBudget(plan: StepPlan, someoneWaits: boolean): void {
     const tokenBudget = this.config.policy.tokenBudget
-    if (!this.isCalibrated || tokenBudget !== undefined || plan.items.length === 0) return
+    const { rowMicros } = this
+    if (rowMicros === null || tokenBudget !== undefined || plan.items.length === 0) return
     const decodes = this.decoding.size
     let rows = decodes
     let smallest = 0
@@ -309,7 +339,7 @@ export class LoopChecks {
     }
     const { stepBudgetMicros, idleStepBudgetMicros, prefillFloor = 0.2, chunkRows = 64 } = this.config
     const budget = someoneWaits || decodes > 0 ? stepBudgetMicros : idleStepBudgetMicros
-    const most = Math.max(budget, decodes / (1 - prefillFloor))
+    const most = Math.max(budget / rowMicros, decodes / (1 - prefillFloor))
     // One smallest chunk: with nothing else to do, after too long, or as what was owed.
     if (rows > most && !(plan.itemCount === 1 && smallest <= chunkRows)) {
       broken("prefill stays within the budget", `${rows} rows with ${decodes} decodes, at most ${most}`)
@@ -354,6 +384,11 @@ export class LoopChecks {
   }
 
   // ------------------------------------------------------------------------------------------------ who goes first
+
+  /** Whose turn it is to take memory. */
+  turn(isLeaving = ({ request }: Seen) => request.flight.leaving): Seen | null {
+    return this.turns.next(this.seen.values(), isLeaving, this.now)
+  }
 
   /** The oldest prompt without a first token that waits or is in prefill: one that has given way waits once its steps are over. */
   private front({ stepId }: StepPlan, now: number): Seen | null {
@@ -420,11 +455,15 @@ export class LoopChecks {
       }
       const isBehind = this.rankOf(this.config.policy.name)
       if (isBehind === null) continue
+      if (this.turn() !== null && this.turns.hasRunAWhile(this.seen.get(victim.id)!, this.now)) continue
       for (const seen of running) {
         const { request } = seen
         if (seen === guard || request.flight.leaving || preempted.includes(request)) continue
+        const keeps = this.turns.holdsTurn(seen, this.now)
+        const kept = this.turns.holdsTurn(this.seen.get(victim.id)!, this.now)
+        if (keeps && !kept) continue
         if (request.phase === "prefill" || request.phase === "decode") {
-          if (isBehind(request, victim)) {
+          if (isBehind(request, victim) || (kept && !keeps)) {
             broken("who makes room is the last in rank", `request ${victim.id}, and not ${request.id}`)
           }
         }

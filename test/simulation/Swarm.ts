@@ -59,9 +59,12 @@ const schedules: { readonly [M in keyof typeof specs]: DropSchedule } = {
   recurrent: dropsAt(1),
 }
 
+/** A step is one unit of time to those who wait, and 128 rows are to predictions: so that some answers are worth a turn. */
+const rowMicros = 1 / 128
+
 /** Rows, whatever the segment: budgets cut prompts at chosen places. */
 const rowCost: CostModel = {
-  stepMicros: (load) => load.rows.reduce((sum, rows) => sum + rows, load.decodeRows),
+  stepMicros: (load) => load.rows.reduce((sum, rows) => sum + rows, load.decodeRows) * rowMicros,
 }
 
 /** Says things twice, leaves others out, changes its mind at every step, and would sacrifice the oldest first. */
@@ -171,11 +174,12 @@ class SwarmRun {
       maxRowsPerStep: Math.max(scenario.maxRowsPerStep, slots + (chunkRows ?? 64)),
       costModel: rowCost,
       policy: scenario.policy === "adversarial" ? adversarial : policyByName(scenario.policy)!,
-      stepBudgetMicros: scenario.budget,
-      idleStepBudgetMicros: scenario.budget * 2,
+      stepBudgetMicros: scenario.budget * rowMicros,
+      idleStepBudgetMicros: scenario.budget * 2 * rowMicros,
       maxPrefillWaitMicros: 5,
       protectAfter: scenario.protectAfter,
       headroomTokens: scenario.headroom,
+      maxPauseMicros: scenario.maxPause,
       sloP: scenario.patience > 0 ? 0.5 : undefined,
       protectAfterMicros: 5000,
       maxStepsInFlight: scenario.stepsInFlight,
@@ -203,7 +207,7 @@ class SwarmRun {
       this.driver,
       this.config,
       this.runner,
-      scenario.slowness === 0 || scenario.slowness === 1,
+      scenario.slowness === 0 || scenario.slowness === 1 ? rowMicros : null,
     )
   }
 
@@ -326,7 +330,7 @@ class SwarmRun {
     const worked = plan !== undefined
     if (worked) {
       const result = this.runner.step(plan)
-      result.deviceMicros = Math.round(plan.predictedMicros * scenario.slowness)
+      result.deviceMicros = plan.predictedMicros * scenario.slowness
       this.abort(true)
       this.now++
       this.checks.ran(plan, result)
@@ -441,7 +445,7 @@ class SwarmRun {
     const { waiting, prefilling, memory } = this.driver.scheduler
     const first = waiting.at(0)
     if (this.scenario.policy !== "fcfs" || first === undefined || this.planned === null) return
-    if (this.planned.items.length > 0 || prefilling.length > 0) return
+    if (this.planned.items.length > 0 || prefilling.length > 0 || this.checks.turn() !== null) return
     if (memory.canAdmit(first, headroom(this.driver, first, this.config))) {
       throw new Error(`request ${first.id} waits, though it could be admitted and the step has no prefill`)
     }

@@ -13,6 +13,8 @@ export interface Scenario {
   /** Keys of pages with output are told every so many steps: 1 as soon as they are known. */
   readonly pagesEvery: number
   readonly protectAfter: number
+  /** Steps that a preempted answer waits for at most where others can make room; 0: for ever. */
+  readonly maxPause: number
   /** Tokens of each decode that memory is kept for at admission. */
   readonly headroom: number
   /** Time to the first token beyond which prompts are served at a lower p; 0: none is. */
@@ -58,13 +60,16 @@ export interface ScenarioRequest {
   readonly stopString: boolean
 }
 
-/** What a seed stands for. Where rows are cut is drawn apart, so that the rest is what it was without. */
+/** What a seed stands for. Where rows are cut and how long answers pause is drawn apart: the rest is what it was without. */
 export const drawScenario = (seed: number): Scenario => {
   const scenario = drawLoad(seed)
+  const draw = generator(seed + 0x5eed_0000)
   const chunks = [null, null, 64, 128, 192, 320] as const
-  const chunkRows = chunks[generator(seed + 0x5eed_0000)(chunks.length)]!
+  const chunkRows = chunks[draw(chunks.length)]!
+  const pauses = [0, 10, 25, 80] as const
+  const maxPause = pauses[draw(pauses.length)]!
   const fillsPages = scenario.pageSize % (chunkRows ?? 64) === 0 || scenario.requests.every(({ cached }) => !cached)
-  return { ...scenario, chunkRows: fillsPages ? chunkRows : scenario.pageSize }
+  return { ...scenario, maxPause, chunkRows: fillsPages ? chunkRows : scenario.pageSize }
 }
 
 /** Which features a seed has is drawn first, then their sizes: most scenarios lack most features, so that each is met alone. */
@@ -123,6 +128,7 @@ const drawLoad = (seed: number): Scenario => {
     stepsInFlight: oneOf(1, 2, 2),
     pagesEvery: oneOf(1, 1, 1, 3),
     protectAfter: between(1, 4),
+    maxPause: 0,
     headroom: oneOf(0, 0, 64, 384),
     slowness: oneOf(0, 0.5, 1, 3),
     policy: oneOf("fcfs", "priority", "shortest-prefill", "fair-share", "token-budget", "adversarial", "adversarial"),
@@ -197,6 +203,7 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
   if (scenario.stepsInFlight === 2) yield { ...scenario, stepsInFlight: 1 }
   if (scenario.memory !== 4) yield { ...scenario, memory: 4 }
   if (scenario.maxRowsPerStep !== 1024) yield { ...scenario, maxRowsPerStep: 1024 }
+  if (scenario.maxPause !== 0) yield { ...scenario, maxPause: 0 }
   if (scenario.chunkRows !== null) yield { ...scenario, chunkRows: null }
   if (scenario.budget !== 5000) yield { ...scenario, budget: 5000 }
   if (scenario.patience !== 0) yield { ...scenario, patience: 0 }

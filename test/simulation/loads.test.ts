@@ -262,6 +262,71 @@ describe("loads of their kind", () => {
     )
   })
 
+  /** Memory for `fit` requests of many that come at once: what is measured with turns, and without. */
+  const tight = (answer: fc.Arbitrary<number>) =>
+    fc.record({ fit: integer(2, 8), share: integer(4, 10), prompt: integer(256, 4096), answer })
+  const serveTight = ({
+    fit,
+    share,
+    prompt,
+    answer,
+  }: {
+    fit: number
+    share: number
+    prompt: number
+    answer: number
+  }) => {
+    const requests = Math.min(64, Math.max(16, fit * share))
+    const slabs = Math.ceil((fit * (prompt + answer)) / 128)
+    const serve = (engine: object) => {
+      const rows = stream(requests, 0, { promptTokens: prompt, outputTokens: answer })
+      const served = new ServedLoad({ rows, scenario: { schedule: "off", engine: { slabs, ...engine } } })
+      expect(served.count("", "completed")).toBe(requests)
+      return served
+    }
+    const served = serve({})
+    const without = serve({ maxPauseMs: 0 })
+    // What is computed again, by the time that rows of so long a prompt take.
+    const whole = prompt + answer
+    const alone = stream(1, 0, { promptTokens: whole, outputTokens: 1 })
+    const rowMillis = largest(new ServedLoad({ rows: alone, scenario: { schedule: "off" } }).ttft()) / whole
+    const again = (served.prefillRows - requests * prompt) * rowMillis
+    return {
+      pause: largest(served.gaps()),
+      pauseWithout: largest(without.gaps()),
+      timeAgain: again / served.stepMillis.reduce((sum, millis) => sum + millis, 0),
+      makespan: served.makespan / without.makespan,
+    }
+  }
+
+  it("memory for a few of many: answers take turns, so that none pauses for long, and that costs little", () => {
+    const makespans: Array<number> = []
+    fc.assert(
+      fc.property(tight(integer(1000, 4000)), (load) => {
+        const { pause, timeAgain, makespan } = serveTight(load)
+        expect(pause).toBeLessThanOrEqual(15_000)
+        expect(timeAgain).toBeLessThanOrEqual(0.2)
+        makespans.push(makespan)
+      }),
+      { ...runs, numRuns: 20 },
+    )
+    // Of one load it is luck: who is preempted when decides how well the last ones fit.
+    expect(percentile(makespans, 0.5)).toBeLessThanOrEqual(1.01)
+    expect(largest(makespans)).toBeLessThanOrEqual(1.1)
+  })
+
+  it("memory for a few of many: long answers pause for longer, rather than be computed again and again", () => {
+    fc.assert(
+      fc.property(tight(integer(4000, 16_000)), (load) => {
+        const { pause, pauseWithout, timeAgain, makespan } = serveTight(load)
+        expect(pause).toBeLessThanOrEqual(0.6 * pauseWithout)
+        expect(timeAgain).toBeLessThanOrEqual(0.25)
+        expect(makespan).toBeLessThanOrEqual(1.2)
+      }),
+      { ...runs, numRuns: 8 },
+    )
+  })
+
   it("priority: important prompts are served at once, whoever holds the slots", () => {
     const overload = fc.record({
       slots: fc.integer({ min: 4, max: 32 }),

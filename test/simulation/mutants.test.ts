@@ -17,6 +17,7 @@ import type { Tenant } from "@uniprefill/scheduler/Tenants"
 import { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import { ServingState } from "@uniprefill/scheduler/ServingState"
 import { SlabPool } from "@uniprefill/scheduler/SlabPool"
+import { Turns } from "@uniprefill/scheduler/Turns"
 import { afterEach, expect, it, vi } from "vitest"
 import { failureOf, runScenario, shrink } from "./Swarm.ts"
 import { drawScenario } from "./SwarmScenario.ts"
@@ -253,6 +254,18 @@ const mutants: Readonly<Record<string, () => void>> = {
       original(leader, fork, plan)
       leader.holdings.isForked = fork.holdings.isForked = false
     }),
+
+  "a turn that is over as soon as it has begun": () =>
+    plant(Turns.prototype, "hasSettled", (_original, { phase }) => phase === "decode"),
+
+  "a turn that one keeps who gave way": () =>
+    plant(Turns.prototype, "pause", (original, request, micros) => {
+      const { holdsTurn } = request.account
+      original(request, micros)
+      request.account.holdsTurn = holdsTurn
+    }),
+
+  "turns taken whatever computing again takes": () => plant(Turns.prototype, "resume", () => {}),
 }
 
 /** The violation that each causes: one found by anything else is not found. */
@@ -299,6 +312,9 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "chunks of 64 rows where larger ones are asked for": /prompts are cut at whole chunks/,
   "slabs of the cache that forks count as their own": /holders of a slab are counted/,
   "pages of forks given back as if nobody else had them": /slabs are conserved|holders of a slab are counted/,
+  "a turn that is over as soon as it has begun": /who makes room is the last in rank/,
+  "a turn that one keeps who gave way": /who makes room is the last in rank/,
+  "turns taken whatever computing again takes": /who makes room is the last in rank|is counted as passed over/,
 }
 
 /** A seed that shows each, tried first: only a mutant that the code has moved on from is searched for. */
@@ -318,7 +334,7 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "a kept set applied one step late": 1,
   "carries kept after they are read": 1,
   "output pages of a prompt that drops, cached without their carry": 1,
-  "a cached page evicted while a request uses it": 5,
+  "a cached page evicted while a request uses it": 6,
   "a protected request that is not served first": 105,
   "pages of the next decode row granted a row late": 2,
   "a budget that ignores the decodes beside": 15,
@@ -344,6 +360,9 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "chunks of 64 rows where larger ones are asked for": 2,
   "slabs of the cache that forks count as their own": 19,
   "pages of forks given back as if nobody else had them": 66,
+  "a turn that is over as soon as it has begun": 96,
+  "a turn that one keeps who gave way": 430,
+  "turns taken whatever computing again takes": 96,
 }
 
 it("without a mutant the same seeds hold", () => {

@@ -64,6 +64,7 @@ const plain = {
   chunkRows: null,
   pagesEvery: 1,
   headroom: 0,
+  maxPause: 0,
   patience: 0,
   slowness: 0,
   keep: 1,

@@ -35,6 +35,8 @@ export interface EngineConfig {
   readonly prefillFloor?: number | undefined
   /** Output tokens of each decode that memory is kept for when a prompt is admitted. */
   readonly headroomTokens?: number | undefined
+  /** A preempted answer that has waited longer takes the memory of others; 0: none does. */
+  readonly maxPauseMicros?: number | undefined
   /** p that prompts fall to whose first token would be late otherwise; undefined: no prompt's p is lowered. */
   readonly sloP?: number | undefined
   /** Times passed over or preempted, and time as the oldest prompt, from which a request is served first. */
@@ -123,6 +125,7 @@ const make = (
       tenantShare: config.tenantShare ?? servingDefaults.tenantShare,
       prefillFloor: config.prefillFloor ?? servingDefaults.prefillFloor,
       headroomTokens: config.headroomTokens ?? servingDefaults.headroomTokens,
+      maxPauseMicros: config.maxPauseMicros ?? servingDefaults.maxPauseMicros,
       sloP: config.sloP,
     }
     const { record } = config

@@ -98,7 +98,7 @@ const pick = (limits: RecordedLimits): RecordedLimits => {
   const { slabs, slots, stateSlots, resumeEvery, chunkRows, maxRowsPerStep, sloP } = limits
   const { stepBudgetMicros, idleStepBudgetMicros, maxPrefillWaitMicros } = limits
   const { protectAfter, protectAfterMicros, maxStepsInFlight, maxModelLen, maxWaiting, maxWaitingTokens } = limits
-  const { prefillFloor, headroomTokens, tenantShare } = { ...servingDefaults, ...defined(limits) }
+  const { prefillFloor, headroomTokens, maxPauseMicros, tenantShare } = { ...servingDefaults, ...defined(limits) }
   return {
     slabs,
     slots,
@@ -118,6 +118,7 @@ const pick = (limits: RecordedLimits): RecordedLimits => {
     maxWaitingTokens,
     prefillFloor,
     headroomTokens,
+    maxPauseMicros,
     tenantShare,
   }
 }

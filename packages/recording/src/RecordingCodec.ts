@@ -1,6 +1,6 @@
 import { decodeCalibration } from "@uniprefill/cost-model/Calibration"
 import { type Section as SectionName, sections } from "@uniprefill/scheduler/StepPlan"
-import { Schema } from "effect"
+import { Effect, Schema } from "effect"
 import type { RecordedEvent, RecordingHeader } from "./Recording.ts"
 
 /** Text that is not a recording: which line, and what is wrong with it. */
@@ -98,6 +98,8 @@ const Limits = Schema.Struct({
   maxWaitingTokens: Count,
   prefillFloor: Schema.Finite,
   headroomTokens: Count,
+  // Recordings from before answers took turns do not say so.
+  maxPauseMicros: Count.pipe(Schema.withDecodingDefaultKey(Effect.succeed(0))),
   tenantShare: Schema.Finite,
 })
 

@@ -10,7 +10,7 @@ export class Account {
   /** Since when it is the oldest prompt that is not computed; −1 before. */
   frontSinceMicros = -1
   firstScheduledMicros = -1
-  /** Since when it runs: has its slot, and once its prompt is computed decodes. */
+  /** When its first token since it was given its slot was planned. */
   runsSinceMicros = 0
   /** It had paused for too long, and has just gone on: see Turns. */
   holdsTurn = false

@@ -240,8 +240,7 @@ export class PrefillStage {
       plan.opens.push2(fork.slot, fork.contentId)
     }
     memory.open(request, plan)
-    state.turns.runs(request)
-    if (request.outputs > 0) state.turns.resume(request, state.ranking.prefillMicros(request))
+    if (request.outputs > 0) state.turns.resume(state.ranking.prefillMicros(request))
     if (request === this.turn) state.turns.take(request)
     return true
   }
@@ -317,23 +316,24 @@ export class PrefillStage {
 
   /** The item's last row gives the request its first token, and each of its forks one of its own. */
   private sampleFirst(request: Request, item: number, plan: StepPlan): void {
+    const { turns } = this.state
     plan.samples.push2(item, request.slot)
     request.progress.planFirst()
+    turns.runs(request)
     for (const fork of request.forks) {
       if (fork.endReason !== null) continue
       plan.samples.push2(item, fork.slot)
       fork.progress.planFirst()
+      turns.runs(fork)
       fork.flight.usedBy(plan.stepId)
     }
   }
 
   /** The prompt is done: all carries are given back, and the request decodes from the next plan on, if it does not already. */
   startDecoding(request: Request): void {
-    const { config, prefilling, memory, forks, decodes, turns } = this.state
+    const { config, prefilling, memory, forks, decodes } = this.state
     const { progress, flight } = request
     request.phase = "decode"
-    turns.runs(request)
-    for (const fork of request.forks) turns.runs(fork)
     progress.segment = config.layout.segments.length - 1
     flight.samples = false
     removeFrom(prefilling, request)

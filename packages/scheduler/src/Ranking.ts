@@ -145,7 +145,9 @@ export class Ranking {
   /** Who of the requests with a slot makes room of `slabs` slabs for whose turn it is; null when nobody does. */
   victimOfTurn(slabs: number, contenders: Contenders, nowMicros: number): Request | null {
     const guard = this.guardOf(contenders, nowMicros)
-    const running = contenders.slots.requests.filter((one): one is Request => one !== null && one !== guard && mayGo(one))
+    const running = contenders.slots.requests.filter(
+      (one): one is Request => one !== null && one !== guard && mayGo(one),
+    )
     return contenders.turns.victim(running, slabs, this.owned)
   }
 

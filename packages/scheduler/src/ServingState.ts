@@ -103,7 +103,7 @@ export class ServingState {
   enqueue(request: Request): void {
     this.changes++
     this.waiting.insert(request)
-    if (request.outputs > 0) this.turns.pause(request)
+    if (request.outputs > 0) this.turns.pause(request, this.ranking.prefillMicros(request))
     const { tenant } = request.account
     tenant.waiting++
     tenant.waitingTokens += request.promptLength

@@ -2,14 +2,15 @@ import { removeFrom, type Request } from "./Request.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { servingDefaults } from "./ServingDefaults.ts"
 
-/** What is computed again may take this share of the time for somebody to be preempted for a turn. */
+/** The share of the time that computing again may take while turns are taken. */
 const shareOfTime = 0.2
 
 /**
  * Answers that memory cannot hold together take turns: one that was preempted, and has waited for longer than `maxPauseMicros` for
  * its next token, takes the memory of others that have run for a quarter of that time at least, and keeps it for as long. But
  * every answer that goes on is computed again first: turns are taken only while that takes no more than a fifth of the
- * time, so that long answers pause for longer rather than take turns at being computed.
+ * time, and by those alone that can be computed in a fifth of `maxPauseMicros`. So long answers pause for longer, rather than take
+ * turns at being computed.
  *
  * Where a policy chooses victims, it chooses who waits, and nobody takes turns; nor under a token budget, the usual way.
  */
@@ -20,7 +21,7 @@ export class Turns {
   private nowMicros = 0
   /** Until then what was computed again takes its share of the time. */
   private notBeforeMicros = 0
-  /** Those that have begun to answer and wait. */
+  /** Those that have begun to answer, wait, and can take turns. */
   private readonly paused: Array<Request> = []
   /** Those whose turn has just begun. */
   private readonly holders: Array<Request> = []
@@ -56,14 +57,17 @@ export class Turns {
     return this.nowMicros - next!.account.pausedSinceMicros > this.maxPauseMicros ? next : null
   }
 
-  /** A request waits that has begun to answer: for its next token since before, where it has got none meanwhile. */
-  pause(request: Request): void {
+  /**
+   * A request waits that has begun to answer: for its next token since before, where it has got none meanwhile. `prefillMicros`:
+   * what computing it again is predicted to take.
+   */
+  pause(request: Request, prefillMicros: number): void {
     const { account, outputs } = request
     if (account.holdsTurn) {
       account.holdsTurn = false
       removeFrom(this.holders, request)
     }
-    this.paused.push(request)
+    if (prefillMicros <= shareOfTime * this.maxPauseMicros) this.paused.push(request)
     if (account.pausedAt === outputs) return
     account.pausedAt = outputs
     account.pausedSinceMicros = this.nowMicros
@@ -74,10 +78,9 @@ export class Turns {
     removeFrom(this.paused, request)
   }
 
-  /** A request that has begun to answer goes on, once it is computed again: what that takes, predicted. */
-  resume(request: Request, prefillMicros: number): void {
+  /** A request that has begun to answer goes on, once it is computed again, which is predicted to take so long. */
+  resume(prefillMicros: number): void {
     this.notBeforeMicros = Math.max(this.notBeforeMicros, this.nowMicros) + prefillMicros / shareOfTime
-    this.runs(request)
   }
 
   /** It was its turn. */
@@ -86,7 +89,7 @@ export class Turns {
     this.holders.push(request)
   }
 
-  /** A request runs from now on. */
+  /** The first token since a request was given its slot is planned. */
   runs({ account }: Request): void {
     account.runsSinceMicros = this.nowMicros
   }
