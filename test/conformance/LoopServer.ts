@@ -21,6 +21,8 @@ export interface LoopRequest {
   readonly at?: number
   /** Answers to the prompt, each sampled with a seed of its own: `sampling.seed` and those after it. */
   readonly answers?: number
+  /** Log probabilities of the prompt's tokens are asked for, of so many besides; of requests served dense. */
+  readonly promptLogprobs?: number
   /** The step during which an answer, the first unless `abortAnswer` says another, is aborted. */
   readonly abortAt?: number | undefined
   readonly abortAnswer?: number
@@ -32,6 +34,8 @@ export interface LoopAnswer {
   readonly logits: Array<Int32Array>
   bitmaps: ReadonlyArray<Uint32Array>
   kept: ReadonlyArray<number>
+  /** Rows of the prompt whose next token's log probability came. */
+  promptRows: number
   /** Selections that kept everything because a score was not finite. */
   fallbacks: number
   reason: FinishReason | null
@@ -112,7 +116,7 @@ export const serve = async (
         bitmaps: [...request.bitmaps],
         sampling: { ...greedy, ...sampling, seed: (sampling?.seed ?? greedy.seed) + BigInt(owner.number) },
         returnLogits: true,
-        promptLogprobs: -1,
+        promptLogprobs: owner.of.promptLogprobs ?? -1,
       }),
     )
   }
@@ -149,6 +153,11 @@ export const serve = async (
       if (answer.reason === null) answer.logits.push(logits.data.slice(i + 2, i + 2 + count))
       i += 2 + count
     }
+  }
+
+  const countPromptRows = ({ promptLogprobs }: StepResult): void => {
+    for (let i = 0; i < promptLogprobs.length; i += 3 + 2 * promptLogprobs.data[i + 2]!)
+      running.get(driver.scheduler.requestAt(promptLogprobs.data[i]!)!.id)!.answer.promptRows++
   }
 
   let step = 0
@@ -188,6 +197,7 @@ export const serve = async (
         if (of.abortAt === step && number === (of.abortAnswer ?? 0)) await perform(driver.abort(id))
       }
       takeLogits(result)
+      countPromptRows(result)
       await perform(driver.stepDone(result))
       for (const [id, owner] of running) {
         const { prompt, cached } = owner.of
@@ -214,6 +224,7 @@ const emptyAnswer = (others: ReadonlyArray<LoopAnswer>): LoopAnswer => ({
   logits: [],
   bitmaps: [],
   kept: [],
+  promptRows: 0,
   fallbacks: 0,
   reason: null,
   others,

@@ -58,7 +58,8 @@ describe.each(tinyModels)("%s", (name) => {
   })
   const requests = [
     request({ answers: 2 }),
-    request({ prompt: promptOf(520, 64, 4), pQ32: null, sampling: { temperature: 0 } }),
+    // Whole blocks of rows, so that its last row leaves out keys like the others.
+    request({ prompt: promptOf(640, 64, 4), pQ32: null, sampling: { temperature: 0 } }),
     request({ prompt: promptOf(800, 64, 3, 512), at: 4, cached: true }),
     request({ prompt: promptOf(650, 64, 6, 512), at: 60, cached: true }),
     // Answers that outgrow the memory that their prompts were let in with.
@@ -83,6 +84,11 @@ describe.each(tinyModels)("%s", (name) => {
         }
         alone.push(own)
       }
+      // Log probabilities of a prompt's tokens take all of its rows through the last layer, which others leave out there.
+      const asked = { ...requests[1]!, promptLogprobs: 2 }
+      const scored = (await serving(4000, (executor) => serve(executor, schedule, [asked]))).answers[0]!
+      expect(scored.promptRows).toBe(asked.prompt.length - 1)
+      same(scored, alone[1]![0]!)
       // The least memory that any request fits into, so that some are preempted.
       const least = await serving(4000, async (executor) => {
         const { driver } = await serve(executor, schedule, [])
