@@ -209,6 +209,8 @@ class Backend {
   // "cpu (avx512bf16, 2 threads)"
   virtual std::string name() const = 0;
   virtual BackendMemory memory() const = 0;
+  // How many tiles' gate, up and activation have been one kernel, of a device that has one.
+  virtual int64_t gated_kernels() const { return 0; }
 
   // Begins a step.
   virtual void begin(const MemoryChanges &changes) = 0;

@@ -1,10 +1,12 @@
 // The CUDA backend against the reference backend, its graphs against its single launches, and what it does when the device fails.
 // Needs a device, and UNIPREFILL_CUDA_LIBRARY where the library is not beside this program.
 //
-//   cuda_backend_check [SEEDS [NAME]] everything, or the checks of that name
+//   cuda_backend_check [SEEDS [NAME[,NAME]]]   everything, or the checks of these names; a line as each begins, and its seconds
+//   cuda_backend_check --list         the names
 //   cuda_backend_check fault STATUS   under UNIPREFILL_CUDA_FAULT: some step fails with that status, and a lost device stays lost
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <optional>
@@ -16,7 +18,9 @@
 #include "backend_runs.h"
 #include "cuda_specs.h"
 #include "fp8_check.h"
+#include "gated_check.h"
 #include "device_backend.h"
+#include "named_checks.h"
 #include "sampling/sampler.h"
 
 namespace {
@@ -411,46 +415,66 @@ int check_fault(const char *wanted) {
   return check_result();
 }
 
+std::vector<Check> checks() {
+  using enum up::Mixer;
+  const auto model = [](const char *name, double share, double tolerance, const std::function<up::ModelTable(RandomSpec &)> &make) {
+    return Check{name, false, [=](uint64_t seed) {
+                   RandomSpec spec(seed);
+                   check_model(name, make(spec), seed, share, tolerance);
+                 }};
+  };
+  const auto of = [](std::vector<up::Mixer> mixers, bool moe = false) {
+    return [=](RandomSpec &spec) { return cuda_model(spec, mixers, moe); };
+  };
+  return {{"refusals", true, [](uint64_t) { check_refusals(); }},
+          model("full", 0.9, 0.02, of({full})),
+          model("sliding", 0.9, 0.02, of({sliding})),
+          model("wide", 0.9, 0.02, wide_model),
+          {"fp8", false,
+           [=](uint64_t seed) {
+             RandomSpec spec(seed);
+             check_fp8("fp8", of({full})(spec), seed);
+             check_fp8("fp8 delta", of({delta})(spec), seed);
+             check_fp8("fp8 moe", of({full}, true)(spec), seed);
+           }},
+          {"gated", false,
+           [=](uint64_t seed) {
+             RandomSpec spec(seed);
+             check_gated("gated", of({full})(spec), seed);
+             check_gated("gated, shared expert", of({full}, true)(spec), seed);
+           }},
+          model("windows", 0.5, 0.04, of({sliding, full, sliding, full})),
+          model("delta", 0.9, 0.02, of({delta})),
+          model("experts", 0.9, 0.02, of({full}, true)),
+          {"hybrid", false,
+           [=](uint64_t seed) {
+             RandomSpec spec(seed);
+             check_model("hybrid", of({delta, full, delta, delta}, seed % 2 == 0)(spec), seed, 0.5, 0.04);
+           }},
+          {"rows", false, check_rows},
+          {"selection", false, check_selection},
+          {"sparse", false, [](uint64_t seed) { check_sparse(64 << (seed % 3), seed); }},
+          {"sampling", false, check_sampling},
+          {"in-flight", false, check_in_flight}};
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
   if (argc > 2 && std::strcmp(argv[1], "fault") == 0) return check_fault(argv[2]);
-  const uint64_t seeds = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 4;
-  using enum up::Mixer;
-  // One failure does not hide what comes after it.
-  const auto guarded = [&](const char *what, uint64_t seed, const auto &check) {
-    if (argc > 2 && std::strcmp(what, argv[2]) != 0) return;
-    try {
-      check();
-    } catch (const up::Failure &failure) {
-      CHECK(false, "%s seed %d: %s: %s: %s", what, static_cast<int>(seed), up_status_name(failure.status), failure.phase.c_str(),
-            failure.detail.c_str());
-    }
-    std::fflush(stdout);
-  };
-  guarded("refusals", 0, check_refusals);
-  for (uint64_t seed = 1; seed <= seeds; seed++) {
-    RandomSpec spec(seed);
-    const auto model = [&](const char *what, const up::ModelTable &table, double share, double tolerance) {
-      guarded(what, seed, [&] { check_model(what, table, seed, share, tolerance); });
-    };
-    model("full", cuda_model(spec, {full}, false), 0.9, 0.02);
-    model("sliding", cuda_model(spec, {sliding}, false), 0.9, 0.02);
-    model("wide", wide_model(spec), 0.9, 0.02);
-    guarded("fp8", seed, [&] {
-      check_fp8("fp8", cuda_model(spec, {full}, false), seed);
-      check_fp8("fp8 delta", cuda_model(spec, {delta}, false), seed);
-      check_fp8("fp8 moe", cuda_model(spec, {full}, true), seed);
-    });
-    model("windows", cuda_model(spec, {sliding, full, sliding, full}, false), 0.5, 0.04);
-    model("delta", cuda_model(spec, {delta}, false), 0.9, 0.02);
-    model("experts", cuda_model(spec, {full}, true), 0.9, 0.02);
-    model("hybrid", cuda_model(spec, {delta, full, delta, delta}, seed % 2 == 0), 0.5, 0.04);
-    guarded("rows", seed, [&] { check_rows(seed); });
-    guarded("selection", seed, [&] { check_selection(seed); });
-    guarded("sparse", seed, [&] { check_sparse(64 << (seed % 3), seed); });
-    guarded("sampling", seed, [&] { check_sampling(seed); });
-    guarded("in flight", seed, [&] { check_in_flight(seed); });
+  if (argc > 1 && std::strcmp(argv[1], "--list") == 0) {
+    for (const Check &each : checks()) std::printf("%s\n", each.name);
+    return 0;
   }
+  char *end = nullptr;
+  const uint64_t seeds = argc > 1 ? std::strtoull(argv[1], &end, 10) : 4;
+  if (seeds == 0 || (end != nullptr && *end != 0)) {
+    std::fprintf(stderr, "SEEDS is %s, a number from 1 on was expected\n", argv[1]);
+    return 2;
+  }
+  const std::vector<Check> all = named(checks(), argc > 2 ? argv[2] : "");
+  for (uint64_t seed = 1; seed <= seeds; seed++)
+    for (const Check &each : all)
+      if (!each.once || seed == 1) run_check(each, seed);
   return check_result();
 }

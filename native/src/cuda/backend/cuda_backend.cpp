@@ -66,7 +66,10 @@ CudaBackend::~CudaBackend() {
   if (cudaSetDevice(device_->index()) == cudaSuccess) cudaStreamSynchronize(device_->stream());
 }
 
-std::string CudaBackend::name() const { return text("cuda (", device_->name(), ", cuBLASLt ", library_, ")"); }
+std::string CudaBackend::name() const {
+  const std::string &differing = layers_->gated_mlps().differing();
+  return text("cuda (", device_->name(), ", cuBLASLt ", library_, differing.empty() ? "" : ", gate and up apart: other bits of ", differing, ")");
+}
 
 void CudaBackend::begin(const MemoryChanges &changes) {
   device_->use();

@@ -25,6 +25,7 @@ class CudaBackend : public Backend {
   int logits_rows() const override { return activations_->sizes.logits_rows; }
   std::string name() const override;
   BackendMemory memory() const override { return memory_; }
+  int64_t gated_kernels() const override { return layers_->gated_mlps().kernels(); }
 
   void begin(const MemoryChanges &changes) override;
   void embed(Rows rows, std::span<const int32_t> tokens) override;

@@ -89,6 +89,7 @@ LayerOperations::LayerOperations(Device &device, const ModelTable &model, const 
       pool_(pool),
       key_blocks_(device, options.prefill_p_q32 > 0 ? sizeof(KeyBlocks) : 0, "the count of keys"),
       matmul_(device, activations.rounded.as(), peers == nullptr ? 0 : left_to_sums),
+      gated_(device, matmul_),
       peers_(peers) {
   if (peers_ != nullptr) {
     pools_ = peers_->share(pool_.base());

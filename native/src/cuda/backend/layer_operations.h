@@ -9,6 +9,7 @@
 #include "cuda/backend/device_weights.h"
 #include "cuda/backend/kv_pool.h"
 #include "cuda/backend/row_tables.h"
+#include "cuda/linear/gated_mlp.h"
 #include "cuda/linear/matmul.h"
 #include "cuda/parallel/peers.h"
 
@@ -74,6 +75,7 @@ class LayerOperations {
 
   // What rows have left out since it was made; where they do.
   const KeyBlocks *key_blocks() const { return key_blocks_.as<const KeyBlocks>(); }
+  const GatedMlps &gated_mlps() const { return gated_; }
   const float *logits() const { return activations_.scratch.as<const float>(); }
 
  private:
@@ -138,9 +140,7 @@ class LayerOperations {
   void attend_prefill(int layer, const DeviceRows &rows);
   // The keys that rows leave out are chosen first; bitmaps and workspaces lie in scratch.
   void attend_sparse(int layer, const DeviceRows &rows, const up_prefill_attention &attention);
-  // out[rows, inner], 2 · inner apart: activation(gate) · up.
-  void gate_and_up(const Matrix &weights, Rows tile, up_activation activation, uint16_t *out);
-  // Gate, up and activation in one kernel, where it gives the same bits as the library and an activation do.
+  GatedMlp gated_mlp(const Matrix &weights, Rows tile, const MlpSpec &mlp, uint16_t *out) const;
   void choose_gated_products();
   void recur_rows(int layer, const DeviceRows &rows, Rows tile, const int32_t *starts, const struct DeltaScratch &scratch);
 
@@ -153,7 +153,7 @@ class LayerOperations {
   const KvPool &pool_;
   DeviceBuffer key_blocks_;
   Matmul matmul_;
-  bool has_gated_products_ = false;
+  GatedMlps gated_;
   std::vector<Angles> angles_;
   Peers *const peers_;
   Peers::Buffers pools_, residuals_, normeds_;
