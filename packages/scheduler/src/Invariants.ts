@@ -31,8 +31,8 @@ export const checkIntegrity = (
     for (const { data, length } of holdings.tables) {
       for (let i = 0; i < length; i++) {
         const run = owners.runAt(data[i]!)
-        if (run === null) owners.hold(data[i]!)
-        else if (!prefix.has(run)) {
+        owners.hold(data[i]!)
+        if (run !== null && !prefix.has(run)) {
           throw new InvariantViolation("a cached slab is read by those whose prefix it is", { slab: data[i]!, id })
         }
       }
@@ -50,6 +50,7 @@ export const checkIntegrity = (
     checkTables(request, scheduler, config)
   }
   owners.check()
+  checkIdle(scheduler, owners)
   require(pool.free + pool.draining + owners.held === pool.total, "slabs are conserved", {
     cached,
     free: pool.free,
@@ -76,16 +77,32 @@ const checkCache = (cache: PrefixCache, owners: Owners, requests: ReadonlyArray<
     const counted = holdings.cachedPages
     require(pages === counted, "a request uses whole runs of pages", { id, pages, counted })
   }
-  let idle = 0
   for (const run of cache.values()) {
     const key = run.keys[0]
     owners.cache(run)
-    if (run.users === 0) idle += run.slabCount
     const counted = users.get(run) ?? 0
     require(counted === run.users, "users of a cached page are counted", { key, users: counted, counted: run.users })
     require(run.parent!.parent === null || run.parent!.users >= counted, "a page is used with all before it", { key })
   }
   require(owners.held === cache.slabs, "cached slabs are counted once", { cached: owners.held, counted: cache.slabs })
+}
+
+/** Idle are pages that nobody uses, and windows that are in no table and in no step in flight. */
+const checkIdle = ({ memory }: Scheduler, owners: Owners): void => {
+  const { cache, prefixes } = memory
+  let idle = 0
+  for (const run of cache.values()) {
+    if (run.users === 0) idle += run.slabs.length
+    for (const [w, window] of run.windows.entries()) {
+      if (window === null) continue
+      const { slabs } = window
+      const readers = owners.tablesOf(slabs[0]!) + prefixes.windows.inFlightOf(run, w)
+      const details = { key: run.keys[0], window: w, readers, counted: window.readers }
+      require(readers === window.readers, "readers of a window are counted", details)
+      require(readers === 0 || run.users > 0, "a window is read by users of its page", details)
+      if (readers === 0) idle += slabs.length
+    }
+  }
   require(idle === cache.idleSlabs, "idle slabs are counted", { idle, counted: cache.idleSlabs })
 }
 
@@ -124,14 +141,21 @@ class Owners {
     return this.run[slab] === 0 ? null : this.runs[this.run[slab]! - 1]!
   }
 
+  /** A table has it: the cache's slabs are counted already. */
   hold(slab: number): void {
-    if (this.tables[slab]!++ === 0) this.held++
+    if (this.tables[slab]!++ === 0 && this.run[slab] === 0) this.held++
+  }
+
+  tablesOf(slab: number): number {
+    return this.tables[slab]!
   }
 
   cache(run: PageRun): void {
     this.runs.push(run)
     this.cacheList(run.slabs.data, run.slabs.length, run.keys[0]!)
-    for (const slabs of run.windows) if (slabs !== null) this.cacheList(slabs, slabs.length, run.keys[0]!)
+    for (const window of run.windows) {
+      if (window !== null) this.cacheList(window.slabs, window.slabs.length, run.keys[0]!)
+    }
   }
 
   private cacheList(slabs: Int32Array, length: number, key: PageKey): void {
@@ -146,7 +170,7 @@ class Owners {
   /** The pool counts the tables of a slab beyond the first one too: none of a slab that is free, draining or the cache's. */
   check(): void {
     for (let slab = 0; slab < this.tables.length; slab++) {
-      const holders = this.tables[slab]!
+      const holders = this.run[slab] === 0 ? this.tables[slab]! : 0
       const counted = this.pool.othersOf(slab)
       if (counted === Math.max(0, holders - 1)) continue
       throw new InvariantViolation("holders of a slab are counted", { slab, holders, others: counted })

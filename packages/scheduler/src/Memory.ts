@@ -120,7 +120,7 @@ export class Memory {
     if (this.freeSlots.length < slots || (this.hasStates && this.freeStateSlots.length < slots)) return false
     const need = this.prefillCase(request)
     for (let found = this.prefixes.find(request); ; found = this.prefixes.shorten(request)) {
-      const more = this.prefixes.foundCost
+      const more = this.prefixes.foundCost(request)
       if (need + more + headroom <= this.unreserved) return true
       // A hit keeps every window on its way: more than it saves, perhaps, and then a shorter one will do.
       if (more <= 0 || found === 0) return false
@@ -180,6 +180,7 @@ export class Memory {
   /** Steps up to `stepId` have committed. */
   committed(stepId: number): void {
     this.pool.committed(stepId)
+    this.prefixes.windows.committed(stepId)
     this.prefixes.savedStates(stepId, this.giveStateSlot)
   }
 
@@ -367,6 +368,7 @@ export class Memory {
       target.append(source, shared)
       pool.share(source.data, Math.min(shared, this.prefixes.slabsOfPrefix(leader, t)), shared)
       for (const [from, to] of this.prefixes.ownSlabs(leader, t, 0, shared)) pool.share(source.data, from, to)
+      this.prefixes.share(leader, t)
       listSlabs(plan.maps, fork.slot, t, target, 0)
       if (partial === 0) continue
       this.grow(fork, t, rows, plan)
@@ -477,6 +479,7 @@ export class Memory {
     const cached = Math.max(first, Math.min(end, this.prefixes.slabsOfPrefix(request, tableIndex)))
     let given = end - cached
     if (first < cached) {
+      this.prefixes.giveUp(request, tableIndex, first, cached)
       for (const [from, to] of this.prefixes.ownSlabs(request, tableIndex, first, cached)) {
         given += to - from
         pool.release(data, from, to, flight.lastStep, holdings.isForked ? to : from)

@@ -10,6 +10,13 @@ export interface PageKeyList {
   at(page: number): PageKey | undefined
 }
 
+/** What a page has of a sliding table. */
+export interface CachedWindow {
+  readonly slabs: Int32Array
+  /** Tables that have its slabs, and steps in flight that read them for tables that no longer do. */
+  readers: number
+}
+
 /**
  * Full pages, one behind the other, that the same requests use: what any request with the same prefix may read, the slabs of
  * all tables that depend on the prefix alone.
@@ -27,8 +34,8 @@ export class PageRun {
   keys: Array<PageKey> = []
   /** Slabs of full and carry tables: page after page, as many each, table by table. */
   slabs: IntList = noSlabs
-  /** Slabs of each sliding table, null where they are not kept: a window is kept only where prefill may resume after it. */
-  readonly windows: Array<Int32Array | null>
+  /** Of each sliding table, null where it is not kept: a window is kept only where prefill may resume after it. */
+  readonly windows: Array<CachedWindow | null>
   /** Holds the recurrent states as they are after the last row; −1 without. */
   stateSlot = -1
   /** All slabs, those of windows included. */
@@ -44,7 +51,7 @@ export class PageRun {
 
   constructor(parent: PageRun | null, windows: number) {
     this.parent = parent
-    this.windows = windows === 0 ? none : new Array<Int32Array | null>(windows).fill(null)
+    this.windows = windows === 0 ? none : new Array<CachedWindow | null>(windows).fill(null)
   }
 
   get pages(): number {
@@ -68,6 +75,11 @@ export class PageRun {
     return end
   }
 
+  /** Which of its windows nobody reads: the first one, −1 for none. */
+  get unreadWindow(): number {
+    return this.windows.findIndex((window) => window !== null && window.readers === 0)
+  }
+
   get isLeaf(): boolean {
     return this.next === null && (this.others === null || this.others.size === 0)
   }
@@ -86,7 +98,7 @@ const noSlabs = new IntList(0)
 export class PrefixCache {
   /** Slabs of all cached pages. */
   slabs = 0
-  /** Slabs of pages that nobody uses. */
+  /** Slabs of pages that nobody uses, and of windows that nobody reads. */
   idleSlabs = 0
   /** Changes with everything that decides how much of a prefix is found. */
   version = 0
@@ -94,6 +106,8 @@ export class PrefixCache {
   /** Ends of the list of runs without users. */
   private oldest: PageRun | null = null
   private newest: PageRun | null = null
+  /** Runs in use with windows that nobody reads: who uses them has gone on. */
+  private readonly passed = new Set<PageRun>()
 
   /** The start of a tree of its own, for pages that hold other tables than those of the other trees. */
   root(): PageRun {
@@ -159,13 +173,55 @@ export class PrefixCache {
     return front
   }
 
-  /** Adds the slabs of a sliding table to a run of one page, in use, that has none of it. */
+  /** Adds the slabs of a sliding table to a run of one page that has none of it: those of a user's table, which reads them. */
   addWindow(run: PageRun, window: number, slabs: Int32Array): void {
     if (run.users === 0) throw new InvariantViolation("a window is added by a user", { key: run.keys[0] })
-    run.windows[window] = slabs
+    run.windows[window] = { slabs, readers: 1 }
     run.slabCount += slabs.length
     this.slabs += slabs.length
     this.version++
+  }
+
+  /** One more table has the slabs of a run's window. */
+  read(run: PageRun, window: number): void {
+    const { slabs, readers } = run.windows[window]!
+    run.windows[window]!.readers++
+    if (readers > 0) return
+    this.idleSlabs -= slabs.length
+    this.note(run)
+  }
+
+  /** One table less has them, and no step in flight reads them for it. */
+  unread(run: PageRun, window: number): void {
+    const { slabs, readers } = run.windows[window]!
+    if (readers === 0) throw new InvariantViolation("a window is given back by a reader", { key: run.keys[0], window })
+    run.windows[window]!.readers--
+    if (readers > 1) return
+    this.idleSlabs += slabs.length
+    this.note(run)
+  }
+
+  /** A run in use with windows that nobody reads; null when there is none. */
+  get firstPassed(): PageRun | null {
+    for (const run of this.passed) return run
+    return null
+  }
+
+  /** Forgets a window that nobody reads: prefill can no longer resume where it is seen. */
+  evictWindow(run: PageRun, window: number): void {
+    const { slabs, readers } = run.windows[window]!
+    if (readers > 0) throw new InvariantViolation("a window that is read is not evicted", { key: run.keys[0], window })
+    run.windows[window] = null
+    run.slabCount -= slabs.length
+    this.idleSlabs -= slabs.length
+    this.slabs -= slabs.length
+    this.version++
+    this.note(run)
+  }
+
+  private note(run: PageRun): void {
+    if (run.users > 0 && run.unreadWindow >= 0) this.passed.add(run)
+    else this.passed.delete(run)
   }
 
   /** A copy of the recurrent states after a run's last row lies in `stateSlot`. */
@@ -177,7 +233,8 @@ export class PrefixCache {
   acquire(run: PageRun): void {
     if (run.users++ === 0) {
       this.unlink(run)
-      this.idleSlabs -= run.slabCount
+      this.idleSlabs -= run.slabs.length
+      if (run.windows.length > 0) this.note(run)
     }
   }
 
@@ -185,7 +242,8 @@ export class PrefixCache {
     if (run.users === 0) throw new InvariantViolation("a page is given back by a user", { key: run.keys[0] })
     if (--run.users === 0) {
       this.linkAfter(run, this.newest)
-      this.idleSlabs += run.slabCount
+      this.idleSlabs += run.slabs.length
+      if (run.windows.length > 0) this.note(run)
     }
   }
 

@@ -1,5 +1,6 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
+import { CachedWindows } from "./CachedWindows.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import { type Holdings, listSlabs } from "./Holdings.ts"
 import { type PageKey, type PageRun, PrefixCache } from "./PrefixCache.ts"
@@ -47,6 +48,7 @@ interface PlannedSnapshot {
  */
 export class PrefixPages {
   readonly cache = new PrefixCache()
+  readonly windows: CachedWindows
   listener: PrefixListener | null = null
   /** Tokens looked up in the cache, and found there. */
   queries = 0
@@ -74,6 +76,7 @@ export class PrefixPages {
   constructor(layout: KvLayout, pool: SlabPool, resumeEvery: number) {
     this.layout = layout
     this.pool = pool
+    this.windows = new CachedWindows(layout, this.cache)
     this.hasStates = layout.stateSlotBytes > 0
     this.resumePages = Math.max(1, Math.floor(resumeEvery / layout.pageSize))
     const tables = layout.tables.map((_, t) => t)
@@ -128,13 +131,13 @@ export class PrefixPages {
   }
 
   /** Slabs that nobody uses now and that using what was found keeps from being reused, less those that it saves. */
-  get foundCost(): number {
+  foundCost(request: Request): number {
     const { found } = this
-    let more = 0
+    let more = this.windows.unread(found, this.sharedTables(request).sliding)
     for (let i = 0; i < found.length; i++) {
       const run = found[i]!
       const slabs = run.slabsBefore(i === found.length - 1 ? this.foundInLast : run.pages)
-      more += (run.users > 0 ? 0 : slabs + run.slabCount - run.slabs.length) - slabs
+      if (run.users > 0) more -= slabs
     }
     return more
   }
@@ -160,14 +163,7 @@ export class PrefixPages {
     }
     holdings.lastRun = found[last]!
     holdings.cachedPages = this.foundPages
-    for (const [w, t] of shared.sliding.entries()) {
-      const first = this.firstPage(t, found.length)
-      holdings.freedPages[t] = first
-      for (let p = first; p < found.length; p++) {
-        const slabs = found[p]!.windows[w]!
-        holdings.tables[t]!.pushRun(slabs, 0, slabs.length)
-      }
-    }
+    this.windows.adopt(found, shared.sliding, holdings)
   }
 
   /** Tells the executor of what `adopt` found. The slot is open by then, with its states at zero. */
@@ -206,7 +202,7 @@ export class PrefixPages {
         let used = other.matches(pageKeys, page, pages - page)
         if (other.users === 0) {
           if (spare < 0) spare = Math.max(0, spareSlabs(request))
-          const each = other.slabCount / other.pages
+          const each = other.slabs.length / other.pages
           // A page that has windows alone, and not these, has no slabs.
           if (each > 0) used = Math.min(used, Math.floor(spare / each))
           if (used === 0) return 0
@@ -308,17 +304,28 @@ export class PrefixPages {
     this.pendingRetains.clear()
   }
 
-  /** Gives up the page longest unused. Returns the state slot that comes free with it, −1 for none. */
+  /** Gives up the page longest unused, or where none is a window that nobody reads. Returns the state slot that comes free with it, −1 for none. */
   evict(plan: StepPlan): number {
     const run = this.cache.leastRecent
-    if (run === null) return -1
+    if (run === null) {
+      this.evictWindow(plan)
+      return -1
+    }
     this.listener?.removed(run.keys[run.pages - 1]!)
     plan.evictions.pushRun(run.slabs.data, run.slabsBefore(run.pages - 1), run.slabs.length)
-    for (let w = 0; w < run.windows.length; w++) {
-      const slabs = run.windows[w]!
-      if (slabs !== null) plan.evictions.pushRun(slabs, 0, slabs.length)
-    }
+    for (const window of run.windows) if (window !== null) plan.evictions.pushRun(window.slabs, 0, window.slabs.length)
     return this.forget(run)
+  }
+
+  /** Every cached page is in use: gives up a window that its users have passed. */
+  private evictWindow(plan: StepPlan): void {
+    const run = this.cache.firstPassed
+    if (run === null) return
+    const w = run.unreadWindow
+    const { slabs } = run.windows[w]!
+    plan.evictions.pushRun(slabs, 0, slabs.length)
+    this.pool.release(slabs, 0, slabs.length, 0, 0)
+    this.cache.evictWindow(run, w)
   }
 
   /** Forgets every cached page, as the executor has, after a step failed and every slot was given up. */
@@ -340,10 +347,7 @@ export class PrefixPages {
     // Nobody uses it: no step in flight touches its slabs, and no table has them.
     const first = run.slabsBefore(run.pages - 1)
     this.pool.release(run.slabs.data, first, run.slabs.length, 0, first)
-    for (let w = 0; w < run.windows.length; w++) {
-      const slabs = run.windows[w]!
-      if (slabs !== null) this.pool.release(slabs, 0, slabs.length, 0, 0)
-    }
+    for (const window of run.windows) if (window !== null) this.pool.release(window.slabs, 0, window.slabs.length, 0, 0)
     this.cache.evict()
     const { stateSlot } = run
     if (stateSlot >= 0) this.snapshots.splice(this.snapshots.indexOf(run), 1)
@@ -367,18 +371,14 @@ export class PrefixPages {
   /** `found`: runs of one page each. */
   private canResume(found: ReadonlyArray<PageRun>, shared: SharedTables): boolean {
     if (this.hasStates && found.at(-1)!.stateSlot < 0) return false
-    for (const [w, t] of shared.sliding.entries()) {
-      for (let p = this.firstPage(t, found.length); p < found.length; p++)
-        if (found[p]!.windows[w] === null) return false
-    }
-    return true
+    return this.windows.areCached(found, shared.sliding)
   }
 
   /** Keeps the pages that windows need to go on after `pages` pages, at most `spare` slabs; returns how many. */
   private keepWindows(request: Request, pages: number, shared: SharedTables, spare: number): number {
     let kept = 0
     for (const [w, t] of shared.sliding.entries()) {
-      for (let p = this.firstPage(t, pages); p < pages; p++) {
+      for (let p = this.windows.firstPage(t, pages); p < pages; p++) {
         const run = runOfPage(request.holdings, p)
         if (run.windows[w] !== null || p < request.holdings.freedPages[t]!) continue
         const slabs = new Int32Array(this.layout.tables[t]!.slabsPerPage)
@@ -408,11 +408,23 @@ export class PrefixPages {
     let to = (holdings.cachedPages - freed) * slabsPerPage
     for (let run = holdings.lastRun; to > first; run = run!.parent) {
       const from = to - run!.pages * slabsPerPage
-      const slab = kind === "sliding" ? run!.windows[place]?.[0] : run!.slabs.data[place]
+      const slab = kind === "sliding" ? run!.windows[place]?.slabs[0] : run!.slabs.data[place]
       if (from < end && data[from] !== slab) own.push([Math.max(from, first), Math.min(to, end)])
       to = from
     }
     return own.reverse()
+  }
+
+  /** Slabs first … end − 1 of a table are given up: what the cache has of them may become idle. */
+  giveUp(request: Request, tableIndex: number, first: number, end: number): void {
+    if (this.layout.tables[tableIndex]!.kind !== "sliding") return
+    this.windows.giveUp(request, tableIndex, this.sharedTables(request).places[tableIndex]!, first, end)
+  }
+
+  /** A fork has a copy of a table. */
+  share(leader: Request, tableIndex: number): void {
+    const place = this.sharedTables(leader).places[tableIndex]!
+    if (place >= 0 && this.layout.tables[tableIndex]!.kind === "sliding") this.windows.share(leader, tableIndex, place)
   }
 
   /** Whether the tables have the slabs of the prefix's last run, not copies of their own: all of a run is one or the other. */
@@ -455,12 +467,6 @@ export class PrefixPages {
     }
     for (let k = 0; k < slabsPerPage; k++) slabs[at + k] = data[first + k]!
     return at + slabsPerPage
-  }
-
-  /** The first page of a sliding table that the row after `pages` pages sees. */
-  private firstPage(t: number, pages: number): number {
-    const { pageSize, tables } = this.layout
-    return Math.floor(Math.max(0, pages * pageSize - tables[t]!.window + 1) / pageSize)
   }
 
   private hasResumePoints(request: Request): boolean {
