@@ -450,6 +450,10 @@ export class LoopChecks {
       return other.id < victim.id && bypasses + preemptions + 1 >= protectAfter
     }
     for (const victim of preempted) {
+      // Whoever is accepted fits: what is cached makes room for it, and what is cached of its own prefix too where it reads no more of it.
+      if ([...this.seen.values()].every(({ request, ended }) => ended || request === victim)) {
+        broken("the only request there is does not give way", `request ${victim.id}`)
+      }
       if (guard?.request === victim && guard.preemptions >= protectAfter && !preempted.some(takesOver(victim))) {
         broken("the oldest protected request is nobody's victim", `request ${victim.id}`)
       }

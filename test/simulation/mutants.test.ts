@@ -2,6 +2,7 @@
  * Defects that a scheduler like this one has had, each planted in ours: the swarm must find it within its first seeds, and cut the
  * scenario that shows it down to something small. A swarm that finds nothing proves nothing.
  */
+import { CachedWindows } from "@uniprefill/scheduler/CachedWindows"
 import { Memory } from "@uniprefill/scheduler/Memory"
 import { PrefixCache } from "@uniprefill/scheduler/PrefixCache"
 import { PrefixPages } from "@uniprefill/scheduler/PrefixPages"
@@ -266,6 +267,11 @@ const mutants: Readonly<Record<string, () => void>> = {
     }),
 
   "turns taken whatever computing again takes": () => plant(Turns.prototype, "resume", () => {}),
+
+  "windows that tables have given back, kept as if they were read": () =>
+    plant(PrefixCache.prototype, "unread", () => {}),
+
+  "a fork that is no reader of its leader's windows": () => plant(CachedWindows.prototype, "share", () => {}),
 }
 
 /** The violation that each causes: one found by anything else is not found. */
@@ -315,6 +321,8 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "a turn that is over as soon as it has begun": /who makes room is the last in rank/,
   "a turn that one keeps who gave way": /who makes room is the last in rank/,
   "turns taken whatever computing again takes": /who makes room is the last in rank|is counted as passed over/,
+  "windows that tables have given back, kept as if they were read": /readers of a window are counted/,
+  "a fork that is no reader of its leader's windows": /readers of a window are counted/,
 }
 
 /** A seed that shows each, tried first: only a mutant that the code has moved on from is searched for. */
@@ -363,6 +371,8 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "a turn that is over as soon as it has begun": 96,
   "a turn that one keeps who gave way": 430,
   "turns taken whatever computing again takes": 96,
+  "windows that tables have given back, kept as if they were read": 19,
+  "a fork that is no reader of its leader's windows": 19,
 }
 
 it("without a mutant the same seeds hold", () => {
