@@ -48,6 +48,15 @@ export const copyOf = (load: StepLoad): StepLoad => {
   return copy
 }
 
+/** Whether pages of a request's prefix have slabs that its tables do not have: it computed them too, and was not the first. */
+export const hasCopies = ({ holdings }: Request): boolean => {
+  const held = new Set(holdings.tables.flatMap((table) => [...table.toArray()]))
+  for (let run = holdings.lastRun; run !== null && run.parent !== null; run = run.parent) {
+    if (run.slabs.toArray().some((slab) => !held.has(slab))) return true
+  }
+  return false
+}
+
 export interface Item {
   readonly slot: number
   readonly firstRow: number

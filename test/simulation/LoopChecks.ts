@@ -6,7 +6,7 @@ import type { StepResult } from "@uniprefill/scheduler/StepResult"
 import { keptRows } from "@uniprefill/model/Selection"
 import type { CheckedRunner } from "./CheckedRunner.ts"
 import { growthAhead } from "./Headroom.ts"
-import { copyOf, type Flying, itemsOf, type OpenSlot, type Seen } from "./LoopBooks.ts"
+import { copyOf, type Flying, hasCopies, itemsOf, type OpenSlot, type Seen } from "./LoopBooks.ts"
 import { TurnBooks } from "./TurnBooks.ts"
 
 /** A property of the serving loop's decisions that did not hold. */
@@ -53,14 +53,16 @@ export class LoopChecks {
       this.now = now
       this.made.push(of)
       const before = new Map([...this.seen.values()].map(({ request }) => [request, request.account.preemptions]))
+      const all = [...this.seen.values()].filter(({ ended }) => !ended)
+      this.alone = all.length === 1 && !hasCopies(all[0]!.request) ? all[0]!.request : null
       const isWork = plan(of, stepId, now, actions)
       for (const [one, count] of before) if (one.account.preemptions > count) this.gaveWay.push([of.stepId, one])
       const { load } = scheduler.state
       if (isWork) {
         this.loads.set(of.stepId, copyOf(load))
-        const all = [...this.seen.values()].map(({ request }) => request)
-        this.leaving.set(of.stepId, new Set(all.filter(({ flight }) => flight.leaving)))
-        this.awaiting.set(of.stepId, new Set(all.filter(({ flight }) => flight.awaitsStep > 0)))
+        const requests = [...this.seen.values()].map(({ request }) => request)
+        this.leaving.set(of.stepId, new Set(requests.filter(({ flight }) => flight.leaving)))
+        this.awaiting.set(of.stepId, new Set(requests.filter(({ flight }) => flight.awaitsStep > 0)))
       }
       return isWork
     }
@@ -216,6 +218,11 @@ export class LoopChecks {
   }
 
   private readonly everOpened = new Set<Seen>()
+  /**
+   * The only request there is, as the last plan is made: it was accepted since it fits, and all that is cached makes room for it. Not one
+   * that has copies of cached pages, which another was first to publish: it may start over, and then reads those.
+   */
+  private alone: Request | null = null
 
   private fly(plan: StepPlan): void {
     const firsts: Array<readonly [number, number]> = []
@@ -450,10 +457,7 @@ export class LoopChecks {
       return other.id < victim.id && bypasses + preemptions + 1 >= protectAfter
     }
     for (const victim of preempted) {
-      // Whoever is accepted fits: what is cached makes room for it, and what is cached of its own prefix too where it reads no more of it.
-      if ([...this.seen.values()].every(({ request, ended }) => ended || request === victim)) {
-        broken("the only request there is does not give way", `request ${victim.id}`)
-      }
+      if (victim === this.alone) broken("the only request there is does not give way", `request ${victim.id}`)
       if (guard?.request === victim && guard.preemptions >= protectAfter && !preempted.some(takesOver(victim))) {
         broken("the oldest protected request is nobody's victim", `request ${victim.id}`)
       }
