@@ -224,7 +224,7 @@ export class PrefillStage {
     // Whose turn it is was here before: the front is passed over by new ones.
     if (this.front !== null && this.front.id < request.id && request !== this.turn) this.begunAfterFront++
     if (account.firstScheduledMicros < 0) {
-      account.tenant.served += request.promptLength - account.cachedTokens
+      state.tenants.begin(account.tenant, request.promptLength - account.cachedTokens)
       account.firstScheduledMicros = nowMicros
     }
     state.dequeue(request)

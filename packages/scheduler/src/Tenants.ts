@@ -33,14 +33,22 @@ export const tenantRoom = (limit: number, waiting: number, share: number): numbe
 /** An output token counts as this many prompt tokens. */
 export const outputCharge = 2
 
+/**
+ * So far ahead of the others a tenant comes to wait: prompts are charged when they are begun, and a short one would otherwise be
+ * computed after all those that others have begun.
+ */
+export const aheadTokens = 4096
+
 /** Tenants without requests whose counter is remembered. */
 const maxIdleTenants = 4096
 
 /**
  * A counter of work done for each tenant, for policies that share fairly.
  *
- * A tenant that comes back is lifted to the least counter among those that have requests, so that time away earns nothing;
- * where nobody else has any, to that of the tenant that left last.
+ * Counters compare what tenants got while they competed. A tenant none of whose prompts waits has got all that it asked for: when
+ * one comes to wait, its counter is lifted, so that having asked for little earns nothing, be it by staying away or by a single
+ * long answer. Where others wait, it is lifted to {@link aheadTokens} below the least of theirs, or below the one that was served last, if that
+ * is more: the least may wait for something else than its turn. Where nobody waits, to the greatest there is: all start alike.
  *
  * Source: the virtual token counter of Sheng et al., Fairness in Serving Large Language Models (OSDI 2024).
  */
@@ -48,7 +56,10 @@ export class Tenants {
   private readonly live = new Map<string, Tenant>()
   /** The one that left longest ago first. */
   private readonly idle = new Map<string, Tenant>()
-  private lastLeft = 0
+  /** The greatest counter of those that have left. */
+  private mostLeft = 0
+  /** The counter of the tenant whose prompt was begun last, before it was charged. */
+  private reached = 0
 
   /** A tenant that has requests; undefined for one that has none. */
   of(name: string): Tenant | undefined {
@@ -60,25 +71,29 @@ export class Tenants {
     return this.live.values()
   }
 
-  /** A request of this tenant has arrived. */
+  /** A request of this tenant has arrived, and is about to wait. */
   enter(name: string): Tenant {
     let tenant = this.live.get(name)
     if (tenant === undefined) {
       tenant = this.idle.get(name) ?? newTenant(name)
       this.idle.delete(name)
-      let least = this.live.size === 0 ? this.lastLeft : Number.MAX_SAFE_INTEGER
-      for (const other of this.live.values()) least = Math.min(least, other.served)
-      tenant.served = Math.max(tenant.served, least)
       this.live.set(name, tenant)
     }
+    if (tenant.waiting === 0) tenant.served = Math.max(tenant.served, this.levelFor(tenant))
     tenant.live++
     return tenant
+  }
+
+  /** A prompt of this tenant is begun, `tokens` of which are computed. */
+  begin(tenant: Tenant, tokens: number): void {
+    this.reached = Math.max(this.reached, tenant.served)
+    tenant.served += tokens
   }
 
   /** A request of this tenant has ended. */
   leave(tenant: Tenant): void {
     if (--tenant.live > 0) return
-    this.lastLeft = tenant.served
+    this.mostLeft = Math.max(this.mostLeft, tenant.served)
     this.live.delete(tenant.name)
     this.idle.set(tenant.name, tenant)
     if (this.idle.size <= maxIdleTenants) return
@@ -86,5 +101,17 @@ export class Tenants {
       this.idle.delete(oldest)
       return
     }
+  }
+
+  /** Where the counter of a tenant starts that comes to wait. */
+  private levelFor(tenant: Tenant): number {
+    let least = Number.POSITIVE_INFINITY
+    let most = this.mostLeft
+    for (const other of this.live.values()) {
+      if (other === tenant) continue
+      if (other.waiting > 0) least = Math.min(least, other.served)
+      else most = Math.max(most, other.served)
+    }
+    return least === Number.POSITIVE_INFINITY ? most : Math.max(least, this.reached) - aheadTokens
   }
 }
