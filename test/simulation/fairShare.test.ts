@@ -106,7 +106,9 @@ describe("fair-share: tenants whose prompts wait are served alike", () => {
     )
   })
 
-  it("whoever has asked for nothing before, has been away, has had one long answer, or asked for little", checkNewcomer)
+  it("whoever has asked for nothing before, has been away, has had one long answer, or asked for little", () => {
+    expect(checkNewcomer).not.toThrow()
+  })
 
   it("and would not be, if a tenant earned by a long answer what others got meanwhile", () => {
     vi.spyOn(Tenants.prototype, "enter").mockImplementation(function (this: Tenants, name) {

@@ -65,7 +65,7 @@ describe("the order in which prompts are served", () => {
       b1: { tenant: "b", promptLength: 600 },
       b2: { tenant: "b", promptLength: 600 },
     }
-    expect(served(policyByName("fair-share")!, submissions)).toEqual(["a1", "b1", "b2", "a2", "a3"])
+    expect(served(policyByName("fair-share")!, submissions)).toEqual(["b1", "a1", "b2", "a2", "a3"])
   })
 
   it("is arrival for ids that a policy leaves out", () => {
