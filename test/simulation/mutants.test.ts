@@ -19,6 +19,7 @@ import { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import { ServingState } from "@uniprefill/scheduler/ServingState"
 import { SlabPool } from "@uniprefill/scheduler/SlabPool"
 import { Turns } from "@uniprefill/scheduler/Turns"
+import { StateSnapshots } from "@uniprefill/scheduler/StateSnapshots"
 import { afterEach, expect, it, vi } from "vitest"
 import { failureOf, runScenario, shrink } from "./Swarm.ts"
 import { drawScenario } from "./SwarmScenario.ts"
@@ -80,10 +81,10 @@ const mutants: Readonly<Record<string, () => void>> = {
   "a prefix gone on from without its window or states": () => plant(PrefixPages.prototype, "canResume", () => true),
 
   "a copy of states that belongs to the page before": () =>
-    plant(PrefixPages.prototype, "savedStates", function (original, ...args) {
-      this.plannedSnapshots = this.plannedSnapshots.map((one: { page: number }) => ({ ...one, page: one.page - 1 }))
+    plant(StateSnapshots.prototype, "committed", function (original, ...args) {
+      this.planned = this.planned.map((one: { page: number }) => ({ ...one, page: one.page - 1 }))
       original(...args)
-      this.plannedSnapshots = this.plannedSnapshots.map((one: { page: number }) => ({ ...one, page: one.page + 1 }))
+      this.planned = this.planned.map((one: { page: number }) => ({ ...one, page: one.page + 1 }))
     }),
 
   "a segment that ends one row early": () =>

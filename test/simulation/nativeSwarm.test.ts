@@ -83,7 +83,7 @@ const faults: ReadonlyArray<readonly [model: Scenario["model"], name: string, Fa
 ]
 
 describe("a fault in plans is found:", () => {
-  it.each(faults)("%s: %s", { timeout: 600_000 }, async (model, _, fault, violation) => {
+  it.each(faults)("%s: %s", { timeout: 1_200_000 }, async (model, _, fault, violation) => {
     const found: Array<string> = []
     for (let seed = 1; seed <= 12 && !violation.test(found.at(-1) ?? ""); seed++) {
       await runNative(models, { ...drawScenario(seed), model }, fault()).catch((cause: Error) =>

@@ -55,7 +55,9 @@ export class Memory {
   }
   /** A state slot for a copy, −1 where there is none: every request that may still come finds one for its own state. */
   private readonly takeStateSlot = (): number =>
-    this.freeStateSlots.length > this.freeSlots.length ? this.freeStateSlots.pop()! : this.prefixes.forgetSnapshot()
+    this.freeStateSlots.length > this.freeSlots.length
+      ? this.freeStateSlots.pop()!
+      : this.prefixes.states.forgetOldest()
 
   constructor(config: MemoryConfig) {
     const { layout, slots, stateSlots, resumeEvery = servingDefaults.resumeEvery } = config
@@ -174,14 +176,14 @@ export class Memory {
 
   /** Plans the copies of recurrent states that prefill may resume from. */
   saveStates(plan: StepPlan): void {
-    this.prefixes.saveStates(plan, this.takeStateSlot)
+    this.prefixes.states.plan(plan, this.takeStateSlot)
   }
 
   /** Steps up to `stepId` have committed. */
   committed(stepId: number): void {
     this.pool.committed(stepId)
     this.prefixes.windows.committed(stepId)
-    this.prefixes.savedStates(stepId, this.giveStateSlot)
+    this.prefixes.states.committed(stepId, this.giveStateSlot)
   }
 
   /** After a step failed and every slot was given up: nothing is cached, everything is free. */

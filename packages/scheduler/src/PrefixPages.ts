@@ -2,10 +2,11 @@ import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
 import { CachedWindows } from "./CachedWindows.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
-import { type Holdings, listSlabs } from "./Holdings.ts"
+import { listSlabs } from "./Holdings.ts"
 import { type PageKey, type PageRun, PrefixCache } from "./PrefixCache.ts"
 import type { Request } from "./Request.ts"
 import type { SlabPool } from "./SlabPool.ts"
+import { runOfPage, StateSnapshots } from "./StateSnapshots.ts"
 import { StateOperation, type StepPlan } from "./StepPlan.ts"
 
 /** Tables whose content depends on the prefix alone. */
@@ -30,15 +31,6 @@ export interface PrefixListener {
   readonly cleared: () => void
 }
 
-/** A copy of a slot's recurrent states that a planned step makes. */
-interface PlannedSnapshot {
-  readonly step: number
-  readonly request: Request
-  /** The page that it belongs to. */
-  readonly page: number
-  readonly stateSlot: number
-}
-
 /**
  * Which pages of which prefixes are kept, found and handed on, and what the executor is told of it.
  *
@@ -49,6 +41,7 @@ interface PlannedSnapshot {
 export class PrefixPages {
   readonly cache = new PrefixCache()
   readonly windows: CachedWindows
+  readonly states: StateSnapshots
   listener: PrefixListener | null = null
   /** Tokens looked up in the cache, and found there. */
   queries = 0
@@ -61,11 +54,6 @@ export class PrefixPages {
   private readonly ofDropping: SharedTables
   private readonly ofDense: SharedTables
   private readonly pendingRetains = new IntList()
-  /** Requests whose states are to be copied before they go on. */
-  private readonly unsaved: Array<Request> = []
-  private readonly plannedSnapshots: Array<PlannedSnapshot> = []
-  /** Pages with a copy of states, the oldest first. */
-  private readonly snapshots: Array<PageRun> = []
   /** What was found last: runs, pages of the last of them, pages in all. */
   private readonly found: Array<PageRun> = []
   private foundInLast = 0
@@ -77,6 +65,7 @@ export class PrefixPages {
     this.layout = layout
     this.pool = pool
     this.windows = new CachedWindows(layout, this.cache)
+    this.states = new StateSnapshots(layout, this.cache)
     this.hasStates = layout.stateSlotBytes > 0
     this.resumePages = Math.max(1, Math.floor(resumeEvery / layout.pageSize))
     const tables = layout.tables.map((_, t) => t)
@@ -248,54 +237,12 @@ export class PrefixPages {
   /** A chunk of the request ends at `rows`: its states are copied by the next plan, if prefill may resume there. */
   computed(request: Request, rows: number): void {
     if (!this.hasStates || !this.isResumePoint(request, rows)) return
-    request.flight.savesAt = rows
-    this.unsaved.push(request)
-  }
-
-  /** Copies the states that `computed` named; `takeStateSlot` answers −1 where there is no room for one more. */
-  saveStates(plan: StepPlan, takeStateSlot: () => number): void {
-    if (this.unsaved.length === 0) return
-    for (let i = 0; i < this.unsaved.length; i++) {
-      const request = this.unsaved[i]!
-      const rows = request.flight.savesAt
-      request.flight.savesAt = 0
-      if (rows === 0 || request.flight.leaving || request.slot < 0) continue
-      const stateSlot = takeStateSlot()
-      if (stateSlot < 0) continue
-      plan.states.push3(request.slot, StateOperation.snapshot, stateSlot)
-      request.flight.usedBy(plan.stepId)
-      const page = rows / this.layout.pageSize - 1
-      this.plannedSnapshots.push({ step: plan.stepId, request, page, stateSlot })
-    }
-    this.unsaved.length = 0
-  }
-
-  /** The copies that steps up to `stepId` made belong to their pages; gives back those whose page is not cached. */
-  savedStates(stepId: number, giveBack: (stateSlot: number) => void): void {
-    while (this.plannedSnapshots.length > 0 && this.plannedSnapshots[0]!.step <= stepId) {
-      const { request, page, stateSlot } = this.plannedSnapshots.shift()!
-      const run = page < request.holdings.cachedPages ? runOfPage(request.holdings, page) : null
-      if (run === null || run.stateSlot >= 0) giveBack(stateSlot)
-      else {
-        this.cache.addSnapshot(run, stateSlot)
-        this.snapshots.push(run)
-      }
-    }
-  }
-
-  /** The state slot of the oldest copy that no request uses, which is lost; −1 when there is none. */
-  forgetSnapshot(): number {
-    const at = this.snapshots.findIndex((run) => run.users === 0)
-    if (at < 0) return -1
-    const { stateSlot } = this.snapshots[at]!
-    this.snapshots[at]!.stateSlot = -1
-    this.snapshots.splice(at, 1)
-    return stateSlot
+    this.states.want(request, rows)
   }
 
   /** Whether the next plan has something to tell of the cache or the states. */
   get hasNews(): boolean {
-    return this.pendingRetains.length > 0 || this.unsaved.length > 0
+    return this.pendingRetains.length > 0 || this.states.hasNews
   }
 
   /** What was published since the last plan is retained by this one. */
@@ -331,8 +278,7 @@ export class PrefixPages {
   /** Forgets every cached page, as the executor has, after a step failed and every slot was given up. */
   reset(giveBack: (stateSlot: number) => void): void {
     this.pendingRetains.clear()
-    this.unsaved.length = 0
-    for (const { stateSlot } of this.plannedSnapshots.splice(0)) giveBack(stateSlot)
+    this.states.reset(giveBack)
     for (let run = this.cache.leastRecent; run !== null; run = this.cache.leastRecent) {
       const stateSlot = this.forget(run)
       if (stateSlot >= 0) giveBack(stateSlot)
@@ -350,7 +296,7 @@ export class PrefixPages {
     for (const window of run.windows) if (window !== null) this.pool.release(window.slabs, 0, window.slabs.length, 0, 0)
     this.cache.evict()
     const { stateSlot } = run
-    if (stateSlot >= 0) this.snapshots.splice(this.snapshots.indexOf(run), 1)
+    if (stateSlot >= 0) this.states.evicted(run)
     return stateSlot
   }
 
@@ -487,11 +433,4 @@ export class PrefixPages {
   private sharedTables(request: Request): SharedTables {
     return request.drops ? this.ofDropping : this.ofDense
   }
-}
-
-/** The run that is page number `page` of a request's prefix. Requires runs of one page each. */
-const runOfPage = ({ lastRun, cachedPages }: Holdings, page: number): PageRun => {
-  let run = lastRun!
-  for (let p = cachedPages - 1; p > page; p--) run = run.parent!
-  return run
 }
