@@ -1,7 +1,9 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { servingDefaults } from "@uniprefill/scheduler/ServingDefaults"
 import { Effect, Option, Result } from "effect"
+import { stepBudgets } from "uniprefill/options/ModelOptions"
 import { type GivenFlags, resolveOptions } from "uniprefill/options/Options"
 import { serveOptions } from "uniprefill/options/ServeOptions"
 import { afterAll, describe, expect, it, test } from "vitest"
@@ -110,4 +112,16 @@ test.each([
   ["2097152", 2 * 1024 ** 2],
 ])("%s is %d bytes", async (text, bytes) => {
   expect((await accepted({ "kv-memory": text }))["kv-memory"]).toBe(bytes)
+})
+
+it("a CUDA device's step budgets are those that the simulator studies, where nothing is said", () => {
+  expect(stepBudgets(true)).toEqual({
+    stepBudgetMicros: servingDefaults.stepBudgetMicros.cuda,
+    idleStepBudgetMicros: servingDefaults.idleStepBudgetMicros.cuda,
+  })
+  expect(stepBudgets(false)).toEqual({
+    stepBudgetMicros: servingDefaults.stepBudgetMicros.cpu,
+    idleStepBudgetMicros: servingDefaults.idleStepBudgetMicros.cpu,
+  })
+  expect(stepBudgets(true, 800)).toEqual({ stepBudgetMicros: 800_000, idleStepBudgetMicros: 800_000 })
 })

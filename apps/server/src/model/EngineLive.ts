@@ -16,7 +16,7 @@ import { Clock, Effect, Layer } from "effect"
 import { makeKvEventPublisher } from "../gateway/KvEventPublisher.ts"
 import { defaultTopic, type KvEventsConfig } from "../gateway/KvEventsConfig.ts"
 import { isCuda, modelShape, predictionFor } from "./CostModels.ts"
-import { cudaStepBudgetMs, defaultStepBudgetMs, embeddedModel, type ModelSettings } from "../options/ModelOptions.ts"
+import { embeddedModel, type ModelSettings, stepBudgets } from "../options/ModelOptions.ts"
 import { policyOf } from "./PolicyLive.ts"
 import { ServedModel } from "./ServedModel.ts"
 import { version } from "../Version.ts"
@@ -131,8 +131,6 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
       const predict = yield* predictionFor(settings, info.device)
       const policy = yield* policyOf(settings)
       const { record } = settings
-      const stepBudgetMicros =
-        1000 * (settings["step-budget-ms"] ?? (isCuda(info.device) ? cudaStepBudgetMs : defaultStepBudgetMs))
       const recording = record === undefined ? undefined : yield* openRecording(record)
       const { layout, maxRowsPerStep } = info
       const shape = modelShape(settings, spec, kvElementBytes(model, info))
@@ -159,8 +157,7 @@ const engineLayer = (model: ModelDirectory, settings: ModelSettings, modelName: 
         maxModelLen: settings["max-model-len"],
         sloP: serving.sloP,
         streamIntervalMs: serving.streamIntervalMs,
-        stepBudgetMicros,
-        idleStepBudgetMicros: Math.max(stepBudgetMicros, EngineLayer.engineDefaults.idleStepBudgetMicros),
+        ...stepBudgets(isCuda(info.device), settings["step-budget-ms"]),
         // Planning takes longer than a step may wait for on a fast device.
         maxStepsInFlight: isCuda(info.device) ? 2 : undefined,
       })

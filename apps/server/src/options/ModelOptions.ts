@@ -1,10 +1,10 @@
 import { createRequire } from "node:module"
 import { availableParallelism } from "node:os"
 import { dirname } from "node:path"
-import { engineDefaults } from "@uniprefill/engine/EngineLayer"
 import { cpuDefaults, cudaDefaults } from "@uniprefill/executor-native/NativeExecutor"
 import { simulatedDefaults } from "@uniprefill/executor/simulated/SimulatedExecutor"
 import { defaultTokenBudget, policyNames } from "@uniprefill/scheduler/policies/PolicyByName"
+import { servingDefaults } from "@uniprefill/scheduler/ServingDefaults"
 import * as Kind from "./OptionKinds.ts"
 import type { OptionValues } from "./Options.ts"
 
@@ -13,8 +13,16 @@ const require = createRequire(import.meta.url)
 /** Folder of the model that comes with the product. */
 export const embeddedModel = (): string => dirname(require.resolve("@uniprefill/needle-10m-deep/package.json"))
 
-export const defaultStepBudgetMs = engineDefaults.stepBudgetMicros / 1000
-export const cudaStepBudgetMs = 50
+/** How long a step may take, while requests decode and while none does: as told, or as on such a device where nothing is said. */
+export const stepBudgets = (isCuda: boolean, stepBudgetMs?: number) => {
+  const device = isCuda ? "cuda" : "cpu"
+  const stepBudgetMicros =
+    stepBudgetMs === undefined ? servingDefaults.stepBudgetMicros[device] : Math.round(1000 * stepBudgetMs)
+  const idleStepBudgetMicros = Math.max(stepBudgetMicros, servingDefaults.idleStepBudgetMicros[device])
+  return { stepBudgetMicros, idleStepBudgetMicros }
+}
+
+const { cpu, cuda } = servingDefaults.stepBudgetMicros
 
 /** What every command that loads a model can be told. */
 export const modelOptions = {
@@ -53,7 +61,7 @@ export const modelOptions = {
   "step-budget-ms": Kind.optionalInteger({
     metavar: "MS",
     description: "Predicted time of a step while requests decode. Lower: steadier tokens. Higher: faster prefill",
-    shownDefault: `${defaultStepBudgetMs}, on a CUDA device ${cudaStepBudgetMs}`,
+    shownDefault: `${cpu / 1000}, on a CUDA device ${cuda / 1000}`,
     minimum: 1,
     maximum: 600_000,
   }),
