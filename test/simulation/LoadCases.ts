@@ -29,7 +29,7 @@ export const slowCpu = {
 export const cases: ReadonlyArray<LoadCase> = [
   {
     name: "fair-share: one tenant's flood, another's trickle",
-    limits: { bMax: 250 },
+    limits: { bMax: 250, aMorePercent: 3 },
     measure: () => {
       const rows = [
         ...stream(1000, 0, long(4096, 64, { tenant: "a", group: "a" })),
@@ -41,11 +41,13 @@ export const cases: ReadonlyArray<LoadCase> = [
         scenario: { policy: "fair-share" },
       })
       const b = served.ttft("b")
+      const [aP50, aP50Alone] = [percentile(served.ttft("a"), 0.5), percentile(alone.ttft("a"), 0.5)]
       return {
         bFirst8: round(largest(b.slice(0, 8))),
         bMax: round(largest(b)),
-        aP50: round(percentile(served.ttft("a"), 0.5)),
-        aP50Alone: round(percentile(alone.ttft("a"), 0.5)),
+        aP50: round(aP50),
+        aP50Alone: round(aP50Alone),
+        aMorePercent: round(100 * (aP50 / aP50Alone - 1)),
       }
     },
   },

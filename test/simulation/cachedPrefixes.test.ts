@@ -35,7 +35,7 @@ const load = fc.record({
   stepsInFlight: fc.constantFrom(1, 2),
   protectAfter: integer(1, 3),
   headroom: fc.constantFrom(0, 64),
-  policy: fc.constantFrom("fcfs", "priority", "fair-share", "adversarial"),
+  policy: fc.constantFrom("fcfs", "priority", "fair-share", "lpm", "earliest-deadline", "adversarial"),
   keep: fc.constantFrom(0.3, 1),
   resumePages: fc.constantFrom(1, 1, 1, 4),
   snapshots: integer(0, 4),
