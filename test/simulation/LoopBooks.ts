@@ -42,6 +42,16 @@ export interface Flying {
   readonly firsts: ReadonlyArray<readonly [source: number, target: number]>
 }
 
+/** The first tokens that a plan samples: whose prompt gives them, and who gets them, by slot. */
+export const firstsOf = ({ samples, items }: StepPlan): ReadonlyArray<readonly [source: number, target: number]> => {
+  const firsts: Array<readonly [number, number]> = []
+  for (let i = 0; i < samples.length; i += 2) {
+    const item = samples.data[i]! * sectionWidths.items
+    firsts.push([items.data[item + ItemField.slot]!, samples.data[i + 1]!])
+  }
+  return firsts
+}
+
 export const copyOf = (load: StepLoad): StepLoad => {
   const copy = new StepLoad(load.rows.length)
   copy.add(load)

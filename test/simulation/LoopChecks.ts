@@ -1,12 +1,12 @@
 import type { Driver, DriverConfig } from "@uniprefill/scheduler/Driver"
 import type { Request } from "@uniprefill/scheduler/Request"
-import { ItemField, sectionWidths, type StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import type { StepLoad } from "@uniprefill/scheduler/StepLoad"
 import type { StepResult } from "@uniprefill/scheduler/StepResult"
 import { keptRows } from "@uniprefill/model/Selection"
 import type { CheckedRunner } from "./CheckedRunner.ts"
 import { growthAhead } from "./Headroom.ts"
-import { copyOf, type Flying, hasCopies, itemsOf, type OpenSlot, type Seen } from "./LoopBooks.ts"
+import { copyOf, firstsOf, type Flying, hasCopies, itemsOf, type OpenSlot, type Seen } from "./LoopBooks.ts"
 import { TurnBooks } from "./TurnBooks.ts"
 
 /** A property of the serving loop's decisions that did not hold. */
@@ -225,12 +225,8 @@ export class LoopChecks {
   private alone: Request | null = null
 
   private fly(plan: StepPlan): void {
-    const firsts: Array<readonly [number, number]> = []
-    for (let i = 0; i < plan.samples.length; i += 2) {
-      const item = plan.samples.data[i]! * sectionWidths.items
-      firsts.push([plan.items.data[item + ItemField.slot]!, plan.samples.data[i + 1]!])
-      this.slots.get(plan.samples.data[i + 1]!)!.seen.runsSince = this.now
-    }
+    const firsts = firstsOf(plan)
+    for (const [, target] of firsts) this.slots.get(target)!.seen.runsSince = this.now
     const owners = new Map([...this.slots].map(([slot, { seen }]) => [slot, seen]))
     this.flying.push({ stepId: plan.stepId, owners, firsts })
   }
@@ -258,8 +254,7 @@ export class LoopChecks {
   /** Room is left for the answers of those that run. The oldest prompt may go first, and whose turn it is, and then needs to leave none. */
   private checkHeadroom(request: Request, ahead: number): void {
     const { memory, waiting, prefilling } = this.driver.scheduler
-    const samplesNow = (slot: number) =>
-      this.made.some(({ samples }) => samples.toArray().some((of, i) => i % 2 === 1 && of === slot))
+    const samplesNow = (slot: number) => this.made.some((plan) => firstsOf(plan).some(([, target]) => target === slot))
     const isOldest = [...waiting, ...prefilling].every(
       ({ id, slot }) => id >= request.id || this.isSampled(this.seen.get(id)!) || samplesNow(slot),
     )

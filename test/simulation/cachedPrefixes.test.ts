@@ -58,6 +58,7 @@ const checkLoads = (found: Found): void => {
         chunkRows: rest.pageSize,
         pagesEvery: 1,
         slowness: 0,
+        maxPause: 0,
         failures: [],
         patience: 0,
         requests: drawn.map(({ sharedPercent, follows, ...one }, i): ScenarioRequest => ({

@@ -93,3 +93,15 @@ export const listSlabs = (records: IntList, slot: number, table: number, slabs: 
     at += 3
   }
 }
+
+/** Takes the records of a slot out of a list of `[slot, table, pages]`. */
+export const removeSlot = (records: IntList, slot: number): void => {
+  const { data, length } = records
+  let kept = 0
+  for (let i = 0; i < length; i += 3) {
+    if (data[i] === slot) continue
+    if (kept !== i) data.copyWithin(kept, i, i + 3)
+    kept += 3
+  }
+  records.length = kept
+}

@@ -5,7 +5,7 @@ import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import type { PrefixCache } from "./PrefixCache.ts"
 import { PrefixPages } from "./PrefixPages.ts"
-import { listSlabs, makePages, noPages, type PageTables } from "./Holdings.ts"
+import { listSlabs, makePages, noPages, type PageTables, removeSlot } from "./Holdings.ts"
 import type { Request } from "./Request.ts"
 import { servingDefaults } from "./ServingDefaults.ts"
 import { SlabPool } from "./SlabPool.ts"
@@ -495,16 +495,4 @@ export class Memory {
     const stateSlot = this.prefixes.evict(plan)
     if (stateSlot >= 0) this.freeStateSlots.push(stateSlot)
   }
-}
-
-/** Takes the records of a slot out of a list of `[slot, table, pages]`. */
-const removeSlot = (records: IntList, slot: number): void => {
-  const { data, length } = records
-  let kept = 0
-  for (let i = 0; i < length; i += 3) {
-    if (data[i] === slot) continue
-    if (kept !== i) data.copyWithin(kept, i, i + 3)
-    kept += 3
-  }
-  records.length = kept
 }
