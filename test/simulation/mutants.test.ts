@@ -20,6 +20,7 @@ import { ServingState } from "@uniprefill/scheduler/ServingState"
 import { SlabPool } from "@uniprefill/scheduler/SlabPool"
 import { Turns } from "@uniprefill/scheduler/Turns"
 import { StateSnapshots } from "@uniprefill/scheduler/StateSnapshots"
+import { TokenPlaces } from "@uniprefill/scheduler/TokenPlaces"
 import { afterEach, expect, it, vi } from "vitest"
 import { failureOf, runScenario, shrink } from "./Swarm.ts"
 import { drawScenario } from "./SwarmScenario.ts"
@@ -193,6 +194,8 @@ const mutants: Readonly<Record<string, () => void>> = {
       for (const [i, tenant] of tenants.entries()) tenant.served = before[i]!
     }),
 
+  "a place among the tokens kept by one that has left": () => plant(TokenPlaces.prototype, "leave", () => {}),
+
   "of victims alike the first": () =>
     plant(Ranking.prototype, "isBehind", (_original, request, other, guard) =>
       request === guard || other === guard ? other === guard : request.id < other.id,
@@ -302,6 +305,7 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "chunks that are no multiples of 64 rows": /prompts are cut at whole chunks/,
   "a chunk that was refused, left in the load": /the step's load is what it holds/,
   "output that its tenant is not charged for": /a tenant is charged its output tokens/,
+  "a place among the tokens kept by one that has left": /gets token|a tenant is charged its output tokens/,
   "of victims alike the first": /who makes room is the last in rank/,
   "keys of one that leaves the decodes, still counted": /the keys of decodes are counted/,
   "two steps in flight taken for one": /a token belongs to an open slot|gets token/,
@@ -353,6 +357,7 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "chunks that are no multiples of 64 rows": 1,
   "a chunk that was refused, left in the load": 5,
   "output that its tenant is not charged for": 1,
+  "a place among the tokens kept by one that has left": 28,
   "of victims alike the first": 33,
   "keys of one that leaves the decodes, still counted": 1,
   "two steps in flight taken for one": 1,

@@ -44,34 +44,29 @@ export interface FinishAction {
 export class TokenList {
   length = 0
   readonly requests: Array<Request> = []
+  /** `length` of `data` are theirs; the same of flags. */
   readonly tokens = new IntList()
   /** See TokenFlag. */
   readonly flags = new IntList()
   /** Which of them are their request's last: those that stop it, and those that it may have no more after. */
   readonly last = new IntList()
 
-  /** Makes room for `most` tokens behind those there are, for {@link set}. Ends with {@link cut}. */
-  extend(most: number): void {
-    this.tokens.extend(most)
-    this.flags.extend(most)
+  /** Makes room for `most` tokens. */
+  makeRoom(most: number): void {
+    this.tokens.makeRoom(most)
+    this.flags.makeRoom(most)
   }
 
-  set(at: number, request: Request, token: number, flags: number): void {
-    // Mostly the same as a step ago, and to look is cheaper than to tell the collector of a store.
-    if (this.requests[at] !== request) this.requests[at] = request
+  /** Requires that there is room for one. */
+  push(request: Request, token: number, flags: number): void {
+    const at = this.length++
+    this.requests[at] = request
     this.tokens.data[at] = token
     this.flags.data[at] = flags
   }
 
-  /** There are `length` tokens. */
-  cut(length: number): void {
-    this.length = this.tokens.length = this.flags.length = length
-  }
-
   clear(): void {
     this.length = 0
-    this.tokens.clear()
-    this.flags.clear()
     this.last.clear()
   }
 }

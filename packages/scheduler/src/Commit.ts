@@ -1,5 +1,5 @@
 import { keptRows } from "@uniprefill/model/Selection"
-import type { ActionList } from "./Actions.ts"
+import type { ActionList, TokenList } from "./Actions.ts"
 import type { Departures } from "./Departures.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import type { PrefillStage } from "./PrefillStage.ts"
@@ -7,7 +7,7 @@ import type { Request } from "./Request.ts"
 import type { ServingState } from "./ServingState.ts"
 import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
 import { SelectionFlag, type StepResult, TokenFlag } from "./StepResult.ts"
-import { outputCharge, type Tenant } from "./Tenants.ts"
+import { outputCharge } from "./Tenants.ts"
 
 /** Takes over what a step brought. Requests that have ended meanwhile are skipped. */
 export class Commit {
@@ -76,34 +76,65 @@ export class Commit {
 
   /** Tokens of a step, which `actions` gets. */
   tokens(plan: StepPlan, result: StepResult, actions: ActionList): void {
-    const { requests } = this.state.slots
+    const { places } = this.state
     const { data, length } = result.tokens
     const { tokens } = actions
-    let at = tokens.length
-    tokens.extend(length / 3)
-    // Rows of one tenant mostly stand side by side: its counter is touched once for all of them.
-    let tenant: Tenant | null = null
-    let charge = 0
-    for (let i = 0; i < length; i += 3) {
-      const request = requests[data[i]!]
-      if (request === null || request === undefined) {
-        throw new InvariantViolation("a token belongs to an open slot", { slot: data[i], step: plan.stepId })
-      }
-      if (request.endReason !== null) continue
-      if (request.account.tenant !== tenant) {
-        if (tenant !== null) tenant.served += charge
-        tenant = request.account.tenant
-        charge = 0
-      }
-      charge += outputCharge
-      const flags = data[i + 2]!
-      if (++request.progress.outputs === request.maxTokens || (flags & TokenFlag.stop) !== 0) {
-        tokens.last.push(at)
-      }
-      tokens.set(at++, request, data[i + 1]!, flags)
+    const count = length / 3
+    tokens.makeRoom(count)
+    places.begin(count)
+    for (let place = 0; place < count; place++) {
+      const end = places.firstMoved(data, place, count)
+      this.tokensAsBefore(data, place, end, tokens)
+      place = end
+      if (place < count) this.tokenElsewhere(data, place, plan, tokens)
     }
-    tokens.cut(at)
-    if (tenant !== null) tenant.served += charge
+    places.advance()
+  }
+
+  /** Tokens of those who had places from `place` to `end` in the last result, too. */
+  private tokensAsBefore(data: Int32Array, place: number, end: number, list: TokenList): void {
+    const { requests, lastResults, results } = this.state.places
+    const { requests: owners, last } = list
+    const tokens = list.tokens.data
+    const flags = list.flags.data
+    let at = list.length
+    for (let i = 3 * place; place < end; place++, at++, i += 3) {
+      const request = requests[place]!
+      // Mostly the same as a step ago, and to look is cheaper than to tell the collector of a store.
+      if (owners[at] !== request) owners[at] = request
+      tokens[at] = data[i + 1]!
+      const flag = data[i + 2]!
+      flags[at] = flag
+      if (flag !== 0 && (flag & TokenFlag.stop) !== 0) last.push(at)
+      else if (lastResults[place] === results + 1) last.push(at)
+    }
+    list.length = at
+  }
+
+  /** The token at a place where another's stood before. */
+  private tokenElsewhere(data: Int32Array, place: number, plan: StepPlan, list: TokenList): void {
+    const { slots, places } = this.state
+    const slot = data[3 * place]!
+    const request = slots.at(slot)
+    if (request === null) throw new InvariantViolation("a token belongs to an open slot", { slot, step: plan.stepId })
+    if (request.endReason !== null) {
+      places.vacate(place)
+      return
+    }
+    let isLast: boolean
+    if (request.flight.leaving) {
+      // Preempted while the step was in flight.
+      places.vacate(place)
+      request.progress.getToken()
+      request.account.tenant.served += outputCharge
+      isLast = request.outputs === request.maxTokens
+    } else {
+      places.put(request, place)
+      isLast = request.outputs + 1 === request.maxTokens
+    }
+    const flags = data[3 * place + 2]!
+    if (isLast || (flags & TokenFlag.stop) !== 0) list.last.push(list.length)
+    list.push(request, data[3 * place + 1]!, flags)
   }
 
   private goOn(request: Request, lastSegment: number, last: number): void {

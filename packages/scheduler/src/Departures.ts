@@ -49,6 +49,7 @@ export class Departures {
     const { state } = this
     removeFrom(state.prefilling, request)
     state.decodes.retire(request)
+    state.places.leave(request)
     if (request.phase === "waiting") state.dequeue(request)
     if (request.slot >= 0) this.leaving.push(request)
     else this.forget(request)

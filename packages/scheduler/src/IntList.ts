@@ -64,6 +64,11 @@ export class IntList {
     for (let i = first; i < end; i++) data[at + i] = values[i]!
   }
 
+  /** Sees that `data` has room for `count` integers behind those there are. */
+  makeRoom(count: number): void {
+    if (this.length + count > this.data.length) this.grow(this.length + count)
+  }
+
   /** Makes the list `count` longer and returns where the new part begins, for the caller to fill. */
   extend(count: number): number {
     const at = this.length

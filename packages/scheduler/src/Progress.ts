@@ -1,4 +1,5 @@
 import type { DecodeClock } from "./DecodeClock.ts"
+import type { TokenClock } from "./TokenPlaces.ts"
 
 /**
  * How far a request is: the sets decided, the rows computed, the output. Moved ahead when a step is planned, and confirmed
@@ -13,8 +14,6 @@ export class Progress {
   readonly keptRows: Array<number>
   /** Bitmap of each decided selection. */
   readonly bitmaps: Array<Uint32Array> = []
-  /** Output tokens committed. */
-  outputs = 0
   /** Output tokens that the slot was opened with: rows that follow the kept rows of every set. */
   replayedOutputs = 0
   /** While it decodes: what counts its rows, less those counted before it joined. */
@@ -23,6 +22,10 @@ export class Progress {
   /** Decode rows, and outputs, of before. */
   private ownRows = 0
   private ownOutputs = 0
+  /** While every result has a token of it: what counts the results, less those before. And the tokens committed before. */
+  private results: TokenClock | null = null
+  private resultsBefore = 0
+  private committed = 0
 
   constructor(promptLength: number) {
     this.keptRows = [promptLength]
@@ -41,6 +44,27 @@ export class Progress {
   /** Output tokens committed or sampled by a step in flight. */
   get plannedOutputs(): number {
     return this.ownOutputs + this.clockRows
+  }
+
+  /** Output tokens committed. */
+  get outputs(): number {
+    return this.results === null ? this.committed : this.committed + this.results.results - this.resultsBefore
+  }
+
+  /** From the next result on every one has a token. */
+  getTokens(clock: TokenClock): void {
+    this.results = clock
+    this.resultsBefore = clock.results
+  }
+
+  /** Results have no tokens any more, but for those that {@link getToken} is told of. */
+  getNoTokens(): void {
+    this.committed = this.outputs
+    this.results = null
+  }
+
+  getToken(): void {
+    this.committed++
   }
 
   private get clockRows(): number {

@@ -11,6 +11,7 @@ import { StepBudget } from "./StepBudget.ts"
 import { StepLoad, windowsOf } from "./StepLoad.ts"
 import { Tenants } from "./Tenants.ts"
 import { Turns } from "./Turns.ts"
+import { TokenPlaces } from "./TokenPlaces.ts"
 import { WaitingQueue } from "./WaitingQueue.ts"
 
 /** What the stages of planning and committing share: who there is, what they hold, and what the step holds so far. */
@@ -24,6 +25,7 @@ export class ServingState {
   readonly slots: Slots
   readonly memory: Memory
   readonly decodes: DecodeSet
+  readonly places: TokenPlaces
   readonly forks: Forks
   readonly tenants = new Tenants()
   ranking!: Ranking
@@ -50,6 +52,7 @@ export class ServingState {
     const { layout, slots } = config
     this.memory = new Memory(config)
     this.slots = new Slots(slots)
+    this.places = new TokenPlaces(slots)
     this.load = new StepLoad(layout.segments.length, windowsOf(layout))
     this.forks = new Forks(this.memory)
     this.decodes = new DecodeSet(layout, this.memory, this.load)

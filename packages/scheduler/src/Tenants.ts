@@ -5,8 +5,9 @@ export interface Tenant {
   served: number
   /** Requests that have not ended. */
   live: number
-  /** Those of them that have a slot. */
+  /** Those of them that have a slot, and those that get a token with every result: see TokenPlaces. */
   running: number
+  answering: number
   /** Prompts of those that wait, and their tokens. */
   waiting: number
   waitingTokens: number
@@ -17,6 +18,7 @@ export const newTenant = (name: string): Tenant => ({
   served: 0,
   live: 0,
   running: 0,
+  answering: 0,
   waiting: 0,
   waitingTokens: 0,
 })
