@@ -1,6 +1,6 @@
 import type { DeviceCostModel } from "@uniprefill/cost-model/DeviceCostModel"
 import { CountedResult, SimulatedDevice } from "@uniprefill/executor/simulated/SimulatedDevice"
-import type { Actions } from "@uniprefill/scheduler/Actions"
+import type { Actions, TokenList } from "@uniprefill/scheduler/Actions"
 import { Driver, type DriverConfig, type SubmitOutcome } from "@uniprefill/scheduler/Driver"
 import { IntList } from "@uniprefill/scheduler/IntList"
 import type { Policy } from "@uniprefill/scheduler/Policy"
@@ -32,7 +32,7 @@ class StepInFlight implements StepRecord {
 }
 
 export interface ReplicaEvents {
-  readonly token: (row: number, index: number) => void
+  readonly tokens: (replica: Replica, tokens: TokenList) => void
   readonly selected: (row: number, segment: number, kept: number) => void
   readonly finished: (row: number, request: Request, reason: FinishReason) => void
   /** A step was handed to the device, which ends it at `endMicros`. `device.load` is its work. */
@@ -191,10 +191,7 @@ export class Replica implements ReplicaLoad {
       const { request, segment, kept } = selections[i]!
       events.selected(rows.data[request.id]!, segment, kept)
     }
-    for (let i = 0; i < tokens.length; i++) {
-      const request = tokens.requests[i]!
-      events.token(rows.data[request.id]!, request.outputs - 1)
-    }
+    events.tokens(this, tokens)
     for (let i = 0; i < finished.length; i++) this.onFinished(finished[i]!.request, finished[i]!.reason)
     for (let i = 0; i < forgets.length; i++) device.forgetContent(forgets[i]!)
     for (let i = 0; i < puts.length; i++) this.put(puts[i]!)

@@ -9,6 +9,7 @@ import { Router } from "./Router.ts"
 import { driverConfig, type Setup } from "./Setup.ts"
 import { addOwnedSlabs } from "./metrics/OccupancyLog.ts"
 import { TenantQueues } from "./metrics/TenantQueues.ts"
+import { TokenTimes } from "./metrics/TokenTimes.ts"
 import { PageKeys } from "./workload/PageKeys.ts"
 import type { Workload } from "./workload/Workload.ts"
 
@@ -62,8 +63,8 @@ export class Simulation {
   private open = 0
   /** Scratch of a sample: slabs by table. */
   private readonly ownedSlabs: Array<number>
-  private lastGap = -1
-  private lastGapCount = 0
+  /** Of each replica. */
+  private readonly tokenTimes: ReadonlyArray<TokenTimes>
 
   /** Fails with SetupError when the setup cannot be. */
   constructor(setup: Setup, workload: Workload, observer: Observer = {}) {
@@ -84,11 +85,14 @@ export class Simulation {
       { length: setup.replicas },
       (_, index) =>
         new Replica(index, setup, config, workload.outputTokens, {
-          token: (row, position) => this.onToken(row, position),
+          tokens: (replica, tokens) => this.tokenTimes[replica.index]!.add(tokens, this.now),
           selected: (row, segment, kept) => this.observer.selected?.(row, segment, kept),
           finished: (row, request, reason) => this.onFinished(row, request, reason),
           stepStarted: (replica, step, endMicros) => this.onStepStarted(replica, step, endMicros),
         }),
+    )
+    this.tokenTimes = this.replicas.map(
+      (replica) => new TokenTimes(this.log, this.counters.gaps, (id) => replica.rowOf(id)),
     )
     for (let row = 0; row < workload.count; row++) {
       const after = workload.after[row]!
@@ -130,12 +134,13 @@ export class Simulation {
       if (this.queue.size <= 1) throw new Error(`${this.open} requests are open and nothing is left to happen`)
       this.instant()
     }
-    this.flushGaps()
+    for (const times of this.tokenTimes) times.flush()
   }
 
   /** After the last answer: lets the steps in flight end, and what follows from them, so that nothing is owned any more. */
   settle(): void {
     while (this.replicas.some((replica) => replica.stepsInFlight > 0)) this.instant()
+    for (const times of this.tokenTimes) times.flush()
   }
 
   private instant(): void {
@@ -244,28 +249,6 @@ export class Simulation {
   }
 
   private givingUp: number = RequestStatus.aborted
-
-  private onToken(row: number, position: number): void {
-    const { log, now } = this
-    if (position === 0) log.firstToken[row] = now
-    else {
-      const gap = now - log.lastToken[row]!
-      if (gap > log.maxGap[row]!) log.maxGap[row] = gap
-      // Rows of one step share their gap: count runs of it.
-      if (gap === this.lastGap) this.lastGapCount++
-      else {
-        this.flushGaps()
-        this.lastGap = gap
-        this.lastGapCount = 1
-      }
-    }
-    log.lastToken[row] = now
-  }
-
-  private flushGaps(): void {
-    if (this.lastGapCount > 0) this.counters.gaps.add(this.lastGap, this.lastGapCount)
-    this.lastGapCount = 0
-  }
 
   private onFinished(row: number, request: Request, reason: FinishReason): void {
     const { log, counters } = this
