@@ -103,17 +103,21 @@ export class DecodeSet {
 
   /** `slides`: its windows move on, for its rows are known. */
   private growTables(request: Request, plan: StepPlan, slides: boolean): void {
-    const { layout, memory } = this
+    const { memory } = this
+    const { tables, pageSize } = this.layout
+    const { progress } = request
+    const decoded = progress.decodeRows
     let least = Number.MAX_SAFE_INTEGER
     for (let i = 0; i < memory.outputTables.length; i++) {
       const t = memory.outputTables[i]!
       if (!memory.holdsOutput(request, t)) continue
-      const table = layout.tables[t]!
-      const rows = request.progress.tableRows(table.segment)
-      if (slides && table.kind === "sliding") memory.slideDecode(request, t, rows, plan)
-      memory.grow(request, t, rows + 1, plan)
-      const held = Math.floor(rows / layout.pageSize + 1) * layout.pageSize
-      least = Math.min(least, held - rows)
+      const { segment, kind } = tables[t]!
+      const rows = progress.prefillRows(segment) + decoded
+      if (slides && kind === "sliding") memory.slideDecode(request, t, rows, plan)
+      const inLastPage = rows % pageSize
+      // A table holds the pages of its rows: only behind a full one it may lack the next.
+      if (inLastPage === 0) memory.grow(request, t, rows + 1, plan)
+      least = Math.min(least, pageSize - inLastPage)
     }
     this.growths++
     this.hasPagesFor(request, least)

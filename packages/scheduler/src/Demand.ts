@@ -80,10 +80,12 @@ export class Demand {
     const kept = this.keptCarry(request, outputRows, replayed)
     let most = kept
     if (request.phase === "decode") return most
-    for (let s = request.progress.segment; s < this.layout.segments.length; s++) {
-      const read =
-        s === 1 ? Math.max(kept, this.carrySlabs(request, 0, replayed)) : this.carrySlabs(request, s - 1, replayed)
-      most = Math.max(most, (s > 1 ? kept : 0) + read + this.carrySlabs(request, s, replayed))
+    const { segment } = request.progress
+    let read = segment === 0 ? 0 : this.carrySlabs(request, segment - 1, replayed)
+    for (let s = segment; s < this.layout.segments.length; s++) {
+      const written = this.carrySlabs(request, s, replayed)
+      most = Math.max(most, s === 1 ? Math.max(kept, read) + written : (s > 1 ? kept : 0) + read + written)
+      read = written
     }
     return most
   }
@@ -121,7 +123,7 @@ export class Demand {
   }
 
   private carrySlabs(request: Request, segment: number, replayed: number): number {
-    const table = this.layout.segments[segment]?.carry ?? -1
+    const table = this.layout.segments[segment]!.carry
     if (table < 0) return 0
     return (
       pagesFor(request.progress.rowsOf(segment) + replayed, this.layout.pageSize) *

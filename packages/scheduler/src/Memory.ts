@@ -223,12 +223,15 @@ export class Memory {
   /** Slabs that the next decode row needs, over all tables. */
   decodeNeed(request: Request): number {
     const { outputTables } = this
+    const { tables, pageSize } = this.layout
+    const { progress } = request
+    const decoded = progress.decodeRows
     let need = 0
     for (let i = 0; i < outputTables.length; i++) {
       const t = outputTables[i]!
-      if (!this.holdsOutput(request, t)) continue
-      const { segment } = this.layout.tables[t]!
-      need += this.lacking(request, t, request.progress.prefillRows(segment) + request.progress.decodeRows + 1)
+      const rows = progress.prefillRows(tables[t]!.segment) + decoded
+      // A table holds the pages of its rows: only behind a full one it may lack the next.
+      if (rows % pageSize === 0 && this.holdsOutput(request, t)) need += this.lacking(request, t, rows + 1)
     }
     return need
   }

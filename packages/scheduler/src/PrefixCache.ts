@@ -87,6 +87,9 @@ export class PageRun {
 
 const none: Array<never> = []
 
+/** Lists that are kept for new runs. */
+const mostSpare = 64
+
 /** Of a root. Nobody writes to it. */
 const noSlabs = new IntList(0)
 
@@ -103,6 +106,8 @@ export class PrefixCache {
   /** Changes with everything that decides how much of a prefix is found. */
   version = 0
   private readonly made: Array<PageRun> = []
+  /** Lists of runs that are gone, for new ones. */
+  private readonly spare: Array<IntList> = []
   /** Ends of the list of runs without users. */
   private oldest: PageRun | null = null
   private newest: PageRun | null = null
@@ -128,7 +133,8 @@ export class PrefixCache {
   publish(parent: PageRun, key: PageKey, slabs: Int32Array, windows: number, room = 1): PageRun {
     const run = new PageRun(parent, windows)
     run.users = 1
-    run.slabs = new IntList(room * slabs.length)
+    run.slabs = this.spare.pop() ?? new IntList()
+    run.slabs.makeRoom(room * slabs.length)
     if (parent.next === null) parent.next = run
     else (parent.others ??= new Map()).set(key, run)
     this.append(run, key, slabs)
@@ -265,6 +271,8 @@ export class PrefixCache {
     this.slabs -= gone
     this.version++
     if (run.pages > 0) return
+    if (this.spare.length < mostSpare) this.spare.push(run.slabs)
+    run.slabs = noSlabs
     this.unlink(run)
     const parent = run.parent!
     if (parent.next === run) parent.next = null

@@ -14,6 +14,8 @@ export class SelectionDraw implements KeepModel {
   private readonly seed: number
   private readonly drops: number
   private state = 0
+  /** Of so many words, used again. */
+  private readonly bitmaps: Array<Uint32Array> = []
 
   /** `drops`: how many drop layers the schedule has. */
   constructor(seed: number, profile: KeepProfile, drops: number, lowered = profile) {
@@ -23,7 +25,10 @@ export class SelectionDraw implements KeepModel {
     this.drops = drops
   }
 
-  /** The selection after `segment` over a set of `shape.rows` rows of a prompt of `promptTokens`. */
+  /**
+   * The selection after `segment` over a set of `shape.rows` rows of a prompt of `promptTokens`; where it is drawn, valid until
+   * the next call.
+   */
   select(
     request: number,
     promptTokens: number,
@@ -36,7 +41,8 @@ export class SelectionDraw implements KeepModel {
     // One recorded prompt for all selections of a request.
     if (recorded !== undefined)
       return recorded.select(mixed(mixed(0x2545f491, this.seed), request), promptTokens, segment, shape)
-    const bitmap = new Uint32Array(bitmapWords(shape))
+    const words = bitmapWords(shape)
+    const bitmap = (this.bitmaps[words] ??= new Uint32Array(words))
     const forced = Math.min(shape.rows, shape.sink + shape.lastQ)
     const wanted = keptShare(profile, promptTokens, segment, this.drops) * promptTokens
     const candidates = shape.rows - forced
