@@ -23,7 +23,7 @@ export class Commit {
 
   /** Selections of a step: the kept sets of its prompts, which `actions` gets too. */
   selections(result: StepResult, actions: ActionList): void {
-    const { schedule } = this.state.config
+    const { block, sink, lastQ } = this.state.config.schedule
     const { data, length } = result.selections
     for (let i = 0; i < length;) {
       const slot = data[i]!
@@ -45,7 +45,7 @@ export class Commit {
       if (segment + 1 !== progress.keptRows.length) {
         throw new InvariantViolation("selections come in the order of segments", { id: request.id, segment })
       }
-      const kept = keptRows(bitmap, { rows: progress.rowsOf(segment), ...schedule })
+      const kept = keptRows(bitmap, { rows: progress.rowsOf(segment), block, sink, lastQ })
       progress.bitmaps.push(bitmap)
       progress.keptRows.push(kept)
       this.state.sloP.selected(request, segment)

@@ -182,11 +182,13 @@ export class PrefixPages {
     const shared = this.sharedTables(request)
     const pages = Math.min(Math.floor(rows / pageSize), pageKeys.length)
     let spare = -1
+    /** What this call has made or made longer: nothing is behind it, and nobody else uses it. */
+    let own: PageRun | null = null
     while (holdings.cachedPages < pages) {
       const page = holdings.cachedPages
       const before = holdings.lastRun ?? shared.root
       const key = pageKeys.at(page)!
-      const other = before.find(key)
+      const other = before === own ? undefined : before.find(key)
       if (other !== undefined) {
         let used = other.matches(pageKeys, page, pages - page)
         if (other.users === 0) {
@@ -209,11 +211,13 @@ export class PrefixPages {
       // Pages that forked requests share stay theirs: they do not all use what would be published.
       if (holdings.isForked && this.isShared(slabs)) return 0
       this.pendingRetains.pushRun(slabs, 0, slabs.length)
-      if (shared.hasLongRuns && cache.canExtend(before) && this.reads(request, shared)) cache.append(before, key, slabs)
-      else {
+      if (shared.hasLongRuns && (before === own || (cache.canExtend(before) && this.reads(request, shared)))) {
+        cache.append(before, key, slabs)
+      } else {
         const room = shared.hasLongRuns ? pageKeys.length - page : 1
         holdings.lastRun = cache.publish(before, key, slabs, shared.sliding.length, room)
       }
+      own = holdings.lastRun
       holdings.cachedPages++
       this.listener?.stored(request, page, key, page === 0 ? null : pageKeys.at(page - 1)!)
     }
