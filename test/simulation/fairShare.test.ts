@@ -1,4 +1,4 @@
-import { aheadTokens, Tenants } from "@uniprefill/scheduler/Tenants"
+import { aheadTokens, newTenant, Tenants } from "@uniprefill/scheduler/Tenants"
 import fc from "fast-check"
 import { afterEach, describe, expect, it, vi } from "vitest"
 import { costOf, TenantLoad, type TenantRequest } from "./TenantLoad.ts"
@@ -118,7 +118,7 @@ describe("fair-share: tenants whose prompts wait are served alike", () => {
         known.live++
         return known
       }
-      const tenant = { name, served: 0, live: 1, running: 0, waiting: 0, waitingTokens: 0 }
+      const tenant = { ...newTenant(name), live: 1 }
       tenant.served = this["levelFor"](tenant)
       this["live"].set(name, tenant)
       return tenant

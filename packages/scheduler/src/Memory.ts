@@ -222,16 +222,15 @@ export class Memory {
 
   /** Slabs that the next decode row needs, over all tables. */
   decodeNeed(request: Request): number {
-    const { outputTables } = this
-    const { tables, pageSize } = this.layout
+    const { outputTables, layout } = this
     const { progress } = request
     const decoded = progress.decodeRows
     let need = 0
     for (let i = 0; i < outputTables.length; i++) {
       const t = outputTables[i]!
-      const rows = progress.prefillRows(tables[t]!.segment) + decoded
+      const rows = progress.prefillRows(layout.tables[t]!.segment) + decoded
       // A table holds the pages of its rows: only behind a full one it may lack the next.
-      if (rows % pageSize === 0 && this.holdsOutput(request, t)) need += this.lacking(request, t, rows + 1)
+      if (rows % layout.pageSize === 0 && this.holdsOutput(request, t)) need += this.lacking(request, t, rows + 1)
     }
     return need
   }
