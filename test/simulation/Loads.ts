@@ -2,6 +2,7 @@ import type { DeviceSpec } from "@uniprefill/cost-model/DeviceSpec"
 import { buildExperiment } from "@uniprefill/simulator/scenario/Build"
 import { type Scenario, withDefaults } from "@uniprefill/simulator/scenario/Scenario"
 import { type RequestLog, RequestStatus } from "@uniprefill/simulator/metrics/RequestLog"
+import type { ReplicaEvents } from "@uniprefill/simulator/Replica"
 import { type Observer, Simulation } from "@uniprefill/simulator/Simulation"
 import { workloadOf, type WorkloadRow } from "@uniprefill/simulator/workload/Workload"
 
@@ -63,14 +64,20 @@ export class ServedLoad {
     const { lastToken } = log
     this.simulation.log.lastToken.set(lastToken)
     for (const replica of this.simulation.replicas) {
-      const events = replica["events"] as { token: (row: number, position: number) => void }
-      const { token } = events
-      events.token = (row, position) => {
-        this.tokenTimes[row]!.push(this.simulation.now / 1000)
-        token(row, position)
+      const events = replica["events"] as { tokens: ReplicaEvents["tokens"] }
+      const { tokens } = events
+      events.tokens = (of, list) => {
+        for (let i = 0; i < list.length; i++) {
+          this.tokenTimes[replica.rowOf(list.requests[i]!.id)]!.push(this.simulation.now / 1000)
+        }
+        tokens(of, list)
       }
     }
     this.simulation.advance()
+    for (const [row, times] of this.tokenTimes.entries()) {
+      if (times.length < log.outputs[row]!)
+        throw new Error(`saw ${times.length} of ${log.outputs[row]!} tokens of row ${row}`)
+    }
   }
 
   get log(): RequestLog {

@@ -224,11 +224,10 @@ export class Memory {
   decodeNeed(request: Request): number {
     const { outputTables, layout } = this
     const { progress } = request
-    const decoded = progress.decodeRows
     let need = 0
     for (let i = 0; i < outputTables.length; i++) {
       const t = outputTables[i]!
-      const rows = progress.prefillRows(layout.tables[t]!.segment) + decoded
+      const rows = progress.prefillRows(layout.tables[t]!.segment) + progress.decodeRows
       // A table holds the pages of its rows: only behind a full one it may lack the next.
       if (rows % layout.pageSize === 0 && this.holdsOutput(request, t)) need += this.lacking(request, t, rows + 1)
     }
