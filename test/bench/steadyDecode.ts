@@ -55,7 +55,7 @@ const measure = (requests: number, waiting: number, policyName = "fcfs", freeSlo
     const { memory } = driver.scheduler
     const share = Math.floor(memory.unreserved / requests)
     for (const request of first) request.holdings.reservedSlabs += share
-    memory.reserved += share * requests
+    memory.reservations.slabs += share * requests
   }
   for (let i = 0; i < waiting; i++) {
     const promptLength = freeSlots > 0 ? 150_000 : 16

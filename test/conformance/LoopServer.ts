@@ -212,8 +212,8 @@ export const serve = async (
     idle = ran ? 0 : idle + 1
     if (step > 100_000) throw new Error("not idle after 100000 steps")
   }
-  const { pool, cache, reserved } = driver.scheduler.memory
-  if (driver.running + driver.waiting + reserved !== 0 || pool.used !== cache.idleSlabs) {
+  const { pool, tree, reserved } = driver.scheduler.memory
+  if (driver.running + driver.waiting + reserved !== 0 || pool.used !== tree.idleSlabs) {
     throw new Error(`left behind: ${driver.running} running, ${driver.waiting} waiting, ${pool.used} slabs`)
   }
   return { answers, driver, steps: step, prefillRows }

@@ -10,8 +10,8 @@ import { ReferenceRunner } from "@uniprefill/executor/reference/ReferenceRunner"
 import { denseSchedule, pToQ32, type DropSchedule } from "@uniprefill/model/DropSchedule"
 import { Driver } from "@uniprefill/scheduler/Driver"
 import { Memory } from "@uniprefill/scheduler/Memory"
-import type { PageRun } from "@uniprefill/scheduler/PrefixCache"
-import { PrefixPages } from "@uniprefill/scheduler/PrefixPages"
+import type { PageRun } from "@uniprefill/scheduler/PrefixTree"
+import { PrefixCache } from "@uniprefill/scheduler/PrefixCache"
 import type { Request, Submission } from "@uniprefill/scheduler/Request"
 import type { StepPlan } from "@uniprefill/scheduler/StepPlan"
 import { afterEach, describe, expect, it, vi } from "vitest"
@@ -191,7 +191,7 @@ describe("fault 3: pages found in the cache hold what their keys say, and nobody
   it("holds", () => expect(check()).resolves.toBeUndefined())
 
   it("is found when pages of requests that drop go by the keys of whole ones", async () => {
-    const pages = PrefixPages.prototype as unknown as Prefixes
+    const pages = PrefixCache.prototype as unknown as Prefixes
     // oxlint-disable-next-line typescript/unbound-method -- called with its own `this` below
     const { find } = pages
     vi.spyOn(pages, "find").mockImplementation(function (this: Prefixes, request) {

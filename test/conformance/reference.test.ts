@@ -120,7 +120,7 @@ describe("a request's answer is the same, bit by bit,", () => {
       expect(crowded.checkIntegrity()).toEqual({
         free: driver.scheduler.memory.pool.free,
         held: 0,
-        cached: driver.scheduler.memory.cache.slabs,
+        cached: driver.scheduler.memory.tree.slabs,
       })
       for (const [i, first] of answers.entries()) {
         for (const [n, answer] of [first, ...first.others].entries()) {

@@ -9,6 +9,7 @@ import { decodeRecording, encodeLine, type Recording } from "@uniprefill/recordi
 import { openRecording, readRecording } from "@uniprefill/recording/RecordingFile"
 import { replay } from "@uniprefill/recording/Replay"
 import { Memory } from "@uniprefill/scheduler/Memory"
+import { Reservations } from "@uniprefill/scheduler/Reservations"
 import { Ranking } from "@uniprefill/scheduler/Ranking"
 import { SlabPool } from "@uniprefill/scheduler/SlabPool"
 import { Effect } from "effect"
@@ -124,7 +125,7 @@ describe("a scheduler that decides otherwise", () => {
   })
 
   it("is told of a broken invariant as of a plan that was not made", () => {
-    vi.spyOn(Memory.prototype, "settle").mockImplementation(() => {})
+    vi.spyOn(Reservations.prototype, "settle").mockImplementation(() => {})
     const { difference, plans } = run()
     expect(difference).toEqual({ step: plans + 1, section: null, detail: expect.stringMatching(/within the reservation/) })
   })

@@ -463,12 +463,12 @@ class SwarmRun {
 
   private checkIdle(): void {
     const { driver, runner } = this
-    const { pool, cache, reserved } = driver.scheduler.memory
+    const { pool, tree, reserved } = driver.scheduler.memory
     if (driver.running + driver.waiting > 0) {
       throw new Error(`idle with ${driver.running} running and ${driver.waiting} waiting`)
     }
-    if (pool.used !== cache.slabs || reserved !== 0) {
-      throw new Error(`idle with ${pool.used} slabs used, ${cache.slabs} cached, ${reserved} reserved`)
+    if (pool.used !== tree.slabs || reserved !== 0) {
+      throw new Error(`idle with ${pool.used} slabs used, ${tree.slabs} cached, ${reserved} reserved`)
     }
     if (runner.openSlots > 0) throw new Error(`idle with ${runner.openSlots} slots open`)
     if (runner.storedContents > 0) throw new Error(`idle with ${runner.storedContents} contents stored`)

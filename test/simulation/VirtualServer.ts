@@ -172,9 +172,9 @@ export class VirtualServer {
       if (steps >= limit) throw new Error(`not idle after ${limit} steps`)
     }
     if (this.driver.running !== 0 || this.driver.waiting !== 0) throw new Error("idle with requests left")
-    const { pool, cache, reserved } = this.driver.scheduler.memory
-    if (pool.used !== cache.idleSlabs || reserved !== 0) {
-      throw new Error(`leaked ${pool.used - cache.idleSlabs} slabs, ${reserved} reserved`)
+    const { pool, tree, reserved } = this.driver.scheduler.memory
+    if (pool.used !== tree.idleSlabs || reserved !== 0) {
+      throw new Error(`leaked ${pool.used - tree.idleSlabs} slabs, ${reserved} reserved`)
     }
     if (this.device.openSlots !== 0) throw new Error(`${this.device.openSlots} slots left open`)
   }

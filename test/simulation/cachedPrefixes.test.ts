@@ -92,7 +92,7 @@ it("memory for one: whoever shares a prefix comes to its end, and does not give 
 it("and would give way to itself if windows that nobody reads any more did not count as room", () => {
   vi.spyOn(Memory.prototype, "available", "get").mockImplementation(function (this: Memory) {
     let idle = 0
-    for (const run of this.cache.values()) if (run.users === 0) idle += run.slabCount
+    for (const run of this.tree.values()) if (run.users === 0) idle += run.slabCount
     return this.pool.free + idle
   })
   let failure: unknown

@@ -4,8 +4,8 @@
  */
 import { CachedWindows } from "@uniprefill/scheduler/CachedWindows"
 import { Memory } from "@uniprefill/scheduler/Memory"
+import { PrefixTree } from "@uniprefill/scheduler/PrefixTree"
 import { PrefixCache } from "@uniprefill/scheduler/PrefixCache"
-import { PrefixPages } from "@uniprefill/scheduler/PrefixPages"
 import { Ranking } from "@uniprefill/scheduler/Ranking"
 import { Request } from "@uniprefill/scheduler/Request"
 import { PrefillStage } from "@uniprefill/scheduler/PrefillStage"
@@ -79,7 +79,7 @@ const mutants: Readonly<Record<string, () => void>> = {
 
   "a fork whose pages are given back with its leader's": () => plant(SlabPool.prototype, "share", () => {}),
 
-  "a prefix gone on from without its window or states": () => plant(PrefixPages.prototype, "canResume", () => true),
+  "a prefix gone on from without its window or states": () => plant(PrefixCache.prototype, "canResume", () => true),
 
   "a copy of states that belongs to the page before": () =>
     plant(StateSnapshots.prototype, "committed", function (original, ...args) {
@@ -139,7 +139,7 @@ const mutants: Readonly<Record<string, () => void>> = {
     }),
 
   "a cached page evicted while a request uses it": () =>
-    plant(PrefixCache.prototype, "acquire", (_original, page) => {
+    plant(PrefixTree.prototype, "acquire", (_original, page) => {
       page.users++
     }),
 
@@ -273,7 +273,7 @@ const mutants: Readonly<Record<string, () => void>> = {
   "turns taken whatever computing again takes": () => plant(Turns.prototype, "resume", () => {}),
 
   "windows that tables have given back, kept as if they were read": () =>
-    plant(PrefixCache.prototype, "unread", () => {}),
+    plant(PrefixTree.prototype, "unread", () => {}),
 
   "a fork that is no reader of its leader's windows": () => plant(CachedWindows.prototype, "share", () => {}),
 }

@@ -230,7 +230,7 @@ const driverAt = ({ header, events }: Recording, index: number): Driver => {
 /** What a loop says of itself, and a look too. */
 const heldBy = ({ open, scheduler: { memory }, waiting }: Driver) => ({
   waiting,
-  memory: [memory.pool.free, memory.pool.draining, memory.used, memory.reserved, memory.slotsFree, memory.cache.slabs],
+  memory: [memory.pool.free, memory.pool.draining, memory.used, memory.reserved, memory.slotsFree, memory.tree.slabs],
   requests: [...open].map(({ id, phase, slot, outputs, progress, keptRows, holdings }) => ({
     row: id - 1,
     phase,

@@ -1,5 +1,5 @@
-import type { PrefixListener } from "@uniprefill/scheduler/PrefixPages"
-import type { PageKey } from "@uniprefill/scheduler/PrefixCache"
+import type { PrefixListener } from "@uniprefill/scheduler/PrefixCache"
+import type { PageKey } from "@uniprefill/scheduler/PrefixTree"
 import type { Request } from "@uniprefill/scheduler/Request"
 import type { Generation } from "./Generation.ts"
 

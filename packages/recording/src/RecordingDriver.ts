@@ -1,7 +1,7 @@
 import { checksumWords } from "@uniprefill/scheduler/Codec"
 import type { Actions } from "@uniprefill/scheduler/Actions"
 import { Driver, type DriverConfig, type SubmitOutcome } from "@uniprefill/scheduler/Driver"
-import type { PageKey } from "@uniprefill/scheduler/PrefixCache"
+import type { PageKey } from "@uniprefill/scheduler/PrefixTree"
 import type { Submission } from "@uniprefill/scheduler/Request"
 import { type Section, sections, type StepPlan } from "@uniprefill/scheduler/StepPlan"
 import type { StepResult } from "@uniprefill/scheduler/StepResult"

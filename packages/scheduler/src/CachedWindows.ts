@@ -1,6 +1,6 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { Holdings } from "./Holdings.ts"
-import type { PageRun, PrefixCache } from "./PrefixCache.ts"
+import type { PageRun, PrefixTree } from "./PrefixTree.ts"
 import type { Request } from "./Request.ts"
 
 /** A table gives a window up that a step in flight may still read. */
@@ -21,11 +21,11 @@ interface WindowInFlight {
  */
 export class CachedWindows {
   private readonly layout: KvLayout
-  private readonly cache: PrefixCache
+  private readonly cache: PrefixTree
   private committedStep = 0
   private readonly inFlight: Array<WindowInFlight> = []
 
-  constructor(layout: KvLayout, cache: PrefixCache) {
+  constructor(layout: KvLayout, cache: PrefixTree) {
     this.layout = layout
     this.cache = cache
   }

@@ -89,7 +89,7 @@ export class DecodeSet {
       if (progress.plannedOutputs >= request.maxTokens) continue
       const need = this.memory.decodeNeed(request)
       if (!this.memory.canGrow(request, need)) continue
-      this.memory.setAside(request, need)
+      this.memory.reservations.setAside(request, need)
       this.growTables(request, plan, false)
       this.joining.push(request)
       this.early.push({ request, rows: this.layout.segments.map((_, s) => progress.prefillRows(s)) })

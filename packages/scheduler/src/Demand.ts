@@ -1,6 +1,6 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { pagesFor } from "@uniprefill/units/Units"
-import type { PrefixPages } from "./PrefixPages.ts"
+import type { PrefixCache } from "./PrefixCache.ts"
 import type { Request } from "./Request.ts"
 
 /**
@@ -9,10 +9,10 @@ import type { Request } from "./Request.ts"
  */
 export class Demand {
   private readonly layout: KvLayout
-  private readonly prefixes: PrefixPages
+  private readonly prefixes: PrefixCache
   private readonly maxRowsPerStep: number
 
-  constructor(layout: KvLayout, prefixes: PrefixPages, maxRowsPerStep: number) {
+  constructor(layout: KvLayout, prefixes: PrefixCache, maxRowsPerStep: number) {
     this.layout = layout
     this.prefixes = prefixes
     this.maxRowsPerStep = maxRowsPerStep

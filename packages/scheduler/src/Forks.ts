@@ -48,7 +48,7 @@ export class Forks {
       }
       leader.forks.length = 0
       leader.flight.forking = false
-      this.memory.settle(leader)
+      this.memory.reservations.settle(leader)
       if (leader.endReason === null && hasOutputLeft(leader)) joining.push(leader)
     }
     this.leaders.length = waiting

@@ -1,6 +1,6 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
-import type { PageKey, PageKeyList, PageRun } from "./PrefixCache.ts"
+import type { PageKey, PageKeyList, PageRun } from "./PrefixTree.ts"
 
 /** A slot's page tables. */
 export interface PageTables {

@@ -3,7 +3,7 @@ import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { pagesFor } from "@uniprefill/units/Units"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import type { Holdings } from "./Holdings.ts"
-import type { PageKey, PageRun, PrefixCache } from "./PrefixCache.ts"
+import type { PageKey, PageRun, PrefixTree } from "./PrefixTree.ts"
 import type { Request } from "./Request.ts"
 import type { SlabPool } from "./SlabPool.ts"
 
@@ -19,9 +19,9 @@ export const checkIntegrity = (
   requests: ReadonlyArray<Request>,
 ): void => {
   const { memory } = scheduler
-  const { pool, cache } = memory
+  const { pool, tree } = memory
   const owners = ownersOf(pool)
-  checkCache(cache, owners, requests)
+  checkTree(tree, owners, requests)
   const cached = owners.held
   let reserved = 0
   let slots = 0
@@ -59,14 +59,14 @@ export const checkIntegrity = (
     total: pool.total,
   })
   require(reserved === memory.reserved, "reservations are counted", { reserved, counted: memory.reserved })
-  const covered = pool.free + pool.draining + cache.idleSlabs
+  const covered = pool.free + pool.draining + tree.idleSlabs
   require(reserved <= covered, "reservations are covered", { reserved, covered })
   require(memory.slotsFree + slots === config.slots, "slots are conserved", { slots })
   checkTenants(scheduler, requests)
 }
 
 /** Runs of pages have each slab once, and are used by those whose prefix they are. */
-const checkCache = (cache: PrefixCache, owners: Owners, requests: ReadonlyArray<Request>): void => {
+const checkTree = (tree: PrefixTree, owners: Owners, requests: ReadonlyArray<Request>): void => {
   const users = new Map<PageRun, number>()
   for (const { id, holdings } of requests) {
     let pages = 0
@@ -77,21 +77,21 @@ const checkCache = (cache: PrefixCache, owners: Owners, requests: ReadonlyArray<
     const counted = holdings.cachedPages
     require(pages === counted, "a request uses whole runs of pages", { id, pages, counted })
   }
-  for (const run of cache.values()) {
+  for (const run of tree.values()) {
     const key = run.keys[0]
     owners.cache(run)
     const counted = users.get(run) ?? 0
     require(counted === run.users, "users of a cached page are counted", { key, users: counted, counted: run.users })
     require(run.parent!.parent === null || run.parent!.users >= counted, "a page is used with all before it", { key })
   }
-  require(owners.held === cache.slabs, "cached slabs are counted once", { cached: owners.held, counted: cache.slabs })
+  require(owners.held === tree.slabs, "cached slabs are counted once", { cached: owners.held, counted: tree.slabs })
 }
 
 /** Idle are pages that nobody uses, and windows that are in no table and in no step in flight. */
 const checkIdle = ({ memory }: Scheduler, owners: Owners): void => {
-  const { cache, prefixes } = memory
+  const { tree, prefixes } = memory
   let idle = 0
-  for (const run of cache.values()) {
+  for (const run of tree.values()) {
     if (run.users === 0) idle += run.slabs.length
     for (const [w, window] of run.windows.entries()) {
       if (window === null) continue
@@ -103,7 +103,7 @@ const checkIdle = ({ memory }: Scheduler, owners: Owners): void => {
       if (readers === 0) idle += slabs.length
     }
   }
-  require(idle === cache.idleSlabs, "idle slabs are counted", { idle, counted: cache.idleSlabs })
+  require(idle === tree.idleSlabs, "idle slabs are counted", { idle, counted: tree.idleSlabs })
 }
 
 /** The runs of pages of a request's prefix, the last one first. */

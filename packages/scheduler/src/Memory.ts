@@ -3,12 +3,14 @@ import { pagesFor } from "@uniprefill/units/Units"
 import { Demand } from "./Demand.ts"
 import { IntList } from "./IntList.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
-import type { PrefixCache } from "./PrefixCache.ts"
-import { PrefixPages } from "./PrefixPages.ts"
+import type { PrefixTree } from "./PrefixTree.ts"
+import { PrefixCache } from "./PrefixCache.ts"
 import { listSlabs, makePages, noPages, type PageTables, removeSlot } from "./Holdings.ts"
 import type { Request } from "./Request.ts"
 import { servingDefaults } from "./ServingDefaults.ts"
+import { Reservations } from "./Reservations.ts"
 import { SlabPool } from "./SlabPool.ts"
+import { passesTogether } from "./Span.ts"
 import { StateOperation, type StepPlan } from "./StepPlan.ts"
 
 export interface MemoryConfig {
@@ -30,10 +32,9 @@ export interface MemoryConfig {
  */
 export class Memory {
   readonly pool: SlabPool
-  readonly prefixes: PrefixPages
-  readonly cache: PrefixCache
-  /** Slabs set aside for admitted requests and not granted yet; at most `pool.free` + `pool.draining` + idle ones. */
-  reserved = 0
+  readonly prefixes: PrefixCache
+  readonly tree: PrefixTree
+  readonly reservations: Reservations
   private readonly layout: KvLayout
   private readonly demand: Demand
   private readonly freeSlots: Array<number> = []
@@ -63,9 +64,10 @@ export class Memory {
     const { layout, slots, stateSlots, resumeEvery = servingDefaults.resumeEvery } = config
     this.layout = layout
     this.pool = new SlabPool(config.slabs)
-    this.prefixes = new PrefixPages(layout, this.pool, resumeEvery)
-    this.cache = this.prefixes.cache
+    this.prefixes = new PrefixCache(layout, this.pool, resumeEvery)
+    this.tree = this.prefixes.tree
     this.demand = new Demand(layout, this.prefixes, config.maxRowsPerStep)
+    this.reservations = new Reservations(this.demand)
     this.hasStates = layout.stateSlotBytes > 0
     const tables = Array.from(layout.tables.keys())
     this.outputTables = tables.filter((t) => layout.tables[t]!.kind !== "carry" || layout.tables[t]!.segment === 0)
@@ -92,12 +94,17 @@ export class Memory {
 
   /** Slabs that can be granted now: free ones, and those of cached pages that nobody uses. */
   get available(): number {
-    return this.pool.free + this.cache.idleSlabs
+    return this.pool.free + this.tree.idleSlabs
   }
 
   /** Slabs that requests hold; what is only cached counts as free. */
   get used(): number {
-    return this.pool.used - this.cache.idleSlabs
+    return this.pool.used - this.tree.idleSlabs
+  }
+
+  /** Slabs set aside for admitted requests and not granted yet. */
+  get reserved(): number {
+    return this.reservations.slabs
   }
 
   /** Slabs that are available and set aside for nobody. */
@@ -149,7 +156,7 @@ export class Memory {
     prefixes.queries += request.holdings.pageKeys.length > 0 ? request.promptLength : 0
     prefixes.hits += hits
     if (request.account.firstScheduledMicros < 0) request.account.cachedTokens = hits
-    this.settle(request)
+    this.reservations.settle(request)
     return true
   }
 
@@ -163,7 +170,7 @@ export class Memory {
   publish(request: Request, rows: number): void {
     const kept = this.prefixes.publish(request, rows, this.spareFor)
     // Pages of a window that stay when it moves on: those that take their place must be found elsewhere.
-    if (kept > 0 && request.phase === "prefill") this.reserve(request, kept)
+    if (kept > 0 && request.phase === "prefill") this.reservations.add(request, kept)
   }
 
   /** Starts a plan: what was given back since the last one. */
@@ -209,7 +216,7 @@ export class Memory {
     const held = request.holdings.freedPages[tableIndex]! * slabsPerPage + slabs.length
     const count = pagesFor(rows, this.layout.pageSize) * slabsPerPage - held
     if (count <= 0) return
-    while (pool.free < count && this.cache.idleSlabs > 0) this.evict(plan)
+    while (pool.free < count && this.tree.idleSlabs > 0) this.evict(plan)
     const at = slabs.extend(count)
     pool.take(slabs.data, at, count)
     listSlabs(plan.grants, request.slot, tableIndex, slabs, at)
@@ -217,7 +224,7 @@ export class Memory {
       const details = { id: request.id, table: tableIndex, count, reserved: request.holdings.reservedSlabs }
       throw new InvariantViolation("a grant of prefill stays within the reservation", details)
     }
-    this.reserve(request, -Math.min(count, request.holdings.reservedSlabs))
+    this.reservations.granted(request, count)
   }
 
   /** Slabs that the next decode row needs, over all tables. */
@@ -254,7 +261,7 @@ export class Memory {
       const table = this.layout.tables[t]!
       if (table.segment < request.progress.segment || table.segment > lastSegment) continue
       if (table.kind === "carry" && !request.drops) continue
-      const chunk = table.segment === request.progress.segment || !request.drops
+      const chunk = passesTogether(request, request.progress.segment, table.segment)
       need += this.lacking(
         request,
         t,
@@ -274,13 +281,7 @@ export class Memory {
    * carries of all its segments at once. Requires {@link canRun}.
    */
   reserveRun(request: Request, rows: number, lastSegment: number): void {
-    this.setAside(request, this.prefillNeed(request, rows, lastSegment))
-  }
-
-  /** Sees that at least `slabs` slabs are reserved for a request. Requires that so many are unreserved or its own. */
-  setAside(request: Request, slabs: number): void {
-    const more = slabs - request.holdings.reservedSlabs
-    if (more > 0) this.reserve(request, more)
+    this.reservations.setAside(request, this.prefillNeed(request, rows, lastSegment))
   }
 
   /** Grants the pages that a segment's tables need to hold `rows` rows. */
@@ -313,7 +314,7 @@ export class Memory {
       this.trim(request, t, pages)
       if (table.kind === "sliding") this.slide(request, t, rows, this.pendingWindowFrees)
     }
-    this.settle(request)
+    this.reservations.settle(request)
   }
 
   /** Gives back what the next decode row no longer sees. */
@@ -325,7 +326,7 @@ export class Memory {
   slideWindows(request: Request, plan: StepPlan): void {
     for (let segment = 0; segment < this.layout.segments.length; segment++) {
       const { sliding } = this.layout.segments[segment]!
-      if (sliding >= 0 && (segment === request.progress.segment || !request.drops)) {
+      if (sliding >= 0 && passesTogether(request, request.progress.segment, segment)) {
         this.slide(request, sliding, request.progress.computedRows, plan.windowFrees)
       }
     }
@@ -348,12 +349,12 @@ export class Memory {
    * write to it. Requires `forkNeed` slabs and a leader that has not decoded since.
    */
   fork(leader: Request, fork: Request, plan: StepPlan): void {
-    const { layout, pool, cache } = this
+    const { layout, pool, tree } = this
     leader.holdings.isForked = fork.holdings.isForked = true
     fork.holdings.lastRun = leader.holdings.lastRun
     fork.holdings.cachedPages = leader.holdings.cachedPages
-    for (let run = leader.holdings.lastRun; run !== null && run.parent !== null; run = run.parent) cache.acquire(run)
-    this.reserve(fork, this.demand.ofForks(leader))
+    for (let run = leader.holdings.lastRun; run !== null && run.parent !== null; run = run.parent) tree.acquire(run)
+    this.reservations.add(fork, this.demand.ofForks(leader))
     if (this.hasStates) {
       plan.states.push3(fork.slot, StateOperation.zero, fork.holdings.stateSlot)
       plan.states.push3(fork.slot, StateOperation.restore, leader.holdings.stateSlot)
@@ -377,7 +378,7 @@ export class Memory {
       this.grow(fork, t, rows, plan)
       for (let i = shared; i < source.length; i++) plan.copies.push2(source.data[i]!, target.data[i]!)
     }
-    this.settle(fork)
+    this.reservations.settle(fork)
   }
 
   /** Slabs in a request's tables that the prefix cache does not hold. */
@@ -385,11 +386,6 @@ export class Memory {
     let owned = 0
     for (let t = 0; t < this.layout.tables.length; t++) owned += this.prefixes.owned(request, t)
     return owned
-  }
-
-  /** Sets the reservation to what the request can still need; called when that has shrunk. */
-  settle(request: Request): void {
-    this.reserve(request, this.demand.prefillCase(request) - this.demand.held(request) - request.holdings.reservedSlabs)
   }
 
   /** Gives back all that the request owns. No planned step may still touch it. */
@@ -402,10 +398,10 @@ export class Memory {
     request.holdings.isForked = false
     // The last page first: what is evicted first has none behind it.
     for (let run = request.holdings.lastRun; run !== null && run.parent !== null; run = run.parent)
-      this.cache.release(run)
+      this.tree.release(run)
     request.holdings.lastRun = null
     request.holdings.cachedPages = 0
-    this.reserve(request, -request.holdings.reservedSlabs)
+    this.reservations.release(request)
     if (request.slot >= 0) {
       this.closing(request.slot)
       this.freeSlots.push(request.slot)
@@ -431,11 +427,6 @@ export class Memory {
     request.holdings.slot = this.freeSlots.pop()!
     if (this.hasStates) request.holdings.stateSlot = this.freeStateSlots.pop()!
     request.holdings.pages = this.sparePages.pop() ?? makePages(this.layout)
-  }
-
-  private reserve(request: Request, slabs: number): void {
-    request.holdings.reservedSlabs += slabs
-    this.reserved += slabs
   }
 
   /** Slabs that a table lacks to hold `rows` rows. */
@@ -471,7 +462,7 @@ export class Memory {
     request.holdings.freedPages[tableIndex]! += pages
     frees.push3(request.slot, tableIndex, pages)
     // The window moves on: pages will be needed at its other end.
-    if (request.phase !== "decode") this.reserve(request, this.demand.ofMovedWindow(request, tableIndex, own))
+    if (request.phase !== "decode") this.reservations.add(request, this.demand.ofMovedWindow(request, tableIndex, own))
   }
 
   /** Gives slabs first … end − 1 of a table up, those that the cache has left out. Returns how many were given up. */

@@ -2,7 +2,7 @@ import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { roundDown } from "@uniprefill/units/Units"
 import type { CostModel } from "./CostModel.ts"
 import type { Request } from "./Request.ts"
-import { completesSegment, lastSegmentTogether } from "./Span.ts"
+import { completesSegment, lastSegmentTogether, passesTogether } from "./Span.ts"
 import type { StepLoad } from "./StepLoad.ts"
 
 /** Rows are cut at multiples of this from a segment's first row, whatever the budget, where the configuration says nothing. */
@@ -117,8 +117,9 @@ export const addDone = (
   load.tokens += rows
   for (let s = firstSegment; s <= lastSegment; s++) {
     const all = progress.prefillRows(s)
-    const first = s === firstSegment || !request.drops ? firstRow : 0
-    const count = s === firstSegment || !request.drops ? rows : all
+    const together = passesTogether(request, firstSegment, s)
+    const first = together ? firstRow : 0
+    const count = together ? rows : all
     const previous = !request.drops ? all : s === 0 ? 0 : progress.prefillRows(s - 1)
     load.addRows(1, s, first, count, all, previous)
     if (request.drops && first + count === all) addScoring(request, layout, load, s, 1)

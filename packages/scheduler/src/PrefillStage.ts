@@ -9,7 +9,7 @@ import {
 } from "./Prefill.ts"
 import { removeFrom, type Request } from "./Request.ts"
 import type { ServingState } from "./ServingState.ts"
-import { completesSegment } from "./Span.ts"
+import { completesSegment, passesTogether } from "./Span.ts"
 import type { StepPlan } from "./StepPlan.ts"
 
 /** Prompts that one plan may find no memory for, before the others are left to the next one. */
@@ -186,7 +186,7 @@ export class PrefillStage {
     const { memory, waiting, running, maxRunning } = this.state
     if (waiting.length === 0 || running >= maxRunning) return false
     const { refused, refusedAt } = this
-    if (refused.size > 0 && (this.room > refusedAt.room || memory.cache.version !== refusedAt.cache)) refused.clear()
+    if (refused.size > 0 && (this.room > refusedAt.room || memory.tree.version !== refusedAt.cache)) refused.clear()
     return refused.size < waiting.length
   }
 
@@ -272,7 +272,7 @@ export class PrefillStage {
     const { refused, refusedAt, room } = this
     this.state.isCrowded = true
     if (refused.size === 0 || room < refusedAt.room) refusedAt.room = room
-    refusedAt.cache = this.state.memory.cache.version
+    refusedAt.cache = this.state.memory.tree.version
     refused.add(request)
     if (--this.refusalsLeft === 0) this.admitting = false
   }
@@ -299,7 +299,7 @@ export class PrefillStage {
     plan.items.push2(computedRows, chunk.rows)
     plan.items.push2(segment, chunk.lastSegment)
     for (let s = segment; s <= chunk.lastSegment; s++) {
-      memory.growSegment(request, s, s === segment || !request.drops ? end : progress.prefillRows(s), plan)
+      memory.growSegment(request, s, passesTogether(request, segment, s) ? end : progress.prefillRows(s), plan)
     }
     progress.computedRows = end
     flight.usedBy(stepId)

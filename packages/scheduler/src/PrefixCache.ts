@@ -1,312 +1,440 @@
+import type { KvLayout } from "@uniprefill/model/KvLayout"
 import { IntList } from "./IntList.ts"
+import { CachedWindows } from "./CachedWindows.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
+import { listSlabs } from "./Holdings.ts"
+import { type PageKey, type PageRun, PrefixTree } from "./PrefixTree.ts"
+import type { Request } from "./Request.ts"
+import type { SlabPool } from "./SlabPool.ts"
+import { runOfPage, StateSnapshots } from "./StateSnapshots.ts"
+import { StateOperation, type StepPlan } from "./StepPlan.ts"
 
-/** Names a full page of a prefix: equal keys mean that everything up to the page's end is equal. Opaque. */
-export type PageKey = string | number
-
-/** Keys of full pages, first page first: an array, or one that is worked out where it is asked for. Does not change. */
-export interface PageKeyList {
-  readonly length: number
-  at(page: number): PageKey | undefined
+/** Tables whose content depends on the prefix alone. */
+interface SharedTables {
+  readonly whole: ReadonlyArray<number>
+  /** By table: where its slabs are among those of a page of the whole tables, or which of the sliding ones it is; −1 for others. */
+  readonly places: ReadonlyArray<number>
+  readonly sliding: ReadonlyArray<number>
+  readonly root: PageRun
+  /** Nothing belongs to single pages: a run may have many. */
+  readonly hasLongRuns: boolean
+  /** Scratch: the slabs of one page of the whole tables. */
+  readonly page: Int32Array
 }
 
-/** What a page has of a sliding table. */
-export interface CachedWindow {
-  readonly slabs: Int32Array
-  /** Tables that have its slabs, and steps in flight that read them for tables that no longer do. */
-  readers: number
+/** Hears what is cached and what no longer is, for those who route requests to where their prefixes are. */
+export interface PrefixListener {
+  /** Page number `page` of the request's prompt and output has been published under `key`, behind that of `parent`. */
+  readonly stored: (request: Request, page: number, key: PageKey, parent: PageKey | null) => void
+  readonly removed: (key: PageKey) => void
+  /** Nothing is cached any more. */
+  readonly cleared: () => void
 }
 
 /**
- * Full pages, one behind the other, that the same requests use: what any request with the same prefix may read, the slabs of
- * all tables that depend on the prefix alone.
+ * Which pages of which prefixes are kept, found and handed on, and what the executor is told of it.
  *
- * For requests that drop those are segment 0's K/V and its carry rows, as one unit: what comes above the first drop layer
- * depends on the prompt's last queries, and without the carry a hit would save almost nothing. For requests that do not
- * drop it is the K/V of every layer.
- *
- * Where windows or states belong to a page, it is a run of its own.
- */
-export class PageRun {
-  /** The run before it; null for a root, which has no pages. */
-  parent: PageRun | null
-  /** Of each page. */
-  keys: Array<PageKey> = []
-  /** Slabs of full and carry tables: page after page, as many each, table by table. */
-  slabs: IntList = noSlabs
-  /** Of each sliding table, null where it is not kept: a window is kept only where prefill may resume after it. */
-  readonly windows: Array<CachedWindow | null>
-  /** Holds the recurrent states as they are after the last row; −1 without. */
-  stateSlot = -1
-  /** All slabs, those of windows included. */
-  slabCount = 0
-  /** Requests whose prefix goes through it, from its first page to its last. */
-  users = 0
-  /** Neighbours among the runs that nobody uses, in order of when they were last used. */
-  older: PageRun | null = null
-  newer: PageRun | null = null
-  /** Runs behind it: the first one, and where prefixes part, the others, by their first keys. */
-  next: PageRun | null = null
-  others: Map<PageKey, PageRun> | null = null
-
-  constructor(parent: PageRun | null, windows: number) {
-    this.parent = parent
-    this.windows = windows === 0 ? none : new Array<CachedWindow | null>(windows).fill(null)
-  }
-
-  get pages(): number {
-    return this.keys.length
-  }
-
-  /** Index in `slabs` of a page's first one. */
-  slabsBefore(page: number): number {
-    return (this.slabs.length / this.keys.length) * page
-  }
-
-  /** The run behind this one that begins with `key`. */
-  find(key: PageKey): PageRun | undefined {
-    return this.next !== null && this.next.keys[0] === key ? this.next : this.others?.get(key)
-  }
-
-  /** How many of its pages, from the first one on, a prefix has from its page number `first` on: `most` at most. */
-  matches(keys: PageKeyList, first: number, most: number): number {
-    const end = Math.min(most, this.keys.length)
-    for (let page = 0; page < end; page++) if (this.keys[page] !== keys.at(first + page)) return page
-    return end
-  }
-
-  /** Which of its windows nobody reads: the first one, −1 for none. */
-  get unreadWindow(): number {
-    return this.windows.findIndex((window) => window !== null && window.readers === 0)
-  }
-
-  get isLeaf(): boolean {
-    return this.next === null && (this.others === null || this.others.size === 0)
-  }
-}
-
-const none: Array<never> = []
-
-/** Lists that are kept for new runs. */
-const mostSpare = 64
-
-/** Of a root. Nobody writes to it. */
-const noSlabs = new IntList(0)
-
-/**
- * Full pages as a tree of runs: the runs behind one are those that follow it in some prefix. Pages of runs that nobody uses are
- * evicted, those of the least recently used first, each run from its end. A request uses every run of its prefix and gives the
- * last one up first, so what is evicted never has pages behind it.
+ * Pages are published when the step that completed them has committed. In models with sliding windows or recurrent states
+ * prefill can only resume where the window's pages and a copy of the states are kept: at a *resume point*, after every
+ * `resumeEvery` rows and after a prompt's last full page. Chunks are cut there, and a hit is rounded down to one.
  */
 export class PrefixCache {
-  /** Slabs of all cached pages. */
-  slabs = 0
-  /** Slabs of pages that nobody uses, and of windows that nobody reads. */
-  idleSlabs = 0
-  /** Changes with everything that decides how much of a prefix is found. */
-  version = 0
-  private readonly made: Array<PageRun> = []
-  /** Lists of runs that are gone, for new ones. */
-  private readonly spare: Array<IntList> = []
-  /** Ends of the list of runs without users. */
-  private oldest: PageRun | null = null
-  private newest: PageRun | null = null
-  /** Runs in use with windows that nobody reads: who uses them has gone on. */
-  private readonly passed = new Set<PageRun>()
+  readonly tree = new PrefixTree()
+  readonly windows: CachedWindows
+  readonly states: StateSnapshots
+  listener: PrefixListener | null = null
+  /** Tokens looked up in the cache, and found there. */
+  queries = 0
+  hits = 0
+  private readonly layout: KvLayout
+  private readonly pool: SlabPool
+  private readonly hasStates: boolean
+  /** Pages between resume points. */
+  private readonly resumePages: number
+  private readonly ofDropping: SharedTables
+  private readonly ofDense: SharedTables
+  private readonly pendingRetains = new IntList()
+  /** What was found last: runs, pages of the last of them, pages in all. */
+  private readonly found: Array<PageRun> = []
+  private foundInLast = 0
+  /** What `ownSlabs` answers, used again. */
+  private readonly own: Array<readonly [number, number]> = []
+  private foundPages = 0
 
-  /** The start of a tree of its own, for pages that hold other tables than those of the other trees. */
-  root(): PageRun {
-    const root = new PageRun(null, 0)
-    this.made.push(root)
-    return root
-  }
-
-  /** The starts of all trees. */
-  get roots(): ReadonlyArray<PageRun> {
-    return this.made
+  constructor(layout: KvLayout, pool: SlabPool, resumeEvery: number) {
+    this.layout = layout
+    this.pool = pool
+    this.windows = new CachedWindows(layout, this.tree)
+    this.states = new StateSnapshots(layout, this.tree)
+    this.hasStates = layout.stateSlotBytes > 0
+    this.resumePages = Math.max(1, Math.floor(resumeEvery / layout.pageSize))
+    const tables = layout.tables.map((_, t) => t)
+    const pick = (belongs: (t: number) => boolean): SharedTables => {
+      const whole = tables.filter((t) => layout.tables[t]!.kind !== "sliding" && belongs(t))
+      const sliding = tables.filter((t) => layout.tables[t]!.kind === "sliding" && belongs(t))
+      const before = (t: number) =>
+        whole.slice(0, whole.indexOf(t)).reduce((sum, one) => sum + layout.tables[one]!.slabsPerPage, 0)
+      return {
+        whole,
+        places: tables.map((t) => (whole.includes(t) ? before(t) : sliding.indexOf(t))),
+        sliding,
+        root: this.tree.root(),
+        hasLongRuns: sliding.length === 0 && !this.hasStates,
+        page: new Int32Array(whole.reduce((sum, t) => sum + layout.tables[t]!.slabsPerPage, 0)),
+      }
+    }
+    this.ofDropping = pick((t) => layout.tables[t]!.segment === 0)
+    this.ofDense = pick((t) => layout.tables[t]!.kind !== "carry")
   }
 
   /**
-   * Adds a page that its maker goes on using, as a run of its own with room for `room` pages at first. Requires: `parent` has no
-   * run that begins with the key.
+   * How many cached pages a prompt can start from; which ones is known until the next call. Where no selection follows, its
+   * last row is always computed.
    */
-  publish(parent: PageRun, key: PageKey, slabs: Int32Array, windows: number, room = 1): PageRun {
-    const run = new PageRun(parent, windows)
-    run.users = 1
-    run.slabs = this.spare.pop() ?? new IntList()
-    run.slabs.makeRoom(room * slabs.length)
-    if (parent.next === null) parent.next = run
-    else (parent.others ??= new Map()).set(key, run)
-    this.append(run, key, slabs)
-    return run
-  }
-
-  /** Whether its only user may add pages to a run. */
-  canExtend(run: PageRun): boolean {
-    return run.users === 1 && run.isLeaf && run.windows.length === 0
-  }
-
-  /** Adds a page at the end of a run. Requires {@link canExtend}. */
-  append(run: PageRun, key: PageKey, slabs: Int32Array): void {
-    run.keys.push(key)
-    run.slabs.pushRun(slabs, 0, slabs.length)
-    run.slabCount += slabs.length
-    this.slabs += slabs.length
-    this.version++
-  }
-
-  /** The first `pages` pages of a run become a run of their own, before the others: who uses the run uses both. */
-  split(run: PageRun, pages: number): PageRun {
-    const front = new PageRun(run.parent, 0)
-    const parent = run.parent!
-    const at = run.slabsBefore(pages)
-    front.keys = run.keys.slice(0, pages)
-    front.slabs = new IntList(at)
-    front.slabs.pushRun(run.slabs.data, 0, at)
-    front.slabCount = at
-    front.users = run.users
-    front.next = run
-    if (parent.next === run) parent.next = front
-    else parent.others!.set(front.keys[0]!, front)
-    const rest = new IntList(run.slabs.length - at)
-    rest.pushRun(run.slabs.data, at, run.slabs.length)
-    run.parent = front
-    run.keys = run.keys.slice(pages)
-    run.slabs = rest
-    run.slabCount -= at
-    // Given up after the pages behind it.
-    if (run.users === 0) this.linkAfter(front, run)
-    return front
-  }
-
-  /** Adds the slabs of a sliding table to a run of one page that has none of it: those of a user's table, which reads them. */
-  addWindow(run: PageRun, window: number, slabs: Int32Array): void {
-    if (run.users === 0) throw new InvariantViolation("a window is added by a user", { key: run.keys[0] })
-    run.windows[window] = { slabs, readers: 1 }
-    run.slabCount += slabs.length
-    this.slabs += slabs.length
-    this.version++
-  }
-
-  /** One more table has the slabs of a run's window. */
-  read(run: PageRun, window: number): void {
-    const { slabs, readers } = run.windows[window]!
-    run.windows[window]!.readers++
-    if (readers > 0) return
-    this.idleSlabs -= slabs.length
-    this.note(run)
-  }
-
-  /** One table less has them, and no step in flight reads them for it. */
-  unread(run: PageRun, window: number): void {
-    const { slabs, readers } = run.windows[window]!
-    if (readers === 0) throw new InvariantViolation("a window is given back by a reader", { key: run.keys[0], window })
-    run.windows[window]!.readers--
-    if (readers > 1) return
-    this.idleSlabs += slabs.length
-    this.note(run)
-  }
-
-  /** A run in use with windows that nobody reads; null when there is none. */
-  get firstPassed(): PageRun | null {
-    for (const run of this.passed) return run
-    return null
-  }
-
-  /** Forgets a window that nobody reads: prefill can no longer resume where it is seen. */
-  evictWindow(run: PageRun, window: number): void {
-    const { slabs, readers } = run.windows[window]!
-    if (readers > 0) throw new InvariantViolation("a window that is read is not evicted", { key: run.keys[0], window })
-    run.windows[window] = null
-    run.slabCount -= slabs.length
-    this.idleSlabs -= slabs.length
-    this.slabs -= slabs.length
-    this.version++
-    this.note(run)
-  }
-
-  private note(run: PageRun): void {
-    if (run.users > 0 && run.unreadWindow >= 0) this.passed.add(run)
-    else this.passed.delete(run)
-  }
-
-  /** A copy of the recurrent states after a run's last row lies in `stateSlot`. */
-  addSnapshot(run: PageRun, stateSlot: number): void {
-    run.stateSlot = stateSlot
-    this.version++
-  }
-
-  acquire(run: PageRun): void {
-    if (run.users++ === 0) {
-      this.unlink(run)
-      this.idleSlabs -= run.slabs.length
-      if (run.windows.length > 0) this.note(run)
+  find(request: Request): number {
+    const { found } = this
+    found.length = 0
+    const shared = this.sharedTables(request)
+    const { pageKeys } = request.holdings
+    const rows = request.drops ? request.progress.prefillRows(0) : request.progress.prefillRows(0) - 1
+    const most = Math.min(pageKeys.length, Math.floor(rows / this.layout.pageSize))
+    let pages = 0
+    for (let run: PageRun | undefined = shared.root; pages < most;) {
+      run = run.find(pageKeys.at(pages)!)
+      if (run === undefined) break
+      found.push(run)
+      this.foundInLast = run.matches(pageKeys, pages, most - pages)
+      pages += this.foundInLast
+      if (this.foundInLast < run.pages) break
     }
+    this.foundPages = pages
+    this.roundDown(shared)
+    return this.foundPages
   }
 
-  release(run: PageRun): void {
-    if (run.users === 0) throw new InvariantViolation("a page is given back by a user", { key: run.keys[0] })
-    if (--run.users === 0) {
-      this.linkAfter(run, this.newest)
-      this.idleSlabs += run.slabs.length
-      if (run.windows.length > 0) this.note(run)
+  /** How many of the pages that `find` found there are up to the resume point before their end. */
+  shorten(request: Request): number {
+    this.dropLast()
+    this.roundDown(this.sharedTables(request))
+    return this.foundPages
+  }
+
+  /** Slabs that nobody uses now and that using what was found keeps from being reused, less those that it saves. */
+  foundCost(request: Request): number {
+    const { found } = this
+    let more = this.windows.unread(found, this.sharedTables(request).sliding)
+    for (let i = 0; i < found.length; i++) {
+      const run = found[i]!
+      const slabs = run.slabsBefore(i === found.length - 1 ? this.foundInLast : run.pages)
+      if (run.users > 0) more -= slabs
     }
+    return more
   }
 
-  /** The run that is evicted next, its last page first; null when every one has users. */
-  get leastRecent(): PageRun | null {
-    return this.oldest
-  }
-
-  /** Forgets the page longest unused: the last one of {@link leastRecent}. */
-  evict(): void {
-    const run = this.oldest!
-    if (!run.isLeaf) throw new InvariantViolation("a page is evicted after those behind it", { key: run.keys.at(-1) })
-    const at = run.slabsBefore(run.pages - 1)
-    const gone = run.pages === 1 ? run.slabCount : run.slabs.length - at
-    const key = run.keys.pop()!
-    run.slabs.length = at
-    run.slabCount -= gone
-    this.idleSlabs -= gone
-    this.slabs -= gone
-    this.version++
-    if (run.pages > 0) return
-    if (this.spare.length < mostSpare) this.spare.push(run.slabs)
-    run.slabs = noSlabs
-    this.unlink(run)
-    const parent = run.parent!
-    if (parent.next === run) parent.next = null
-    else parent.others!.delete(key)
-  }
-
-  /** Every run, each after the one before it. */
-  values(): Array<PageRun> {
-    const runs: Array<PageRun> = []
-    const open = [...this.roots]
-    for (let run = open.pop(); run !== undefined; run = open.pop()) {
-      if (run.parent !== null) runs.push(run)
-      if (run.next !== null) open.push(run.next)
-      if (run.others !== null) open.push(...run.others.values())
+  /** The pages that `find` or `shorten` has just returned become the front of the request's tables. */
+  adopt(request: Request): void {
+    const { found, layout } = this
+    const { holdings } = request
+    if (found.length === 0) return
+    const shared = this.sharedTables(request)
+    const last = found.length - 1
+    if (this.foundInLast < found[last]!.pages) found[last] = this.tree.split(found[last]!, this.foundInLast)
+    for (let i = 0; i < found.length; i++) {
+      const run = found[i]!
+      const { data, length } = run.slabs
+      this.tree.acquire(run)
+      for (const t of shared.whole) {
+        const { slabsPerPage } = layout.tables[t]!
+        const table = holdings.tables[t]!
+        for (let at = shared.places[t]!; at < length; at += shared.page.length)
+          table.pushRun(data, at, at + slabsPerPage)
+      }
     }
-    return runs
+    holdings.lastRun = found[last]!
+    holdings.cachedPages = this.foundPages
+    this.windows.adopt(found, shared.sliding, holdings)
   }
 
-  /** Puts a run among those without users, behind `older`; null: before all. */
-  private linkAfter(run: PageRun, older: PageRun | null): void {
-    const newer = older === null ? this.oldest : older.newer
-    run.older = older
-    run.newer = newer
-    if (older === null) this.oldest = run
-    else older.newer = run
-    if (newer === null) this.newest = run
-    else newer.older = run
+  /** Tells the executor of what `adopt` found. The slot is open by then, with its states at zero. */
+  map(request: Request, plan: StepPlan): void {
+    if (request.holdings.cachedPages === 0) return
+    const { whole, sliding } = this.sharedTables(request)
+    for (const t of whole) listSlabs(plan.maps, request.slot, t, request.holdings.tables[t]!, 0)
+    for (const t of sliding) {
+      if (request.holdings.freedPages[t]! > 0) plan.windowFrees.push3(request.slot, t, request.holdings.freedPages[t]!)
+      listSlabs(plan.maps, request.slot, t, request.holdings.tables[t]!, 0)
+    }
+    if (this.hasStates) plan.states.push3(request.slot, StateOperation.restore, request.holdings.lastRun!.stateSlot)
   }
 
-  private unlink(run: PageRun): void {
-    if (run.older === null) this.oldest = run.newer
-    else run.older.newer = run.newer
-    if (run.newer === null) this.newest = run.older
-    else run.newer.older = run.older
-    run.older = run.newer = null
+  /**
+   * Publishes the pages of a request whose first `rows` rows of segment 0 are computed and committed. Where another request
+   * was first, its page counts as the request's own prefix, so that the pages behind it can follow, and the request reads
+   * its own copy. Such pages, and those of windows, are kept from being reused: at most `spareSlabs` of them.
+   *
+   * Returns how many slabs of windows are kept.
+   */
+  publish(request: Request, rows: number, spareSlabs: (request: Request) => number): number {
+    const { pageSize } = this.layout
+    const { tree } = this
+    const { holdings } = request
+    const { pageKeys } = holdings
+    const shared = this.sharedTables(request)
+    const pages = Math.min(Math.floor(rows / pageSize), pageKeys.length)
+    let spare = -1
+    /** What this call has made or made longer: nothing is behind it, and nobody else uses it. */
+    let own: PageRun | null = null
+    while (holdings.cachedPages < pages) {
+      const page = holdings.cachedPages
+      const before = holdings.lastRun ?? shared.root
+      const key = pageKeys.at(page)!
+      const other = before === own ? undefined : before.find(key)
+      if (other !== undefined) {
+        let used = other.matches(pageKeys, page, pages - page)
+        if (other.users === 0) {
+          if (spare < 0) spare = Math.max(0, spareSlabs(request))
+          const each = other.slabs.length / other.pages
+          // A page that has windows alone, and not these, has no slabs.
+          if (each > 0) used = Math.min(used, Math.floor(spare / each))
+          if (used === 0) return 0
+          spare -= used * each
+        }
+        const run = used < other.pages ? tree.split(other, used) : other
+        tree.acquire(run)
+        holdings.lastRun = run
+        holdings.cachedPages += used
+        continue
+      }
+      const slabs = shared.page
+      let at = 0
+      for (let i = 0; i < shared.whole.length; i++) at = this.copyPage(request, shared.whole[i]!, page, slabs, at)
+      // Pages that forked requests share stay theirs: they do not all use what would be published.
+      if (holdings.isForked && this.isShared(slabs)) return 0
+      this.pendingRetains.pushRun(slabs, 0, slabs.length)
+      if (shared.hasLongRuns && (before === own || (tree.canExtend(before) && this.reads(request, shared)))) {
+        tree.append(before, key, slabs)
+      } else {
+        const room = shared.hasLongRuns ? pageKeys.length - page : 1
+        holdings.lastRun = tree.publish(before, key, slabs, shared.sliding.length, room)
+      }
+      own = holdings.lastRun
+      holdings.cachedPages++
+      this.listener?.stored(request, page, key, page === 0 ? null : pageKeys.at(page - 1)!)
+    }
+    if (rows !== pages * pageSize || holdings.cachedPages < pages || !this.isResumePoint(request, rows)) return 0
+    // Decode makes no copies of states, without which windows are of no use.
+    if (shared.sliding.length === 0 || (this.hasStates && request.phase === "decode")) return 0
+    return this.keepWindows(request, pages, shared, spare < 0 ? spareSlabs(request) : spare)
+  }
+
+  /** Rows that a request may go on from `row` in segment 0 before its chunk is cut; Infinity where nothing cuts it. */
+  rowsToCut(request: Request, row: number): number {
+    const { pageSize } = this.layout
+    if (!this.hasResumePoints(request)) return Number.POSITIVE_INFINITY
+    const every = this.resumePages * pageSize
+    const last = this.lastResumePoint(request)
+    const next = (Math.floor(row / every) + 1) * every
+    if (row < last) return Math.min(next, last) - row
+    return Number.POSITIVE_INFINITY
+  }
+
+  /** A chunk of the request ends at `rows`: its states are copied by the next plan, if prefill may resume there. */
+  computed(request: Request, rows: number): void {
+    if (!this.hasStates || !this.isResumePoint(request, rows)) return
+    this.states.want(request, rows)
+  }
+
+  /** Whether the next plan has something to tell of the cache or the states. */
+  get hasNews(): boolean {
+    return this.pendingRetains.length > 0 || this.states.hasNews
+  }
+
+  /** What was published since the last plan is retained by this one. */
+  retain(plan: StepPlan): void {
+    plan.retains.append(this.pendingRetains)
+    this.pendingRetains.clear()
+  }
+
+  /** Gives up the page longest unused, or where none is a window that nobody reads. Returns the state slot that comes free with it, −1 for none. */
+  evict(plan: StepPlan): number {
+    const run = this.tree.leastRecent
+    if (run === null) {
+      this.evictWindow(plan)
+      return -1
+    }
+    this.listener?.removed(run.keys[run.pages - 1]!)
+    plan.evictions.pushRun(run.slabs.data, run.slabsBefore(run.pages - 1), run.slabs.length)
+    for (const window of run.windows) if (window !== null) plan.evictions.pushRun(window.slabs, 0, window.slabs.length)
+    return this.forget(run)
+  }
+
+  /** Every cached page is in use: gives up a window that its users have passed. */
+  private evictWindow(plan: StepPlan): void {
+    const run = this.tree.firstPassed
+    if (run === null) return
+    const w = run.unreadWindow
+    const { slabs } = run.windows[w]!
+    plan.evictions.pushRun(slabs, 0, slabs.length)
+    this.pool.release(slabs, 0, slabs.length, 0, 0)
+    this.tree.evictWindow(run, w)
+  }
+
+  /** Forgets every cached page, as the executor has, after a step failed and every slot was given up. */
+  reset(giveBack: (stateSlot: number) => void): void {
+    this.pendingRetains.clear()
+    this.states.reset(giveBack)
+    for (let run = this.tree.leastRecent; run !== null; run = this.tree.leastRecent) {
+      const stateSlot = this.forget(run)
+      if (stateSlot >= 0) giveBack(stateSlot)
+    }
+    this.listener?.cleared()
+    if (this.tree.slabs > 0)
+      throw new InvariantViolation("no page is in use once every slot is given up", { slabs: this.tree.slabs })
+  }
+
+  /** The last page of a run is evicted, its slabs given up. Returns the state slot that comes free with it, −1 for none. */
+  private forget(run: PageRun): number {
+    // Nobody uses it: no step in flight touches its slabs, and no table has them.
+    const first = run.slabsBefore(run.pages - 1)
+    this.pool.release(run.slabs.data, first, run.slabs.length, 0, first)
+    for (const window of run.windows) if (window !== null) this.pool.release(window.slabs, 0, window.slabs.length, 0, 0)
+    this.tree.evict()
+    const { stateSlot } = run
+    if (stateSlot >= 0) this.states.evicted(run)
+    return stateSlot
+  }
+
+  private roundDown(shared: SharedTables): void {
+    if (shared.hasLongRuns) return
+    while (this.found.length > 0 && !this.canResume(this.found, shared)) this.dropLast()
+  }
+
+  /** Of what was found, all pages but the last one. */
+  private dropLast(): void {
+    const { found } = this
+    this.foundPages--
+    if (--this.foundInLast > 0) return
+    found.pop()
+    if (found.length > 0) this.foundInLast = found[found.length - 1]!.pages
+  }
+
+  /** `found`: runs of one page each. */
+  private canResume(found: ReadonlyArray<PageRun>, shared: SharedTables): boolean {
+    if (this.hasStates && found.at(-1)!.stateSlot < 0) return false
+    return this.windows.areCached(found, shared.sliding)
+  }
+
+  /** Keeps the pages that windows need to go on after `pages` pages, at most `spare` slabs; returns how many. */
+  private keepWindows(request: Request, pages: number, shared: SharedTables, spare: number): number {
+    let kept = 0
+    for (const [w, t] of shared.sliding.entries()) {
+      for (let p = this.windows.firstPage(t, pages); p < pages; p++) {
+        const run = runOfPage(request.holdings, p)
+        if (run.windows[w] !== null || p < request.holdings.freedPages[t]!) continue
+        const slabs = new Int32Array(this.layout.tables[t]!.slabsPerPage)
+        this.copyPage(request, t, p, slabs, 0)
+        if (kept + slabs.length > spare || this.isShared(slabs)) return kept
+        this.pendingRetains.pushRun(slabs, 0, slabs.length)
+        this.tree.addWindow(run, w, slabs)
+        kept += slabs.length
+      }
+    }
+    return kept
+  }
+
+  /**
+   * Which of slabs first … end − 1 of a table are of pages of the request's prefix, but its own and not the cache's: another
+   * request was first to publish them, or the window is not kept. `[from, to]` of each run, in order; valid until the next call.
+   */
+  ownSlabs(request: Request, tableIndex: number, first: number, end: number): ReadonlyArray<readonly [number, number]> {
+    const { own } = this
+    const { holdings } = request
+    if (own.length > 0) own.length = 0
+    const place = this.sharedTables(request).places[tableIndex]!
+    if (place < 0) return own
+    const { kind, slabsPerPage } = this.layout.tables[tableIndex]!
+    const { data } = holdings.tables[tableIndex]!
+    const freed = holdings.freedPages[tableIndex]!
+    let to = (holdings.cachedPages - freed) * slabsPerPage
+    for (let run = holdings.lastRun; to > first; run = run!.parent) {
+      const from = to - run!.pages * slabsPerPage
+      const slab = kind === "sliding" ? run!.windows[place]?.slabs[0] : run!.slabs.data[place]
+      if (from < end && data[from] !== slab) own.push([Math.max(from, first), Math.min(to, end)])
+      to = from
+    }
+    return own.reverse()
+  }
+
+  /** Slabs first … end − 1 of a table are given up: what the cache has of them may become idle. */
+  giveUp(request: Request, tableIndex: number, first: number, end: number): void {
+    if (this.layout.tables[tableIndex]!.kind !== "sliding") return
+    this.windows.giveUp(request, tableIndex, this.sharedTables(request).places[tableIndex]!, first, end)
+  }
+
+  /** A fork has a copy of a table. */
+  share(leader: Request, tableIndex: number): void {
+    const place = this.sharedTables(leader).places[tableIndex]!
+    if (place >= 0 && this.layout.tables[tableIndex]!.kind === "sliding") this.windows.share(leader, tableIndex, place)
+  }
+
+  /** Whether the tables have the slabs of the prefix's last run, not copies of their own: all of a run is one or the other. */
+  private reads({ holdings }: Request, { whole }: SharedTables): boolean {
+    const run = holdings.lastRun!
+    const first = (holdings.cachedPages - run.pages) * this.layout.tables[whole[0]!]!.slabsPerPage
+    return holdings.tables[whole[0]!]!.data[first] === run.slabs.data[0]
+  }
+
+  /** Slabs that a table has of the pages of the request's prefix, its own or the cache's: the first ones. */
+  slabsOfPrefix(request: Request, tableIndex: number): number {
+    if (this.sharedTables(request).places[tableIndex]! < 0) return 0
+    const { cachedPages, freedPages, tables } = request.holdings
+    const pages = Math.max(0, cachedPages - freedPages[tableIndex]!)
+    return Math.min(tables[tableIndex]!.length, pages * this.layout.tables[tableIndex]!.slabsPerPage)
+  }
+
+  /** Slabs of a table that are not the cache's. */
+  owned(request: Request, tableIndex: number): number {
+    const { length } = request.holdings.tables[tableIndex]!
+    const prefix = this.slabsOfPrefix(request, tableIndex)
+    let owned = length - prefix
+    for (const [from, to] of this.ownSlabs(request, tableIndex, 0, prefix)) owned += to - from
+    return owned
+  }
+
+  private isShared(slabs: Int32Array): boolean {
+    for (let i = 0; i < slabs.length; i++) if (this.pool.othersOf(slabs[i]!) > 0) return true
+    return false
+  }
+
+  /** Puts the slabs of one page of a table into `slabs` from `at` on, and returns where they end. */
+  private copyPage(request: Request, t: number, page: number, slabs: Int32Array, at: number): number {
+    const { holdings } = request
+    const { slabsPerPage } = this.layout.tables[t]!
+    const first = (page - holdings.freedPages[t]!) * slabsPerPage
+    const { data, length } = holdings.tables[t]!
+    if (first < 0 || first + slabsPerPage > length) {
+      throw new InvariantViolation("a page is published once it is held", { id: request.id, table: t, page })
+    }
+    for (let k = 0; k < slabsPerPage; k++) slabs[at + k] = data[first + k]!
+    return at + slabsPerPage
+  }
+
+  private hasResumePoints(request: Request): boolean {
+    return request.holdings.pageKeys.length > 0 && (this.hasStates || this.sharedTables(request).sliding.length > 0)
+  }
+
+  /** End of the last full page whose key is known. */
+  private lastResumePoint(request: Request): number {
+    const { pageSize } = this.layout
+    return Math.min(request.holdings.pageKeys.length, Math.floor(request.progress.prefillRows(0) / pageSize)) * pageSize
+  }
+
+  private isResumePoint(request: Request, rows: number): boolean {
+    if (!this.hasResumePoints(request) || rows % this.layout.pageSize !== 0) return false
+    return rows === this.lastResumePoint(request) || rows % (this.resumePages * this.layout.pageSize) === 0
+  }
+
+  private sharedTables(request: Request): SharedTables {
+    return request.drops ? this.ofDropping : this.ofDense
   }
 }

@@ -44,7 +44,7 @@ export class Ranking {
     }
     this.owned = (request) => memory.ownedSlabs(request)
     this.hits = {
-      version: () => memory.cache.version,
+      version: () => memory.tree.version,
       rows: (request) => memory.prefixes.find(request) * config.layout.pageSize,
     }
   }

@@ -1,6 +1,6 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
 import type { Holdings } from "./Holdings.ts"
-import type { PageRun, PrefixCache } from "./PrefixCache.ts"
+import type { PageRun, PrefixTree } from "./PrefixTree.ts"
 import type { Request } from "./Request.ts"
 import { StateOperation, type StepPlan } from "./StepPlan.ts"
 
@@ -19,14 +19,14 @@ interface PlannedSnapshot {
  */
 export class StateSnapshots {
   private readonly pageSize: number
-  private readonly cache: PrefixCache
+  private readonly cache: PrefixTree
   /** Requests whose states are to be copied before they go on. */
   private readonly unsaved: Array<Request> = []
   private readonly planned: Array<PlannedSnapshot> = []
   /** Pages with a copy of states, the oldest first. */
   private readonly pages: Array<PageRun> = []
 
-  constructor(layout: KvLayout, cache: PrefixCache) {
+  constructor(layout: KvLayout, cache: PrefixTree) {
     this.pageSize = layout.pageSize
     this.cache = cache
   }

@@ -2,7 +2,7 @@ import { denseSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { CachedWindows } from "@uniprefill/scheduler/CachedWindows"
 import { makePages } from "@uniprefill/scheduler/Holdings"
-import { type PageRun, PrefixCache } from "@uniprefill/scheduler/PrefixCache"
+import { type PageRun, PrefixTree } from "@uniprefill/scheduler/PrefixTree"
 import { Request } from "@uniprefill/scheduler/Request"
 import { expect, it } from "vitest"
 import { full, sliding, specOf } from "../../../test/simulation/Models.ts"
@@ -17,7 +17,7 @@ const wide = layout.tables[t]!.slabsPerPage
 
 /** Three cached pages with their windows, which a request has adopted; who made them has gone. */
 const adopted = () => {
-  const cache = new PrefixCache()
+  const cache = new PrefixTree()
   const prefix: Array<PageRun> = []
   for (let page = 0; page < 3; page++) {
     const run = cache.publish(prefix.at(-1) ?? cache.root(), page, Int32Array.of(page), 1)

@@ -330,12 +330,12 @@ export class Simulation {
     let idle = 0
     ownedSlabs.fill(0)
     for (const { driver, config } of this.replicas) {
-      const { pool, cache } = driver.scheduler.memory
+      const { pool, tree } = driver.scheduler.memory
       waiting += driver.waiting
       running += driver.running
-      used += pool.used - cache.idleSlabs
-      cached += cache.slabs - cache.idleSlabs
-      idle += cache.idleSlabs
+      used += pool.used - tree.idleSlabs
+      cached += tree.slabs - tree.idleSlabs
+      idle += tree.idleSlabs
       addOwnedSlabs(driver.scheduler, config.layout, ownedSlabs)
     }
     counters.occupancy.add(

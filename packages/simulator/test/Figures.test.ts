@@ -62,8 +62,8 @@ describe("a run's figure", () => {
       area += used * (now - before)
       before = now
       used = replicas.reduce((sum, { driver }) => {
-        const { pool, cache } = driver.scheduler.memory
-        return sum + pool.used - cache.idleSlabs
+        const { pool, tree } = driver.scheduler.memory
+        return sum + pool.used - tree.idleSlabs
       }, 0)
     }
     const scenario = { ...busy, faults: {}, workload: { ...busy.workload, requests: 400 } } as Scenario

@@ -143,7 +143,7 @@ describe("TimeMachine", () => {
     }
     const machine = machineOf(sessions)
     const { cache } = machine.at(machine.steps - 1).state.memory
-    const runs = machine.simulation.replicas[0]!.driver.scheduler.memory.cache.values()
+    const runs = machine.simulation.replicas[0]!.driver.scheduler.memory.tree.values()
     const depthOf = (run: (typeof runs)[number]): number =>
       run.parent!.parent === null ? run.pages : run.pages + depthOf(run.parent!)
     const rootOf = (run: (typeof runs)[number]): (typeof runs)[number] =>

@@ -1,5 +1,5 @@
 import { IntList } from "@uniprefill/scheduler/IntList"
-import { PageRun } from "@uniprefill/scheduler/PrefixCache"
+import { PageRun } from "@uniprefill/scheduler/PrefixTree"
 import { type Copier, ObjectGraph, type Snapshot } from "./ObjectGraph.ts"
 
 interface Checkpoint {

@@ -88,10 +88,10 @@ export class LoopRecorder {
   private sample({ index, driver, config }: Inspected, time: number): void {
     const { owned } = this
     const { scheduler } = driver
-    const { cache } = scheduler.memory
+    const { tree } = scheduler.memory
     owned.fill(0)
     addOwnedSlabs(scheduler, config.layout, owned)
-    this.builder.addSample(index, time, owned, cache.slabs - cache.idleSlabs, cache.idleSlabs)
+    this.builder.addSample(index, time, owned, tree.slabs - tree.idleSlabs, tree.idleSlabs)
   }
 
   /** A preempted request waits again, at once or when the step in flight that holds work of it is done. */

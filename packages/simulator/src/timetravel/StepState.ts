@@ -1,5 +1,5 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
-import type { PageRun, PrefixCache } from "@uniprefill/scheduler/PrefixCache"
+import type { PageRun, PrefixTree } from "@uniprefill/scheduler/PrefixTree"
 import type { Request, RequestPhase } from "@uniprefill/scheduler/Request"
 import { ItemField, sections, sectionWidths } from "@uniprefill/scheduler/StepPlan"
 import type { Inspected } from "../output/Inspected.ts"
@@ -245,12 +245,12 @@ const memoryState = ({ driver, config }: Inspected): MemoryState => {
     unreserved: memory.unreserved,
     slots: config.slots,
     slotsFree: memory.slotsFree,
-    cache: cacheState(memory.cache),
+    cache: cacheState(memory.tree),
   }
 }
 
 /** Goes from run to run and makes no list of them: what a look leaves behind keeps the collector busy. */
-const cacheState = (cache: PrefixCache): CacheState => {
+const cacheState = (cache: PrefixTree): CacheState => {
   const trees: Array<PageTree> = []
   for (const root of cache.roots) {
     if (root.next !== null) trees.push(treeFrom(root.next))

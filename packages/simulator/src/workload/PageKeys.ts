@@ -1,4 +1,4 @@
-import type { PageKeyList } from "@uniprefill/scheduler/PrefixCache"
+import type { PageKeyList } from "@uniprefill/scheduler/PrefixTree"
 import { ceilDiv } from "@uniprefill/units/Units"
 import type { Workload } from "./Workload.ts"
 

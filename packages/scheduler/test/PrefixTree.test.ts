@@ -1,4 +1,4 @@
-import { type PageKey, type PageRun, PrefixCache } from "@uniprefill/scheduler/PrefixCache"
+import { type PageKey, type PageRun, PrefixTree } from "@uniprefill/scheduler/PrefixTree"
 import fc from "fast-check"
 import { expect, it } from "vitest"
 
@@ -7,7 +7,7 @@ import { expect, it } from "vitest"
  * nobody else uses. Returns its runs.
  */
 const use = (
-  cache: PrefixCache,
+  cache: PrefixTree,
   root: PageRun,
   keys: ReadonlyArray<PageKey>,
   firstSlab: number,
@@ -33,12 +33,12 @@ const use = (
 }
 
 /** Gives a prefix up. Others may have split its runs: the way back is the tree's. */
-const leave = (cache: PrefixCache, root: PageRun, runs: ReadonlyArray<PageRun>): void => {
+const leave = (cache: PrefixTree, root: PageRun, runs: ReadonlyArray<PageRun>): void => {
   for (let run = runs.at(-1)!; run !== root; run = run.parent!) cache.release(run)
 }
 
 /** Keys of the pages in the order in which they are evicted. */
-const evictAll = (cache: PrefixCache): ReadonlyArray<PageKey> => {
+const evictAll = (cache: PrefixTree): ReadonlyArray<PageKey> => {
   const evicted: Array<PageKey> = []
   for (let run = cache.leastRecent; run !== null; run = cache.leastRecent) {
     evicted.push(run.keys.at(-1)!)
@@ -48,7 +48,7 @@ const evictAll = (cache: PrefixCache): ReadonlyArray<PageKey> => {
 }
 
 it("finds pages along their prefix, in one tree and not in another", () => {
-  const cache = new PrefixCache()
+  const cache = new PrefixTree()
   const [dropping, dense] = [cache.root(), cache.root()]
   const [run] = use(cache, dropping, ["a", "b"], 0)
   expect(dropping.find("a")).toBe(run)
@@ -60,7 +60,7 @@ it("finds pages along their prefix, in one tree and not in another", () => {
 })
 
 it("prefixes part and keep what they share", () => {
-  const cache = new PrefixCache()
+  const cache = new PrefixTree()
   const root = cache.root()
   const one = use(cache, root, ["system", "x", "y"], 0)
   const two = use(cache, root, ["system", "z"], 10)
@@ -76,7 +76,7 @@ it("prefixes part and keep what they share", () => {
 })
 
 it("evicts the page longest unused, never one before those behind it", () => {
-  const cache = new PrefixCache()
+  const cache = new PrefixTree()
   const root = cache.root()
   leave(cache, root, use(cache, root, ["a", "b", "c"], 0))
   leave(cache, root, use(cache, root, ["a", "d"], 10))
@@ -86,7 +86,7 @@ it("evicts the page longest unused, never one before those behind it", () => {
 })
 
 it("evicts the front of a run that was split after its rest, and before what was used later", () => {
-  const cache = new PrefixCache()
+  const cache = new PrefixTree()
   const root = cache.root()
   const one = use(cache, root, ["a", "b", "c"], 0)
   leave(cache, root, one)
@@ -96,7 +96,7 @@ it("evicts the front of a run that was split after its rest, and before what was
 })
 
 it("does not evict what somebody uses", () => {
-  const cache = new PrefixCache()
+  const cache = new PrefixTree()
   const [run] = use(cache, cache.root(), ["a", "b"], 0)
   expect([cache.idleSlabs, cache.leastRecent]).toEqual([0, null])
   cache.release(run!)
@@ -105,7 +105,7 @@ it("does not evict what somebody uses", () => {
 })
 
 it("goes on with a run that lost its last pages while nobody used it", () => {
-  const cache = new PrefixCache()
+  const cache = new PrefixTree()
   const root = cache.root()
   leave(cache, root, use(cache, root, ["a", "b", "c"], 0))
   cache.evict()
@@ -151,7 +151,7 @@ it("holds, counts and evicts the pages that a cache of single pages does", () =>
   const event = fc.oneof({ weight: 2, arbitrary: prefix }, fc.constant("leave" as const), fc.constant("evict" as const))
   fc.assert(
     fc.property(fc.array(event, { maxLength: 80 }), fc.nat(7), (drawn, turn) => {
-      const cache = new PrefixCache()
+      const cache = new PrefixTree()
       const root = cache.root()
       const naive = new PageByPage()
       const users: Array<{ readonly keys: ReadonlyArray<number>; readonly runs: ReadonlyArray<PageRun> }> = []
@@ -184,7 +184,7 @@ it("holds, counts and evicts the pages that a cache of single pages does", () =>
 })
 
 it("counts windows as idle that nobody reads, whether their page is used or not", () => {
-  const cache = new PrefixCache()
+  const cache = new PrefixTree()
   const page = cache.publish(cache.root(), 7, Int32Array.of(1, 2), 1)
   cache.addWindow(page, 0, Int32Array.of(3))
   expect([cache.slabs, cache.idleSlabs, page.slabCount, cache.canExtend(page)]).toEqual([3, 0, 3, false])
