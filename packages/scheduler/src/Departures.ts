@@ -98,6 +98,8 @@ export class Departures {
       this.giveUpSlot(one)
       one.contentId = state.nextContentId()
       actions.puts.push(one)
+      // A fork's first token may have been planned in a step that failed.
+      if (one !== request) one.progress.restart()
     }
     request.restart()
     state.enqueue(request)

@@ -138,6 +138,26 @@ it("a failed step ends those that have a slot, and none of those that wait, furt
   expect(driver.stepInFlight).toBe(1)
 })
 
+it("answers to a prompt that gives way while a step that fails has their first tokens get all of theirs later", () => {
+  const urgent: Policy = {
+    name: "urgent",
+    victims: (running) => running.map(({ id }) => id),
+    preempts: (waiting, running) => waiting.priority < running.priority,
+  }
+  const { driver, events, perform, plans, submit, step } = loop({ slots: 2, policy: urgent, maxStepsInFlight: 2 })
+  submit(prompt({ answers: 2, maxTokens: 3, priority: 1 }))
+  perform(() => driver.tick(0))
+  submit(prompt({ maxTokens: 1 }))
+  perform(() => driver.tick(0))
+  expect(driver.scheduler.preemptions).toBe(1)
+  perform(() => driver.stepFailed())
+  perform(() => driver.abort(3))
+  plans.length = 0
+  for (let i = 0; i < 12; i++) step()
+  expect(events.filter((event) => event.startsWith("length")).toSorted()).toEqual(["length 1", "length 2"])
+  expect(driver.running).toBe(0)
+})
+
 it("a shell may end another request when it has been given a step's tokens", () => {
   const { driver, events, submit, step } = loop({}, (perform, request) => {
     if (request.id === 1 && request.outputs === 3) perform((of) => of.abort(2))

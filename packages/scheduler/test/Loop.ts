@@ -93,7 +93,7 @@ export const loop = (
     perform(() => driver.stepDone(result))
     driver.checkIntegrity()
   }
-  return { driver, events, items, perform, submit, step, contents }
+  return { driver, events, items, plans, perform, submit, step, contents }
 }
 export type Perform = (act: (driver: Driver) => Actions) => void
 
