@@ -470,6 +470,8 @@ class SwarmRun {
     if (pool.used !== tree.slabs || reserved !== 0) {
       throw new Error(`idle with ${pool.used} slabs used, ${tree.slabs} cached, ${reserved} reserved`)
     }
+    const { turns } = this.driver.scheduler.state
+    if (turns["holders"].length + turns["paused"].length > 0) throw new Error("idle with somebody's turn not over")
     if (runner.openSlots > 0) throw new Error(`idle with ${runner.openSlots} slots open`)
     if (runner.storedContents > 0) throw new Error(`idle with ${runner.storedContents} contents stored`)
     if (runner.free !== pool.free) {

@@ -264,10 +264,15 @@ const mutants: Readonly<Record<string, () => void>> = {
     plant(Turns.prototype, "hasSettled", (_original, { phase }) => phase === "decode"),
 
   "a turn that one keeps who gave way": () =>
-    plant(Turns.prototype, "pause", (original, request, micros) => {
+    plant(Turns.prototype, "giveUp", (original, request) => {
       const { holdsTurn } = request.account
-      original(request, micros)
+      original(request)
       request.account.holdsTurn = holdsTurn
+    }),
+
+  "a turn that one keeps who has ended": () =>
+    plant(Turns.prototype, "giveUp", (original, request) => {
+      if (request.endReason === null) original(request)
     }),
 
   "turns taken whatever computing again takes": () => plant(Turns.prototype, "resume", () => {}),
@@ -325,6 +330,7 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "pages of forks given back as if nobody else had them": /slabs are conserved|holders of a slab are counted/,
   "a turn that is over as soon as it has begun": /who makes room is the last in rank/,
   "a turn that one keeps who gave way": /who makes room is the last in rank/,
+  "a turn that one keeps who has ended": /idle with somebody's turn not over/,
   "turns taken whatever computing again takes": /who makes room is the last in rank|is counted as passed over/,
   "windows that tables have given back, kept as if they were read": /readers of a window are counted/,
   "a fork that is no reader of its leader's windows": /readers of a window are counted/,
@@ -376,6 +382,7 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "pages of forks given back as if nobody else had them": 66,
   "a turn that is over as soon as it has begun": 96,
   "a turn that one keeps who gave way": 430,
+  "a turn that one keeps who has ended": 96,
   "turns taken whatever computing again takes": 96,
   "windows that tables have given back, kept as if they were read": 19,
   "a fork that is no reader of its leader's windows": 19,

@@ -50,6 +50,7 @@ export class Departures {
     removeFrom(state.prefilling, request)
     state.decodes.retire(request)
     state.places.leave(request)
+    state.turns.giveUp(request)
     if (request.phase === "waiting") state.dequeue(request)
     if (request.slot >= 0) this.leaving.push(request)
     else this.forget(request)

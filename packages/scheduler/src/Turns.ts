@@ -63,10 +63,6 @@ export class Turns {
    */
   pause(request: Request, prefillMicros: number): void {
     const { account, outputs } = request
-    if (account.holdsTurn) {
-      account.holdsTurn = false
-      removeFrom(this.holders, request)
-    }
     if (prefillMicros <= shareOfTime * this.maxPauseMicros) this.paused.push(request)
     if (account.pausedAt === outputs) return
     account.pausedAt = outputs
@@ -87,6 +83,13 @@ export class Turns {
   take(request: Request): void {
     request.account.holdsTurn = true
     this.holders.push(request)
+  }
+
+  /** Its turn is over, if it had one: it gives way, or has ended. */
+  giveUp(request: Request): void {
+    if (!request.account.holdsTurn) return
+    request.account.holdsTurn = false
+    removeFrom(this.holders, request)
   }
 
   /** The first token since a request was given its slot is planned. */
