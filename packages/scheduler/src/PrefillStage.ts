@@ -181,13 +181,18 @@ export class PrefillStage {
 
   // ------------------------------------------------------------------------------------------------- admission
 
-  /** Whether some waiting request could be admitted now: not while there is no more room than when all were refused. */
+  /**
+   * Whether some waiting request could be admitted now: not while there is no more room than when all were refused. But who goes first
+   * leaves no room for the others' growth, and may fit although it was refused before.
+   */
   private mayAdmit(): boolean {
     const { memory, waiting, running, maxRunning } = this.state
     if (waiting.length === 0 || running >= maxRunning) return false
     const { refused, refusedAt } = this
     if (refused.size > 0 && (this.room > refusedAt.room || memory.tree.version !== refusedAt.cache)) refused.clear()
-    return refused.size < waiting.length
+    if (refused.size < waiting.length) return true
+    const first = this.turn ?? this.first
+    return first !== null && first.phase === "waiting" && memory.canAdmit(first)
   }
 
   /** Slabs that are set aside for nobody, and that those who run will not take soon. */
