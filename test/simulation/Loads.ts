@@ -61,8 +61,6 @@ export class ServedLoad {
     )
     const { log } = this.simulation
     // The log keeps the first token and the last: every one of them is wanted here.
-    const { lastToken } = log
-    this.simulation.log.lastToken.set(lastToken)
     for (const replica of this.simulation.replicas) {
       const events = replica["events"] as { tokens: ReplicaEvents["tokens"] }
       const { tokens } = events

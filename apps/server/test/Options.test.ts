@@ -1,7 +1,6 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { servingDefaults } from "@uniprefill/scheduler/ServingDefaults"
 import { Effect, Option, Result } from "effect"
 import { stepBudgets } from "uniprefill/options/ModelOptions"
 import { type GivenFlags, resolveOptions } from "uniprefill/options/Options"
@@ -115,13 +114,7 @@ test.each([
 })
 
 it("a CUDA device's step budgets are those that the simulator studies, where nothing is said", () => {
-  expect(stepBudgets(true)).toEqual({
-    stepBudgetMicros: servingDefaults.stepBudgetMicros.cuda,
-    idleStepBudgetMicros: servingDefaults.idleStepBudgetMicros.cuda,
-  })
-  expect(stepBudgets(false)).toEqual({
-    stepBudgetMicros: servingDefaults.stepBudgetMicros.cpu,
-    idleStepBudgetMicros: servingDefaults.idleStepBudgetMicros.cpu,
-  })
+  expect(stepBudgets(true)).toEqual({ stepBudgetMicros: 50_000, idleStepBudgetMicros: 500_000 })
+  expect(stepBudgets(false)).toEqual({ stepBudgetMicros: 200_000, idleStepBudgetMicros: 1_000_000 })
   expect(stepBudgets(true, 800)).toEqual({ stepBudgetMicros: 800_000, idleStepBudgetMicros: 800_000 })
 })

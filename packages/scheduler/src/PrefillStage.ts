@@ -245,7 +245,7 @@ export class PrefillStage {
       plan.opens.push2(fork.slot, fork.contentId)
     }
     memory.open(request, plan)
-    if (request.outputs > 0) state.turns.resume(state.ranking.prefillMicros(request))
+    if (request.outputs > 0) state.turns.resume(state.prefillMicros(request))
     if (request === this.turn) state.turns.take(request)
     return true
   }

@@ -21,9 +21,9 @@ export class Relief {
 
   /** The front prompt, once it is protected, may preempt anyone behind it, so that it is served. */
   forFront(nowMicros: number, actions: ActionList): void {
-    const { memory, ranking, turns } = this.state
+    const { memory, ranking } = this.state
     const front = ranking.protectedFront(this.state, nowMicros)
-    if (front === null || front.phase !== "waiting" || turns.next !== null) return
+    if (front === null || front.phase !== "waiting") return
     while (!memory.canAdmit(front)) {
       const victim = ranking.behind(front, this.state, nowMicros)
       if (victim === null || this.departures.arePreempted) return

@@ -96,6 +96,11 @@ export class ServingState {
     return this.growth
   }
 
+  /** What the rest of a request's prefill is predicted to take by itself, corrected by what steps were measured to take. */
+  prefillMicros(request: Request): number {
+    return this.ranking.prefillMicros(request) * this.budget.prefillCorrection
+  }
+
   /** Names the content of a request that waits to be opened: positive and below 2³¹. */
   nextContentId(): number {
     this.lastContentId = this.lastContentId === 0x7fff_ffff ? 1 : this.lastContentId + 1
@@ -106,7 +111,7 @@ export class ServingState {
   enqueue(request: Request): void {
     this.changes++
     this.waiting.insert(request)
-    if (request.outputs > 0) this.turns.pause(request, this.ranking.prefillMicros(request))
+    if (request.outputs > 0) this.turns.pause(request, this.prefillMicros(request))
     const { tenant } = request.account
     tenant.waiting++
     tenant.waitingTokens += request.promptLength

@@ -80,6 +80,11 @@ export class StepBudget {
     this.saved = 0
   }
 
+  /** What a step with prefill is measured to take, of what it is predicted to. */
+  get prefillCorrection(): number {
+    return this.withPrefill
+  }
+
   /** What a step is predicted to take, in µs, corrected. */
   predicted(load: StepLoad): number {
     return Math.ceil(this.costs.stepMicros(load) * (load.items > 0 ? this.withPrefill : this.withoutPrefill))

@@ -60,7 +60,7 @@ export class Tenants {
   private readonly idle = new Map<string, Tenant>()
   /** The greatest counter of those that have left. */
   private mostLeft = 0
-  /** The counter of the tenant whose prompt was begun last, before it was charged. */
+  /** The greatest counter so far of a tenant whose prompt was begun, before it was charged. */
   private reached = 0
 
   /** A tenant that has requests; undefined for one that has none. */

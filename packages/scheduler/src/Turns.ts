@@ -76,6 +76,7 @@ export class Turns {
 
   /** A request that has begun to answer goes on, once it is computed again, which is predicted to take so long. */
   resume(prefillMicros: number): void {
+    if (!this.areTaken) return
     this.notBeforeMicros = Math.max(this.notBeforeMicros, this.nowMicros) + prefillMicros / shareOfTime
   }
 
