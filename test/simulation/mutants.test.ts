@@ -265,9 +265,7 @@ const mutants: Readonly<Record<string, () => void>> = {
 
   "a turn that one keeps who gave way": () =>
     plant(Turns.prototype, "giveUp", (original, request) => {
-      const { holdsTurn } = request.account
-      original(request)
-      request.account.holdsTurn = holdsTurn
+      if (request.endReason !== null) original(request)
     }),
 
   "a turn that one keeps who has ended": () =>
@@ -329,7 +327,7 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "slabs of the cache that forks count as their own": /holders of a slab are counted/,
   "pages of forks given back as if nobody else had them": /slabs are conserved|holders of a slab are counted/,
   "a turn that is over as soon as it has begun": /who makes room is the last in rank/,
-  "a turn that one keeps who gave way": /who makes room is the last in rank/,
+  "a turn that one keeps who gave way": /a waiting request has given up its turn/,
   "a turn that one keeps who has ended": /idle with somebody's turn not over/,
   "turns taken whatever computing again takes": /who makes room is the last in rank|is counted as passed over/,
   "windows that tables have given back, kept as if they were read": /readers of a window are counted/,
@@ -380,9 +378,9 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "chunks of 64 rows where larger ones are asked for": 2,
   "slabs of the cache that forks count as their own": 19,
   "pages of forks given back as if nobody else had them": 66,
-  "a turn that is over as soon as it has begun": 96,
+  "a turn that is over as soon as it has begun": 104,
   "a turn that one keeps who gave way": 430,
-  "a turn that one keeps who has ended": 96,
+  "a turn that one keeps who has ended": 430,
   "turns taken whatever computing again takes": 96,
   "windows that tables have given back, kept as if they were read": 19,
   "a fork that is no reader of its leader's windows": 19,

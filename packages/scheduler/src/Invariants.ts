@@ -41,6 +41,7 @@ export const checkIntegrity = (
     if (request.phase === "waiting") {
       const own = holdings.tables.reduce((sum, { length }) => sum + length, 0)
       require(own === 0 && request.slot < 0, "a waiting request owns nothing", { id, own })
+      require(!request.account.holdsTurn, "a waiting request has given up its turn", { id })
     }
     if (request.slot >= 0) slots++
     reserved += holdings.reservedSlabs

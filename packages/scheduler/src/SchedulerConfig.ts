@@ -34,7 +34,7 @@ export interface SchedulerConfig {
   readonly prefillFloor?: number | undefined
   /** Output tokens of each decode that memory is kept for when a prompt is admitted; 384 where nothing is said. */
   readonly headroomTokens?: number | undefined
-  /** A preempted answer that has waited for so long takes the memory of others, see Turns; 0: none does, 10 s where nothing is said. */
+  /** A preempted answer that has waited for so long takes the memory of others, see Turns; 0: none does, 9.25 s where nothing is said. */
   readonly maxPauseMicros?: number | undefined
   /** A prompt that has waited longer than this for its next chunk gets the smallest one whatever the budget. */
   readonly maxPrefillWaitMicros: number

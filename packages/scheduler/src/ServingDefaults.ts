@@ -17,7 +17,7 @@ export const servingDefaults = {
   /** Output tokens of each decode that memory is kept for when a prompt is admitted. */
   headroomTokens: 384,
   /** A preempted answer that has waited longer takes the memory of others that have run for a quarter of that. */
-  maxPauseMicros: 10_000_000,
+  maxPauseMicros: 9_250_000,
   maxStepsInFlight: 2,
   maxWaiting: 1_024,
   maxWaitingTokens: 4_194_304,
