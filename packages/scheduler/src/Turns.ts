@@ -106,7 +106,7 @@ export class Turns {
     let victim: Request | null = null
     let most = 0
     for (const one of running) {
-      if (one.phase !== "decode" || !this.hasSettled(one)) continue
+      if (!this.hasSettled(one)) continue
       const has = owned(one)
       if (victim !== null && (most < slabs ? has <= most : has < slabs || has >= most)) continue
       victim = one
