@@ -193,6 +193,8 @@ export const serve = async (
     const ran = driver.stepsInFlight > 0
     if (ran) {
       const result = await Effect.runPromise(executor.nextResult)
+      // Costs are counted in rows here; corrected by what this machine took, prompts would be cut anew in every run.
+      result.deviceMicros = 0
       for (const [id, { of, number }] of running) {
         if (of.abortAt === step && number === (of.abortAnswer ?? 0)) await perform(driver.abort(id))
       }
