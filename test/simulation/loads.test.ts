@@ -214,6 +214,29 @@ describe("loads of their kind", () => {
     )
   })
 
+  it("priority: others that flood the queue take no important prompt's place in it, whatever it is called", () => {
+    const flood = fc.record({
+      perSecond: integer(100, 400),
+      prompt: integer(4096, 16_384),
+      important: integer(64, 2048),
+      level: integer(-2, 1),
+    })
+    fc.assert(
+      fc.property(flood, ({ perSecond, prompt, important, level }) => {
+        const group = "important"
+        const rows = [
+          ...stream(perSecond * 20, perSecond, { promptTokens: prompt, outputTokens: 32, priority: level + 1 }),
+          ...stream(20, 1, { promptTokens: important, outputTokens: 32, priority: level, group }, 0.5),
+        ]
+        const served = new ServedLoad({ rows, scenario: { policy: "priority" } })
+        expect(served.count("", "rejected")).toBeGreaterThan(0)
+        expect(served.count(group, "rejected")).toBe(0)
+        expect(largest(served.ttft(group))).toBeLessThanOrEqual(1000)
+      }),
+      runs,
+    )
+  })
+
   it("fcfs: a prompt that waits for memory holds no short one back that needs none of it", () => {
     const waits = fc.record({
       first: integer(80_000, 100_000),

@@ -252,6 +252,7 @@ describe("a policy from a module", () => {
       ["export const policy = {}", /policy\.ts: the default export is missing/],
       ["export default { name: 3 }", /policy\.ts: name is missing or not a string/],
       ["export default { name: 'x', order: 3 }", /policy\.ts: order is a number, expected a function/],
+      ["export default { name: 'x', byPriority: 1 }", /policy\.ts: byPriority is a number, expected true or false/],
       ["export default { name: 'x', sort() {} }", /policy\.ts: there is no member "sort"/],
       ["throw new Error('broken')", /policy\.ts: broken/],
     ] as const

@@ -3,13 +3,14 @@ import { ActionList, type Actions } from "./Actions.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import { checkIntegrity } from "./Invariants.ts"
 import type { PageKey } from "./PrefixTree.ts"
+import type { Level } from "./Levels.ts"
 import { Request, type FinishReason, type Submission } from "./Request.ts"
 import { Scheduler } from "./Scheduler.ts"
 import { servingDefaults } from "./ServingDefaults.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { StepPlan } from "./StepPlan.ts"
 import { TokenFlag, type StepResult } from "./StepResult.ts"
-import { tenantRoom } from "./Tenants.ts"
+import { queueRoom } from "./Tenants.ts"
 
 export interface DriverConfig extends SchedulerConfig {
   /** 1 or 2: with 2 the plan for the next step is made while one runs. */
@@ -20,7 +21,10 @@ export interface DriverConfig extends SchedulerConfig {
   readonly maxWaiting: number
   /** Prompt tokens that may wait. */
   readonly maxWaitingTokens: number
-  /** How many times what is left of the queue a tenant with a name may fill; 8 where nothing is said. */
+  /**
+   * How many times what is left of the queue a tenant with a name may fill, and requests of one priority under a policy that goes by
+   * it; 8 where nothing is said.
+   */
   readonly tenantShare?: number | undefined
 }
 
@@ -137,7 +141,7 @@ export class Driver {
         detail: `${scheduler.waitingTokens} prompt tokens are waiting, at most ${config.maxWaitingTokens} may`,
       }
     }
-    const crowded = this.tenantIsCrowding(submission)
+    const crowded = this.crowding(submission)
     if (crowded !== null) return { _tag: "QueueFull", detail: crowded }
     const { answers = 1 } = submission
     const most = Math.min(config.slots, config.policy.tokenBudget?.maxNumSeqs ?? config.slots)
@@ -275,22 +279,37 @@ export class Driver {
     checkIntegrity(this.scheduler, this.config, [...this.scheduler.state.requests.values()])
   }
 
-  /** Why a tenant that has a name may have no more waiting while others might come; null where it may. */
-  private tenantIsCrowding({ tenant: name = "", promptLength }: Submission): string | null {
-    const { maxWaiting, maxWaitingTokens } = this.config
+  /**
+   * Why no more may wait of a tenant that has a name, or of a priority that the policy goes by, while others might come; null
+   * where they may.
+   */
+  private crowding({ tenant = "", priority = 0, promptLength }: Submission): string | null {
+    const { maxWaiting, maxWaitingTokens, policy } = this.config
     const { waiting, waitingTokens, state } = this.scheduler
-    const tenant = state.tenants.of(name)
-    if (name === "" || tenant === undefined || tenant.waiting === 0) return null
     const share = this.config.tenantShare ?? servingDefaults.tenantShare
-    const requests = tenantRoom(maxWaiting, waiting.length, share)
-    if (tenant.waiting >= requests) {
-      return `${tenant.waiting} requests of this tenant are waiting, at most ${requests} may while ${waiting.length} wait in all`
+    const requests = queueRoom(maxWaiting, waiting.length, share)
+    const tokens = queueRoom(maxWaitingTokens, waitingTokens, share)
+    const crowds = (of: Level | undefined, whose: string, most: number, mostTokens: number): string | null => {
+      if (of === undefined || of.waiting === 0) return null
+      if (of.waiting >= most) {
+        return `${of.waiting} requests of ${whose} are waiting, at most ${most} may while ${waiting.length} wait in all`
+      }
+      if (of.waitingTokens + promptLength > mostTokens) {
+        return `${of.waitingTokens} prompt tokens of ${whose} are waiting, at most ${mostTokens} may while ${waitingTokens} wait in all`
+      }
+      return null
     }
-    const tokens = tenantRoom(maxWaitingTokens, waitingTokens, share)
-    if (tenant.waitingTokens + promptLength > tokens) {
-      return `${tenant.waitingTokens} prompt tokens of this tenant are waiting, at most ${tokens} may while ${waitingTokens} wait in all`
-    }
-    return null
+    const own = tenant === "" ? undefined : state.tenants.of(tenant)
+    const whole = crowds(own, "this tenant", requests, tokens)
+    if (whole !== null || policy.byPriority !== true) return whole
+    const level = crowds(state.levels.of(priority), `priority ${priority}`, requests, tokens)
+    if (level !== null || own === undefined) return level
+    return crowds(
+      own.levels.of(priority),
+      `this tenant and priority ${priority}`,
+      queueRoom(requests, own.waiting, share),
+      queueRoom(tokens, own.waitingTokens, share),
+    )
   }
 
   /** As many output tokens as asked for; when none were asked for, as many as the memory can hold. */

@@ -4,6 +4,7 @@ import { pagesFor } from "@uniprefill/units/Units"
 import { InvariantViolation } from "./InvariantViolation.ts"
 import type { Holdings } from "./Holdings.ts"
 import type { PageKey, PageRun, PrefixTree } from "./PrefixTree.ts"
+import type { Levels } from "./Levels.ts"
 import type { Request } from "./Request.ts"
 import type { SlabPool } from "./SlabPool.ts"
 
@@ -188,8 +189,22 @@ const ownersOf = (pool: SlabPool): Owners => {
 
 const made = new WeakMap<SlabPool, Owners>()
 
+/** Requests that wait are counted by priority. */
+const checkLevels = (levels: Levels, queued: ReadonlyArray<Request>): void => {
+  let counted = 0
+  for (const [priority, level] of levels.all) {
+    const those = queued.filter((request) => request.priority === priority)
+    const waitingTokens = those.reduce((sum, { promptLength }) => sum + promptLength, 0)
+    require(level.waiting === those.length &&
+      level.waitingTokens === waitingTokens, "the queue of a priority is counted", { priority, ...level })
+    counted += those.length
+  }
+  require(counted === queued.length, "every priority that waits is counted", { counted, waiting: queued.length })
+}
+
 /** What each tenant has running and waiting adds up to what runs and waits. */
 const checkTenants = ({ state }: Scheduler, requests: ReadonlyArray<Request>): void => {
+  checkLevels(state.levels, [...state.waiting])
   for (const tenant of state.tenants.all) {
     const running = requests.filter(({ slot, account }) => slot >= 0 && account.tenant === tenant).length
     const queued = [...state.waiting].filter(({ account }) => account.tenant === tenant)
@@ -198,6 +213,7 @@ const checkTenants = ({ state }: Scheduler, requests: ReadonlyArray<Request>): v
     require(tenant.running === counted.running &&
       tenant.waiting === counted.waiting &&
       tenant.waitingTokens === counted.waitingTokens, "the queue of a tenant is counted", { ...tenant, counted })
+    checkLevels(tenant.levels, queued)
   }
 }
 

@@ -9,6 +9,11 @@ export interface Policy {
   readonly name: string
   /** What it was made with, so that a recording can name it whole. */
   readonly options?: Readonly<Record<string, number>> | undefined
+  /**
+   * Requests of one `priority` never fill the whole queue, so that there is room for those of another: see `queueRoom`. For
+   * policies that go by it.
+   */
+  readonly byPriority?: boolean | undefined
   /** Replaces the time budget of a step: see {@link TokenBudget}. */
   readonly tokenBudget?: TokenBudget | undefined
   /**

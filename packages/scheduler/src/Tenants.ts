@@ -1,3 +1,5 @@
+import { Levels } from "./Levels.ts"
+
 /** What is kept of a tenant: whoever shares a name in `Submission.tenant`. */
 export interface Tenant {
   readonly name: string
@@ -11,6 +13,7 @@ export interface Tenant {
   /** Prompts of those that wait, and their tokens. */
   waiting: number
   waitingTokens: number
+  readonly levels: Levels
 }
 
 export const newTenant = (name: string): Tenant => ({
@@ -21,15 +24,17 @@ export const newTenant = (name: string): Tenant => ({
   answering: 0,
   waiting: 0,
   waitingTokens: 0,
+  levels: new Levels(),
 })
 
 /**
- * How much a tenant may have waiting, of a queue that takes `limit` and holds `waiting`: `share` times what is left of it. However many flood the queue, a part is always left for those that do not.
+ * How much a tenant, or the requests of one priority, may have waiting, of a queue that takes `limit` and holds `waiting`: `share` times
+ * what is left of it. However many flood the queue, a part is always left for those that do not.
  *
  * Source: the dynamic thresholds of Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet switches
  * (IEEE/ACM Transactions on Networking, 1998).
  */
-export const tenantRoom = (limit: number, waiting: number, share: number): number =>
+export const queueRoom = (limit: number, waiting: number, share: number): number =>
   Math.floor(share * Math.max(0, limit - waiting))
 
 /** An output token counts as this many prompt tokens. */

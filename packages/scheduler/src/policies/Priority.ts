@@ -12,6 +12,7 @@ export const preemptionMargin = 1
  */
 export const priority: Policy = {
   name: "priority",
+  byPriority: true,
   order: (queue) => queue.sort((a, b) => a.priority - b.priority || a.id - b.id).map(({ id }) => id),
   victims: (running) =>
     running

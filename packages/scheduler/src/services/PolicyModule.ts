@@ -13,7 +13,7 @@ export class PolicyModuleError extends Schema.TaggedError<PolicyModuleError>()("
 }
 
 /**
- * Loads a policy from the default export of a module: `{ name, order?, victims?, preempts?, preemptsAfterMicros? }`. `module` is its URL. Runs the module's
+ * Loads a policy from the default export of a module: `{ name, byPriority?, order?, victims?, preempts?, preemptsAfterMicros? }`. `module` is its URL. Runs the module's
  * code: as trusted as the command line that names it.
  */
 export const loadPolicy = (module: string): Effect.Effect<Policy, PolicyModuleError> =>
@@ -36,8 +36,13 @@ const faultOf = (value: unknown): string | null => {
   if (typeof value !== "object" || value === null) {
     return `the default export is ${value === undefined ? "missing" : `a ${typeof value}`}, expected an object with a name`
   }
-  const { name, order, victims, preempts, preemptsAfterMicros, ...others } = value as Record<string, unknown>
+  const { name, byPriority, order, victims, preempts, preemptsAfterMicros, ...others } = value as Record<
+    string,
+    unknown
+  >
   if (typeof name !== "string" || name === "") return "name is missing or not a string"
+  if (byPriority !== undefined && typeof byPriority !== "boolean")
+    return `byPriority is a ${typeof byPriority}, expected true or false`
   for (const [field, member] of Object.entries({ order, victims, preempts })) {
     if (member !== undefined && typeof member !== "function")
       return `${field} is a ${typeof member}, expected a function`
@@ -47,5 +52,5 @@ const faultOf = (value: unknown): string | null => {
   const unknown = Object.keys(others)[0]
   return unknown === undefined
     ? null
-    : `there is no member ${JSON.stringify(unknown)}; there are name, order, victims, preempts and preemptsAfterMicros`
+    : `there is no member ${JSON.stringify(unknown)}; there are name, byPriority, order, victims, preempts and preemptsAfterMicros`
 }
