@@ -89,3 +89,8 @@ export const itemsOf = ({ items: { data, length } }: StepPlan): ReadonlyArray<It
   }
   return items
 }
+
+/** A property of the serving loop's decisions that did not hold. */
+export const broken = (property: string, detail: string): never => {
+  throw new Error(`${property}: ${detail}`)
+}

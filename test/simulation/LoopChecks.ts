@@ -6,13 +6,8 @@ import type { StepResult } from "@uniprefill/scheduler/StepResult"
 import { keptRows } from "@uniprefill/model/Selection"
 import type { CheckedRunner } from "./CheckedRunner.ts"
 import { growthAhead } from "./Headroom.ts"
-import { copyOf, firstsOf, type Flying, hasCopies, itemsOf, type OpenSlot, type Seen } from "./LoopBooks.ts"
+import { broken, copyOf, firstsOf, type Flying, hasCopies, itemsOf, type OpenSlot, type Seen } from "./LoopBooks.ts"
 import { TurnBooks } from "./TurnBooks.ts"
-
-/** A property of the serving loop's decisions that did not hold. */
-const broken = (property: string, detail: string): never => {
-  throw new Error(`${property}: ${detail}`)
-}
 
 /**
  * Watches a serving loop from outside with books of its own: what it counts is recounted from plans and results, never read from
@@ -20,7 +15,6 @@ const broken = (property: string, detail: string): never => {
  */
 export class LoopChecks {
   private readonly driver: Driver
-  private readonly config: DriverConfig
   private readonly runner: CheckedRunner
   private readonly seen = new Map<number, Seen>()
   private readonly byContent = new Map<number, Seen>()
@@ -41,9 +35,8 @@ export class LoopChecks {
   /** What every row is predicted and measured to take, where that is one: budgets hold as they are configured then. */
   private readonly rowMicros: number | null
 
-  constructor(driver: Driver, config: DriverConfig, runner: CheckedRunner, rowMicros: number | null) {
+  constructor(driver: Driver, runner: CheckedRunner, rowMicros: number | null) {
     this.driver = driver
-    this.config = config
     this.runner = runner
     this.rowMicros = rowMicros
     // The load of each plan as it was when the plan was complete: planning goes on, and may find nothing more to do.
@@ -66,12 +59,12 @@ export class LoopChecks {
       }
       return isWork
     }
-    this.turns = new TurnBooks(scheduler.state.turns, config, (id) => this.seen.get(id)!)
+    this.turns = new TurnBooks(driver, (id) => this.seen.get(id)!)
     // Admission is looked at when it happens: what the same plan grants afterwards may come out of the room that it left.
     const { memory } = scheduler
     const admit = memory.admit.bind(memory)
     memory.admit = (request, headroom) => {
-      const ahead = growthAhead(driver, request, config, ({ id }) => this.seen.get(id)!.outputs)
+      const ahead = growthAhead(driver, request, this.config, ({ id }) => this.seen.get(id)!.outputs)
       const isAdmitted = admit(request, headroom)
       if (isAdmitted) this.checkHeadroom(request, ahead)
       return isAdmitted
@@ -320,6 +313,11 @@ export class LoopChecks {
         `${told.items} items, ${told.rows.join()}; ${own.items}, ${own.rows.join()}`,
       )
     }
+  }
+
+  /** What is in force. */
+  private get config(): DriverConfig {
+    return this.driver.settings
   }
 
   /** Rows are what a step costs here. */

@@ -14,7 +14,8 @@ import { writeModelFiles } from "../golden/modelFiles.ts"
 import { type TinyConfig, tinyConfigs } from "../golden/tinyConfigs.ts"
 import { tinyTensors } from "../golden/tinyModels.ts"
 import { PlanCounts } from "./PlanCounts.ts"
-import { adversarial, dropsAt } from "./Swarm.ts"
+import { adversarial } from "./Adversarial.ts"
+import { dropsAt } from "./Swarm.ts"
 import type { Scenario } from "./SwarmScenario.ts"
 
 type Kind = Scenario["model"]

@@ -3,17 +3,17 @@ import { denseSchedule, type DropSchedule } from "@uniprefill/model/DropSchedule
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import type { CostModel } from "@uniprefill/scheduler/CostModel"
 import type { Actions } from "@uniprefill/scheduler/Actions"
-import { Driver, type DriverConfig } from "@uniprefill/scheduler/Driver"
-import type { Policy } from "@uniprefill/scheduler/Policy"
+import { Driver } from "@uniprefill/scheduler/Driver"
 import { policyByName } from "@uniprefill/scheduler/policies/PolicyByName"
 import type { FinishReason, Request, Submission } from "@uniprefill/scheduler/Request"
 import { StepPlan } from "@uniprefill/scheduler/StepPlan"
+import { adversarial } from "./Adversarial.ts"
 import { headroom } from "./Headroom.ts"
 import { CheckedRunner } from "./CheckedRunner.ts"
 import { LoopChecks } from "./LoopChecks.ts"
 import { full, sliding, specOf, state } from "./Models.ts"
 import { PlanCounts } from "./PlanCounts.ts"
-import { type Scenario, type ScenarioRequest, smaller } from "./SwarmScenario.ts"
+import { type Scenario, type ScenarioChange, type ScenarioRequest, smaller } from "./SwarmScenario.ts"
 
 /** A property of the serving loop that did not hold. */
 export class SwarmFailure extends Error {
@@ -28,6 +28,8 @@ export interface SwarmOutcome {
   readonly preemptions: number
   readonly prefixHits: number
   readonly failures: number
+  /** What was in force, changed. */
+  readonly changes: number
   /** Answers that went on from another's prefill. */
   readonly forks: number
   /** Requests whose p was lowered for a first token that would have been late. */
@@ -67,16 +69,12 @@ const rowCost: CostModel = {
   stepMicros: (load) => load.rows.reduce((sum, rows) => sum + rows, load.decodeRows) * rowMicros,
 }
 
-/** Says things twice, leaves others out, changes its mind at every step, and would sacrifice the oldest first. */
-export const adversarial: Policy = {
-  name: "adversarial",
-  order: (queue, now) =>
-    queue
-      .filter(({ id }) => (id * 7 + now) % 5 > 0)
-      .sort((a, b) => ((a.id * 31 + now) % 7) - ((b.id * 31 + now) % 7) || b.promptLength - a.promptLength)
-      .flatMap(({ id }) => [id, id]),
-  victims: (running) => running.sort((a, b) => a.id - b.id).map(({ id }) => id),
-}
+/** What can be changed while the loop runs. */
+const inForce = ({ policy, budget }: Pick<Scenario, "policy" | "budget">) => ({
+  policy: policy === "adversarial" ? adversarial : policyByName(policy)!,
+  stepBudgetMicros: budget * rowMicros,
+  idleStepBudgetMicros: budget * 2 * rowMicros,
+})
 
 const lastEvent = ({ requests, failures }: Scenario): number =>
   Math.max(0, ...failures, ...requests.map(({ at, abortAfter }) => at + Math.max(0, abortAfter)))
@@ -141,7 +139,6 @@ class SwarmRun {
   private readonly driver: Driver
   private readonly runner: CheckedRunner
   private readonly checks: LoopChecks
-  private readonly config: DriverConfig
   private readonly live = new Map<number, Live>()
   /** Steps in flight, the oldest first. */
   private readonly steps: Array<StepPlan> = []
@@ -152,6 +149,7 @@ class SwarmRun {
   /** Requests that have had a slot. */
   private readonly served = new Set<number>()
   private failures = 0
+  private changes = 0
   private now = 0
 
   constructor(scenario: Scenario) {
@@ -173,9 +171,7 @@ class SwarmRun {
       ...(chunkRows === null ? {} : { chunkRows }),
       maxRowsPerStep: Math.max(scenario.maxRowsPerStep, slots + (chunkRows ?? 64)),
       costModel: rowCost,
-      policy: scenario.policy === "adversarial" ? adversarial : policyByName(scenario.policy)!,
-      stepBudgetMicros: scenario.budget * rowMicros,
-      idleStepBudgetMicros: scenario.budget * 2 * rowMicros,
+      ...inForce(scenario),
       maxPrefillWaitMicros: 5,
       protectAfter: scenario.protectAfter,
       headroomTokens: scenario.headroom,
@@ -194,7 +190,6 @@ class SwarmRun {
       if (outcome._tag === "Queued") largest = Math.max(largest, probe.scheduler.memory.worstCase(outcome.request))
     }
     const slabs = Math.ceil(largest * scenario.memory)
-    this.config = { ...base, slabs }
     this.runner = new CheckedRunner(
       { layout, schedule, maxRowsPerStep: base.maxRowsPerStep, maxTokens: 4096 },
       { slabs, slots, stateSlots: base.stateSlots },
@@ -202,10 +197,9 @@ class SwarmRun {
       randomKeep(5, [scenario.keep]),
       (key, index) => this.sampled(key, index),
     )
-    this.driver = new Driver(this.config)
+    this.driver = new Driver({ ...base, slabs })
     this.checks = new LoopChecks(
       this.driver,
-      this.config,
       this.runner,
       scenario.slowness === 0 || scenario.slowness === 1 ? rowMicros : null,
     )
@@ -240,6 +234,7 @@ class SwarmRun {
       left += 12 * answers * (maxTokens + Math.ceil(promptLength / 16))
     }
     for (; ; this.step++) {
+      for (const change of scenario.changes) if (change.at === this.step) this.adjust(change)
       this.arrive()
       this.abort(false)
       if (scenario.failures.includes(this.step)) this.fail()
@@ -255,8 +250,8 @@ class SwarmRun {
     const { prefixHits } = memory
     const { forks, snapshots, restores } = this.counted
     const lowered = [...this.live.values()].filter(({ request }) => request.account.isLowered).length
-    const { step: steps, failures } = this
-    return { steps, preemptions, prefixHits, failures, forks, lowered, snapshots, restores, ended }
+    const { step: steps, failures, changes } = this
+    return { steps, preemptions, prefixHits, failures, changes, forks, lowered, snapshots, restores, ended }
   }
 
   private readonly counted = new PlanCounts()
@@ -283,6 +278,11 @@ class SwarmRun {
       }
       this.checks.submitted([outcome.request, ...outcome.request.forks], this.now)
     }
+  }
+
+  private adjust(change: ScenarioChange): void {
+    this.driver.adjust(inForce(change))
+    this.changes++
   }
 
   private abort(inFlight: boolean): void {
@@ -444,9 +444,9 @@ class SwarmRun {
   private checkWorkConserved(): void {
     const { waiting, prefilling, memory } = this.driver.scheduler
     const first = waiting.at(0)
-    if (this.scenario.policy !== "fcfs" || first === undefined || this.planned === null) return
+    if (this.driver.settings.policy.name !== "fcfs" || first === undefined || this.planned === null) return
     if (this.planned.items.length > 0 || prefilling.length > 0 || this.checks.turn() !== null) return
-    if (memory.canAdmit(first, headroom(this.driver, first, this.config))) {
+    if (memory.canAdmit(first, headroom(this.driver, first, this.driver.settings))) {
       throw new Error(`request ${first.id} waits, though it could be admitted and the step has no prefill`)
     }
   }

@@ -30,7 +30,15 @@ export interface Scenario {
   readonly snapshots: number
   /** Steps before which everything in flight fails. */
   readonly failures: ReadonlyArray<number>
+  /** What is in force from a step on. */
+  readonly changes: ReadonlyArray<ScenarioChange>
   readonly requests: ReadonlyArray<ScenarioRequest>
+}
+
+export interface ScenarioChange {
+  readonly at: number
+  readonly policy: string
+  readonly budget: number
 }
 
 export interface ScenarioRequest {
@@ -60,7 +68,18 @@ export interface ScenarioRequest {
   readonly stopString: boolean
 }
 
-/** What a seed stands for. Where rows are cut and how long answers pause is drawn apart: the rest is what it was without. */
+const policies = [
+  "fcfs",
+  "priority",
+  "shortest-prefill",
+  "fair-share",
+  "token-budget",
+  "adversarial",
+  "adversarial",
+] as const
+const budgets = [70, 150, 400, 5000] as const
+
+/** What a seed stands for. Where rows are cut, how long answers pause and what is changed meanwhile is drawn apart: the rest is what it was without. */
 export const drawScenario = (seed: number): Scenario => {
   const scenario = drawLoad(seed)
   const draw = generator(seed + 0x5eed_0000)
@@ -69,7 +88,12 @@ export const drawScenario = (seed: number): Scenario => {
   const pauses = [0, 10, 25, 80] as const
   const maxPause = pauses[draw(pauses.length)]!
   const fillsPages = scenario.pageSize % (chunkRows ?? 64) === 0 || scenario.requests.every(({ cached }) => !cached)
-  return { ...scenario, maxPause, chunkRows: fillsPages ? chunkRows : scenario.pageSize }
+  const changes = Array.from({ length: Math.max(0, draw(8) - 5) }, () => ({
+    at: draw(100),
+    policy: policies[draw(policies.length)]!,
+    budget: budgets[draw(budgets.length)]!,
+  }))
+  return { ...scenario, maxPause, chunkRows: fillsPages ? chunkRows : scenario.pageSize, changes }
 }
 
 /** Which features a seed has is drawn first, then their sizes: most scenarios lack most features, so that each is met alone. */
@@ -122,16 +146,17 @@ const drawLoad = (seed: number): Scenario => {
     pageSize: oneOf(64, 64, 128),
     slots: oneOf(1, 2, 3, 5, 8),
     memory: has.tinyMemory ? 1 + draw(oneOf(9, 40)) / 100 : 4,
-    budget: oneOf(70, 150, 400, 5000),
+    budget: oneOf(...budgets),
     maxRowsPerStep: oneOf(80, 256, 1024),
     chunkRows: null,
+    changes: [],
     stepsInFlight: oneOf(1, 2, 2),
     pagesEvery: oneOf(1, 1, 1, 3),
     protectAfter: between(1, 4),
     maxPause: 0,
     headroom: oneOf(0, 0, 64, 384),
     slowness: oneOf(0, 0.5, 1, 3),
-    policy: oneOf("fcfs", "priority", "shortest-prefill", "fair-share", "token-budget", "adversarial", "adversarial"),
+    policy: oneOf(...policies),
     keep: oneOf(0, 0.3, 0.6, 1),
     resumePages: oneOf(1, 2, 4, 100),
     snapshots: oneOf(0, 1, 3, 20),
@@ -188,7 +213,7 @@ const generator = (seed: number): ((below: number) => number) => {
 
 /** The scenario with one thing less in it, the largest cuts first. */
 export function* smaller(scenario: Scenario): Generator<Scenario> {
-  const { requests, failures } = scenario
+  const { requests, failures, changes } = scenario
   const half = Math.ceil(requests.length / 2)
   if (requests.length > 2) {
     yield { ...scenario, requests: requests.slice(0, half) }
@@ -198,6 +223,7 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
     for (let i = 0; i < requests.length; i++) yield { ...scenario, requests: without(requests, i) }
   }
   for (let i = 0; i < failures.length; i++) yield { ...scenario, failures: failures.toSpliced(i, 1) }
+  for (let i = 0; i < changes.length; i++) yield { ...scenario, changes: changes.toSpliced(i, 1) }
   if (scenario.model !== "full") yield { ...scenario, model: "full" }
   if (scenario.policy !== "fcfs") yield { ...scenario, policy: "fcfs" }
   if (scenario.stepsInFlight === 2) yield { ...scenario, stepsInFlight: 1 }
@@ -222,9 +248,9 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
     priority: 0,
   } as const
   for (const [i, request] of requests.entries()) {
-    const replaced = (changes: Partial<ScenarioRequest>) => ({
+    const replaced = (fields: Partial<ScenarioRequest>) => ({
       ...scenario,
-      requests: requests.with(i, { ...request, ...changes }),
+      requests: requests.with(i, { ...request, ...fields }),
     })
     for (const [field, value] of Object.entries(plain)) {
       if (request[field as keyof typeof plain] !== value) yield replaced({ [field]: value })

@@ -60,6 +60,7 @@ const checkLoads = (found: Found): void => {
         slowness: 0,
         maxPause: 0,
         failures: [],
+        changes: [],
         patience: 0,
         requests: drawn.map(({ sharedPercent, follows, ...one }, i): ScenarioRequest => ({
           ...one,

@@ -237,6 +237,17 @@ const mutants: Readonly<Record<string, () => void>> = {
 
   "no headroom at admission": () => plant(PrefillStage.prototype, "headroomFor", () => 0),
 
+  "a budget that stays what it was when it is changed": () =>
+    plant(StepBudget.prototype, "configure", function (original, config) {
+      if (this.measure === undefined) original(config)
+    }),
+
+  "turns of the policy that was in force at first": () =>
+    plant(Turns.prototype, "configure", function (original, config) {
+      if (!("begun" in this)) original(config)
+      this.begun = true
+    }),
+
   "bypasses that nobody counts": () => plant(PrefillStage.prototype, "countBypasses", () => {}),
 
   "a front that is passed over for ever": () => plant(Ranking.prototype, "protectedFront", () => null),
@@ -319,6 +330,8 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "slots that are never closed": /is open|slots open/,
   "forks that do not know what their leader dropped": /the keys of decodes are counted/,
   "no headroom at admission": /an admission leaves room for those that run/,
+  "a budget that stays what it was when it is changed": /prefill stays within the budget/,
+  "turns of the policy that was in force at first": /is counted as passed over/,
   "bypasses that nobody counts": /is counted as passed over and preempted as often as it is/,
   "a front that is passed over for ever": /is passed over so often at most/,
   "a front that is still the one whose first token is computed":
@@ -362,7 +375,7 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "a chunk that was refused, left in the load": 5,
   "output that its tenant is not charged for": 1,
   "a place among the tokens kept by one that has left": 28,
-  "of victims alike the first": 33,
+  "of victims alike the first": 52,
   "keys of one that leaves the decodes, still counted": 1,
   "two steps in flight taken for one": 1,
   "a prompt that runs on beyond the rows of a step": 1,
@@ -372,13 +385,15 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "slots that are never closed": 1,
   "forks that do not know what their leader dropped": 26,
   "no headroom at admission": 28,
+  "a budget that stays what it was when it is changed": 55,
+  "turns of the policy that was in force at first": 33,
   "bypasses that nobody counts": 41,
   "a front that is passed over for ever": 41,
   "a front that is still the one whose first token is computed": 19,
   "chunks of 64 rows where larger ones are asked for": 2,
   "slabs of the cache that forks count as their own": 19,
   "pages of forks given back as if nobody else had them": 66,
-  "a turn that is over as soon as it has begun": 104,
+  "a turn that is over as soon as it has begun": 63,
   "a turn that one keeps who gave way": 430,
   "a turn that one keeps who has ended": 430,
   "turns taken whatever computing again takes": 96,

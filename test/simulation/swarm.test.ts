@@ -32,6 +32,7 @@ it(`${seeds.length} random scenarios keep every invariant after every step and c
     preemptions: sum(({ preemptions }) => preemptions),
     prefixHits: sum(({ prefixHits }) => prefixHits),
     failures: sum(({ failures }) => failures),
+    changes: sum(({ changes }) => changes),
     forks: sum(({ forks }) => forks),
     lowered: sum(({ lowered }) => lowered),
     snapshots: sum(({ snapshots }) => snapshots),
@@ -71,6 +72,7 @@ const plain = {
   resumePages: 4,
   snapshots: 0,
   failures: [],
+  changes: [],
 } as const
 
 it("a request that needs the page of one just stopped waits for it, and does not start over", () => {
