@@ -142,12 +142,12 @@ export class VirtualServer {
   private checkWorkConservation(plan: StepPlan): void {
     const { scheduler } = this.driver
     const front = scheduler.waiting.at(0)
-    const { policy, slots } = this.config
+    const { policy, slots } = this.driver.settings
     const isFull = slots - scheduler.memory.slotsFree >= (policy.tokenBudget?.maxNumSeqs ?? slots)
     if (isFull) return
     if (front === undefined || policy.order !== undefined || plan.items.length > 0) return
     if (scheduler.prefilling.length > 0) return
-    if (scheduler.memory.canAdmit(front, headroom(this.driver, front, this.config))) {
+    if (scheduler.memory.canAdmit(front, headroom(this.driver, front, this.driver.settings))) {
       throw new Error(`request ${front.id} waits although a slot and its memory are free`)
     }
   }
