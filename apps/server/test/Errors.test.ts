@@ -174,19 +174,22 @@ describe("413, 415, 431, 408 and garbage", () => {
   })
 
   it("the rest of a body that is too large is waited for, but not for long, and not if it is much too large", async () => {
-    await start({ limits: { bodyBytes: 1_000_000, discardMs: 300 } })
-    const head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    const timed = async (rest: string) => {
-      const began = performance.now()
+    const refused = async (discardMs: number, rest: string) => {
+      await start({ limits: { bodyBytes: 1_000_000, discardMs } })
+      const head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
       const answer = await rawExchange(server.port, `${head}${rest}`)
       expect(answer).toMatch(/^HTTP\/1.1 413 /)
       expect(answer).toContain("limit of 1000000 bytes")
       expect(answer.toLowerCase()).toContain("connection: close")
-      return performance.now() - began
     }
-    expect(await timed("content-length: 3900000\r\n\r\n{")).toBeGreaterThan(290)
-    expect(await timed("content-length: 4100000\r\n\r\n{")).toBeLessThan(290)
-    expect(await timed("content-length: 3900000\r\nexpect: 100-continue\r\n\r\n")).toBeLessThan(290)
+    const began = performance.now()
+    await refused(300, "content-length: 3900000\r\n\r\n{")
+    expect(performance.now() - began).toBeGreaterThan(290)
+    await server.close()
+    // Whoever waited for the rest of these would wait longer than a test may take.
+    await refused(3_600_000, "content-length: 4100000\r\n\r\n{")
+    await server.close()
+    await refused(3_600_000, "content-length: 3900000\r\nexpect: 100-continue\r\n\r\n")
   })
 
   it("a body that turns out too large while it comes, without waiting for ever for the rest", async () => {
@@ -225,7 +228,8 @@ describe("413, 415, 431, 408 and garbage", () => {
   })
 
   it("a request that never ends is closed in time, and others are served meanwhile", async () => {
-    await start({ limits: { headersTimeoutMs: 200, requestTimeoutMs: 400 } })
+    // Long enough for whoever sends all at once, whatever else this process does between accepting it and reading.
+    await start({ limits: { headersTimeoutMs: 2000, requestTimeoutMs: 3000 } })
     const slowHead = rawExchange(server.port, "POST /v1/completions HTTP/1.1\r\nhost: x\r\n")
     const head =
       "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n"
@@ -338,7 +342,7 @@ describe("status paths", () => {
 
   it("while draining: ready is 503, new work is 503, running work finishes", async () => {
     await start()
-    server.engine.delayMs = 10
+    server.engine.delayMs = 3_600_000
     const running = server.post("/v1/completions", { prompt: "x", max_tokens: 20 })
     await eventually(() => server.engine.running.size === 1)
     server.engine.draining = true
@@ -346,6 +350,7 @@ describe("status paths", () => {
     const refused = await server.post("/v1/completions", { prompt: "x" })
     expect(refused.headers.get("retry-after")).toBe("5")
     expect((await errorOf(refused)).type).toBe("ServiceUnavailableError")
+    server.engine.release()
     expect((await running).status).toBe(200)
   })
 })
@@ -373,11 +378,10 @@ describe("tokenization", () => {
 })
 
 test("closing the server closes connections that never sent a whole request", async () => {
-  await start()
+  // Neither time limit would do it while a test may take.
+  await start({ limits: { headersTimeoutMs: 3_600_000, requestTimeoutMs: 3_600_000 } })
   const half = rawExchange(server.port, "POST /v1/completions HTTP/1.1\r\nhost: x\r\n")
   await fetch(`${server.url}/health`)
-  const started = performance.now()
   await server.close()
   expect(await half).toBe("")
-  expect(performance.now() - started).toBeLessThan(1000)
 })

@@ -79,6 +79,12 @@ export class FakeEngine {
 
   abortAll(): void {
     this.ending = true
+    this.release()
+  }
+
+  /** Lets what runs go on at once, in place of `delayMs` that would pass on a clock. */
+  release(): void {
+    this.delayMs = 0
     for (const wake of this.#sleepers.splice(0)) wake()
   }
 

@@ -1,7 +1,9 @@
+import { once } from "node:events"
+import { connect } from "node:net"
 import { gzipSync } from "node:zlib"
 import { requestLimits } from "@uniprefill/openai/Limits"
 import { afterEach, describe, expect, it, test, vi } from "vitest"
-import { eventually, rawExchange, startServer, type TestServer, type TestServerOptions } from "./TestServer.ts"
+import { eventually, startServer, type TestServer, type TestServerOptions } from "./TestServer.ts"
 
 let server: TestServer
 const start = async (options?: TestServerOptions) => (server = await startServer(options))
@@ -157,14 +159,15 @@ describe("bodies", () => {
   })
 
   it("are read no more than fit in memory at a time, and the rest is told to come again", async () => {
-    await start({ limits: { bodyBytesInFlight: 1000, headersTimeoutMs: 500, requestTimeoutMs: 1000 } })
-    const head =
-      "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n"
-    const slow = rawExchange(server.port, `${head}{`)
-    await new Promise((resolve) => setTimeout(resolve, 50))
+    await start({ limits: { bodyBytesInFlight: 1000 } })
+    const head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 900\r\n"
+    const slow = connect(server.port, "127.0.0.1", () => slow.write(`${head}expect: 100-continue\r\n\r\n`))
+    // It is told to go on as its body begins to be read.
+    const [told] = (await once(slow, "data")) as [Buffer]
+    expect(told.toString()).toContain("100 Continue")
     const refused = await server.post("/v1/completions", { prompt: "x".repeat(200) })
     expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "1"])
-    await slow
+    slow.destroy()
     await eventually(() => server.logs.length >= 2)
     expect((await ask({ prompt: "x".repeat(200) })).status).toBe(200)
   })
@@ -232,13 +235,16 @@ describe("max_tokens 0 and log-probabilities of the prompt", () => {
 describe("a stream", () => {
   it("begins at once, and is kept alive by comments until its first token", async () => {
     await start({ limits: { commentMs: 30 } })
-    server.engine.delayMs = 400
+    server.engine.delayMs = 3_600_000
     const response = await server.post("/v1/completions", { prompt: "x", max_tokens: 1, stream: true })
-    // Its only token has not come yet.
+    // Its only token does not come before it is asked to.
     expect(server.engine.running.size).toBe(1)
-    const text = await response.text()
+    let text = ""
+    for await (const part of response.body!.pipeThrough(new TextDecoderStream())) {
+      text += part
+      if (text.match(/^: waiting$/gm)?.length === 2) server.engine.release()
+    }
     expect(text.startsWith(": admitted\n\n")).toBe(true)
-    expect(text.match(/^: waiting$/gm)!.length).toBeGreaterThan(1)
     expect(text.endsWith("data: [DONE]\n\n")).toBe(true)
   })
 

@@ -135,11 +135,23 @@ describe("cached prefixes", () => {
 describe("order of service", () => {
   const slow = () => ({ "cost-model": costs, "time-scale": 1, "max-num-seqs": 1 })
 
+  /** Has the only slot taken until what it returns is called, so that whatever is asked meanwhile waits. */
+  const occupied = async ({ first, reached }: Awaited<ReturnType<typeof start>>) => {
+    const leaving = new AbortController()
+    const endless = { model: "sim", prompt: [7], max_tokens: 30_000, ...({ ignore_eos: true } as object) }
+    const answer = first.completions.create(endless, { signal: leaving.signal })
+    await reached(1, 0)
+    return async () => {
+      leaving.abort()
+      await expect(answer).rejects.toThrow("aborted")
+    }
+  }
+
   /** Requests that wait together behind another one, by name, in the order in which they are answered. */
   const orderOf = async (policy: string, requests: ReadonlyArray<readonly [name: string, fields: object]>) => {
-    const { first, reached } = await start({ ...slow(), policy })
-    const blocker = ask(first, { max_tokens: 60, ignore_eos: true })
-    await reached(1, 0)
+    const server = await start({ ...slow(), policy })
+    const { first, reached } = server
+    const vacate = await occupied(server)
     const answered: Array<string> = []
     const answers = []
     for (const [i, [name, fields]] of requests.entries()) {
@@ -147,7 +159,8 @@ describe("order of service", () => {
       await reached(1, i + 1)
     }
     expect(answered).toEqual([])
-    await Promise.all([blocker, ...answers])
+    await vacate()
+    await Promise.all(answers)
     return answered
   }
 
@@ -165,22 +178,24 @@ describe("order of service", () => {
   it("follows the deadline of the first token", async () => {
     const requests = [
       ["never", {}],
-      ["in a minute", { ttft_slo_ms: 60_000 }],
+      ["in an hour", { ttft_slo_ms: 3_600_000 }],
       ["at once", { ttft_slo_ms: 1 }],
       ["in ten seconds", { ttft_slo_ms: 10_000 }],
     ] as const
-    expect(await orderOf("earliest-deadline", requests)).toEqual(["at once", "in ten seconds", "in a minute", "never"])
+    expect(await orderOf("earliest-deadline", requests)).toEqual(["at once", "in ten seconds", "in an hour", "never"])
   })
 
-  /** Requests of a flood that are answered between the only one of another client and its answer. */
+  /** Requests of a flood that are answered before the only one of another client, which came last. */
   const passing = async (policy: string) => {
-    const { first, second, reached } = await start({ ...slow(), policy })
+    const server = await start({ ...slow(), policy })
+    const { first, second, reached } = server
+    const vacate = await occupied(server)
     let answered = 0
     const flood = Array.from({ length: 30 }, () => ask(first).then(() => answered++))
-    await reached(1, 25)
-    const before = answered
-    await ask(second)
-    const during = answered - before
+    await reached(1, 30)
+    const during = ask(second).then(() => answered)
+    await reached(1, 31)
+    await vacate()
     await Promise.all(flood)
     return during
   }
