@@ -16,7 +16,7 @@ import type { OptionValues } from "../options/Options.ts"
 import { version } from "../Version.ts"
 import type { benchOpsOptions } from "./EngineBenchOptions.ts"
 import { calibrationFrom, type FitCosts, type OpsMeasurements, type TimedStep } from "./OpsCalibration.ts"
-import { makeMeasure } from "./OpsMeasure.ts"
+import { makeMeasure, Patience } from "./OpsMeasure.ts"
 import { StepProbe } from "./StepProbe.ts"
 
 export type BenchOpsSettings = OptionValues<typeof benchOpsOptions>
@@ -59,7 +59,12 @@ export const benchOps = (settings: BenchOpsSettings, json: boolean) =>
       return yield* new UsageError({ message })
     }
     const beganMs = performance.now()
-    const measure = makeMeasure(probe, settings["num-iters"], longest, schedule.dropLayers.length > 0)
+    const measure = makeMeasure(probe, {
+      iterations: settings["num-iters"],
+      longest,
+      drops: schedule.dropLayers.length > 0,
+      patience: yield* Patience,
+    })
     const name = basename(resolve(directory))
     const copy = yield* showing("copies …", measure.copy)
     const linear = yield* showing("matrix products …", measure.linear)

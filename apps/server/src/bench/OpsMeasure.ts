@@ -1,4 +1,4 @@
-import { Effect } from "effect"
+import { Context, Effect } from "effect"
 import type { OpsMeasurements, TimedStep } from "./OpsCalibration.ts"
 import type { StepProbe } from "./StepProbe.ts"
 
@@ -26,7 +26,7 @@ const dropping = {
 const decodesBesideSelections = 8
 
 /** Device time after which what is left of a list is left out, but for what a calibration cannot be without, µs: where steps are slow. */
-const patience = 30e6
+export const Patience = Context.Reference<number>("uniprefill/bench/Patience", { defaultValue: () => 30e6 })
 
 /** Of steps beside which nothing decodes. */
 const nobody = { grow: () => {}, end: Effect.void } as const
@@ -40,8 +40,18 @@ const promptRows = (most: number): { readonly powers: Array<number>; readonly be
   return { powers, between: between.filter((rows) => rows <= most) }
 }
 
-/** What `bench ops` measures, each as a step or several of the probe's executor. `longest`: of the prompts. `drops`: whether the schedule does. */
-export const makeMeasure = (probe: StepProbe, iterations: number, longest: number, drops: boolean) => {
+export interface MeasureOptions {
+  readonly iterations: number
+  /** Tokens of the longest prompt. */
+  readonly longest: number
+  /** Whether the schedule drops. */
+  readonly drops: boolean
+  /** {@link Patience}. */
+  readonly patience: number
+}
+
+/** What `bench ops` measures, each as a step or several of the probe's executor. */
+export const makeMeasure = (probe: StepProbe, { iterations, longest, drops, patience }: MeasureOptions) => {
   const { info } = probe.executor
   const most = Math.min(info.maxRowsPerStep, longest)
   /** Rows of a chunk beside others that decode. */
