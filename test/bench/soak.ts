@@ -17,7 +17,7 @@ const settings =
 await using server = await ServeProcess.start(...settings, "--log-level", "warn", "--step-budget-ms", "200")
 const report = await soak(server, {
   clients: Number(clients),
-  seconds: Number(seconds),
+  lasts: { seconds: Number(seconds) },
   shortTokens: 64,
   longTokens: 8000,
   maxTokens: 200,

@@ -7,24 +7,37 @@ import { Subscriber } from "zeromq"
  */
 export class PrefixAwarePicker {
   readonly #servers: Array<PickedServer> = []
+  #signs = 0
 
+  /** Resolves once the server is heard: a subscription takes a while to reach the publisher, and what was said before is lost. */
   async add(url: string, endpoint: string, topic: string): Promise<void> {
     const server = new PickedServer(url)
     this.#servers.push(server)
     server.listen(endpoint, topic)
-    // A subscription takes a moment to reach the publisher.
-    await new Promise((resolve) => setTimeout(resolve, 300))
+    while (!server.isHeard) {
+      await this.#giveSign(url)
+      await pause()
+    }
+  }
+
+  /** Resolves once all is known that a server has published so far: it is heard in order. */
+  async catchUp(url: string): Promise<void> {
+    const server = this.#servers.find((one) => one.url === url)!
+    const tokens = await this.#giveSign(url)
+    while (server.cached(tokens) === 0) await pause()
+  }
+
+  /** Has a server compute a prompt that is like no other, which it then tells of. Returns its tokens. */
+  async #giveSign(url: string): Promise<ReadonlyArray<number>> {
+    const prompt = `Sign ${this.#signs++}. ${"word ".repeat(150)}`
+    await (await post(`${url}/v1/completions`, { prompt, max_tokens: 1 })).text()
+    return tokensOf(url, prompt)
   }
 
   /** The server for a prompt, and how many of its tokens it is known to hold. */
   async pick(prompt: string): Promise<{ readonly url: string; readonly cached: number }> {
     const [first] = this.#servers
-    const response = await fetch(`${first!.url}/v1/completions/render`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ prompt, max_tokens: 1 }),
-    })
-    const [{ prompt_token_ids: tokens }] = (await response.json()) as [{ prompt_token_ids: Array<number> }]
+    const tokens = await tokensOf(first!.url, prompt)
     const rated = await Promise.all(
       this.#servers.map(async (server) => ({
         url: server.url,
@@ -45,6 +58,17 @@ export class PrefixAwarePicker {
   }
 }
 
+const pause = () => new Promise((resolve) => setTimeout(resolve, 20))
+
+const post = (url: string, body: object): Promise<Response> =>
+  fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) })
+
+const tokensOf = async (url: string, prompt: string): Promise<ReadonlyArray<number>> => {
+  const response = await post(`${url}/v1/completions/render`, { prompt, max_tokens: 1 })
+  const [{ prompt_token_ids: tokens }] = (await response.json()) as [{ prompt_token_ids: Array<number> }]
+  return tokens
+}
+
 type Event =
   | ["BlockStored", Array<bigint>, bigint | null, Array<number>, number]
   | ["BlockRemoved", Array<bigint>]
@@ -62,6 +86,10 @@ class PickedServer {
 
   constructor(url: string) {
     this.url = url
+  }
+
+  get isHeard(): boolean {
+    return this.#next >= 0n
   }
 
   listen(endpoint: string, topic: string): void {

@@ -5,7 +5,8 @@ import { type Streamed, StreamClient } from "./StreamClient.ts"
 
 export interface SoakOptions {
   readonly clients: number
-  readonly seconds: number
+  /** How long all of them go on, or how often each asks. */
+  readonly lasts: { readonly seconds: number } | { readonly requests: number }
   /** Tokens of a short and of a long prompt. */
   readonly shortTokens: number
   readonly longTokens: number
@@ -32,7 +33,7 @@ const kinds = 12
  * with what the same request got on an idle server; one that was given up, with that answer's beginning.
  */
 export const soak = async (server: ServeProcess, options: SoakOptions): Promise<SoakReport> => {
-  const { clients, seconds, shortTokens, longTokens, maxTokens, seed } = options
+  const { clients, lasts, shortTokens, longTokens, maxTokens, seed } = options
   const client = new StreamClient(server.url)
   const draw = new Random(seed, "bodies")
   const bodies = Array.from({ length: kinds }, (_, kind) => ({
@@ -47,14 +48,16 @@ export const soak = async (server: ServeProcess, options: SoakOptions): Promise<
   for (const body of bodies) alone.push(await client.stream(body))
 
   const report = { answers: 0, aborted: 0, wrong: [] as Array<string>, failed: [] as Array<string>, longestGapMs: 0 }
-  const end = performance.now() + seconds * 1000
+  const began = performance.now()
+  const isOver = (asked: number) =>
+    "requests" in lasts ? asked === lasts.requests : performance.now() - began > lasts.seconds * 1000
   const memory: Array<readonly [minutes: number, megabytes: number]> = []
   const sampling = setInterval(() => {
     memory.push([performance.now() / 60_000, residentMegabytes(server.pid)])
   }, 500)
   const one = async (number: number) => {
     const own = new Random(seed, `client ${number}`)
-    while (performance.now() < end) {
+    for (let asked = 0; !isOver(asked); asked++) {
       const kind = own.below(kinds)
       const leaves = own.unit() < 0.3
       const answer = await client

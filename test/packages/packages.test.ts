@@ -239,7 +239,7 @@ describe("npm install -g", () => {
     const prompt = `${"Ada Turner lives in Geneva. ".repeat(60)}\nQuestion: Where does Ada Turner live?\nAnswer:`
     expect((await picker.pick(prompt)).cached).toBe(0)
     await complete(server, prompt)
-    await expect.poll(async () => (await picker.pick(prompt)).cached, { timeout: 60_000 }).toBeGreaterThan(0)
+    await expect.poll(async () => (await picker.pick(prompt)).cached).toBeGreaterThan(0)
     expect(picker.gaps).toBe(0)
     picker.close()
   })
