@@ -10,7 +10,11 @@
 
 class FaultyBackend : public up::Backend {
  public:
-  explicit FaultyBackend(MadeBackend made) : inner(std::move(made.backend)), checkpoint(made.checkpoint), options(made.options) {}
+  explicit FaultyBackend(MadeBackend made)
+      : inner(std::move(made.backend)),
+        checkpoint(made.checkpoint),
+        options(made.options),
+        steps_behind(std::move(made.steps_behind)) {}
 
   int tile_rows() const override { return inner->tile_rows(); }
   int logits_rows() const override { return inner->logits_rows(); }
@@ -43,6 +47,7 @@ class FaultyBackend : public up::Backend {
   std::unique_ptr<up::Backend> inner;
   const std::shared_ptr<const up::Checkpoint> checkpoint;
   const up::BackendOptions options;
+  const std::function<size_t()> steps_behind;
 };
 
 template <class Backend>

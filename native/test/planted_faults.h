@@ -1,7 +1,6 @@
 // One thing done wrong each, as it has been done wrong in runners: what must be found, and by which equality.
 #pragma once
 
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
 
@@ -400,7 +399,7 @@ class OutputsShared : public FaultyBackend {
     shared_->newest = own;
     shared_->steps++;
     shared_->changed.notify_all();
-    return std::make_unique<Pending>(std::move(own), shared_, shared_->steps);
+    return std::make_unique<Pending>(std::move(own), shared_, shared_->steps, steps_behind);
   }
 
  private:
@@ -412,13 +411,13 @@ class OutputsShared : public FaultyBackend {
   };
   class Pending : public up::PendingOutputs {
    public:
-    Pending(up::Outputs own, std::shared_ptr<Shared> shared, int step)
-        : own_(std::move(own)), shared_(std::move(shared)), step_(step) {}
+    Pending(up::Outputs own, std::shared_ptr<Shared> shared, int step, std::function<size_t()> steps_behind)
+        : own_(std::move(own)), shared_(std::move(shared)), step_(step), steps_behind_(std::move(steps_behind)) {}
     up::Outputs wait() override {
       up::Outputs out = std::move(own_);
       std::unique_lock lock(shared_->mutex);
-      // Long enough for a step behind this one, if there is one.
-      shared_->changed.wait_for(lock, std::chrono::milliseconds(30), [&] { return shared_->steps > step_; });
+      // However long that takes: on the host's thread, which hands nothing over meanwhile.
+      if (steps_behind_() > 0) shared_->changed.wait(lock, [&] { return shared_->steps > step_; });
       for (up::Outputs::Logits &logits : out.logits) {
         for (const up::Outputs::Logits &newer : shared_->newest.logits) {
           if (newer.slot == logits.slot) logits.values = newer.values;
@@ -431,6 +430,7 @@ class OutputsShared : public FaultyBackend {
     up::Outputs own_;
     std::shared_ptr<Shared> shared_;
     int step_;
+    std::function<size_t()> steps_behind_;
   };
   std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
 };

@@ -50,7 +50,7 @@ Host::Host(const TestModel &model, const HostOptions &options)
   try {
     runner_ = std::make_unique<up::Runner>(model.checkpoint, native, [&](const auto &share, const up::BackendOptions &backend) {
       auto made = up::make_backend(share, backend, native);
-      return options.wrap ? options.wrap({std::move(made), share, backend}) : std::move(made);
+      return options.wrap ? options.wrap({std::move(made), share, backend, [this] { return in_flight(); }}) : std::move(made);
     });
   } catch (const up::Failure &failure) {
     stop_test((failure.phase + ": " + failure.detail).c_str());

@@ -36,6 +36,7 @@ struct MadeBackend {
   std::unique_ptr<up::Backend> backend;
   std::shared_ptr<const up::Checkpoint> checkpoint;  // the rank's share
   const up::BackendOptions &options;
+  std::function<size_t()> steps_behind;  // handed over behind the one whose outputs are waited for
 };
 using WrapBackend = std::function<std::unique_ptr<up::Backend>(MadeBackend)>;
 
