@@ -6,6 +6,7 @@ import { gzipSync } from "node:zlib"
 import { afterAll, describe, expect, it } from "vitest"
 import type { StudioPage } from "./StudioBrowser.ts"
 import { openStudio } from "./OpenStudio.ts"
+import { plant, planting } from "./Planted.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "uniprefill-studio-look-"))
 const { studio, openPage } = await openStudio()
@@ -47,6 +48,15 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 const wide = { width: 1280, height: 800 }
 const narrow = { width: 420, height: 800 }
+
+/** Files are read once the run that needs them has been stopped. */
+const readWhenStopped = `{
+  const stopped = new Promise((resolve) => self.addEventListener("message", ({ data }) => data.stop && resolve()))
+  const { arrayBuffer } = Blob.prototype
+  Blob.prototype.arrayBuffer = function () {
+    return stopped.then(() => arrayBuffer.call(this))
+  }
+}`
 
 describe("every view", () => {
   it.each([
@@ -225,7 +235,7 @@ describe("the page", () => {
   })
 
   it("takes a trace of a hundred megabytes, and says what it cannot keep of it", async () => {
-    const page = await openPage()
+    const page = await openPage({}, "", planting)
     await page.ready()
     const big = join(folder, "big.jsonl")
     // No faster than they are served: all are, in millions of steps, and the run is far from its end when it is stopped.
@@ -243,9 +253,11 @@ describe("the page", () => {
     await page.page.getByText(`big.jsonl: a trace of ${rows.length} requests`).waitFor()
     await page.ready()
     // It is taken in by a worker: the page answers meanwhile.
+    await plant(page, readWhenStopped)
     await page.button("Run").click()
     await page.button("Stop here").click()
     await page.page.getByText("it was stopped before the first").waitFor()
+    await plant(page, "")
     await page.button("Scenario").click()
     await page.button("Run").click()
     await page.page.getByText(/ s simulated$/).waitFor()

@@ -51,7 +51,7 @@ export class StudioBrowser implements AsyncDisposable {
     process.env["NODE_ENV"] = NODE_ENV
     const server = siteServer(join(folder, "site"))
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
-    const browser = await chromium.launch({ executablePath: chromiumPath!, args: flags })
+    const browser = await chromium.launch({ executablePath: chromiumPath!, args: flags, timeout: 800_000 })
     return new StudioBrowser(folder, server, browser)
   }
 
