@@ -10,6 +10,7 @@ export default defineConfig({
     // For what hangs. Slowness fails nothing: machines differ, and some are busy.
     testTimeout: 900_000,
     hookTimeout: 900_000,
+    expect: { poll: { timeout: 600_000 } },
     // Their packages have a condition of the same name, with TypeScript behind it that Node does not take.
     server: { deps: { inline: [/node_modules\/(?:ai|@ai-sdk|eventsource-parser)\//] } },
     pool: "forks",

@@ -227,10 +227,17 @@ test("any JSON is either accepted or refused with a message that names a field o
   )
 })
 
-test("a prompt of 131,072 token ids is checked in one quick pass", () => {
-  const prompt = Array.from({ length: 131_072 }, (_, i) => i % 4096)
+test("a prompt of 131,072 token ids is checked in one pass", () => {
+  const ids = Array.from({ length: 131_072 }, (_, i) => i % 4096)
+  let reads = 0
+  const prompt = new Proxy(ids, {
+    get: (list, key) => {
+      if (key !== "length") reads++
+      return Reflect.get(list, key) as unknown
+    },
+  })
   accept({ prompt })
-  const started = performance.now()
-  accept({ prompt })
-  expect(performance.now() - started).toBeLessThan(100)
+  // Its first one tells of what kind all are.
+  expect(reads).toBeGreaterThanOrEqual(ids.length)
+  expect(reads).toBeLessThan(ids.length + 10)
 })

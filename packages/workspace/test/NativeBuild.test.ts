@@ -23,17 +23,17 @@ beforeAll(() => {
     "cmake_minimum_required(VERSION 3.20)\nproject(one CXX)\nadd_library(one SHARED one.cc)\nadd_custom_target(runtime DEPENDS one)\n",
   )
   build()
-}, 120_000)
+})
 afterAll(() => rmSync(folder, { recursive: true }))
 
-it("links a library again that is not as the last build left it", { timeout: 120_000 }, () => {
+it("links a library again that is not as the last build left it", () => {
   const whole = bytes(library)
   truncateSync(library, 100)
   build()
   expect(bytes(library)).toBe(whole)
 })
 
-it("compiles what a killed build left half written", { timeout: 120_000 }, () => {
+it("compiles what a killed build left half written", () => {
   const whole = bytes(object)
   writeFileSync(join(folder, "build/.building"), "")
   rmSync(library)
@@ -43,7 +43,7 @@ it("compiles what a killed build left half written", { timeout: 120_000 }, () =>
   build()
 })
 
-it("says what the compiler said, and again the next time", { timeout: 120_000 }, () => {
+it("says what the compiler said, and again the next time", () => {
   writeFileSync(join(folder, "one.cc"), "int one() { return two; }\n")
   for (let time = 0; time < 2; time++) expect(build).toThrow(/two.* was not declared/)
   writeFileSync(join(folder, "one.cc"), "int one() { return 1; }\n")
