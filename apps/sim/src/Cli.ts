@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os"
 import { measureNames } from "@uniprefill/simulator/explore/Measures"
 import { Effect } from "effect"
-import { Argument, Command, Flag } from "effect/cli"
+import { Argument, CliConfig, CliOutput, Command, Flag, GlobalFlag } from "effect/cli"
 import { capacity } from "./CapacityCommand.ts"
 import { compare } from "./CompareCommand.ts"
 import { explain } from "./ExplainCommand.ts"
@@ -257,8 +257,8 @@ const explainCommand = Command.make(
   "explain",
   {
     ...source,
-    step: Flag.Int("step").pipe(Flag.withDescription("Number of the step, from 1")),
-    replica: Flag.Int("replica").pipe(Flag.withDescription("Replica, from 0 (default: 0)"), Flag.withDefault(0)),
+    step: countFlag("step", 1).pipe(Flag.withDescription("Number of the step, from 1")),
+    replica: countFlag("replica", 0).pipe(Flag.withDescription("Replica, from 0 (default: 0)"), Flag.withDefault(0)),
   },
   ({ scenario, step, replica, ...flags }) => attempt(() => explain(readScenario(scenario, flags), { step, replica })),
 ).pipe(
@@ -336,7 +336,28 @@ const simCommand = Command.make("uniprefill-sim", {}, () => attempt(showExample)
   ]),
 )
 
-export const run = Command.run(simCommand, { version })
+/** A wrong command line gets the error and the way to help; the whole of help would scroll the error away. */
+const presenter: CliOutput.Presenter = {
+  present: (event) => {
+    if (event._tag !== "InvalidInvocation") return CliOutput.defaultPresenter.present(event)
+    const errors = event.errors.map((error) => `uniprefill-sim: ${error.message}\n`).join("")
+    return Effect.sync(() => void process.stderr.write(`${errors}See ${event.commandPath.join(" ")} --help\n`))
+  },
+}
+
+const presented = <A, E, R>(program: Effect.Effect<A, E, R>) =>
+  program.pipe(
+    Effect.provide(CliOutput.layerPresenter(presenter)),
+    Effect.provide(
+      CliConfig.layer({
+        builtIns: [GlobalFlag.Help, GlobalFlag.Version, GlobalFlag.Completions, GlobalFlag.LogLevel],
+      }),
+    ),
+  )
+
+export const run = presented(Command.run(simCommand, { version }))
+
+const runArguments = Command.runWith(simCommand, { version })
 
 /** The same with arguments that are given. */
-export const runWith = Command.runWith(simCommand, { version })
+export const runWith = (args: ReadonlyArray<string>) => presented(runArguments(args))

@@ -16,6 +16,20 @@ const usageErrors = new Set([
   "RangeError",
 ])
 
+/** How the system names a fault: code, words, call and path. */
+const systemFault = /\bE[A-Z]{3,}: ([^,:]+), [a-z]+(?: '[^']*')?(?: -> '[^']*')?/g
+
+/** What a terminal would act upon and not show. */
+const control = /[^\P{Cc}\t\n]/gu
+
+/** A message for people: what the system says without its codes, which name the file again, and nothing that moves a cursor. */
+export const plainly = (message: string): string =>
+  message
+    .replaceAll(systemFault, "$1")
+    .replaceAll("illegal operation on a directory", "it is a directory")
+    .replaceAll("incorrect header check", "not gzip data")
+    .replaceAll(control, "\ufffd")
+
 export interface Ending {
   readonly code: number
   /** What standard error is to say; empty where nothing is left to be said. */
@@ -32,7 +46,7 @@ export const endingOf = (exit: Exit.Exit<unknown, unknown>): Ending => {
     return { code: errors.length === 0 ? 0 : exitCodes.usage, message: "" }
   }
   if (failure instanceof Error && usageErrors.has(failure.name)) {
-    return { code: exitCodes.usage, message: `uniprefill-sim: ${failure.message}\n` }
+    return { code: exitCodes.usage, message: `uniprefill-sim: ${plainly(failure.message)}\n` }
   }
   return { code: exitCodes.failure, message: `uniprefill-sim: internal error\n${Cause.pretty(exit.cause)}\n` }
 }

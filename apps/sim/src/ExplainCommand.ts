@@ -14,6 +14,8 @@ export const explain = async (
   wanted: { readonly step: number; readonly replica: number },
 ): Promise<void> => {
   const experiment = await prepare(source)
+  const { replicas } = experiment.setup
+  if (wanted.replica >= replicas) throw new UsageError(`--replica ${wanted.replica}: from 0 to ${replicas - 1}`)
   const found: Array<string> = []
   const stepStarted = (replica: Replica, step: StepRecord, endMicros: number) => {
     if (replica.index !== wanted.replica || step.plan.stepId !== wanted.step) return
@@ -30,7 +32,7 @@ export const explain = async (
   }
   if (found.length === 0) {
     throw new UsageError(
-      `--step ${wanted.step} of replica ${wanted.replica}: the run has ${simulation.counters.steps} steps on ${experiment.setup.replicas} replicas`,
+      `--step ${wanted.step} of replica ${wanted.replica}: the run has ${simulation.counters.steps} steps${replicas === 1 ? "" : ` on ${replicas} replicas`}`,
     )
   }
   console.log(found[0])

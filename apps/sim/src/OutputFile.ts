@@ -17,8 +17,9 @@ export const checkWritable = (...files: ReadonlyArray<OutputFile>): void => {
   for (const file of files) {
     if (Option.isNone(file) || file.value === "-") continue
     attempt(file.value, () => {
-      accessSync(dirname(resolve(file.value)), constants.W_OK)
-      if (statSync(file.value, { throwIfNoEntry: false })?.isDirectory() === true) throw new Error("it is a folder")
+      const found = statSync(file.value, { throwIfNoEntry: false })
+      if (found?.isDirectory() === true) throw new Error("it is a folder")
+      accessSync(found === undefined ? dirname(resolve(file.value)) : file.value, constants.W_OK)
     })
   }
 }

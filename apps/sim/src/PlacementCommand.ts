@@ -9,6 +9,7 @@ import { checkWritable, writeOutput, type OutputFile } from "./OutputFile.ts"
 import { prepare } from "./Prepare.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
 import { runJobs } from "./Threads.ts"
+import { longestTokens } from "@uniprefill/simulator/workload/TraceRows"
 import { UsageError } from "./UsageError.ts"
 
 export interface PlacementOptions {
@@ -45,7 +46,10 @@ export const placement = async (
     if (value < 1) throw new UsageError(`${flag} ${value}: at least 1`)
   }
   checkWritable(options.json)
-  const experiment = await prepare({ ...source, scenario: probeScenario(scenario, Math.max(1, length)) })
+  const experiment = await prepare({
+    ...source,
+    scenario: probeScenario(scenario, Math.min(Math.max(1, length), longestTokens)),
+  })
   const { setup } = experiment
   const rank = rankFitOptions(setup)
   if (length < 1 || length + probeOutputs > rank.maxModelLen) {

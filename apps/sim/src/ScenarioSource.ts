@@ -15,11 +15,13 @@ export interface ScenarioSource {
 
 /** A flag for every field of a scenario. */
 export const scenarioFlags = Object.fromEntries(
-  scenarioFields.map(({ path, flag, description, defaultValue }) => [
+  scenarioFields.map(({ path, flag, description, defaultValue, choices }) => [
     path,
     Flag.String(flag).pipe(
       Flag.withMetavar("VALUE"),
-      Flag.withDescription(`${description}${shownDefault(defaultValue)}`),
+      Flag.withDescription(
+        `${description}${shownDefault(defaultValue)}${choices === null ? "" : ` (choices: ${choices.join(", ")})`}`,
+      ),
       Flag.optional,
     ),
   ]),
@@ -49,8 +51,16 @@ export const readScenario = (file: Option.Option<string>, flags: GivenFlags, bas
         : flagValue(value.value)
   }
   const folder = Option.isNone(file) ? process.cwd() : folderOf(file.value)
-  return { scenario: override(scenario, given, "flags"), folder }
+  /** A fault in what a flag says is the flag's. */
+  const placeOf = (path: string) => {
+    const field = scenarioFields.find((one) => path === one.path || path.startsWith(`${one.path}.`))
+    return field !== undefined && field.path in given ? `--${field.flag}` : `flags: ${path}`
+  }
+  return { scenario: override(scenario, given, "flags", placeOf), folder }
 }
+
+/** "… at line 2, column 1:" and the lines themselves below it; the first line of that says all. */
+const yamlFault = ({ message }: Error): string => message.split("\n")[0]!.replace(/:$/, "")
 
 const parseFile = (file: string): unknown => {
   let text: string
@@ -63,6 +73,6 @@ const parseFile = (file: string): unknown => {
     // JSON is YAML too.
     return parse(text)
   } catch (error) {
-    throw new UsageError(`${file}: ${(error as Error).message.split("\n")[0]}`)
+    throw new UsageError(`${file}: ${yamlFault(error as Error)}`)
   }
 }

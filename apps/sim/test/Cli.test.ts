@@ -189,7 +189,7 @@ describe("bad input is an error that names it, and no report", () => {
     [["run", "--trace", "missing.jsonl"], /missing\.jsonl: cannot be read/],
     [["run", scenario], /bad\.yaml: there is no field engine\.slot; did you mean engine\.slots\?/],
     [["run", broken], /broken\.yaml: /],
-    [["run", "--slots", "none"], /engine\.slots: .*"none"/],
+    [["run", "--slots", "none"], /--slots: .*"none"/],
     [["run", "--model", "gpt-5"], /model: there is no "gpt-5"; there are llama-3\.1-8b/],
     [["run", "--device", "tpu"], /device: there is no "tpu"; there are h200/],
     [["run", "--model", "llama-3.1-70b"], /does not fit: weights 141\.\d\d GB, .* a device; 134\.\d\d GB can be used/],
@@ -211,7 +211,11 @@ describe("bad input is an error that names it, and no report", () => {
     [["compare", ...small, "--seeds", "0"], /--seeds.*at least 1, got 0/],
     [["capacity", "--requests", "1"], /1 requests; a rate of arrivals needs two at different times/],
     [["capacity", ...small, "--attainment", "5"], /--attainment 5: a share above 0, at most 1/],
-    [["explain", ...small, "--step", "999999"], /--step 999999 of replica 0: the run has \d+ steps/],
+    [["explain", ...small, "--step", "999999"], /--step 999999 of replica 0: the run has \d+ steps\n/],
+    [["explain", ...small, "--step", "0"], /--step.*at least 1, got 0/],
+    [["explain", ...small, "--step", "1", "--replica", "1"], /--replica 1: from 0 to 0/],
+    [["placement", "--length", "99999999"], /--length 99999999: from 1 to 131063/],
+    [["replay", trace], /t\.csv: not gzip data/],
   ])("%j", async (args, message) => {
     const { code, err, out } = await sim([...args, ...(args[0] === "run" ? ["--json", "no.json"] : [])])
     expect(err).toMatch(message)
@@ -223,7 +227,7 @@ describe("bad input is an error that names it, and no report", () => {
   it("and ends the process with exit code 2", async () => {
     const { code, err, out } = await simProcess(["run", "--slots", "none"])
     expect([code, out]).toEqual([2, ""])
-    expect(err).toMatch(/engine\.slots: .*"none"/)
+    expect(err).toMatch(/--slots: .*"none"/)
   })
 
   it("an SLO that nothing meets is a finding, not a number", async () => {

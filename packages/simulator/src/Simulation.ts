@@ -304,10 +304,12 @@ export class Simulation {
     const { counters, queue } = this
     const { load } = replica.device
     counters.steps++
-    if (load.decodeRows + load.items > 0) counters.computingSteps++
+    if (load.decodeRows + load.items > 0) {
+      counters.computingSteps++
+      if (replica.config.costModel.isOutside(load)) counters.stepsOutsideCalibration++
+    }
     counters.busyMicros += step.deviceMicros
     counters.maxStepMicros = Math.max(counters.maxStepMicros, step.deviceMicros)
-    if (replica.config.costModel.isOutside(load)) counters.stepsOutsideCalibration++
     counters.work.add(load)
     this.observer.stepStarted?.(replica, step, endMicros)
     queue.push(endMicros, EventClass.stepEnded, replica.index, step.plan.stepId)

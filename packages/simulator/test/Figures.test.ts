@@ -373,6 +373,45 @@ describe("provenance", () => {
     expect(lines.join("\n")).toMatch(/UNCALIBRATED[\s\S]*kept rows {2}assumed/)
     expect(provenanceTable([{ name: "a", provenance: dense }])[0]).toMatch(/^rates/)
   })
+
+  it("of runs that differ in their shares of steps alone is one statement, from the least to the largest", () => {
+    const one = provenance({ schedule: "off", workload: { ...workload, outputTokens: 200 } })
+    const share = one.ratesNote.replace("calibrated, ", "")
+    const of = (outsideShare: number) => ({
+      ...one,
+      outsideShare,
+      ratesNote: `calibrated, ${share.replace(/^\S+%/, `${outsideShare * 100}%`)}`,
+    })
+    const runs = [0.25, 0.02, 0.1].map((outsideShare, i) => ({ name: `seed ${i}`, provenance: of(outsideShare) }))
+    const [line, ...more] = provenanceTable(runs)
+    expect(line).toBe("rates      NVIDIA H200 SXM: calibrated, 2% to 25% of steps outside of what was measured")
+    expect(more).toEqual([])
+  })
+
+  it("says what holds for all once, and names at most four of those that the rest holds for", () => {
+    const [h100, l40s] = [provenance({ device: "h100", workload }), provenance({ device: "l40s", workload })]
+    const lines = provenanceTable([
+      ...[1, 2, 3, 4, 5].map((rate) => ({ name: `rate ${rate}`, provenance: h100 })),
+      { name: "other", provenance: l40s },
+    ])
+    expect(lines.filter((line) => line.includes("accuracy"))).toHaveLength(1)
+    expect(lines.slice(2)).toEqual([
+      "rate 1, rate 2, rate 3 and 2 others:",
+      "  rates      NVIDIA H100 SXM: UNCALIBRATED: datasheet peaks × assumed shares",
+      "other:",
+      "  rates      NVIDIA L40S: UNCALIBRATED: datasheet peaks × assumed shares",
+    ])
+  })
+
+  it.each([1, 2, 4])(
+    "counts steps outside of what was measured among those that compute: %i ranks",
+    (tensorParallel) => {
+      const alone = { arrivals: "closed", clients: 1, requests: 1, promptTokens: 40_000, outputTokens: 9 } as const
+      const { outsideShare } = provenance({ tensorParallel, workload: alone })
+      expect(outsideShare).toBeGreaterThan(0)
+      expect(outsideShare).toBeLessThanOrEqual(1)
+    },
+  )
 })
 
 describe("all-reduces", () => {

@@ -37,7 +37,7 @@ export const provenanceOf = ({ scenario, setup }: Experiment, summary: Summary):
     fittedTo !== undefined && (fittedTo.model !== scenario.model || fittedTo.tensorParallel !== tensorParallel)
       ? `; fitted to ${fittedTo.model} at tensor parallel ${fittedTo.tensorParallel}, which this is not`
       : ""
-  const share = `${percent(outsideShare)} of steps outside of what was measured`
+  const share = stepsOutside(outsideShare, outsideShare)
   const rates =
     calibration.source === "assumed"
       ? ("assumed" as const)
@@ -85,19 +85,53 @@ const loweredLines = ({ p, share, source, note, accuracy }: LoweredGrounds): Rea
   `           accuracy at it: ${accuracy}`,
 ]
 
-/** What several runs rest on, each different set once, with the names of those that it holds for. */
+/**
+ * What several runs rest on: what holds for all of them once, then the rest with the names of those that it holds for. Runs
+ * that differ in their shares of steps alone have a line together, from the least share to the largest.
+ */
 export const provenanceTable = (
   runs: ReadonlyArray<{ readonly name: string; readonly provenance: Provenance }>,
 ): ReadonlyArray<string> => {
-  const groups = new Map<string, Array<string>>()
+  const groups = new Map<string, { readonly names: Set<string>; readonly provenances: Array<Provenance> }>()
   for (const { name, provenance } of runs) {
-    const lines = provenanceLines(provenance).join("\n")
-    groups.set(lines, [...(groups.get(lines) ?? []), name])
+    const key = provenanceLines(withShares(provenance, 0, 0)).join("\n")
+    const group = groups.get(key) ?? { names: new Set(), provenances: [] }
+    group.names.add(name)
+    group.provenances.push(provenance)
+    groups.set(key, group)
   }
-  return [...groups].flatMap(([lines, names]) => [
-    ...(groups.size > 1 ? [`${[...new Set(names)].join(", ")}:`] : []),
-    ...lines.split("\n").map((line) => (groups.size > 1 ? `  ${line}` : line)),
-  ])
+  const stated = [...groups.values()].map(({ names, provenances }) => {
+    const shares = provenances.map(({ outsideShare }) => outsideShare)
+    return { names, lines: provenanceLines(withShares(provenances[0]!, Math.min(...shares), Math.max(...shares))) }
+  })
+  const common = stated[0]?.lines.filter((line) => stated.every(({ lines }) => lines.includes(line))) ?? []
+  return [
+    ...common,
+    ...stated.flatMap(({ names, lines }) => {
+      const own = lines.filter((line) => !common.includes(line))
+      return own.length === 0 ? [] : [`${nameList([...names])}:`, ...own.map((line) => `  ${line}`)]
+    }),
+  ]
+}
+
+const namesListed = 4
+
+const nameList = (names: ReadonlyArray<string>): string =>
+  names.length <= namesListed
+    ? names.join(", ")
+    : `${names.slice(0, namesListed - 1).join(", ")} and ${names.length - namesListed + 1} others`
+
+const withShares = (provenance: Provenance, least: number, most: number): Provenance => {
+  const { ratesNote, outsideShare } = provenance
+  return {
+    ...provenance,
+    ratesNote: ratesNote.replace(stepsOutside(outsideShare, outsideShare), stepsOutside(least, most)),
+  }
+}
+
+const stepsOutside = (least: number, most: number): string => {
+  const [from, to] = [percent(least), percent(most)]
+  return `${from === to ? from : `${from} to ${to}`} of steps outside of what was measured`
 }
 
 /** Rounded, but neither to nothing nor to all where it is neither. */

@@ -9,6 +9,8 @@ export interface ScenarioField {
   readonly flag: string
   readonly description: string
   readonly defaultValue: unknown
+  /** The only values there are, for a field that has no others. */
+  readonly choices: ReadonlyArray<string> | null
 }
 
 const hidden = new Set(["format", "version", "changes", "sweep", "variants"])
@@ -20,6 +22,11 @@ const flagNames: Readonly<Record<string, string>> = {
   "slo.ttftMs": "sloTtftMs",
   "slo.tpotMs": "sloTpotMs",
 }
+
+const choicesOf = (ast: SchemaAST.AST): ReadonlyArray<string> | null =>
+  ast._tag === "Union" && ast.types.every((type) => type._tag === "Literal")
+    ? ast.types.map((type) => String(type.literal))
+    : null
 
 const kebab = (name: string): string => name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 
@@ -47,7 +54,13 @@ function fieldOf(path: string, name: string, schema: Schema.Top): ScenarioField 
   const defaultValue = path
     .split(".")
     .reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], scenarioDefaults)
-  return { path, flag: kebab(flagNames[path] ?? name), description: descriptionOf(schema.ast), defaultValue }
+  return {
+    path,
+    flag: kebab(flagNames[path] ?? name),
+    description: descriptionOf(schema.ast),
+    defaultValue,
+    choices: choicesOf(schema.ast),
+  }
 }
 
 export class ScenarioError extends Error {
@@ -66,14 +79,17 @@ export interface FieldFault {
   readonly detail: string
 }
 
-/** Checks a parsed scenario. Fails with ScenarioError naming the file, the field and its value. */
-export const decodeScenario = (file: string, value: unknown): Scenario => {
+/** Checks a parsed scenario. Fails with ScenarioError naming the file, the field and its value, or what `placeOf` calls them. */
+export const decodeScenario = (
+  file: string,
+  value: unknown,
+  placeOf = (path: string) => `${file}: ${path}`,
+): Scenario => {
   const { scenario, faults } = checkScenario(value)
   if (scenario !== null) return scenario
   const { path, detail } = faults[0]!
-  throw new ScenarioError(
-    `${file}: ${path === "" || detail.startsWith("there is no field") ? "" : `${path}: `}${detail}`,
-  )
+  const isNamed = path === "" || detail.startsWith("there is no field")
+  throw new ScenarioError(`${isNamed ? file : placeOf(path)}: ${detail}`)
 }
 
 /** A parsed scenario, or everything that is wrong with it. */
@@ -101,7 +117,12 @@ const faultOf = (value: unknown, { message, path = [] }: Issue): FieldFault => {
 }
 
 /** The scenario with fields set by path, `{"engine.slots": 64}`; checked like a file. */
-export const override = (scenario: Scenario, values: Readonly<Record<string, unknown>>, source: string): Scenario => {
+export const override = (
+  scenario: Scenario,
+  values: Readonly<Record<string, unknown>>,
+  source: string,
+  placeOf?: (path: string) => string,
+): Scenario => {
   const changed: Record<string, unknown> = { ...scenario }
   for (const [path, value] of Object.entries(values)) {
     if (path !== "changes" && !scenarioFields.some((one) => one.path === path)) {
@@ -111,7 +132,7 @@ export const override = (scenario: Scenario, values: Readonly<Record<string, unk
     if (key === undefined) changed[section] = value
     else changed[section] = { ...(changed[section] as object | undefined), [key]: value }
   }
-  return decodeScenario(source, changed)
+  return decodeScenario(source, changed, placeOf)
 }
 
 const nearest = (path: string): string => {

@@ -1,0 +1,100 @@
+import { readFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { fileURLToPath } from "node:url"
+import { plainly } from "@uniprefill/sim/Ending"
+import { readScenario } from "@uniprefill/sim/ScenarioSource"
+import { scenarioFields } from "@uniprefill/simulator/scenario/ScenarioFields"
+import { Option } from "effect"
+import { describe, expect, it } from "vitest"
+import { simHere } from "./SimProcess.ts"
+
+const sim = (args: ReadonlyArray<string>) => simHere(tmpdir(), args)
+
+describe("a wrong command line", () => {
+  it.each([
+    [["rnu"], "", 'Unknown subcommand "rnu"'],
+    [["run", "--modle", "x"], " run", "Unrecognized flag: --modle"],
+    [["run", "--model"], " run", "Missing value for flag --model"],
+    [["run", "a", "b"], " run", 'Unexpected positional argument: "b"'],
+    [["explain"], " explain", "Missing required flag: --step"],
+    [["replay"], " replay", "Missing required argument: recording"],
+    [["fit"], " fit", "Missing required flag: --recorded"],
+    [["--wizard"], "", "Unrecognized flag: --wizard"],
+  ])("%j gets the error and the way to help, and not the help", async (args, command, error) => {
+    const { code, out, err } = await sim(args)
+    expect([code, out]).toEqual([2, ""])
+    const lines = err.trimEnd().split("\n")
+    expect(lines[0]).toContain(`uniprefill-sim: ${error}`)
+    expect(lines.at(-1)).toBe(`See uniprefill-sim${command} --help`)
+    expect(lines.length).toBeLessThan(7)
+  })
+})
+
+describe("a field's flag", () => {
+  it("is named where its value is at fault", () => {
+    for (const { path, flag, defaultValue, choices } of scenarioFields) {
+      if (typeof defaultValue !== "number" && choices === null) continue
+      const flags = { [path]: Option.some("wrong") }
+      expect(() => readScenario(Option.none(), flags)).toThrow(new RegExp(`^--${flag}: .*"wrong"`))
+    }
+  })
+
+  it("says which values it may have, where these are a few", async () => {
+    const { out } = await sim(["run", "--help"])
+    const chosen = scenarioFields.flatMap(({ flag, choices }) => (choices === null ? [] : [{ flag, choices }]))
+    expect(chosen.map(({ flag }) => flag)).toEqual(["router", "trace-format", "arrivals", "steps-in-flight", "link"])
+    const lines = out.split("\n")
+    for (const { flag, choices } of chosen) {
+      const line = lines.find((one) => one.trim().startsWith(`--${flag} `))
+      expect(line).toContain(`(choices: ${choices.join(", ")})`)
+    }
+  })
+})
+
+describe("a message for people", () => {
+  it.each([
+    [
+      "a.yaml: cannot be read: ENOENT: no such file or directory, open 'a.yaml'",
+      "a.yaml: cannot be read: no such file or directory",
+    ],
+    ["/x: cannot be read: EISDIR: illegal operation on a directory, read", "/x: cannot be read: it is a directory"],
+    ["x: EACCES: permission denied, open '/a, b'", "x: permission denied"],
+    ["x: EXDEV: cross-device link not permitted, rename 'a' -> 'b'", "x: cross-device link not permitted"],
+    ["a.gz: incorrect header check", "a.gz: not gzip data"],
+    ["t.csv:1: not a known trace: \u001b[2J\u0000", "t.csv:1: not a known trace: \ufffd[2J\ufffd"],
+    ["two\n\tlines", "two\n\tlines"],
+  ])("%j has no codes, no call and nothing that moves a cursor", (message, expected) => {
+    expect(plainly(message)).toBe(expected)
+  })
+})
+
+/** Indented blocks below a paragraph that ends with a command, and the command. */
+const shownOutputs = (page: string) => {
+  const lines = readFileSync(fileURLToPath(new URL(`../../../docs/${page}`, import.meta.url)), "utf8").split("\n")
+  return lines.flatMap((line, i) => {
+    if (!line.startsWith("    ") || lines[i - 1] !== "" || lines[i - 2]!.startsWith("    ")) return []
+    const end = lines.findIndex((one, k) => k > i && one !== "" && !one.startsWith("    "))
+    const command = /`uniprefill-sim ([^`]+)`[^`]*$/.exec(lines.slice(0, i).join(" "))?.[1]
+    const shown = lines.slice(i, end).map((one) => one.slice(4))
+    return command === undefined || !/[.:]$/.test(lines[i - 2]!) ? [] : [{ command, shown }]
+  })
+}
+
+describe("docs/simulator.md", () => {
+  const examples = shownOutputs("simulator.md")
+
+  it("shows what two commands print", () => {
+    expect(examples.map(({ command }) => command.split(" ")[0])).toEqual(["explain", "placement"])
+  })
+
+  it.each(examples)("shows what $command prints, but for lines left out", async ({ command, shown }) => {
+    const { code, out } = await sim(command.split(" "))
+    expect(code).toBe(0)
+    const parts = shown.join("\n").split(/\n *…\n/)
+    let at = 0
+    for (const part of parts) {
+      expect(out.slice(at)).toContain(part.trimEnd())
+      at = out.indexOf(part.trimEnd(), at) + part.trimEnd().length
+    }
+  })
+})
