@@ -1,6 +1,7 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Cause, Effect, Exit, Result, Runtime } from "effect"
 import * as Cli from "./cli/Cli.ts"
+import { plainly } from "./cli/plainly.ts"
 import { UsageError } from "./cli/UsageError.ts"
 
 /** A signal to a whole process group may also be passed on by a parent: one press of Ctrl-C, twice received. */
@@ -48,7 +49,7 @@ const codeOf = (exit: Exit.Exit<unknown, unknown>, signal: NodeJS.Signals | unde
     return exitCodes.failure
   }
   if (isHelp(error.success)) return error.success.errors.length === 0 ? 0 : exitCodes.usage
-  process.stderr.write(`uniprefill: ${(error.success as { readonly message: string }).message}\n`)
+  process.stderr.write(`uniprefill: ${plainly((error.success as { readonly message: string }).message)}\n`)
   return error.success instanceof UsageError ? exitCodes.usage : exitCodes.failure
 }
 

@@ -17,10 +17,14 @@ const readWhole = Effect.fnUntraced(function* <A>(
     Effect.catchTag("PlatformError", (error) =>
       error.reason._tag === "NotFound"
         ? Effect.succeed(Option.none<A>())
-        : Effect.fail(new ModelError({ reason: "Unreadable", file, field: null, detail: error.message })),
+        : Effect.fail(new ModelError({ reason: "Unreadable", file, field: null, detail: platformFault(error) })),
     ),
   )
 })
+
+/** What the system said, where it said something: the platform's own message names its call and the file once more. */
+export const platformFault = ({ reason, message }: PlatformError.PlatformError): string =>
+  "cause" in reason && reason.cause instanceof Error ? reason.cause.message : message
 
 /** The JSON value of a file, or none when it does not exist. Fails with `Unreadable` or `InvalidJson`, naming the place. */
 export const readJson = Effect.fnUntraced(function* (file: string) {
@@ -52,7 +56,9 @@ export const decodeJson = <S extends Schema.ConstraintDecoder<unknown>>(
       const { message, path = [] } = formatIssue(error.issue).issues[0]!
       const keys = path.map((key) => String(typeof key === "object" ? key.key : key))
       const value = keys.reduce<unknown>((parent, key) => (parent as Record<string, unknown> | null)?.[key], json)
-      const detail = value === undefined ? message : `${message}, got ${JSON.stringify(value).slice(0, 80)}`
+      const isKnown = !message.includes("excess property")
+      const got = value === undefined ? "" : `, got ${JSON.stringify(value).slice(0, 80)}`
+      const detail = isKnown ? `${message}${got}` : "there is no such field"
       return new ModelError({ reason: "InvalidField", file, field: keys.join(".") || null, detail })
     }),
   )

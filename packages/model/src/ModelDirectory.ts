@@ -1,9 +1,9 @@
-import { Effect, FileSystem, Option, Path, Schema } from "effect"
+import { Effect, FileSystem, Option, Path, type PlatformError, Schema } from "effect"
 import { type DropSchedule, denseSchedule } from "./DropSchedule.ts"
 import { tokenIds } from "./families/Config.ts"
 import type { TensorNames } from "./families/Family.ts"
 import { fnv1a64 } from "./Fnv.ts"
-import { decodeJson, readBytes, readJson } from "./JsonFile.ts"
+import { decodeJson, platformFault, readBytes, readJson } from "./JsonFile.ts"
 import { decodeModelConfig } from "./ModelConfig.ts"
 import { ModelError } from "./ModelError.ts"
 import type { ModelSpec } from "./ModelSpec.ts"
@@ -76,12 +76,23 @@ export const loadModelDirectory = Effect.fn("loadModelDirectory")(function* (dir
 const missing = (file: string, detail: string) =>
   Effect.fail(new ModelError({ reason: "MissingFile", file, field: null, detail: `no such file; ${detail}` }))
 
-const unreadable = (file: string) => (error: { readonly message: string }) =>
-  new ModelError({ reason: "Unreadable", file, field: null, detail: error.message })
+const unreadable = (file: string) => (error: PlatformError.PlatformError) =>
+  new ModelError({ reason: "Unreadable", file, field: null, detail: platformFault(error) })
 
 const checkDirectory = Effect.fnUntraced(function* (directory: string) {
   const fileSystem = yield* FileSystem.FileSystem
-  if (yield* fileSystem.exists(directory).pipe(Effect.mapError(unreadable(directory)))) return
+  if (yield* fileSystem.exists(directory).pipe(Effect.mapError(unreadable(directory)))) {
+    const { type } = yield* fileSystem.stat(directory).pipe(Effect.mapError(unreadable(directory)))
+    if (type === "Directory") return
+    return yield* Effect.fail(
+      new ModelError({
+        reason: "InvalidChoice",
+        file: directory,
+        field: null,
+        detail: "a model is a directory with config.json, tokenizer.json and *.safetensors; this is a file",
+      }),
+    )
+  }
   const isHubId = /^[\w.-]+\/[\w.-]+$/.test(directory) && !directory.startsWith(".")
   const detail = isHubId
     ? `no such directory; models are read from disk: run \`hf download ${directory} --local-dir DIR\` and pass DIR`

@@ -1,5 +1,5 @@
 import { Effect, FileSystem, Option, Stream } from "effect"
-import { parseJson } from "./JsonFile.ts"
+import { parseJson, platformFault } from "./JsonFile.ts"
 import { ModelError } from "./ModelError.ts"
 
 const maxHeaderBytes = 100_000_000
@@ -12,7 +12,8 @@ export const tensorsOf = (files: ReadonlyArray<string>) =>
 const namesIn = Effect.fnUntraced(function* (file: string) {
   const header = yield* readHeader(file).pipe(
     Effect.mapError(
-      (error) => new ModelError({ reason: "Unreadable", file, field: null, detail: `its header: ${error.message}` }),
+      (error) =>
+        new ModelError({ reason: "Unreadable", file, field: null, detail: `its header: ${platformFault(error)}` }),
     ),
   )
   if (header === "") return []

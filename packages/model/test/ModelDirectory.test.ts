@@ -162,7 +162,7 @@ it.layer(NodeServices.layer)("loadModelDirectory", (it) => {
       yield* refused({ "uniprefill.json": { ...schedule, lastQ: 0 } }, lastQ)
       yield* refused(
         { "uniprefill.json": { ...schedule, sinks: 4 } },
-        "uniprefill.json: sinks: Expected no excess property, got 4",
+        "uniprefill.json: sinks: there is no such field",
       )
       const version = "uniprefill.json: version: Expected 1, got 2"
       yield* refused({ "uniprefill.json": { ...schedule, version: 2 } }, version)

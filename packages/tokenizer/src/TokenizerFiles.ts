@@ -127,11 +127,19 @@ const parseJson = (file: string, text: string): Effect.Effect<unknown, Tokenizer
       new TokenizerError({ reason: "InvalidJson", file, field: null, detail: (cause as SyntaxError).message }),
   })
 
+/** `["added_tokens"][0]["content"]` as elsewhere: `added_tokens[0].content`. */
+const fieldPath = (at: string): string => at.replaceAll(/\["([^"]*)"\]/g, ".$1").replace(/^\./, "")
+
 const decodeFields = <A>(file: string, json: unknown, schema: Schema.Decoder<A>): Effect.Effect<A, TokenizerError> =>
   Schema.decodeUnknownEffect(schema)(json).pipe(
     Effect.mapError((error) => {
       // "Expected string, got 3\n  at ["added_tokens"][0]["content"]": the path is the field.
       const [detail, at] = error.message.split(/\n\s*at /)
-      return new TokenizerError({ reason: "InvalidField", file, field: at ?? null, detail: detail! })
+      return new TokenizerError({
+        reason: "InvalidField",
+        file,
+        field: at === undefined ? null : fieldPath(at),
+        detail: detail!,
+      })
     }),
   )

@@ -62,10 +62,10 @@ const serveCommand = Command.make(
 ).pipe(
   Command.withShortDescription("Serve a model over an OpenAI-compatible HTTP API"),
   Command.withDescription(
-    "Serve a model over an OpenAI-compatible HTTP API: /v1/models, /v1/completions, /tokenize, /detokenize, /health, " +
-      "/ready, /metrics, /version. SIGTERM or Ctrl-C lets running requests finish; a second one stops at once. " +
-      "Every option can also be set in the environment, --max-model-len as UNIPREFILL_MAX_MODEL_LEN, or in the file " +
-      "that --config names.",
+    "Serve a model over an OpenAI-compatible HTTP API: /v1/models, /v1/completions, /v1/chat/completions, /v1/responses, " +
+      "/v1/messages, /tokenize, /detokenize, /health, /ready, /metrics, /version. SIGTERM or Ctrl-C lets running requests " +
+      "finish; a second one stops at once. Every option can also be set in the environment, --max-model-len as " +
+      "UNIPREFILL_MAX_MODEL_LEN, or in the file that --config names.",
   ),
   Command.withExamples([
     { command: "uniprefill serve", description: "Serve the embedded model on http://127.0.0.1:8000" },

@@ -65,10 +65,11 @@ export const modelOptions = {
     minimum: 1,
     maximum: 600_000,
   }),
-  "page-size": Kind.integer({
+  "page-size": Kind.multiple({
     metavar: "ROWS",
     description: "Rows of a KV page, a multiple of 64",
     defaultValue: cpuDefaults.pageSize,
+    of: 64,
     minimum: 64,
     maximum: 4096,
   }),

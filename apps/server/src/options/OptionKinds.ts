@@ -51,6 +51,19 @@ export const integer = (spec: Bounded & { readonly defaultValue: number }): Opti
   decode: decodeNumber("an integer", spec.minimum, spec.maximum),
 })
 
+export const multiple = (
+  spec: Bounded & { readonly defaultValue: number; readonly of: number },
+): OptionSpec<number> => ({
+  ...spec,
+  shownDefault: String(spec.defaultValue),
+  decode: (given) => {
+    const value = decodeNumber("an integer", spec.minimum, spec.maximum)(given)
+    return Result.isSuccess(value) && value.success % spec.of === 0
+      ? value
+      : Result.fail(`a multiple of ${spec.of} between ${spec.minimum} and ${spec.maximum}`)
+  },
+})
+
 export const optionalInteger = (spec: Bounded & { readonly shownDefault: string }): OptionSpec<number | undefined> => ({
   ...spec,
   defaultValue: undefined,
