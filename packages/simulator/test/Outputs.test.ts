@@ -2,6 +2,7 @@ import { fc, test } from "@fast-check/vitest"
 import { distributionOf } from "@uniprefill/simulator/metrics/Distribution"
 import { GapHistogram } from "@uniprefill/simulator/metrics/GapHistogram"
 import { OccupancyLog } from "@uniprefill/simulator/metrics/OccupancyLog"
+import { estimateText } from "@uniprefill/simulator/explore/Interval"
 import { RequestStatus } from "@uniprefill/simulator/metrics/RequestLog"
 import { summarise } from "@uniprefill/simulator/metrics/Summary"
 import { htmlReport } from "@uniprefill/simulator/output/HtmlReport"
@@ -158,6 +159,28 @@ describe("a summary", () => {
     expect(page).toContain("PARTIAL RESULT")
     expect(page).not.toMatch(/<script|https?:|NaN/)
     expect(page.match(/<svg/g)!.length).toBeGreaterThanOrEqual(6)
+    const two = htmlReport({
+      title: "two",
+      complete: true,
+      findings: [],
+      runs: ["a", "b"].map((name) => ({ ...report, name })),
+      charts: [],
+    })
+    const titles = [...two.matchAll(/<figcaption>([^<]+: [ab])</g)].map(([, title]) => title)
+    expect(titles.slice(0, 4)).toEqual(["Memory pool in use: a", "Memory pool in use: b", "Requests: a", "Requests: b"])
+    expect(titles).toHaveLength(6)
+  })
+})
+
+describe("an estimate", () => {
+  it.each([
+    [-0.0004, 3, "0.000 ± 0.100"],
+    [-0.0006, 3, "-0.001 ± 0.100"],
+    [-0.4, 0, "0 ± 0"],
+    [0, 2, "0.00 ± 0.10"],
+    [-10, 1, "-10.0 ± 0.1"],
+  ])("of %d with %i digits has no sign where it is shown as zero", (mean, digits, text) => {
+    expect(estimateText({ mean, half: 0.1, n: 3 }, digits)).toBe(text)
   })
 })
 

@@ -119,8 +119,11 @@ const Row = ({
   )
 }
 
-const signed = (value: number): string =>
-  Number.isNaN(value) ? "–" : value > 0 ? `+${short(value)}` : short(value).replace("-", "−")
+/** What is shown as zero has no sign. */
+const signed = (value: number): string => {
+  const text = short(value)
+  return value > 0 && text !== "0" ? `+${text}` : text.replace("-", "−")
+}
 
 /** Better or worse only where the interval leaves no doubt; of one seed, what happened. */
 const verdictOf = (

@@ -28,5 +28,8 @@ export const estimateText = ({ mean, half }: Estimate, digits = 1): string =>
   Number.isNaN(mean)
     ? "–"
     : Number.isNaN(half)
-      ? mean.toFixed(digits)
-      : `${mean.toFixed(digits)} ± ${half.toFixed(digits)}`
+      ? fixed(mean, digits)
+      : `${fixed(mean, digits)} ± ${half.toFixed(digits)}`
+
+/** Zero has no sign. */
+const fixed = (value: number, digits: number): string => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "")

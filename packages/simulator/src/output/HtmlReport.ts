@@ -41,7 +41,7 @@ ${restsOn(report)}
 </header>
 ${report.runs.length === 0 ? "" : tiles(report.runs)}
 <main>
-${[...report.charts.map(chart), ...sharedCharts(report.runs), ...report.runs.flatMap((run) => runCharts(run, report.runs.length > 1))].join("\n")}
+${[...report.charts.map(chart), ...sharedCharts(report.runs), ...ownCharts(report.runs)].join("\n")}
 </main>
 ${report.runs.map(assumptions).join("\n")}
 <footer>Made by uniprefill-sim. What each figure means: docs/metrics.md.</footer>
@@ -129,7 +129,8 @@ const sharedCharts = (runs: ReadonlyArray<RunReport>): Array<string> => {
       svg: barChart(
         "Median TTFT by prompt length",
         { label: "TTFT P50, ms", min: 0 },
-        buckets.map(lengthLabel),
+        // Without blanks: on a narrow screen there is room for no more.
+        buckets.map((bucket) => lengthLabel(bucket).replaceAll(" ", "")),
         runs.map((run) => ({
           name: run.name,
           values: buckets.map(({ from }) => find(run, from)?.ttft.p50 || Number.NaN),
@@ -168,6 +169,13 @@ const memoryFill = (name: string, segments: number): string => {
   const [from, to] = kind === "full" ? [0, 2] : [3, 6]
   const share = Math.round((Number(segment) / Math.max(1, segments - 1)) * 100)
   return `color-mix(in oklab, var(--series-${to}) ${share}%, var(--series-${from}))`
+}
+
+/** Charts of each run, those of one kind beside each other. */
+const ownCharts = (runs: ReadonlyArray<RunReport>): ReadonlyArray<string> => {
+  const own = runs.map((run) => runCharts(run, runs.length > 1))
+  const most = Math.max(0, ...own.map((charts) => charts.length))
+  return Array.from({ length: most }, (_, kind) => own.flatMap((charts) => charts[kind] ?? [])).flat()
 }
 
 const runCharts = (run: RunReport, named: boolean): Array<string> => {
@@ -262,5 +270,6 @@ svg { width: 100%; height: auto; display: block; }
 details { margin-top: 16px; }
 pre { white-space: pre-wrap; color: var(--soft); font-size: 12.5px; }
 @media (max-width: 480px) { body { padding: 14px; } th, td { padding-right: 8px; font-size: 13px; } }
+@media (max-width: 560px) { .tick { font-size: 13px; } .label { font-size: 14px; } }
 footer { margin-top: 24px; color: var(--soft); font-size: 13px; }
 `
