@@ -49,6 +49,20 @@ const valueAt = (input: unknown, path: Path): unknown => {
 
 const formatter = SchemaIssue.makeFormatterStandardSchemaV1()
 
+/** What each API calls its input. */
+const inputs = [
+  ["prompt", "/v1/completions"],
+  ["messages", "/v1/chat/completions"],
+  ["input", "/v1/responses"],
+] as const
+
+/** For who sends one API's request to another. */
+const otherApi = (param: string, input: unknown): string => {
+  if (!inputs.some(([name]) => name === param)) return ""
+  const given = inputs.find(([name]) => (valueAt(input, [name]) ?? null) !== null)
+  return given === undefined ? "" : `; the path that takes ${given[0]} is ${given[1]}`
+}
+
 const explain = (issue: SchemaIssue.Issue, input: unknown): InvalidRequest => {
   const first = formatter(issue).issues[0]!
   const path = first.path ?? []
@@ -59,7 +73,9 @@ const explain = (issue: SchemaIssue.Issue, input: unknown): InvalidRequest => {
   }
   const param = paramOf(path)
   const message =
-    text === "Missing key" ? `${param} is required` : `${param}: ${expected}, got ${show(valueAt(input, path))}`
+    text === "Missing key"
+      ? `${param} is required${otherApi(param, input)}`
+      : `${param}: ${expected}, got ${show(valueAt(input, path))}`
   return new InvalidRequest({ param, message })
 }
 

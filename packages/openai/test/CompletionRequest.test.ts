@@ -1,4 +1,7 @@
 import { decodeCompletionRequest } from "@uniprefill/openai/CompletionRequest"
+import { decodeChatRequest } from "@uniprefill/openai/ChatRequest"
+import { decodeMessagesRequest } from "@uniprefill/openai/MessagesRequest"
+import { decodeResponsesRequest } from "@uniprefill/openai/ResponsesRequest"
 import { requestLimits } from "@uniprefill/openai/Limits"
 import { promptsOf } from "@uniprefill/openai/Prompt"
 import { Result } from "effect"
@@ -119,6 +122,20 @@ describe("refuses a bad field by name, with what was expected and what came", ()
     expect(refuse([1])).toEqual({ param: null, message: "request body: expected object, got a list of 1" })
     expect(refuse(null)).toEqual({ param: null, message: "request body: expected object, got null" })
     expect(refuse({ model: "m" })).toEqual({ param: "prompt", message: "prompt is required" })
+  })
+
+  type Decode = (body: unknown) => Result.Result<unknown, { readonly message: string }>
+  it.each<[string, Decode, object, string]>([
+    ["prompt", decodeCompletionRequest, { messages: [] }, "messages is /v1/chat/completions"],
+    ["prompt", decodeCompletionRequest, { input: "x" }, "input is /v1/responses"],
+    ["messages", decodeChatRequest, { prompt: "x" }, "prompt is /v1/completions"],
+    ["messages", decodeMessagesRequest, { prompt: "x", max_tokens: 1 }, "prompt is /v1/completions"],
+    ["input", decodeResponsesRequest, { messages: [], prompt: null }, "messages is /v1/chat/completions"],
+  ])("a missing %s names the path of the input that came", (param, decodeOwn, body, place) => {
+    const result = decodeOwn({ model: "m", ...body })
+    expect(Result.isFailure(result) ? result.failure.message : "accepted").toBe(
+      `${param} is required; the path that takes ${place}`,
+    )
   })
 
   it("bounds the lists that hold token ids", () => {
