@@ -1,7 +1,7 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
+import { plainly } from "@uniprefill/units/Plainly"
 import { Cause, Effect, Exit, Result, Runtime } from "effect"
 import * as Cli from "./cli/Cli.ts"
-import { plainly } from "./cli/plainly.ts"
 import { UsageError } from "./cli/UsageError.ts"
 
 /** A signal to a whole process group may also be passed on by a parent: one press of Ctrl-C, twice received. */

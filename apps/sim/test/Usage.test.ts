@@ -1,7 +1,6 @@
 import { readFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { fileURLToPath } from "node:url"
-import { plainly } from "@uniprefill/sim/Ending"
 import { readScenario } from "@uniprefill/sim/ScenarioSource"
 import { scenarioFields } from "@uniprefill/simulator/scenario/ScenarioFields"
 import { Option } from "effect"
@@ -48,23 +47,6 @@ describe("a field's flag", () => {
       const line = lines.find((one) => one.trim().startsWith(`--${flag} `))
       expect(line).toContain(`(choices: ${choices.join(", ")})`)
     }
-  })
-})
-
-describe("a message for people", () => {
-  it.each([
-    [
-      "a.yaml: cannot be read: ENOENT: no such file or directory, open 'a.yaml'",
-      "a.yaml: cannot be read: no such file or directory",
-    ],
-    ["/x: cannot be read: EISDIR: illegal operation on a directory, read", "/x: cannot be read: it is a directory"],
-    ["x: EACCES: permission denied, open '/a, b'", "x: permission denied"],
-    ["x: EXDEV: cross-device link not permitted, rename 'a' -> 'b'", "x: cross-device link not permitted"],
-    ["a.gz: incorrect header check", "a.gz: not gzip data"],
-    ["t.csv:1: not a known trace: \u001b[2J\u0000", "t.csv:1: not a known trace: \ufffd[2J\ufffd"],
-    ["two\n\tlines", "two\n\tlines"],
-  ])("%j has no codes, no call and nothing that moves a cursor", (message, expected) => {
-    expect(plainly(message)).toBe(expected)
   })
 })
 

@@ -160,10 +160,7 @@ it.layer(NodeServices.layer)("loadModelDirectory", (it) => {
       yield* refused({ "uniprefill.json": { ...schedule, block: 96 } }, block)
       const lastQ = "uniprefill.json: lastQ: 0 is not in 1 to 512"
       yield* refused({ "uniprefill.json": { ...schedule, lastQ: 0 } }, lastQ)
-      yield* refused(
-        { "uniprefill.json": { ...schedule, sinks: 4 } },
-        "uniprefill.json: sinks: there is no such field",
-      )
+      yield* refused({ "uniprefill.json": { ...schedule, sinks: 4 } }, "uniprefill.json: sinks: there is no such field")
       const version = "uniprefill.json: version: Expected 1, got 2"
       yield* refused({ "uniprefill.json": { ...schedule, version: 2 } }, version)
     }),

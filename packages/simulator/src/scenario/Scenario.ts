@@ -92,7 +92,10 @@ export const EngineFields = Schema.Struct({
   maxModelLen: field(count(2), "Longest prompt and output"),
   maxWaiting: field(count(0), "Requests that may wait before others are refused"),
   maxWaitingTokens: field(count(1), "Prompt tokens that may wait"),
-  tenantShare: field(above(0), "How many times what is left of the queue a tenant may fill, and under `priority` those of one priority"),
+  tenantShare: field(
+    above(0),
+    "How many times what is left of the queue a tenant may fill, and under `priority` those of one priority",
+  ),
   memoryUtilization: field(share, "Share of the device's memory used"),
   slabs: field(count(0), "Slabs of the K/V pool (0: what the memory holds)"),
   efficiency: field(above(0), "Factor on every rate of the device"),

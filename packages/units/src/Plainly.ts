@@ -9,4 +9,5 @@ export const plainly = (message: string): string =>
   message
     .replaceAll(systemFault, "$1")
     .replaceAll("illegal operation on a directory", "it is a directory")
+    .replaceAll("incorrect header check", "not gzip data")
     .replaceAll(control, "\ufffd")
