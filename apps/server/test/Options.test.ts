@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Effect, Option, Result } from "effect"
+import { plainly } from "uniprefill/cli/plainly"
 import { stepBudgets } from "uniprefill/options/ModelOptions"
 import { type GivenFlags, resolveOptions } from "uniprefill/options/Options"
 import { serveOptions } from "uniprefill/options/ServeOptions"
@@ -30,6 +31,18 @@ const refused = async (...args: Parameters<typeof resolve>) => {
   if (Result.isSuccess(result)) throw new Error("accepted")
   return result.failure.message
 }
+
+test.each([
+  [
+    "a.yaml: cannot be read: ENOENT: no such file or directory, open 'a.yaml'",
+    "a.yaml: cannot be read: no such file or directory",
+  ],
+  ["--cases /x: EISDIR: illegal operation on a directory, read", "--cases /x: it is a directory"],
+  ["x: EACCES: permission denied, open '/a, b'", "x: permission denied"],
+  ["config.json: not JSON: \u001b[2J", "config.json: not JSON: \ufffd[2J"],
+])("%j is told without codes, calls and what moves a cursor", (message, expected) => {
+  expect(plainly(message)).toBe(expected)
+})
 
 describe("where a value comes from", () => {
   it("nowhere: the default", async () => {
@@ -71,6 +84,7 @@ describe("a wrong value is refused with its source", () => {
   test.each([
     [{ port: "70000" }, {}, '--port: expected an integer between 0 and 65535, got "70000"'],
     [{ port: "" }, {}, '--port: expected an integer between 0 and 65535, got ""'],
+    [{ "page-size": "100" }, {}, '--page-size: expected a multiple of 64 between 64 and 4096, got "100"'],
     [{ threads: "1.5" }, {}, '--threads: expected an integer between 1 and 1024, got "1.5"'],
     [{}, { UNIPREFILL_THREADS: "x" }, 'UNIPREFILL_THREADS: expected an integer between 1 and 1024, got "x"'],
     [{ "tensor-parallel-size": "0" }, {}, '--tensor-parallel-size: expected an integer between 1 and 64, got "0"'],

@@ -34,7 +34,8 @@ export const fileReader =
 /** Whether a name is of what ships with the simulator. */
 export const isShipped = (name: string): boolean => shipped[name] !== undefined
 
-const locate = (folder: string, name: string): string => {
+/** Where a file that a scenario names is: beside the scenario, else where the command runs. */
+export const locate = (folder: string, name: string): string => {
   const specifier = shipped[name]
   if (specifier !== undefined) return fileURLToPath(import.meta.resolve(specifier))
   if (isAbsolute(name)) return name

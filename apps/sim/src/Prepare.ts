@@ -1,11 +1,8 @@
-import { pathToFileURL } from "node:url"
-import { resolve } from "node:path"
-import { loadPolicy } from "@uniprefill/scheduler/services/PolicyModule"
 import { buildExperiment, type Experiment, type ReadText } from "@uniprefill/simulator/scenario/Build"
 import { isPolicyModule } from "@uniprefill/simulator/scenario/Policies"
 import { withDefaults } from "@uniprefill/simulator/scenario/Scenario"
-import { Effect } from "effect"
 import { fileReader } from "./Files.ts"
+import { readPolicy } from "./PolicyFile.ts"
 import type { ScenarioSource } from "./ScenarioSource.ts"
 
 /** A scenario with everything that it names, loaded. */
@@ -15,8 +12,6 @@ export const prepare = async (
 ): Promise<Experiment> => {
   const full = withDefaults(scenario)
   const { policy } = full
-  const modules = isPolicyModule(policy)
-    ? new Map([[policy, await Effect.runPromise(loadPolicy(pathToFileURL(resolve(folder, policy)).href))]])
-    : new Map()
+  const modules = isPolicyModule(policy) ? new Map([[policy, await readPolicy(folder, policy)]]) : new Map()
   return buildExperiment(full, read, modules)
 }

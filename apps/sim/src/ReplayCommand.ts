@@ -1,9 +1,7 @@
-import { resolve } from "node:path"
-import { pathToFileURL } from "node:url"
 import { readRecording } from "@uniprefill/recording/RecordingFile"
 import { replay as replayEvents } from "@uniprefill/recording/Replay"
-import { loadPolicy } from "@uniprefill/scheduler/services/PolicyModule"
 import { Effect, Option } from "effect"
+import { readPolicy } from "./PolicyFile.ts"
 
 /**
  * `uniprefill-sim replay`: runs a recorded production run through this build's serving loop. Identical decisions, or the first
@@ -11,9 +9,7 @@ import { Effect, Option } from "effect"
  */
 export const replay = async (file: string, policyModule: Option.Option<string>): Promise<void> => {
   const { header, events } = await Effect.runPromise(readRecording(file))
-  const policy = Option.isSome(policyModule)
-    ? await Effect.runPromise(loadPolicy(pathToFileURL(resolve(policyModule.value)).href))
-    : undefined
+  const policy = Option.isSome(policyModule) ? await readPolicy(process.cwd(), policyModule.value) : undefined
   const report = replayEvents(header, events, policy)
   const drops = header.schedule.dropLayers.map(({ layer }) => layer)
   console.log(`recording  ${file}, made by ${header.code}`)

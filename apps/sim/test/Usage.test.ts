@@ -1,10 +1,11 @@
-import { readFileSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { readScenario } from "@uniprefill/sim/ScenarioSource"
 import { scenarioFields } from "@uniprefill/simulator/scenario/ScenarioFields"
 import { Option } from "effect"
-import { describe, expect, it } from "vitest"
+import { afterAll, describe, expect, it } from "vitest"
 import { simHere } from "./SimProcess.ts"
 
 const sim = (args: ReadonlyArray<string>) => simHere(tmpdir(), args)
@@ -47,6 +48,32 @@ describe("a field's flag", () => {
       const line = lines.find((one) => one.trim().startsWith(`--${flag} `))
       expect(line).toContain(`(choices: ${choices.join(", ")})`)
     }
+  })
+})
+
+describe("a policy's module", () => {
+  const folder = mkdtempSync(join(tmpdir(), "uniprefill-policy-"))
+  const beside = join(folder, "elsewhere")
+  mkdirSync(beside)
+  writeFileSync(
+    join(folder, "mine.mjs"),
+    'export default { name: "mine", order: (queue) => queue.map(({ id }) => id) }',
+  )
+  writeFileSync(join(folder, "empty.mjs"), "export const nothing = 1")
+  writeFileSync(join(beside, "a.scenario.yaml"), "workload: { requests: 3, promptTokens: 900, outputTokens: 2 }\n")
+  afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+  it("is looked up beside the scenario, then where the command runs, as traces are", async () => {
+    const { code, err } = await simHere(folder, ["run", "elsewhere/a.scenario.yaml", "--policy", "./mine.mjs"])
+    expect([code, err]).toEqual([0, ""])
+  })
+
+  it.each([
+    ["./nope.ts", "policy ./nope.ts: no such file"],
+    ["empty.mjs", "policy empty.mjs: the default export is missing, expected an object with a name"],
+  ])("%s is named as it was given", async (name, message) => {
+    const { code, err } = await simHere(folder, ["run", "--policy", name])
+    expect([code, err]).toEqual([2, `uniprefill-sim: ${message}\n`])
   })
 })
 

@@ -177,6 +177,20 @@ it.layer(NodeServices.layer)("loadModelDirectory", (it) => {
     }),
   )
 
+  it.effect("refuses a file as a directory, and tells what cannot be read once", () =>
+    Effect.gen(function* () {
+      const file = yield* Effect.flip(loadModelDirectory(`${embedded}/config.json`))
+      expect(file.message).toBe(
+        `${embedded}/config.json: a model is a directory with config.json, tokenizer.json and *.safetensors; this is a file`,
+      )
+      const fileSystem = yield* FileSystem.FileSystem
+      const directory = yield* fileSystem.makeTempDirectoryScoped()
+      yield* fileSystem.makeDirectory(`${directory}/config.json`)
+      const unreadable = yield* Effect.flip(loadModelDirectory(directory))
+      expect(unreadable.message).toBe(`${directory}/config.json: EISDIR: illegal operation on a directory, read`)
+    }),
+  )
+
   it.effect("says how to download a hub id", () =>
     Effect.gen(function* () {
       const error = yield* Effect.flip(loadModelDirectory("some-org/some-model"))

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs"
 import { resolve } from "node:path"
 import { pathToFileURL } from "node:url"
 import type { Policy } from "@uniprefill/scheduler/Policy"
@@ -11,6 +12,7 @@ import { UsageError } from "../cli/UsageError.ts"
 export const policyOf = (settings: ModelSettings): Effect.Effect<Policy, UsageError> => {
   const { policy: name } = settings
   if (/\.[cm]?[jt]s$/.test(name)) {
+    if (!existsSync(name)) return Effect.fail(new UsageError({ message: `--policy ${name}: no such file` }))
     return loadPolicy(pathToFileURL(resolve(name)).href).pipe(
       Effect.mapError(({ detail }) => new UsageError({ message: `--policy ${name}: ${detail}` })),
     )

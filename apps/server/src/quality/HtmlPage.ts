@@ -11,6 +11,7 @@ export const htmlPage = (title: string, body: string): string => `<!doctype html
 body { margin: 2rem auto; max-width: 76rem; padding: 0 1rem; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 p.soft, caption, th { color: var(--soft) }
+caption { text-align: left; max-width: calc(100vw - 3rem) }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
