@@ -14,6 +14,7 @@ describe("clients that come, leave in the middle and come again", () => {
     await using server = await ServeProcess.start(...settings, "--log-level", "warn")
     const report = await soak(server, { ...options, lasts: { requests } })
     expect({ wrong: report.wrong, failed: report.failed }).toEqual({ wrong: [], failed: [] })
+    expect(report.answers + report.aborted).toBe(options.clients * requests)
     expect(report.aborted).toBeGreaterThan(5)
     expect(await settled(server.url)).toEqual(nothing)
 

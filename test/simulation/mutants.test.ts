@@ -3,6 +3,7 @@
  * scenario that shows it down to something small. A swarm that finds nothing proves nothing.
  */
 import { CachedWindows } from "@uniprefill/scheduler/CachedWindows"
+import { Levels } from "@uniprefill/scheduler/Levels"
 import { Memory } from "@uniprefill/scheduler/Memory"
 import { PrefixTree } from "@uniprefill/scheduler/PrefixTree"
 import { PrefixCache } from "@uniprefill/scheduler/PrefixCache"
@@ -237,6 +238,8 @@ const mutants: Readonly<Record<string, () => void>> = {
 
   "no headroom at admission": () => plant(PrefillStage.prototype, "headroomFor", () => 0),
 
+  "a priority that still counts those who wait no longer": () => plant(Levels.prototype, "remove", () => {}),
+
   "a budget that stays what it was when it is changed": () =>
     plant(StepBudget.prototype, "configure", function (original, config) {
       if (this.measure === undefined) original(config)
@@ -330,6 +333,7 @@ const violations: Readonly<Record<keyof typeof mutants, RegExp>> = {
   "slots that are never closed": /is open|slots open/,
   "forks that do not know what their leader dropped": /the keys of decodes are counted/,
   "no headroom at admission": /an admission leaves room for those that run/,
+  "a priority that still counts those who wait no longer": /the queue of a priority is counted/,
   "a budget that stays what it was when it is changed": /prefill stays within the budget/,
   "turns of the policy that was in force at first": /is counted as passed over/,
   "bypasses that nobody counts": /is counted as passed over and preempted as often as it is/,
@@ -385,6 +389,7 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "slots that are never closed": 1,
   "forks that do not know what their leader dropped": 26,
   "no headroom at admission": 28,
+  "a priority that still counts those who wait no longer": 1,
   "a budget that stays what it was when it is changed": 55,
   "turns of the policy that was in force at first": 33,
   "bypasses that nobody counts": 41,
@@ -394,8 +399,8 @@ const shownBy: Readonly<Record<keyof typeof mutants, number>> = {
   "slabs of the cache that forks count as their own": 19,
   "pages of forks given back as if nobody else had them": 66,
   "a turn that is over as soon as it has begun": 63,
-  "a turn that one keeps who gave way": 430,
-  "a turn that one keeps who has ended": 430,
+  "a turn that one keeps who gave way": 181,
+  "a turn that one keeps who has ended": 496,
   "turns taken whatever computing again takes": 96,
   "windows that tables have given back, kept as if they were read": 19,
   "a fork that is no reader of its leader's windows": 19,

@@ -242,7 +242,7 @@ describe("a stream", () => {
     let text = ""
     for await (const part of response.body!.pipeThrough(new TextDecoderStream())) {
       text += part
-      if (text.match(/^: waiting$/gm)?.length === 2) server.engine.release()
+      if ((text.match(/^: waiting$/gm)?.length ?? 0) >= 2) server.engine.release()
     }
     expect(text.startsWith(": admitted\n\n")).toBe(true)
     expect(text.endsWith("data: [DONE]\n\n")).toBe(true)

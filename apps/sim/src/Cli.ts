@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os"
 import { measureNames } from "@uniprefill/simulator/explore/Measures"
+import { plainly } from "@uniprefill/units/Plainly"
 import { Effect } from "effect"
 import { Argument, CliConfig, CliOutput, Command, Flag, GlobalFlag } from "effect/cli"
 import { capacity } from "./CapacityCommand.ts"
@@ -340,7 +341,7 @@ const simCommand = Command.make("uniprefill-sim", {}, () => attempt(showExample)
 const presenter: CliOutput.Presenter = {
   present: (event) => {
     if (event._tag !== "InvalidInvocation") return CliOutput.defaultPresenter.present(event)
-    const errors = event.errors.map((error) => `uniprefill-sim: ${error.message}\n`).join("")
+    const errors = event.errors.map((error) => `uniprefill-sim: ${plainly(error.message)}\n`).join("")
     return Effect.sync(() => void process.stderr.write(`${errors}See ${event.commandPath.join(" ")} --help\n`))
   },
 }

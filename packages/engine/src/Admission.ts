@@ -120,8 +120,8 @@ export class Admission {
     return left === 0
   }
 
-  /** Why `requests` requests with `promptTokens` prompt tokens in all cannot be queued together; null if they can. */
-  room(requests: number, promptTokens: number): EngineError | null {
+  /** Why `requests` requests alike with `promptTokens` prompt tokens in all cannot be queued together; null if they can. */
+  room(requests: number, promptTokens: number, tenant: string): EngineError | null {
     const closed = this.closed()
     if (closed !== null) return closed
     const { maxWaiting, maxWaitingTokens } = this.limits
@@ -133,6 +133,11 @@ export class Admission {
         null,
         `${waiting} requests are waiting and ${requests} more come, at most ${maxWaiting} may`,
       )
+    }
+    const most = this.driver.mostAlike(tenant)
+    if (requests > most) {
+      const detail = `${requests} requests of one tenant and priority come, at most ${most} may wait of a queue of ${maxWaiting}`
+      return refuse("TooLong", null, detail)
     }
     // As in the Driver: one prompt of any length may wait alone.
     if (scheduler.waitingTokens + promptTokens > maxWaitingTokens && waiting + requests > 1) {

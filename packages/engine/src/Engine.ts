@@ -17,9 +17,10 @@ export class Engine extends Context.Service<
     readonly generate: (request: GenerateRequest) => Effect.Effect<AnswerStreams, EngineError, Scope.Scope>
     /**
      * Whether the queue takes so many requests with so many prompt tokens in all, now and together: what belongs together
-     * is refused before any of it is queued. Reserves nothing. `TooLong` says that it never will.
+     * is refused before any of it is queued. They are of one tenant and one priority. Reserves nothing. `TooLong` says that it
+     * never will.
      */
-    readonly room: (requests: number, promptTokens: number) => Effect.Effect<void, EngineError>
+    readonly room: (requests: number, promptTokens: number, tenant?: string) => Effect.Effect<void, EngineError>
     readonly status: Effect.Effect<EngineStatus>
     /** Refuses new requests with `Draining`; completes when the running ones have finished. */
     readonly drain: Effect.Effect<void>

@@ -182,9 +182,9 @@ const make = (
             Effect.as<AnswerStreams>([first!, ...others]),
           )
         }),
-      room: (requests, promptTokens) =>
+      room: (requests, promptTokens, tenant) =>
         Effect.suspend(() => {
-          const refusal = loop.room(requests, promptTokens)
+          const refusal = loop.room(requests, promptTokens, tenant)
           return refusal === null ? Effect.void : Effect.fail(reject(refusal))
         }),
       status: Effect.sync(() => loop.status()),

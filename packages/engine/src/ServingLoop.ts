@@ -118,8 +118,8 @@ export class ServingLoop {
     return admitted
   }
 
-  room(requests: number, promptTokens: number): EngineError | null {
-    return this.admission.room(requests, promptTokens)
+  room(requests: number, promptTokens: number, tenant = ""): EngineError | null {
+    return this.admission.room(requests, promptTokens, tenant)
   }
 
   /** Ends an answer whose reader has gone. */

@@ -34,7 +34,7 @@ export const ChatRequest = Schema.Struct({
 })
 export type ChatRequest = typeof ChatRequest.Type
 
-const decode = decodeRequest(ChatRequest)
+const decode = decodeRequest(ChatRequest, "messages")
 
 const refuse = (param: string, message: string) => Result.fail(new InvalidRequest({ param, message }))
 

@@ -22,7 +22,7 @@ export const CompletionRequest = Schema.Struct({
 })
 export type CompletionRequest = typeof CompletionRequest.Type
 
-const decode = decodeRequest(CompletionRequest)
+const decode = decodeRequest(CompletionRequest, "prompt")
 
 const refuse = (param: string, message: string) => Result.fail(new InvalidRequest({ param, message }))
 

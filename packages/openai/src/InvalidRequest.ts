@@ -56,14 +56,19 @@ const inputs = [
   ["input", "/v1/responses"],
 ] as const
 
+export type InputName = (typeof inputs)[number][0]
+
 /** For who sends one API's request to another. */
-const otherApi = (param: string, input: unknown): string => {
-  if (!inputs.some(([name]) => name === param)) return ""
-  const given = inputs.find(([name]) => (valueAt(input, [name]) ?? null) !== null)
+const otherApi = (input: unknown): string => {
+  const given = inputs.find(([name]) => {
+    const value = valueAt(input, [name])
+    // The input of every API is text or a list: an object may be something else of that name.
+    return typeof value === "string" || Array.isArray(value)
+  })
   return given === undefined ? "" : `; the path that takes ${given[0]} is ${given[1]}`
 }
 
-const explain = (issue: SchemaIssue.Issue, input: unknown): InvalidRequest => {
+const explain = (issue: SchemaIssue.Issue, input: unknown, own: InputName | undefined): InvalidRequest => {
   const first = formatter(issue).issues[0]!
   const path = first.path ?? []
   const text = first.message.replace(" | null", "")
@@ -74,7 +79,7 @@ const explain = (issue: SchemaIssue.Issue, input: unknown): InvalidRequest => {
   const param = paramOf(path)
   const message =
     text === "Missing key"
-      ? `${param} is required${otherApi(param, input)}`
+      ? `${param} is required${param === own ? otherApi(input) : ""}`
       : `${param}: ${expected}, got ${show(valueAt(input, path))}`
   return new InvalidRequest({ param, message })
 }
@@ -106,12 +111,18 @@ const collectUnknown = (fields: Record<string, unknown>, input: object, prefix: 
   }
 }
 
-/** Checks parsed JSON against a struct schema. Fields it does not name are accepted and listed. */
+/**
+ * Checks parsed JSON against a struct schema. Fields it does not name are accepted and listed. `own` is what an API calls its
+ * input: who leaves it out and sends another's is told where that belongs.
+ */
 export const decodeRequest =
-  <Fields extends Schema.Struct.Fields>(schema: Schema.Struct<Fields> & Schema.ConstraintDecoder<unknown>) =>
+  <Fields extends Schema.Struct.Fields>(
+    schema: Schema.Struct<Fields> & Schema.ConstraintDecoder<unknown>,
+    own?: InputName,
+  ) =>
   (input: unknown): Result.Result<Decoded<Schema.Struct<Fields>["Type"]>, InvalidRequest> => {
     const decoded = Schema.decodeUnknownResult(schema)(input)
-    if (Result.isFailure(decoded)) return Result.fail(explain(decoded.failure.issue, input))
+    if (Result.isFailure(decoded)) return Result.fail(explain(decoded.failure.issue, input, own))
     const unknownFields: Array<string> = []
     collectUnknown(schema.fields, input as object, "", unknownFields)
     return Result.succeed({ value: decoded.success, unknownFields })

@@ -71,7 +71,7 @@ export const MessagesRequest = Schema.Struct({
 })
 export type MessagesRequest = typeof MessagesRequest.Type
 
-const decode = decodeRequest(MessagesRequest)
+const decode = decodeRequest(MessagesRequest, "messages")
 
 export const decodeMessagesRequest = (body: unknown): Result.Result<Decoded<MessagesRequest>, InvalidRequest> => {
   const decoded = decode(body)

@@ -57,7 +57,7 @@ export const ResponsesRequest = Schema.Struct({
 })
 export type ResponsesRequest = typeof ResponsesRequest.Type
 
-const decode = decodeRequest(ResponsesRequest)
+const decode = decodeRequest(ResponsesRequest, "input")
 
 /** Fields of the API that ask for what is not there, with the values that ask for nothing. */
 const refused: Readonly<Record<string, readonly [nothing: ReadonlyArray<unknown>, why: string]>> = {

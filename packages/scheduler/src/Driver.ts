@@ -10,7 +10,7 @@ import { servingDefaults } from "./ServingDefaults.ts"
 import type { SchedulerConfig } from "./SchedulerConfig.ts"
 import { StepPlan } from "./StepPlan.ts"
 import { TokenFlag, type StepResult } from "./StepResult.ts"
-import { queueRoom } from "./Tenants.ts"
+import { queueRoom, queueRoomAlone } from "./Tenants.ts"
 
 export interface DriverConfig extends SchedulerConfig {
   /** 1 or 2: with 2 the plan for the next step is made while one runs. */
@@ -22,7 +22,7 @@ export interface DriverConfig extends SchedulerConfig {
   /** Prompt tokens that may wait. */
   readonly maxWaitingTokens: number
   /**
-   * How many times what is left of the queue a tenant with a name may fill, and requests of one priority under a policy that goes by
+   * How many times what is left of the queue a tenant with a name may fill, and its requests of one priority what is left of that, under a policy that goes by
    * it; 8 where nothing is said.
    */
   readonly tenantShare?: number | undefined
@@ -280,15 +280,15 @@ export class Driver {
   }
 
   /**
-   * Why no more may wait of a tenant that has a name, or of a priority that the policy goes by, while others might come; null
-   * where they may.
+   * Why no more may wait of a tenant that has a name, or of its requests of a priority that the policy goes by, while others might
+   * come; null where they may.
    */
   private crowding({ tenant = "", priority = 0, promptLength }: Submission): string | null {
     const { maxWaiting, maxWaitingTokens, policy } = this.config
     const { waiting, waitingTokens, state } = this.scheduler
+    const own = state.tenants.of(tenant)
+    if (own === undefined) return null
     const share = this.config.tenantShare ?? servingDefaults.tenantShare
-    const requests = queueRoom(maxWaiting, waiting.length, share)
-    const tokens = queueRoom(maxWaitingTokens, waitingTokens, share)
     const crowds = (of: Level | undefined, whose: string, most: number, mostTokens: number): string | null => {
       if (of === undefined || of.waiting === 0) return null
       if (of.waiting >= most) {
@@ -299,17 +299,22 @@ export class Driver {
       }
       return null
     }
-    const own = tenant === "" ? undefined : state.tenants.of(tenant)
-    const whole = crowds(own, "this tenant", requests, tokens)
-    if (whole !== null || policy.byPriority !== true) return whole
-    const level = crowds(state.levels.of(priority), `priority ${priority}`, requests, tokens)
-    if (level !== null || own === undefined) return level
-    return crowds(
-      own.levels.of(priority),
-      `this tenant and priority ${priority}`,
-      queueRoom(requests, own.waiting, share),
-      queueRoom(tokens, own.waitingTokens, share),
-    )
+    let requests = queueRoom(maxWaiting, waiting.length, share)
+    let tokens = queueRoom(maxWaitingTokens, waitingTokens, share)
+    if (tenant !== "") {
+      const crowded = crowds(own, "this tenant", requests, tokens)
+      if (crowded !== null) return crowded
+      requests = queueRoom(requests, own.waiting, share)
+      tokens = queueRoom(tokens, own.waitingTokens, share)
+    }
+    if (policy.byPriority !== true) return null
+    return crowds(own.levels.of(priority), `this tenant and priority ${priority}`, requests, tokens)
+  }
+
+  /** How many requests of one tenant and one priority an empty queue takes. */
+  mostAlike(tenant: string): number {
+    const { maxWaiting, policy, tenantShare = servingDefaults.tenantShare } = this.config
+    return queueRoomAlone(maxWaiting, Number(tenant !== "") + Number(policy.byPriority === true), tenantShare)
   }
 
   /** As many output tokens as asked for; when none were asked for, as many as the memory can hold. */

@@ -21,7 +21,7 @@ export const servingDefaults = {
   maxStepsInFlight: 2,
   maxWaiting: 1_024,
   maxWaitingTokens: 4_194_304,
-  /** How many times what is left of the queue a tenant, or a priority, may fill: see `queueRoom`. */
+  /** How many times what is left of the queue a tenant may fill, and its requests of one priority what is left of that: see `queueRoom`. */
   tenantShare: 8,
   /** Rows between the places where a prefix can be resumed in models with windows or recurrent states. */
   resumeEvery: 4_096,

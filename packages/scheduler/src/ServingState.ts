@@ -12,7 +12,6 @@ import { StepLoad, windowsOf } from "./StepLoad.ts"
 import { Tenants } from "./Tenants.ts"
 import { Turns } from "./Turns.ts"
 import { TokenPlaces } from "./TokenPlaces.ts"
-import { Levels } from "./Levels.ts"
 import { WaitingQueue } from "./WaitingQueue.ts"
 
 /** What the stages of planning and committing share: who there is, what they hold, and what the step holds so far. */
@@ -21,8 +20,6 @@ export class ServingState {
   /** Every request that has not gone, by id. */
   readonly requests = new Map<number, Request>()
   readonly waiting = new WaitingQueue()
-  /** Those that wait, by priority. */
-  readonly levels = new Levels()
   /** Admitted, prompt not done; in order of admission. */
   readonly prefilling: Array<Request> = []
   readonly slots: Slots
@@ -119,7 +116,6 @@ export class ServingState {
     tenant.waiting++
     tenant.waitingTokens += request.promptLength
     tenant.levels.add(request)
-    this.levels.add(request)
   }
 
   /** Takes a request out of the queue. */
@@ -131,7 +127,6 @@ export class ServingState {
     tenant.waiting--
     tenant.waitingTokens -= request.promptLength
     tenant.levels.remove(request)
-    this.levels.remove(request)
   }
 
   /** Whether a step in flight, or forks that have no pages yet, need the request's slot. */

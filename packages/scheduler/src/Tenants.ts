@@ -28,7 +28,7 @@ export const newTenant = (name: string): Tenant => ({
 })
 
 /**
- * How much a tenant, or the requests of one priority, may have waiting, of a queue that takes `limit` and holds `waiting`: `share` times
+ * How much a tenant, or its requests of one priority, may have waiting, of a queue that takes `limit` and holds `waiting`: `share` times
  * what is left of it. However many flood the queue, a part is always left for those that do not.
  *
  * Source: the dynamic thresholds of Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet switches
@@ -36,6 +36,17 @@ export const newTenant = (name: string): Tenant => ({
  */
 export const queueRoom = (limit: number, waiting: number, share: number): number =>
   Math.floor(share * Math.max(0, limit - waiting))
+
+/** How much of an empty queue requests alike may take that so many rules leave a part of it, each of what the one before leaves. */
+export const queueRoomAlone = (limit: number, rules: number, share: number): number => {
+  let taken = 1
+  let whole = 1
+  for (let rule = 0; rule < rules; rule++) {
+    taken *= share
+    whole += taken
+  }
+  return Math.min(limit, Math.ceil((limit * taken) / whole))
+}
 
 /** An output token counts as this many prompt tokens. */
 export const outputCharge = 2

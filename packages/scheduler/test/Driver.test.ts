@@ -1,8 +1,10 @@
 import { denseSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { fcfs, type Policy } from "@uniprefill/scheduler/Policy"
+import { priority } from "@uniprefill/scheduler/policies/Priority"
 import type { Submission } from "@uniprefill/scheduler/Request"
 import { FailureReason, StepResult } from "@uniprefill/scheduler/StepResult"
+import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 import { full, specOf } from "../../../test/simulation/Models.ts"
 import { loop, prompt } from "./Loop.ts"
@@ -79,6 +81,57 @@ describe("submit", () => {
     if (outcome._tag !== "Queued") throw new Error(outcome.detail)
     expect(driver.scheduler.memory.worstCase(outcome.request)).toBeLessThanOrEqual(12)
     expect(outcome.request.maxTokens).toBeGreaterThan(100)
+  })
+})
+
+describe("a crowded queue", () => {
+  const crowd = (policy: Policy, maxWaiting: number, tenantShare: number) => {
+    const { driver } = loop({ maxWaiting, maxWaitingTokens: 1e6, slabs: 1000, policy, tenantShare })
+    const submit = (tenant: string, level: number) =>
+      driver.submit(prompt({ promptLength: 10, tenant, priority: level }), 0)
+    const fill = (tenant: string, level: number) => {
+      for (let taken = 0; ; taken++) {
+        const outcome = submit(tenant, level)
+        if (outcome._tag !== "Queued") return { taken, detail: (outcome as { readonly detail: string }).detail }
+      }
+    }
+    return { driver, submit, fill }
+  }
+
+  it("has room for other priorities, of the same tenant too", () => {
+    const { driver, submit, fill } = crowd(priority, 100, 8)
+    const first = fill("a", 1)
+    expect(first.detail).toMatch(/^88 requests of this tenant and priority 1 are waiting, at most 64 may while 88 wait/)
+    expect(submit("a", 0)._tag).toBe("Queued")
+    expect(submit("b", 1)._tag).toBe("Queued")
+    expect(submit("b", 0)._tag).toBe("Queued")
+    driver.checkIntegrity()
+  })
+
+  it("goes by priority from when the policy does", () => {
+    const { driver, submit, fill } = crowd(fcfs, 100, 8)
+    expect(fill("", 1)).toEqual({ taken: 100, detail: "100 requests are waiting, at most 100 may" })
+    driver.abort(1)
+    expect(submit("", 1)._tag).toBe("Queued")
+    driver.abort(2)
+    driver.adjust({ policy: priority })
+    expect(submit("", 1)).toMatchObject({ _tag: "QueueFull", detail: expect.stringContaining("and priority 1") })
+    expect(submit("", 0)._tag).toBe("Queued")
+  })
+
+  it("takes as many alike as it says, whatever its size and share", () => {
+    const sizes = fc.record({
+      maxWaiting: fc.integer({ min: 1, max: 60 }),
+      share: fc.integer({ min: 1, max: 9 }),
+      tenant: fc.constantFrom("", "a"),
+      policy: fc.constantFrom(fcfs, priority),
+    })
+    fc.assert(
+      fc.property(sizes, ({ maxWaiting, share, tenant, policy }) => {
+        const { driver, fill } = crowd(policy, maxWaiting, share)
+        expect(fill(tenant, 1).taken).toBe(driver.mostAlike(tenant))
+      }),
+    )
   })
 })
 

@@ -388,6 +388,23 @@ describe("provenance", () => {
     expect(more).toEqual([])
   })
 
+  it("of a lowered p says what the accuracy is of, and from which share of requests to which", () => {
+    const of = (p: number, share: number) => ({
+      ...provenance({ schedule: "off", workload }),
+      lowered: { p, share, source: "assumed", note: "by length", accuracy: "unknown" },
+    })
+    const runs = [of(0.9, 0.1), of(0.9, 0.2), of(0.5, 0.3)]
+    const lines = provenanceTable(runs.map((one, i) => ({ name: i < 2 ? "a" : "b", provenance: one })))
+    expect(lines.slice(lines.indexOf("a:"))).toEqual([
+      "a:",
+      "  lowered p  0.9 for 10% to 20% of requests, whose kept rows are assumed: by length",
+      "             accuracy at 0.9: unknown",
+      "b:",
+      "  lowered p  0.5 for 30% of requests, whose kept rows are assumed: by length",
+      "             accuracy at 0.5: unknown",
+    ])
+  })
+
   it("says what holds for all once, and names at most four of those that the rest holds for", () => {
     const [h100, l40s] = [provenance({ device: "h100", workload }), provenance({ device: "l40s", workload })]
     const lines = provenanceTable([

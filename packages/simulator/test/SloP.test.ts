@@ -50,7 +50,7 @@ describe("p under a target for the first token", () => {
     expect(keptOf(1)).toBeCloseTo(0.3, 1)
     const said = provenanceLines(provenanceOf(experiment, summary)).join("\n")
     expect(said).toContain(`lowered p  0.9 for ${Math.round(summary.lowered / 4)}% of requests`)
-    expect(said).toContain("accuracy at it: unknown")
+    expect(said).toContain("accuracy at 0.9: unknown")
     expect(benchTable(summary)).toMatch(new RegExp(`Requests served at a lower p: +${summary.lowered}\\n`))
   })
 

@@ -1,5 +1,8 @@
-/** How the system names a fault: code, words, call and path. */
-const systemFault = /\bE[A-Z]{3,}: ([^,:]+), [a-z]+(?: '[^']*')?(?: -> '[^']*')?/g
+const codes =
+  "EACCES|EADDRINUSE|EADDRNOTAVAIL|EAGAIN|EBADF|EBUSY|EEXIST|EFBIG|EINVAL|EIO|EISDIR|ELOOP|EMFILE|ENAMETOOLONG|ENFILE|ENOENT|ENOMEM|ENOSPC|ENOTDIR|ENOTEMPTY|ENXIO|EPERM|EPIPE|EROFS|ETXTBSY|EXDEV"
+
+/** How the system names a fault: code, words, call and path or paths. */
+const systemFault = new RegExp(`\\b(?:${codes}): ([^,:]+), [a-z]+(?: '[^\\n]*')?`, "g")
 
 /** What a terminal would act upon and not show. */
 const control = /[^\P{Cc}\t\n]/gu

@@ -40,7 +40,7 @@ export const admit = Effect.fnUntraced(function* (plan: AnswerPlan, stream: bool
 
   // Several prompts are taken together or not at all: those taken before one is refused would be wasted.
   if (plan.requests.length > 1) {
-    yield* engine.room(plan.requests.length, plan.promptTokens).pipe(Effect.mapError(fromEngineError))
+    yield* engine.room(plan.requests.length, plan.promptTokens, record.tenant).pipe(Effect.mapError(fromEngineError))
   }
   const admitted: Array<Admitted> = []
   for (const generate of plan.requests) {

@@ -122,7 +122,7 @@ const Row = ({
 /** What is shown as zero has no sign. */
 const signed = (value: number): string => {
   const text = short(value)
-  return value > 0 && text !== "0" ? `+${text}` : text.replace("-", "−")
+  return value > 0 && text !== "0" && text !== "–" ? `+${text}` : text.replace("-", "−")
 }
 
 /** Better or worse only where the interval leaves no doubt; of one seed, what happened. */

@@ -201,7 +201,6 @@ const runCharts = (run: RunReport, named: boolean): Array<string> => {
         { name: "running", points: memory.seconds.map((second, i) => [second, memory.running[i]!] as const) },
       ]),
     }),
-    ...(tenants.length > 0 ? tenantCharts(run, suffix) : []),
     chart({
       title: `Requests from the middle of the run${suffix}`,
       note: "a bar each, in order of arrival",
@@ -215,6 +214,8 @@ const runCharts = (run: RunReport, named: boolean): Array<string> => {
         })),
       ),
     }),
+    // Last, so that the others are in the same places where a run has none.
+    ...(tenants.length > 0 ? tenantCharts(run, suffix) : []),
   ]
 }
 

@@ -73,28 +73,32 @@ export const provenanceOf = ({ scenario, setup }: Experiment, summary: Summary):
 }
 
 /** A line for each part. */
-export const provenanceLines = ({ device, ratesNote, link, kept, lowered }: Provenance): ReadonlyArray<string> => [
+export const provenanceLines = (
+  { device, ratesNote, link, kept, lowered }: Provenance,
+  loweredShare = percent(lowered?.share ?? 0),
+): ReadonlyArray<string> => [
   `rates      ${device}: ${ratesNote}`,
   ...(link === null ? [] : [`links      ${link}`]),
   ...(kept === null ? [] : [`kept rows  ${kept.source}: ${kept.note}`, `accuracy   ${kept.accuracy}`]),
-  ...(lowered === null ? [] : loweredLines(lowered)),
+  ...(lowered === null ? [] : loweredLines(lowered, loweredShare)),
 ]
 
-const loweredLines = ({ p, share, source, note, accuracy }: LoweredGrounds): ReadonlyArray<string> => [
-  `lowered p  ${p} for ${percent(share)} of requests, whose kept rows are ${source}: ${note}`,
-  `           accuracy at it: ${accuracy}`,
+/** Each says by itself what it is about: what several runs have in common is told apart from the rest line by line. */
+const loweredLines = ({ p, source, note, accuracy }: LoweredGrounds, share: string): ReadonlyArray<string> => [
+  `lowered p  ${p} for ${share} of requests, whose kept rows are ${source}: ${note}`,
+  `           accuracy at ${p}: ${accuracy}`,
 ]
 
 /**
  * What several runs rest on: what holds for all of them once, then the rest with the names of those that it holds for. Runs
- * that differ in their shares of steps alone have a line together, from the least share to the largest.
+ * that differ in their shares of steps and requests alone have a line together, from the least share to the largest.
  */
 export const provenanceTable = (
   runs: ReadonlyArray<{ readonly name: string; readonly provenance: Provenance }>,
 ): ReadonlyArray<string> => {
   const groups = new Map<string, { readonly names: Set<string>; readonly provenances: Array<Provenance> }>()
   for (const { name, provenance } of runs) {
-    const key = provenanceLines(withShares(provenance, 0, 0)).join("\n")
+    const key = provenanceLines(withShares(provenance, 0, 0), percent(0)).join("\n")
     const group = groups.get(key) ?? { names: new Set(), provenances: [] }
     group.names.add(name)
     group.provenances.push(provenance)
@@ -102,7 +106,14 @@ export const provenanceTable = (
   }
   const stated = [...groups.values()].map(({ names, provenances }) => {
     const shares = provenances.map(({ outsideShare }) => outsideShare)
-    return { names, lines: provenanceLines(withShares(provenances[0]!, Math.min(...shares), Math.max(...shares))) }
+    const lowered = provenances.map((one) => one.lowered?.share ?? 0)
+    return {
+      names,
+      lines: provenanceLines(
+        withShares(provenances[0]!, Math.min(...shares), Math.max(...shares)),
+        range(Math.min(...lowered), Math.max(...lowered)),
+      ),
+    }
   })
   const common = stated[0]?.lines.filter((line) => stated.every(({ lines }) => lines.includes(line))) ?? []
   return [
@@ -129,9 +140,12 @@ const withShares = (provenance: Provenance, least: number, most: number): Proven
   }
 }
 
-const stepsOutside = (least: number, most: number): string => {
+const stepsOutside = (least: number, most: number): string =>
+  `${range(least, most)} of steps outside of what was measured`
+
+const range = (least: number, most: number): string => {
   const [from, to] = [percent(least), percent(most)]
-  return `${from === to ? from : `${from} to ${to}`} of steps outside of what was measured`
+  return from === to ? from : `${from} to ${to}`
 }
 
 /** Rounded, but neither to nothing nor to all where it is neither. */

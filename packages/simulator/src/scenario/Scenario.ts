@@ -94,7 +94,7 @@ export const EngineFields = Schema.Struct({
   maxWaitingTokens: field(count(1), "Prompt tokens that may wait"),
   tenantShare: field(
     above(0),
-    "How many times what is left of the queue a tenant may fill, and under `priority` those of one priority",
+    "How many times what is left of the queue a tenant may fill, and under `priority` its requests of one priority what is left of that",
   ),
   memoryUtilization: field(share, "Share of the device's memory used"),
   slabs: field(count(0), "Slabs of the K/V pool (0: what the memory holds)"),
