@@ -216,7 +216,7 @@ export class Memory {
     const held = request.holdings.freedPages[tableIndex]! * slabsPerPage + slabs.length
     const count = pagesFor(rows, this.layout.pageSize) * slabsPerPage - held
     if (count <= 0) return
-    while (pool.free < count && this.tree.idleSlabs > 0) this.evict(plan)
+    while (pool.free < count && this.tree.idleSlabs > 0) this.evict(plan, count - pool.free)
     const at = slabs.extend(count)
     pool.take(slabs.data, at, count)
     listSlabs(plan.grants, request.slot, tableIndex, slabs, at)
@@ -483,8 +483,8 @@ export class Memory {
     return given
   }
 
-  private evict(plan: StepPlan): void {
-    const stateSlot = this.prefixes.evict(plan)
+  private evict(plan: StepPlan, slabs: number): void {
+    const stateSlot = this.prefixes.evict(plan, slabs)
     if (stateSlot >= 0) this.freeStateSlots.push(stateSlot)
   }
 }

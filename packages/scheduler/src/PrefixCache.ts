@@ -1,4 +1,5 @@
 import type { KvLayout } from "@uniprefill/model/KvLayout"
+import { ceilDiv } from "@uniprefill/units/Units"
 import { IntList } from "./IntList.ts"
 import { CachedWindows } from "./CachedWindows.ts"
 import { InvariantViolation } from "./InvariantViolation.ts"
@@ -18,8 +19,8 @@ interface SharedTables {
   readonly root: PageRun
   /** Nothing belongs to single pages: a run may have many. */
   readonly hasLongRuns: boolean
-  /** Scratch: the slabs of one page of the whole tables. */
-  readonly page: Int32Array
+  /** Of the whole tables together. */
+  readonly slabsPerPage: number
 }
 
 /** Hears what is cached and what no longer is, for those who route requests to where their prefixes are. */
@@ -80,7 +81,7 @@ export class PrefixCache {
         sliding,
         root: this.tree.root(),
         hasLongRuns: sliding.length === 0 && !this.hasStates,
-        page: new Int32Array(whole.reduce((sum, t) => sum + layout.tables[t]!.slabsPerPage, 0)),
+        slabsPerPage: whole.reduce((sum, t) => sum + layout.tables[t]!.slabsPerPage, 0),
       }
     }
     this.ofDropping = pick((t) => layout.tables[t]!.segment === 0)
@@ -146,7 +147,7 @@ export class PrefixCache {
       for (const t of shared.whole) {
         const { slabsPerPage } = layout.tables[t]!
         const table = holdings.tables[t]!
-        for (let at = shared.places[t]!; at < length; at += shared.page.length)
+        for (let at = shared.places[t]!; at < length; at += shared.slabsPerPage)
           table.pushRun(data, at, at + slabsPerPage)
       }
     }
@@ -205,21 +206,26 @@ export class PrefixCache {
         holdings.cachedPages += used
         continue
       }
-      const slabs = shared.page
-      let at = 0
-      for (let i = 0; i < shared.whole.length; i++) at = this.copyPage(request, shared.whole[i]!, page, slabs, at)
+      // Behind what nobody else has are no pages of others: all that follow are one run, but where each is looked at.
+      const end = shared.hasLongRuns && !holdings.isForked ? pages : page + 1
+      const { pendingRetains } = this
+      const at = pendingRetains.extend((end - page) * shared.slabsPerPage)
+      for (let i = 0; i < shared.whole.length; i++) this.copyPages(request, shared, shared.whole[i]!, page, end, at)
       // Pages that forked requests share stay theirs: they do not all use what would be published.
-      if (holdings.isForked && this.isShared(slabs)) return 0
-      this.pendingRetains.pushRun(slabs, 0, slabs.length)
-      if (shared.hasLongRuns && (before === own || (tree.canExtend(before) && this.reads(request, shared)))) {
-        tree.append(before, key, slabs)
-      } else {
-        const room = shared.hasLongRuns ? pageKeys.length - page : 1
-        holdings.lastRun = tree.publish(before, key, slabs, shared.sliding.length, room)
+      if (holdings.isForked && this.isShared(pendingRetains.data, at, pendingRetains.length)) {
+        pendingRetains.length = at
+        return 0
       }
-      own = holdings.lastRun
-      holdings.cachedPages++
-      this.listener?.stored(request, page, key, page === 0 ? null : pageKeys.at(page - 1)!)
+      const extend: boolean =
+        shared.hasLongRuns && (before === own || (tree.canExtend(before) && this.reads(request, shared)))
+      const most = shared.hasLongRuns ? pageKeys.length - page : 1
+      own = extend ? before : tree.start(before, key, shared.sliding.length, most * shared.slabsPerPage)
+      tree.append(own, pageKeys, page, end, pendingRetains, at)
+      holdings.lastRun = own
+      holdings.cachedPages = end
+      if (this.listener !== null)
+        for (let p = page; p < end; p++)
+          this.listener.stored(request, p, pageKeys.at(p)!, p === 0 ? null : pageKeys.at(p - 1)!)
     }
     if (rows !== pages * pageSize || holdings.cachedPages < pages || !this.isResumePoint(request, rows)) return 0
     // Decode makes no copies of states, without which windows are of no use.
@@ -255,17 +261,21 @@ export class PrefixCache {
     this.pendingRetains.clear()
   }
 
-  /** Gives up the page longest unused, or where none is a window that nobody reads. Returns the state slot that comes free with it, −1 for none. */
-  evict(plan: StepPlan): number {
+  /**
+   * Gives up pages of the run longest unused, as many as have so many slabs, or where there is none a window that nobody reads.
+   * Returns the state slot that comes free with them, −1 for none.
+   */
+  evict(plan: StepPlan, slabs: number): number {
     const run = this.tree.leastRecent
     if (run === null) {
       this.evictWindow(plan)
       return -1
     }
-    this.listener?.removed(run.keys[run.pages - 1]!)
-    plan.evictions.pushRun(run.slabs.data, run.slabsBefore(run.pages - 1), run.slabs.length)
-    for (const window of run.windows) if (window !== null) plan.evictions.pushRun(window.slabs, 0, window.slabs.length)
-    return this.forget(run)
+    // A page that has windows alone is a run of its own.
+    const pages = run.pages === 1 ? 1 : Math.min(run.pages, ceilDiv(slabs, run.slabsBefore(1)))
+    if (this.listener !== null)
+      for (let page = run.pages - 1; page >= run.pages - pages; page--) this.listener.removed(run.keys[page]!)
+    return this.forget(run, pages, plan.evictions)
   }
 
   /** Every cached page is in use: gives up a window that its users have passed. */
@@ -283,8 +293,9 @@ export class PrefixCache {
   reset(giveBack: (stateSlot: number) => void): void {
     this.pendingRetains.clear()
     this.states.reset(giveBack)
+    const gone = new IntList()
     for (let run = this.tree.leastRecent; run !== null; run = this.tree.leastRecent) {
-      const stateSlot = this.forget(run)
+      const stateSlot = this.forget(run, run.pages, gone)
       if (stateSlot >= 0) giveBack(stateSlot)
     }
     this.listener?.cleared()
@@ -292,13 +303,22 @@ export class PrefixCache {
       throw new InvariantViolation("no page is in use once every slot is given up", { slabs: this.tree.slabs })
   }
 
-  /** The last page of a run is evicted, its slabs given up. Returns the state slot that comes free with it, −1 for none. */
-  private forget(run: PageRun): number {
-    // Nobody uses it: no step in flight touches its slabs, and no table has them.
-    const first = run.slabsBefore(run.pages - 1)
-    this.pool.release(run.slabs.data, first, run.slabs.length, 0, first)
-    for (const window of run.windows) if (window !== null) this.pool.release(window.slabs, 0, window.slabs.length, 0, 0)
-    this.tree.evict()
+  /**
+   * The last pages of a run are evicted, the last one first: their slabs are given up, and added to a list. Returns the state slot
+   * that comes free with them, −1 for none.
+   */
+  private forget(run: PageRun, pages: number, slabs: IntList): number {
+    const at = slabs.length
+    const each = run.slabsBefore(1)
+    for (let end = run.slabs.length, left = pages; left > 0; left--, end -= each)
+      slabs.pushRun(run.slabs.data, end - each, end)
+    for (let w = 0; w < run.windows.length; w++) {
+      const window = run.windows[w]!
+      if (window !== null) slabs.pushRun(window.slabs, 0, window.slabs.length)
+    }
+    // Nobody uses them: no step in flight touches their slabs, and no table has them.
+    this.pool.release(slabs.data, at, slabs.length, 0, at)
+    this.tree.evict(pages)
     const { stateSlot } = run
     if (stateSlot >= 0) this.states.evicted(run)
     return stateSlot
@@ -331,9 +351,9 @@ export class PrefixCache {
       for (let p = this.windows.firstPage(t, pages); p < pages; p++) {
         const run = runOfPage(request.holdings, p)
         if (run.windows[w] !== null || p < request.holdings.freedPages[t]!) continue
-        const slabs = new Int32Array(this.layout.tables[t]!.slabsPerPage)
-        this.copyPage(request, t, p, slabs, 0)
-        if (kept + slabs.length > spare || this.isShared(slabs)) return kept
+        const from = this.firstSlab(request, t, p, p + 1)
+        const slabs = request.holdings.tables[t]!.data.slice(from, from + this.layout.tables[t]!.slabsPerPage)
+        if (kept + slabs.length > spare || this.isShared(slabs, 0, slabs.length)) return kept
         this.pendingRetains.pushRun(slabs, 0, slabs.length)
         this.tree.addWindow(run, w, slabs)
         kept += slabs.length
@@ -401,22 +421,29 @@ export class PrefixCache {
     return owned
   }
 
-  private isShared(slabs: Int32Array): boolean {
-    for (let i = 0; i < slabs.length; i++) if (this.pool.othersOf(slabs[i]!) > 0) return true
+  private isShared(slabs: Int32Array, first: number, end: number): boolean {
+    for (let i = first; i < end; i++) if (this.pool.othersOf(slabs[i]!) > 0) return true
     return false
   }
 
-  /** Puts the slabs of one page of a table into `slabs` from `at` on, and returns where they end. */
-  private copyPage(request: Request, t: number, page: number, slabs: Int32Array, at: number): number {
-    const { holdings } = request
+  /** Puts a table's slabs of pages `page` … `end` − 1 into what is retained next, to those of the other tables from `at` on. */
+  private copyPages(request: Request, shared: SharedTables, t: number, page: number, end: number, at: number): void {
     const { slabsPerPage } = this.layout.tables[t]!
-    const first = (page - holdings.freedPages[t]!) * slabsPerPage
-    const { data, length } = holdings.tables[t]!
-    if (first < 0 || first + slabsPerPage > length) {
-      throw new InvariantViolation("a page is published once it is held", { id: request.id, table: t, page })
+    const { data } = request.holdings.tables[t]!
+    const to = this.pendingRetains.data
+    let from = this.firstSlab(request, t, page, end)
+    for (let place = at + shared.places[t]!; page < end; page++, place += shared.slabsPerPage)
+      for (let k = 0; k < slabsPerPage; k++) to[place + k] = data[from++]!
+  }
+
+  /** Where a table has the slabs of a page that is held, and of those behind it up to `end`. */
+  private firstSlab({ id, holdings }: Request, t: number, page: number, end: number): number {
+    const { slabsPerPage } = this.layout.tables[t]!
+    const freed = holdings.freedPages[t]!
+    if (page < freed || (end - freed) * slabsPerPage > holdings.tables[t]!.length) {
+      throw new InvariantViolation("a page is published once it is held", { id, table: t, page, end })
     }
-    for (let k = 0; k < slabsPerPage; k++) slabs[at + k] = data[first + k]!
-    return at + slabsPerPage
+    return (page - freed) * slabsPerPage
   }
 
   private hasResumePoints(request: Request): boolean {

@@ -127,17 +127,16 @@ export class PrefixTree {
   }
 
   /**
-   * Adds a page that its maker goes on using, as a run of its own with room for `room` pages at first. Requires: `parent` has no
-   * run that begins with the key.
+   * Starts a run, with room for so many slabs at first, whose maker appends the page that `key` names and goes on using it.
+   * Requires: `parent` has no run that begins with the key.
    */
-  publish(parent: PageRun, key: PageKey, slabs: Int32Array, windows: number, room = 1): PageRun {
+  start(parent: PageRun, key: PageKey, windows: number, room: number): PageRun {
     const run = new PageRun(parent, windows)
     run.users = 1
     run.slabs = this.spare.pop() ?? new IntList()
-    run.slabs.makeRoom(room * slabs.length)
+    run.slabs.makeRoom(room)
     if (parent.next === null) parent.next = run
     else (parent.others ??= new Map()).set(key, run)
-    this.append(run, key, slabs)
     return run
   }
 
@@ -146,12 +145,16 @@ export class PrefixTree {
     return run.users === 1 && run.isLeaf && run.windows.length === 0
   }
 
-  /** Adds a page at the end of a run. Requires {@link canExtend}. */
-  append(run: PageRun, key: PageKey, slabs: Int32Array): void {
-    run.keys.push(key)
-    run.slabs.pushRun(slabs, 0, slabs.length)
-    run.slabCount += slabs.length
-    this.slabs += slabs.length
+  /**
+   * Adds pages `first` … `end` − 1 of a prefix at the end of a run, with the slabs of a list from number `at` on. Requires a run
+   * that was just started, or {@link canExtend}.
+   */
+  append(run: PageRun, keys: PageKeyList, first: number, end: number, slabs: IntList, at: number): void {
+    const { data, length } = slabs
+    for (let page = first; page < end; page++) run.keys.push(keys.at(page)!)
+    run.slabs.pushRun(data, at, length)
+    run.slabCount += length - at
+    this.slabs += length - at
     this.version++
   }
 
@@ -258,13 +261,14 @@ export class PrefixTree {
     return this.oldest
   }
 
-  /** Forgets the page longest unused: the last one of {@link leastRecent}. */
-  evict(): void {
+  /** Forgets the pages longest unused: the last ones of {@link leastRecent}, as many as are said. */
+  evict(pages = 1): void {
     const run = this.oldest!
     if (!run.isLeaf) throw new InvariantViolation("a page is evicted after those behind it", { key: run.keys.at(-1) })
-    const at = run.slabsBefore(run.pages - 1)
-    const gone = run.pages === 1 ? run.slabCount : run.slabs.length - at
-    const key = run.keys.pop()!
+    const at = run.slabsBefore(run.pages - pages)
+    const gone = run.pages === pages ? run.slabCount : run.slabs.length - at
+    let key: PageKey | undefined
+    for (let i = 0; i < pages; i++) key = run.keys.pop()
     run.slabs.length = at
     run.slabCount -= gone
     this.idleSlabs -= gone
@@ -276,7 +280,7 @@ export class PrefixTree {
     this.unlink(run)
     const parent = run.parent!
     if (parent.next === run) parent.next = null
-    else parent.others!.delete(key)
+    else parent.others!.delete(key!)
   }
 
   /** Every run, each after the one before it. */

@@ -2,6 +2,7 @@ import { denseSchedule } from "@uniprefill/model/DropSchedule"
 import { makeKvLayout } from "@uniprefill/model/KvLayout"
 import { CachedWindows } from "@uniprefill/scheduler/CachedWindows"
 import { makePages } from "@uniprefill/scheduler/Holdings"
+import { IntList } from "@uniprefill/scheduler/IntList"
 import { type PageRun, PrefixTree } from "@uniprefill/scheduler/PrefixTree"
 import { Request } from "@uniprefill/scheduler/Request"
 import { expect, it } from "vitest"
@@ -20,7 +21,8 @@ const adopted = () => {
   const cache = new PrefixTree()
   const prefix: Array<PageRun> = []
   for (let page = 0; page < 3; page++) {
-    const run = cache.publish(prefix.at(-1) ?? cache.root(), page, Int32Array.of(page), 1)
+    const run = cache.start(prefix.at(-1) ?? cache.root(), page, 1, 1)
+    cache.append(run, [page], 0, 1, IntList.from([page]), 0)
     cache.addWindow(
       run,
       0,

@@ -1,10 +1,11 @@
+import { IntList } from "@uniprefill/scheduler/IntList"
 import { type PageKey, type PageRun, PrefixTree } from "@uniprefill/scheduler/PrefixTree"
 import fc from "fast-check"
 import { expect, it } from "vitest"
 
 /**
- * Uses a prefix, one slab a page: the cached pages, split off where it parts from them, then its own, which extend a run that
- * nobody else uses. Returns its runs.
+ * Uses a prefix, one slab a page: the cached pages, split off where it parts from them, then its own, all at once, which extend
+ * a run that nobody else uses. Returns its runs.
  */
 const use = (
   cache: PrefixTree,
@@ -17,11 +18,10 @@ const use = (
     const before = runs.at(-1) ?? root
     const known = before.find(keys[page]!)
     if (known === undefined) {
-      const slabs = Int32Array.of(firstSlab + page)
-      if (cache.canExtend(before)) cache.append(before, keys[page]!, slabs)
-      else runs.push(cache.publish(before, keys[page]!, slabs, 0))
-      page++
-      continue
+      if (!cache.canExtend(before)) runs.push(cache.start(before, keys[page]!, 0, 1))
+      const slabs = IntList.from([-1, ...keys.map((_, number) => firstSlab + number)])
+      cache.append(runs.at(-1)!, keys, page, keys.length, slabs, page + 1)
+      break
     }
     const same = known.matches(keys, page, keys.length - page)
     const run = same < known.pages ? cache.split(known, same) : known
@@ -148,7 +148,11 @@ class PageByPage {
 
 it("holds, counts and evicts the pages that a cache of single pages does", () => {
   const prefix = fc.array(fc.nat(1), { minLength: 1, maxLength: 6 })
-  const event = fc.oneof({ weight: 2, arbitrary: prefix }, fc.constant("leave" as const), fc.constant("evict" as const))
+  const event = fc.oneof(
+    { weight: 2, arbitrary: prefix },
+    fc.constant("leave" as const),
+    fc.integer({ min: 1, max: 3 }),
+  )
   fc.assert(
     fc.property(fc.array(event, { maxLength: 80 }), fc.nat(7), (drawn, turn) => {
       const cache = new PrefixTree()
@@ -158,10 +162,12 @@ it("holds, counts and evicts the pages that a cache of single pages does", () =>
       const evicted: Array<PageKey | undefined> = []
       const expected: Array<PageKey | undefined> = []
       for (const [at, what] of drawn.entries()) {
-        if (what === "evict") {
-          evicted.push(cache.leastRecent?.keys.at(-1))
-          if (cache.leastRecent !== null) cache.evict()
-          expected.push(naive.evict())
+        if (typeof what === "number") {
+          // So many pages of one run, the last one first.
+          const gone = cache.leastRecent?.keys.slice(-what).toReversed() ?? [undefined]
+          if (cache.leastRecent !== null) cache.evict(gone.length)
+          evicted.push(...gone)
+          expected.push(...gone.map(() => naive.evict()))
         } else if (what === "leave") {
           const [gone] = users.splice((turn + at) % Math.max(1, users.length), 1)
           if (gone === undefined) continue
@@ -185,7 +191,8 @@ it("holds, counts and evicts the pages that a cache of single pages does", () =>
 
 it("counts windows as idle that nobody reads, whether their page is used or not", () => {
   const cache = new PrefixTree()
-  const page = cache.publish(cache.root(), 7, Int32Array.of(1, 2), 1)
+  const page = cache.start(cache.root(), 7, 1, 2)
+  cache.append(page, [7], 0, 1, IntList.from([1, 2]), 0)
   cache.addWindow(page, 0, Int32Array.of(3))
   expect([cache.slabs, cache.idleSlabs, page.slabCount, cache.canExtend(page)]).toEqual([3, 0, 3, false])
   cache.read(page, 0)
