@@ -13,6 +13,15 @@ import { ItemField, sectionWidths, type StepPlan } from "./StepPlan.ts"
 import type { StepResult } from "./StepResult.ts"
 import type { WaitingQueue } from "./WaitingQueue.ts"
 
+/** What a step in flight was predicted to take. */
+interface Forecast {
+  /** µs, before correction. */
+  micros: number
+  /** The step's work, where a selection on an item's way may leave less of it. */
+  readonly load: StepLoad
+  isOpen: boolean
+}
+
 /**
  * Continuous batching with token-dropping prefill.
  *
@@ -29,8 +38,8 @@ export class Scheduler {
   private readonly relief: Relief
   private readonly prefill: PrefillStage
   private readonly committing: Commit
-  /** The work of each step in flight, as it was predicted: of step n in load n modulo their number. */
-  private readonly loads: ReadonlyArray<StepLoad>
+  /** Of the steps in flight, of step n in forecast n modulo their number. */
+  private readonly forecasts: ReadonlyArray<Forecast>
 
   constructor(config: SchedulerConfig, maxStepsInFlight: number) {
     const { chunkRows = defaultChunkRows } = config
@@ -48,8 +57,11 @@ export class Scheduler {
       )
     }
     const { layout } = config
-    const newLoad = () => new StepLoad(layout.segments.length, windowsOf(layout))
-    this.loads = Array.from({ length: maxStepsInFlight }, newLoad)
+    this.forecasts = Array.from({ length: maxStepsInFlight }, () => ({
+      micros: 0,
+      load: new StepLoad(layout.segments.length, windowsOf(layout)),
+      isOpen: false,
+    }))
     this.state = new ServingState(config)
     this.departures = new Departures(this.state)
     this.relief = new Relief(this.state, this.departures)
@@ -144,10 +156,8 @@ export class Scheduler {
     decodes.planRows(plan)
     load.clearPrefill()
     this.prefill.plan(plan, nowMicros, actions)
-    if (load.decodeRows === 0 && plan.items.length === 0) {
-      if (!plan.lists.some((list) => list.length > 0)) return false
-    } else plan.predictedMicros = state.budget.predicted(load)
-    this.loadOf(plan).assign(load)
+    if (load.decodeRows === 0 && plan.items.length === 0 && !plan.lists.some((list) => list.length > 0)) return false
+    this.predict(plan)
     return true
   }
 
@@ -184,28 +194,44 @@ export class Scheduler {
     this.state.memory.reset()
   }
 
-  private loadOf({ stepId }: StepPlan): StepLoad {
-    return this.loads[stepId % this.loads.length]!
+  private forecastOf({ stepId }: StepPlan): Forecast {
+    return this.forecasts[stepId % this.forecasts.length]!
+  }
+
+  private predict(plan: StepPlan): void {
+    const { load, budget } = this.state
+    const forecast = this.forecastOf(plan)
+    const { data, length } = plan.items
+    forecast.micros = budget.uncorrected(load)
+    if (load.decodeRows + length > 0) plan.predictedMicros = budget.corrected(forecast.micros, length > 0)
+    forecast.isOpen = false
+    for (let i = 0; i < length && !forecast.isOpen; i += sectionWidths.items)
+      forecast.isOpen = data[i + ItemField.lastSegment]! > data[i + ItemField.firstSegment]!
+    if (forecast.isOpen) forecast.load.assign(load)
   }
 
   /** Predictions follow measurement: what the step took, and what it would have been predicted to take, selections known. */
   private compare(plan: StepPlan, deviceMicros: number): void {
     if (deviceMicros <= 0) return
-    const load = this.loadOf(plan)
+    const { budget } = this.state
+    const forecast = this.forecastOf(plan)
     const { data, length } = plan.items
-    if (length > 0) {
-      load.clearPrefill()
-      for (let i = 0; i < length; i += sectionWidths.items) {
-        const request = this.requestAt(data[i + ItemField.slot]!)
-        if (request === null) return
-        addDone(request, this.state.config.layout, load, {
-          firstRow: data[i + ItemField.firstRow]!,
-          rows: data[i + ItemField.rows]!,
-          firstSegment: data[i + ItemField.firstSegment]!,
-          lastSegment: data[i + ItemField.lastSegment]!,
-        })
-      }
+    for (let i = 0; i < length; i += sectionWidths.items) if (this.requestAt(data[i + ItemField.slot]!) === null) return
+    if (forecast.isOpen) forecast.micros = budget.uncorrected(this.loadDone(plan, forecast.load))
+    budget.measured(forecast.micros, length > 0, deviceMicros)
+  }
+
+  /** A step's work as it turned out, with the rows that its selections kept, in place of what was planned. */
+  private loadDone({ items: { data, length } }: StepPlan, load: StepLoad): StepLoad {
+    load.clearPrefill()
+    for (let i = 0; i < length; i += sectionWidths.items) {
+      addDone(this.requestAt(data[i + ItemField.slot]!)!, this.state.config.layout, load, {
+        firstRow: data[i + ItemField.firstRow]!,
+        rows: data[i + ItemField.rows]!,
+        firstSegment: data[i + ItemField.firstSegment]!,
+        lastSegment: data[i + ItemField.lastSegment]!,
+      })
     }
-    this.state.budget.measured(load, deviceMicros)
+    return load
   }
 }

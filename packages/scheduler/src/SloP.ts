@@ -87,7 +87,7 @@ export class SloP {
       if (s < last) load.addSelection(1, s, rows)
       before = rows
     }
-    return budget.predicted(load)
+    return budget.corrected(budget.uncorrected(load), true)
   }
 }
 

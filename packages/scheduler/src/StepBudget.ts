@@ -85,17 +85,24 @@ export class StepBudget {
     return this.withPrefill
   }
 
-  /** What a step is predicted to take, in µs, corrected. */
-  predicted(load: StepLoad): number {
-    return Math.ceil(this.costs.stepMicros(load) * (load.items > 0 ? this.withPrefill : this.withoutPrefill))
+  /** What a step is predicted to take, in µs, before correction. */
+  uncorrected(load: StepLoad): number {
+    return this.costs.stepMicros(load)
   }
 
-  /** A step took `micros`. `load` is its work as it turned out, with the rows that its selections kept. */
-  measured(load: StepLoad, micros: number): void {
-    const predicted = this.costs.stepMicros(load)
+  /** The same corrected; `prefills`: it has prefill. */
+  corrected(micros: number, prefills: boolean): number {
+    return Math.ceil(micros * (prefills ? this.withPrefill : this.withoutPrefill))
+  }
+
+  /**
+   * A step took `micros`. `predicted`: what it would have been predicted to take, before correction, had it been known which rows
+   * its selections keep.
+   */
+  measured(predicted: number, prefills: boolean, micros: number): void {
     if (micros <= 0 || predicted <= 0) return
     const ratio = Math.min(mostCorrection, Math.max(1 / mostCorrection, micros / predicted))
-    if (load.items > 0) this.withPrefill += (ratio - this.withPrefill) * newest
+    if (prefills) this.withPrefill += (ratio - this.withPrefill) * newest
     else this.withoutPrefill += (ratio - this.withoutPrefill) * newest
   }
 }
