@@ -89,6 +89,7 @@ export class CachedWindows {
   committed(stepId: number): void {
     this.committedStep = stepId
     const { inFlight } = this
+    if (inFlight.length === 0) return
     let kept = 0
     for (const one of inFlight) {
       if (one.afterStep <= stepId) this.cache.unread(one.run, one.window)

@@ -56,7 +56,8 @@ export class DecodeSet {
   lackingPages(): Array<Request> {
     const { needy, members, joining } = this
     const planned = this.clock.rows
-    if (needy.length > 0) needy.length = 0
+    // Cut to nothing it would give up its memory.
+    while (needy.length > 0) needy.pop()
     // By index, here and below: iterators would be the only objects that a steady step makes.
     if (planned >= this.lacksAt) {
       this.lacksAt = Number.MAX_SAFE_INTEGER
@@ -214,7 +215,7 @@ export class DecodeSet {
           load.joinDecode(s, request.progress.tableRows(s))
         }
       }
-      joining.length = stalled
+      while (joining.length > stalled) joining.pop()
     }
     clock.advance(plan.stepId)
     load.advanceDecodes(members.length)

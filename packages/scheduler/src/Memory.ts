@@ -44,6 +44,8 @@ export class Memory {
   readonly outputTables: ReadonlyArray<number>
   /** Slabs of a page in each table that grows with the output for good. */
   private readonly slabsPerOutputPage: number
+  /** Slabs that a decode row may need: a page of each of {@link outputTables}. */
+  readonly mostDecodeNeed: number
   /** Tables of requests that are gone, as large as they grew: what a long prompt needs is allocated once. */
   private readonly sparePages: Array<PageTables> = []
   /** Trims of tables whose slabs were released at a commit: the next plan tells the executor. */
@@ -71,6 +73,7 @@ export class Memory {
     this.hasStates = layout.stateSlotBytes > 0
     const tables = Array.from(layout.tables.keys())
     this.outputTables = tables.filter((t) => layout.tables[t]!.kind !== "carry" || layout.tables[t]!.segment === 0)
+    this.mostDecodeNeed = this.outputTables.reduce((sum, t) => sum + layout.tables[t]!.slabsPerPage, 0)
     this.slabsPerOutputPage = layout.tables.reduce(
       (sum, { kind, slabsPerPage }) => sum + (kind === "full" ? slabsPerPage : 0),
       0,

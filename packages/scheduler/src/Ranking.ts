@@ -90,6 +90,16 @@ export class Ranking {
     return holdsTurn === other.account.holdsTurn ? request.id > other.id : !holdsTurn
   }
 
+  /** Puts requests in order of rank. By insertion: they are few, and sorting any other way would make objects. */
+  sort(requests: Array<Request>, guard: Request | null): void {
+    for (let i = 1; i < requests.length; i++) {
+      const one = requests[i]!
+      let at = i
+      for (; at > 0 && this.isBehind(requests[at - 1]!, one, guard); at--) requests[at] = requests[at - 1]!
+      requests[at] = one
+    }
+  }
+
   /** Queued prompts in the order in which a policy with an opinion serves them. Throws PolicyFault. */
   *ordered(prompts: ReadonlyArray<Request>, nowMicros: number): Generator<Request> {
     const { policy } = this.config

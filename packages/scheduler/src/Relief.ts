@@ -92,12 +92,14 @@ export class Relief {
     const { memory, decodes, ranking } = this.state
     const needy = decodes.lackingPages()
     if (needy.length === 0) return
-    if (needy.length > 1) {
-      const guard = ranking.guardOf(this.state, nowMicros)
-      needy.sort((a, b) => (ranking.isBehind(a, b, guard) ? 1 : -1))
-    }
+    if (needy.length > 1) ranking.sort(needy, ranking.guardOf(this.state, nowMicros))
     for (const request of needy) {
       if (request.phase !== "decode" || request.flight.leaving) continue
+      // Mostly there is memory for more than it can need, and nobody asks how much that is.
+      if (memory.canGrow(request, memory.mostDecodeNeed)) {
+        decodes.grow(request, plan)
+        continue
+      }
       const need = memory.decodeNeed(request)
       while (!memory.canGrow(request, need, true) && !this.departures.arePreempted) {
         const victim = ranking.victimFor(request, this.state, nowMicros) ?? request

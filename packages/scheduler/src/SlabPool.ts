@@ -153,15 +153,20 @@ export class SlabPool {
   committed(stepId: number): void {
     this.committedStep = stepId
     if (this.lastUse.size > 0) for (const [slab, step] of this.lastUse) if (step <= stepId) this.lastUse.delete(slab)
-    while (this.waiting.length > 0 && this.waiting[0]!.afterStep <= stepId) {
-      const drained = this.waiting.shift()!
-      const { data, length } = drained.slabs
-      for (let i = 0; i < length; i++) this.stack[this.freeCount + i] = data[i]!
+    const { waiting } = this
+    let drained = 0
+    for (; drained < waiting.length && waiting[drained]!.afterStep <= stepId; drained++) {
+      const one = waiting[drained]!
+      const { data, length } = one.slabs
+      copyRun(data, 0, length, this.stack, this.freeCount)
       this.freeCount += length
       this.waitingCount -= length
-      drained.slabs.clear()
-      this.spare.push(drained)
+      one.slabs.clear()
+      this.spare.push(one)
     }
+    if (drained === 0) return
+    for (let i = drained; i < waiting.length; i++) waiting[i - drained] = waiting[i]!
+    while (drained-- > 0) waiting.pop()
   }
 
   /** A slab given up that has other holders, or that a step in flight may touch. */
@@ -184,12 +189,15 @@ export class SlabPool {
   /** The list of slabs that come free with a step. */
   private drainingAfter(afterStep: number): IntList {
     const { waiting } = this
-    for (let i = waiting.length - 1; i >= 0; i--) if (waiting[i]!.afterStep === afterStep) return waiting[i]!.slabs
+    let place = waiting.length
+    // Few steps are in flight, and most slabs wait for the newest.
+    while (place > 0 && waiting[place - 1]!.afterStep >= afterStep) place--
+    if (place < waiting.length && waiting[place]!.afterStep === afterStep) return waiting[place]!.slabs
     const one = this.spare.pop() ?? { afterStep, slabs: new IntList() }
     one.afterStep = afterStep
     waiting.push(one)
-    // Few steps are in flight.
-    waiting.sort((a, b) => a.afterStep - b.afterStep)
+    for (let i = waiting.length - 1; i > place; i--) waiting[i] = waiting[i - 1]!
+    waiting[place] = one
     return one.slabs
   }
 }

@@ -39,6 +39,7 @@ export class Turns {
   /** A plan is begun. */
   begin(nowMicros: number): void {
     this.nowMicros = nowMicros
+    if (this.holders.length === 0) return
     let kept = 0
     for (const holder of this.holders) {
       if (!this.hasSettled(holder)) this.holders[kept++] = holder
