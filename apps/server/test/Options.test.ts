@@ -2,7 +2,6 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Effect, Option, Result } from "effect"
-import { plainly } from "uniprefill/cli/plainly"
 import { stepBudgets } from "uniprefill/options/ModelOptions"
 import { type GivenFlags, resolveOptions } from "uniprefill/options/Options"
 import { serveOptions } from "uniprefill/options/ServeOptions"
@@ -31,18 +30,6 @@ const refused = async (...args: Parameters<typeof resolve>) => {
   if (Result.isSuccess(result)) throw new Error("accepted")
   return result.failure.message
 }
-
-test.each([
-  [
-    "a.yaml: cannot be read: ENOENT: no such file or directory, open 'a.yaml'",
-    "a.yaml: cannot be read: no such file or directory",
-  ],
-  ["--cases /x: EISDIR: illegal operation on a directory, read", "--cases /x: it is a directory"],
-  ["x: EACCES: permission denied, open '/a, b'", "x: permission denied"],
-  ["config.json: not JSON: \u001b[2J", "config.json: not JSON: \ufffd[2J"],
-])("%j is told without codes, calls and what moves a cursor", (message, expected) => {
-  expect(plainly(message)).toBe(expected)
-})
 
 describe("where a value comes from", () => {
   it("nowhere: the default", async () => {
