@@ -199,7 +199,7 @@ describe("uniprefill accuracy", () => {
   it.each([
     [["--drop-schedule", "off"], /no drop schedule, so there is nothing to compare/],
     [["--tokens", "999999", "--tasks", "number"], /this model takes \d+/],
-    [["--cases", "nowhere.jsonl"], /--cases nowhere\.jsonl: ENOENT/],
+    [["--cases", "nowhere.jsonl"], /--cases nowhere\.jsonl: no such file or directory\n$/],
     [["--tasks", "singing"], /--tasks: expected some of number, code/],
   ])("%j is refused with what is wrong", async (args, message) => {
     await expect(uniprefill(...args)).rejects.toMatchObject({ code: 2, stderr: expect.stringMatching(message) })

@@ -94,7 +94,7 @@ describe("uniprefill inspect", () => {
   })
 
   it.each([
-    [["--prompt", "nowhere.txt"], /--prompt nowhere\.txt: ENOENT/],
+    [["--prompt", "nowhere.txt"], /--prompt nowhere\.txt: no such file or directory\n$/],
     [["--prompt", fileURLToPath(new URL("../package.json", import.meta.url))], /nothing is dropped/],
   ])("%j is refused with what is wrong", async (args, message) => {
     await expect(uniprefill(...args)).rejects.toMatchObject({ code: 2, stderr: expect.stringMatching(message) })
