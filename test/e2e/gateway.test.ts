@@ -26,7 +26,7 @@ const ask = async (url: string, prompt: string, headers: Record<string, string> 
   return { status: response.status, json: (await response.json()) as any }
 }
 
-/** Gives a server a request of many tokens, 300 s of steps, and takes it back at the end of the scope. */
+/** Gives a server a request of many tokens, 40 s of steps, and takes it back at the end of the scope. */
 const keepBusy = async (url: string): Promise<AsyncDisposable> => {
   const leaving = new AbortController()
   const running = async () => {
@@ -36,7 +36,7 @@ const keepBusy = async (url: string): Promise<AsyncDisposable> => {
   const request = fetch(`${url}/v1/completions`, {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ prompt: "busy", max_tokens: 30_000, ignore_eos: true, stream: true }),
+    body: JSON.stringify({ prompt: "busy", max_tokens: 4_000, ignore_eos: true, stream: true }),
     signal: leaving.signal,
   })
   const gone = request.then((response) => response.text()).catch(() => {})
